@@ -1,0 +1,48 @@
+# One command each for the things a person does here. All of them use .venv,
+# made from requirements.lock the first time.
+PYTHON ?= python3
+CORES  ?= all
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo current test test-fast lint format lock schema clean
+
+help:  ## list these commands
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
+	  { echo "attngrid needs Python 3.11 or 3.12, found $$($(PYTHON) --version). Name one: make PYTHON=python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --editable .
+	@touch $@
+
+venv: $(VENV)/.installed  ## make the environment in .venv (the others do so by themselves)
+
+demo: venv  ## train the demo grid on the digits; tables, figures and a report
+	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES)
+	@$(BIN)/attngrid outputs results/demo/study.json
+
+current: venv  ## render whatever records exist; train nothing
+	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake current --cores $(CORES)
+
+test: venv  ## all tests
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -ra
+
+test-fast: venv  ## the tests that take seconds
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not slow"
+
+lint: venv  ## formatter, linter, type checker and Snakemake's own lint
+	PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; set -e; \
+	  ruff format --check; ruff check; mypy; \
+	  snakefmt --check Snakefile workflow; snakemake --lint
+
+format: venv  ## rewrite the sources as the formatters want them
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+	$(BIN)/snakefmt Snakefile workflow
+
+clean:  ## remove what the demo made, keep the environment
+	rm -rf results/demo tables/demo.* figures/demo.* logs .snakemake

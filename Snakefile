@@ -1,0 +1,59 @@
+# The grid, at a glance: configuration → cells → records → tidy frames → tables and figures.
+# `snakemake --cores all` runs the demo; `--configfile config/cifar100.yaml` another study.
+import re
+
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import min_version
+
+from attngrid.config import Study, name_sources, validate
+from attngrid.errors import AttngridError
+from attngrid.render.description import check_descriptions
+
+min_version("9.0")
+
+
+# A study named on the command line stands alone: Snakemake would merge it over the demo.
+if not workflow.overwrite_configfiles:
+
+    configfile: "config/config.yaml"
+
+
+try:
+    study = validate(Study, config, name_sources(workflow.configfiles))
+    check_descriptions(study)
+except AttngridError as error:
+    raise WorkflowError(f"{error}") from None
+study.write()
+
+
+wildcard_constraints:
+    cell=r"[^/]+",
+    table="|".join(map(re.escape, study.descriptions)) or "-",
+    figure="|".join(study.figures) or "-",
+
+
+include: "workflow/rules/complexity.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/collect.smk"
+include: "workflow/rules/tables.smk"
+include: "workflow/rules/figures.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.complexity.input,
+        rules.tables.input,
+        rules.figures.input,
+        rules.report.output,
+
+
+# No cell is started where one could not be trained.
+onstart:
+    study.require_runnable()
+
+
+# A failed cell keeps the rest from nothing: what was measured is rendered all the same.
+onerror:
+    shell("attngrid current --ended {study.file:q}")

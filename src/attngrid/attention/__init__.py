@@ -1,0 +1,43 @@
+"""Attention modules: one file a module, and this registry.
+
+A module is a class ``Module(channels, **options)`` whose ``forward`` takes and returns an
+N×C×H×W tensor. Where a backbone's initialisation is not what its authors used, it defines
+``initialise()``, which the backbone calls last.
+"""
+
+from __future__ import annotations
+
+from attngrid import registry
+from attngrid.registry import Entry
+
+_SE = "attngrid.attention.se:SqueezeExcitation"
+_SAM = "attngrid.attention.sam:SpatialSelfAttention"
+_CSM = "attngrid.attention.csm:ChannelSpatialAttention"
+_R8 = {"key_reduction": 8}
+_RESIDUAL = {"residual": True}
+
+REGISTRY: dict[str, Entry] = {
+    "none": Entry("torch.nn:Identity", "baseline"),
+    "se": Entry(_SE, "SE"),
+    "cbam": Entry("attngrid.attention.cbam:CBAM", "CBAM"),
+    "cam": Entry(_SE, "CAM", same_as="se"),
+    "sam": Entry(_SAM, "SAM"),
+    "sam_r8": Entry(_SAM, "SAM (C/8)", _R8),
+    "sam_residual": Entry(_SAM, "SAM (residual)", _RESIDUAL),
+    "sam_danet": Entry(_SAM, "SAM (C/8, residual)", _R8 | _RESIDUAL),
+    "csm": Entry(_CSM, "CSM"),
+    "csm_r8": Entry(_CSM, "CSM (C/8)", _R8),
+    "csm_residual": Entry(_CSM, "CSM (residual)", _RESIDUAL),
+    "csm_danet": Entry(_CSM, "CSM (C/8, residual)", _R8 | _RESIDUAL),
+    "csm_sam_first": Entry(_CSM, "CSM, SAM first", {"spatial_first": True}),
+}
+
+
+def list_attentions() -> list[str]:
+    """The attention modules that ``create_model`` knows by name."""
+    return list(REGISTRY)
+
+
+def find(name: str) -> Entry:
+    """The entry of an attention module's name, or of a user's ``file.py:Class``."""
+    return registry.find("attention", REGISTRY, name)

@@ -1,0 +1,52 @@
+"""CBAM (Woo et al., ECCV 2018): a channel gate, then a spatial gate."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from attngrid.attention.bottleneck import bottleneck
+from attngrid.attention.statistics import CHANNEL, POSITION, maximum, mean
+
+
+class ChannelGate(nn.Module):
+    """``x ⊙ σ(MLP(avg) + MLP(max))`` with one shared MLP (CBAM, eq. 2)."""
+
+    def __init__(self, channels: int, *, reduction: int = 16) -> None:
+        super().__init__()
+        self.mlp = bottleneck(channels, channels, reduction)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits_NC: Tensor = self.mlp(mean(x, CHANNEL)) + self.mlp(maximum(x, CHANNEL))
+        gate_NC = logits_NC.sigmoid().to(x.dtype)
+        return x * gate_NC[:, :, None, None]
+
+
+class SpatialGate(nn.Module):
+    """``x ⊙ σ(BN(conv7×7([max; avg] over C)))`` (CBAM, eq. 3; the BN is the authors' code's)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 1, kernel_size=7, padding=3, bias=False)
+        self.bn = nn.BatchNorm2d(1, momentum=0.01)
+
+    def initialise(self) -> None:
+        # The authors start the gate at σ(0) = 1/2 everywhere.
+        nn.init.zeros_(self.bn.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = (maximum(x, POSITION, keepdim=True), mean(x, POSITION, keepdim=True))
+        logits_N1HW: Tensor = self.bn(self.conv(torch.cat(pooled, 1)))
+        return x * logits_N1HW.sigmoid().to(x.dtype)
+
+
+class CBAM(nn.Sequential):
+    """Channel gate, then spatial gate.
+
+    Args:
+        channels: C of the N×C×H×W input.
+        reduction: r; the hidden width is max(1, C // r).
+    """
+
+    def __init__(self, channels: int, *, reduction: int = 16) -> None:
+        super().__init__(ChannelGate(channels, reduction=reduction), SpatialGate())

@@ -1,0 +1,27 @@
+"""Squeeze-and-excitation (Hu et al., CVPR 2018), which CSM calls CAM (its eqs. 3 and 4)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from attngrid.attention.bottleneck import bottleneck
+from attngrid.attention.statistics import CHANNEL, mean
+
+
+class SqueezeExcitation(nn.Module):
+    """``x ⊙ σ(W2 ReLU(W1 avg(x)))``, both layers with bias.
+
+    CBAM's Table 4 comes out to the last printed digit only with the biases counted.
+
+    Args:
+        channels: C of the N×C×H×W input.
+        reduction: r; the hidden width is max(1, C // r).
+    """
+
+    def __init__(self, channels: int, *, reduction: int = 16) -> None:
+        super().__init__()
+        self.mlp = bottleneck(channels, channels, reduction)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate_NC: Tensor = self.mlp(mean(x, CHANNEL)).sigmoid().to(x.dtype)
+        return x * gate_NC[:, :, None, None]

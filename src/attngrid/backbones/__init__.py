@@ -1,0 +1,35 @@
+"""Backbones: one file a family, and this registry."""
+
+from __future__ import annotations
+
+from attngrid import registry
+from attngrid.registry import Entry
+
+_RESNET = "attngrid.backbones.resnet:ResNet"
+_18 = {"block": "basic", "depths": (2, 2, 2, 2)}
+_34 = {"block": "basic", "depths": (3, 4, 6, 3)}
+_50 = {"block": "bottleneck", "depths": (3, 4, 6, 3)}
+_101 = {"block": "bottleneck", "depths": (3, 4, 23, 3)}
+_32X4D = {"groups": 32, "group_width": 4}
+
+REGISTRY: dict[str, Entry] = {
+    "resnet18": Entry(_RESNET, "ResNet-18", _18),
+    "resnet34": Entry(_RESNET, "ResNet-34", _34),
+    "resnet50": Entry(_RESNET, "ResNet-50", _50),
+    "resnet50_v1.5": Entry(_RESNET, "ResNet-50 v1.5", _50 | {"stride_on": "3x3"}),
+    "resnet101": Entry(_RESNET, "ResNet-101", _101),
+    "wrn18_1.5": Entry(_RESNET, "WRN-18 (1.5)", _18 | {"widen": 1.5}),
+    "wrn18_2.0": Entry(_RESNET, "WRN-18 (2.0)", _18 | {"widen": 2.0}),
+    "resnext50_32x4d": Entry(_RESNET, "ResNeXt-50 (32x4d)", _50 | _32X4D),
+    "resnext101_32x4d": Entry(_RESNET, "ResNeXt-101 (32x4d)", _101 | _32X4D),
+}
+
+
+def list_backbones() -> list[str]:
+    """The backbones that ``create_model`` knows by name."""
+    return list(REGISTRY)
+
+
+def find(name: str) -> Entry:
+    """The entry of a backbone's name."""
+    return registry.find("backbone", REGISTRY, name)

@@ -1,0 +1,199 @@
+"""The cell: one model trained once. The one place that makes ids, paths and labels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from attngrid import attention as attentions
+from attngrid import backbones, data
+from attngrid.training.recipe import Recipe, Strict
+
+Precision = Literal["float32", "bfloat16"]
+
+# The columns that identify a model in a complexity table.
+MODEL_KEY = ("backbone", "attention", "stem", "num_classes", "input_size", "options")
+
+
+class Options(Strict):
+    """Model and data options of a cell. Only what differs from these defaults is part of it."""
+
+    width: PositiveFloat = Field(1.0, strict=False, description="scales the stages' widths")
+    reduction: PositiveInt = Field(16, description="r of the channel gates")
+    placement: Literal["default", "every_block", "last_stage", "stage_end"] = Field(
+        "default", description="where the attention module sits"
+    )
+    classes: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="train and test on the first so many classes only"
+    )
+
+    def changed(self) -> dict[str, Any]:
+        """The options that differ from their defaults, sorted by name."""
+        return dict(sorted(self.model_dump(exclude_defaults=True).items()))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Dataset × backbone × attention × recipe × seed, with options, in a study."""
+
+    study: str
+    dataset: str
+    backbone: str
+    attention: str
+    recipe_name: str
+    recipe: Recipe
+    seed: int
+    options: Options = field(default_factory=Options)
+    precision: Precision = "float32"
+    threads: int = 1
+
+    @cached_property
+    def trained_attention(self) -> str:
+        """The attention whose record this cell reads: ``cam`` computes what ``se`` does."""
+        return attentions.find(self.attention).same_as or self.attention
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of what changes the trained numbers, in hexadecimal.
+
+        Defaults are left out, so that a new option stales no record. A user's own module
+        counts by its file's content. Study, device, workers and paths are no part of it.
+        """
+        entry = attentions.find(self.attention)
+        attention: Any = self.trained_attention
+        if entry.sha256 is not None:
+            attention = {"class": entry.label, "sha256": entry.sha256}
+        content: dict[str, Any] = {
+            "dataset": self.dataset,
+            "backbone": self.backbone,
+            "attention": attention,
+            "recipe": self.recipe.digested(),
+            "seed": self.seed,
+            "options": self.options.changed(),
+        }
+        if self.precision != "float32":
+            content["precision"] = self.precision
+        if self.threads != 1:
+            content["threads"] = self.threads
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @cached_property
+    def id(self) -> str:
+        """A name for files: readable, path-safe, and unique by eight digits of the digest."""
+        attention = self.trained_attention
+        if attentions.find(self.attention).sha256 is not None:
+            file, _, name = attention.rpartition(":")
+            attention = f"{Path(file).stem}.{name}"
+        names = (self.dataset, self.backbone, attention, self.recipe_name, f"s{self.seed}")
+        slug = "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", name) for name in names)
+        return f"{slug}-{self.digest[:8]}"
+
+    @property
+    def record(self) -> Path:
+        """Where the cell's measured numbers go."""
+        return Path("results") / self.study / "records" / f"{self.id}.json"
+
+    @property
+    def status(self) -> Path:
+        """Where the cell says that it runs, or why it has no record."""
+        return Path("results") / self.study / "status" / f"{self.id}.json"
+
+    @property
+    def label(self) -> str:
+        """The cell for a person: ``ResNet-18 + SE, seed 0``."""
+        return f"{model_label(self.backbone, self.attention)}, seed {self.seed}"
+
+    @property
+    def num_classes(self) -> int:
+        """Outputs of the classifier."""
+        return self.options.classes or data.find(self.dataset).num_classes
+
+    @property
+    def condition(self) -> str:
+        """All but backbone, attention and seed, for a person: what a column was measured on."""
+        dataset = data.find(self.dataset)
+        parts = [dataset.label, f"{dataset.input_size}×{dataset.input_size}"]
+        changed = self.options.changed()
+        if (classes := changed.pop("classes", None)) is not None:
+            parts.append(f"first {classes} classes")
+        if (width := changed.pop("width", None)) is not None:
+            named = {0.25: "quarter width", 0.5: "half width", 2.0: "double width"}
+            parts.append(named.get(width, f"{width:g}× width"))
+        parts += [f"{name} {value}" for name, value in changed.items()]
+        parts.append(self.recipe_name)
+        if self.precision != "float32":
+            parts.append(self.precision)
+        return ", ".join(parts)
+
+    @property
+    def options_text(self) -> str:
+        """The options that are not at their defaults, as ``name=value`` pairs."""
+        return pairs(self.options.changed())
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """Those of the options that shape the model."""
+        return {name: value for name, value in self.options.changed().items() if name != "classes"}
+
+    @property
+    def model_key(self) -> tuple[str, str, str, int, int, str]:
+        """The values of ``MODEL_KEY``: what the model's cost depends on."""
+        dataset = data.find(self.dataset)
+        options = pairs(self.model_options)
+        size = dataset.input_size
+        return (self.backbone, self.attention, dataset.stem, self.num_classes, size, options)
+
+    def model_arguments(self) -> dict[str, Any]:
+        """The arguments of ``create_model`` for this cell."""
+        return {
+            "backbone": self.backbone,
+            "attention": self.trained_attention,
+            "num_classes": self.num_classes,
+            "stem": data.find(self.dataset).stem,
+            **self.model_options,
+        }
+
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration, as the record carries it."""
+        return {
+            "dataset": self.dataset,
+            "backbone": self.backbone,
+            "attention": self.trained_attention,
+            "recipe": {"name": self.recipe_name, **self.recipe.model_dump(mode="json")},
+            "seed": self.seed,
+            "options": self.options.model_dump(mode="json"),
+            "precision": self.precision,
+            "threads": self.threads,
+            "digest": self.digest,
+        }
+
+
+def pairs(options: dict[str, Any]) -> str:
+    """``name=value`` pairs, as the frames and the complexity table write options."""
+    return " ".join(f"{name}={value}" for name, value in options.items())
+
+
+def backbone_label(backbone: str) -> str:
+    """How tables and figures write a backbone; a name they do not know stays as it is."""
+    entry = backbones.REGISTRY.get(backbone)
+    return entry.label if entry else backbone
+
+
+def attention_label(attention: str) -> str:
+    """How tables and figures write an attention module, a user's by its class."""
+    entry = attentions.REGISTRY.get(attention)
+    return entry.label if entry else attention.rpartition(":")[2]
+
+
+def model_label(backbone: str, attention: str) -> str:
+    """``ResNet-18``, ``ResNet-18 + SE``."""
+    label = backbone_label(backbone)
+    return label if attention == "none" else f"{label} + {attention_label(attention)}"

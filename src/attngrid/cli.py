@@ -1,0 +1,169 @@
+"""The commands that the workflow's rules call, each usable by hand."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from attngrid.errors import AttngridError, UnknownNameError
+
+# Nothing heavy is imported up here: `attngrid --help` must not wait for torch or pandas.
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Train one cell of a study and write its record."""
+    from attngrid.config import load_study
+    from attngrid.training.run import run_cell
+
+    study = load_study(arguments.study)
+    cell = study.training(arguments.cell)
+    run_cell(study, cell, arguments.record or cell.record)
+
+
+def complexity(arguments: argparse.Namespace) -> None:
+    """Count the models of a study, or of config/complexity.yaml."""
+    from attngrid import complexity as counting
+    from attngrid.config import CountedGrid, Study, read_yaml, validate
+    from attngrid.files import write_atomically
+
+    content = read_yaml(arguments.models)
+    if isinstance(content, dict) and "study" in content:
+        models = counting.models_of_study(validate(Study, content, arguments.models))
+    else:
+        models = counting.models_of_grid(validate(CountedGrid, content, arguments.models))
+    write_atomically(arguments.output, counting.table(models))
+
+
+def collect(arguments: argparse.Namespace) -> None:
+    """Read a study's records into cells.csv, epochs.csv and summary.csv."""
+    from attngrid.config import load_study
+    from attngrid.evidence import frames
+
+    study = load_study(arguments.study)
+    frames.write_results(study, frames.collect(study))
+
+
+def table(arguments: argparse.Namespace) -> None:
+    """Set one table as LaTeX, Markdown and CSV."""
+    from attngrid.config import load_study
+    from attngrid.evidence.frames import load_results
+    from attngrid.render.tables import build_table, write_table
+
+    study = load_study(arguments.study)
+    description = study.descriptions.get(arguments.name)
+    if description is None:
+        raise UnknownNameError("table", arguments.name, study.descriptions)
+    write_table(study, build_table(study, load_results(study.study).summary, description))
+
+
+def figure(arguments: argparse.Namespace) -> None:
+    """Draw one figure as PDF and PNG."""
+    from attngrid.config import load_study
+    from attngrid.evidence.frames import load_results
+    from attngrid.render.figures import write_figure
+
+    study = load_study(arguments.study)
+    write_figure(study, arguments.name, load_results(study.study), Path("reference"))
+
+
+def report(arguments: argparse.Namespace) -> None:
+    """Write the page that shows a study's tables and figures."""
+    from attngrid.config import load_study
+    from attngrid.evidence.frames import load_results
+    from attngrid.render.report import write_report
+    from attngrid.render.tables import build_table
+
+    study = load_study(arguments.study)
+    results = load_results(study.study)
+    tables = [build_table(study, results.summary, f) for f in study.descriptions.values()]
+    write_report(study, results, tables)
+
+
+def current(arguments: argparse.Namespace) -> None:
+    """Collect whatever records exist and render everything; train nothing."""
+    from attngrid.config import load_study
+    from attngrid.evidence import frames
+    from attngrid.render.figures import write_figure
+    from attngrid.render.report import write_report
+    from attngrid.render.tables import build_table, write_table
+
+    study = load_study(arguments.study)
+    study.write()
+    results = frames.collect(study, trained_by_now=arguments.ended)
+    frames.write_results(study, results)
+    # read back: what is rendered is what load_results hands out
+    results = frames.load_results(study.study)
+    tables = [build_table(study, results.summary, f) for f in study.descriptions.values()]
+    for ready in tables:
+        write_table(study, ready)
+    for name in study.figures:
+        write_figure(study, name, results, Path("reference"))
+    write_report(study, results, tables)
+    states = results.cells.drop_duplicates("id")["state"].value_counts()
+    counts = ", ".join(f"{count} {str(state).replace('_', ' ')}" for state, count in states.items())
+    print(f"{study.study}: {counts}", file=sys.stderr)
+    for line in frames.unfinished(results):
+        print(f"  {line}", file=sys.stderr)
+
+
+def outputs(arguments: argparse.Namespace) -> None:
+    """Name what was rendered of a study."""
+    from attngrid.config import load_study
+
+    for file in load_study(arguments.study).outputs():
+        if file.is_file():
+            print(file)
+
+
+def schema(arguments: argparse.Namespace) -> None:
+    """Print the JSON schema of a study's configuration."""
+    from attngrid.config import json_schema
+
+    print(json_schema(), end="")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="attngrid",
+        description="The commands that the Snakemake workflow calls. STUDY is a configuration, "
+        "config/config.yaml, or a resolved one, results/demo/study.json.",
+    )
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    for command in (train, complexity, collect, table, figure, report, current, outputs, schema):
+        sub = commands.add_parser(
+            command.__name__, help=command.__doc__, description=command.__doc__
+        )
+        sub.set_defaults(command=command)
+        if command is complexity:
+            sub.add_argument("models", type=Path, help="a study, or config/complexity.yaml")
+            sub.add_argument("--output", type=Path, required=True, help="the CSV to write")
+        elif command is not schema:
+            sub.add_argument("study", type=Path, metavar="STUDY")
+        if command is train:
+            sub.add_argument("cell", metavar="CELL", help="the cell's id")
+            sub.add_argument("--record", type=Path, help="where to write the record")
+        if command in (table, figure):
+            sub.add_argument("name", metavar="NAME")
+        if command is current:
+            sub.add_argument(
+                "--ended", action="store_true", help="no cell of the study is running any more"
+            )
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; an error that the user can mend is one message, not a traceback."""
+    arguments = parser().parse_args(argv)
+    try:
+        arguments.command(arguments)
+    except AttngridError as error:
+        print(f"attngrid: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

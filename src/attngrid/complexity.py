@@ -1,0 +1,156 @@
+"""Parameters and multiply-accumulates of a model, counted with fvcore.
+
+One multiply-accumulate counts once: what fvcore calls a flop and CBAM's Table 4 prints as
+GFLOPs. ``macs`` are those of convolutions, linear layers and the attention products, at batch
+1. ``fvcore_total`` is fvcore's own sum, which adds the batch norms and the poolings it knows.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import torch
+from torch import nn
+
+from attngrid.cell import MODEL_KEY, pairs
+from attngrid.config import CountedGrid, Study
+from attngrid.errors import AttngridError
+from attngrid.model import create_model
+
+with warnings.catch_warnings():
+    # fvcore compiles a helper with torch.jit.script when it is imported
+    warnings.simplefilter("ignore", FutureWarning)
+    from fvcore.nn import FlopCountAnalysis
+    from fvcore.nn.jit_handles import get_shape
+
+# Operators whose counts are multiply-accumulates of convolutions, linear layers or products.
+MAC_OPERATORS = frozenset(
+    {"conv", "addmm", "linear", "matmul", "mm", "bmm", "einsum", "scaled_dot_product_attention"}
+)
+
+# Reviewed: elementwise, or a reduction or pooling that multiplies nothing. Whatever neither
+# fvcore nor this list knows is an error, so that no product is left out in silence.
+COST_FREE_OPERATORS = (
+    "aten::add",
+    "aten::add_",
+    "aten::amax",
+    "aten::max_pool2d",
+    "aten::mean",
+    "aten::mul",
+    "aten::sigmoid",
+)
+
+
+class UncountedOperatorError(AttngridError):
+    """A model runs an operator whose cost nobody has defined."""
+
+
+def _attention_macs(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
+    """Both products of fused attention, which fvcore leaves out: query·key and weights·value."""
+    *batch, queries, width = get_shape(inputs[0])
+    keys, value_width = get_shape(inputs[2])[-2:]
+    return int(prod(batch) * queries * keys * (width + value_width))
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model to count; the fields are those of ``cell.MODEL_KEY``."""
+
+    backbone: str
+    attention: str
+    stem: str
+    num_classes: int
+    input_size: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def count(self) -> dict[str, Any]:
+        """The model's row of the complexity table."""
+        # Built without numbers, then given memory as it comes: the counts depend on shapes
+        # alone, and a random start would cost more time than the counting.
+        with torch.device("meta"):
+            model = create_model(
+                self.backbone,
+                self.attention,
+                num_classes=self.num_classes,
+                stem=self.stem,
+                **self.options,
+            )
+        model.to_empty(device="cpu")
+        key = {name: getattr(self, name) for name in MODEL_KEY[:-1]}
+        return {**key, "options": pairs(dict(self.options)), **count(model, self.input_size)}
+
+
+def models_of_grid(grid: CountedGrid) -> list[Model]:
+    """The models of ``config/complexity.yaml``, each once."""
+    models = [
+        Model(backbone, attention, block.stem, block.num_classes, block.input_size)
+        for block in grid.models
+        for backbone in block.backbones
+        for attention in block.attentions
+    ]
+    return _once(models)
+
+
+def models_of_study(study: Study) -> list[Model]:
+    """The models that a study trains, each once."""
+    return _once([Model(*cell.model_key[:-1], cell.model_options) for cell in study.cells])
+
+
+def _once(models: list[Model]) -> list[Model]:
+    return list({repr(model): model for model in models}.values())
+
+
+def table(models: Iterable[Model]) -> str:
+    """The models' counts as CSV, one row a model."""
+    text = io.StringIO()
+    columns = [*MODEL_KEY, "params", "macs", "fvcore_total"]
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(model.count() for model in models)
+    return text.getvalue()
+
+
+def count(model: nn.Module, input_size: int) -> dict[str, int]:
+    """Count a model on one N×3×H×W image of ``input_size`` pixels a side.
+
+    Args:
+        model: on a real device; fvcore traces real tensors.
+        input_size: H and W.
+
+    Returns:
+        ``params`` (all learnable), ``macs`` and ``fvcore_total``, as the module says.
+
+    Raises:
+        UncountedOperatorError: an operator that fvcore does not know and that is not in
+            ``COST_FREE_OPERATORS``; the message names it.
+    """
+    device = next(model.parameters()).device
+    # A batch norm in training mode would want more than one value a channel.
+    model.eval()
+    # fvcore reports skipped operators through a logger; here they are an error instead.
+    logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracer's, about shapes that become constants
+        analysis = FlopCountAnalysis(
+            model, torch.zeros(1, 3, input_size, input_size, device=device)
+        )
+        analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
+        analysis.set_op_handle(**dict.fromkeys(COST_FREE_OPERATORS))
+        by_operator = analysis.by_operator()
+        if unknown := analysis.unsupported_ops():
+            raise UncountedOperatorError(
+                f"fvcore does not count {', '.join(sorted(unknown))}; if it multiplies nothing, "
+                "add it to COST_FREE_OPERATORS in attngrid/complexity.py, else give it a handle"
+            )
+    return {
+        "params": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "macs": int(sum(n for name, n in by_operator.items() if name in MAC_OPERATORS)),
+        "fvcore_total": int(sum(by_operator.values())),
+    }

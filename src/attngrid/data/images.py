@@ -1,0 +1,206 @@
+"""Resident image datasets: all images as uint8 in memory, augmented in batches on the device."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from attngrid import data
+from attngrid.errors import DataError
+from attngrid.training.recipe import Flip, RandomCrop, Transform
+
+
+@dataclass(frozen=True)
+class Images:
+    """A split of a dataset.
+
+    Attributes:
+        pixels_NCHW: uint8, three channels.
+        labels_N: int64.
+    """
+
+    pixels_NCHW: Tensor
+    labels_N: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels_N)
+
+    def first_classes(self, classes: int) -> Images:
+        """Only the images of labels below ``classes``."""
+        kept = self.labels_N < classes
+        return Images(self.pixels_NCHW[kept], self.labels_N[kept])
+
+    def to(self, device: torch.device) -> Images:
+        """The same on another device."""
+        return Images(self.pixels_NCHW.to(device), self.labels_N.to(device))
+
+
+def load(name: str, folder: Path, *, download: bool, classes: int | None) -> tuple[Images, Images]:
+    """Read a dataset.
+
+    Args:
+        name: of ``data.DATASETS``.
+        folder: where its files are.
+        download: fetch what is missing.
+        classes: keep the first so many only.
+
+    Returns:
+        The training and the held-out split.
+
+    Raises:
+        DataError: files missing or damaged; the message says what to do.
+    """
+    dataset = data.find(name)
+    if dataset.target is None:
+        raise DataError(f"this version cannot read the images of {name!r}")
+    module, _, function = dataset.target.rpartition(":")
+    splits = getattr(importlib.import_module(module), function)(folder, download)
+    if classes is not None:
+        splits = tuple(split.first_classes(classes) for split in splits)
+    train, test = splits
+    return train, test
+
+
+def digits(folder: Path, download: bool) -> tuple[Images, Images]:
+    """scikit-learn's 1,797 scans of digits, 8×8, enlarged to 16×16 (bilinear).
+
+    Every fifth image of each digit, in the order of the file, is held out.
+    """
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    labels = np.asarray(bunch.target, dtype=np.int64)
+    rank = np.zeros_like(labels)
+    for digit in range(10):
+        rank[labels == digit] = np.arange((labels == digit).sum())
+    small = torch.from_numpy(np.asarray(bunch.images, dtype=np.float32)).unsqueeze(1)
+    large = torch.nn.functional.interpolate(small, size=16, mode="bilinear", align_corners=False)
+    pixels = (large * (255 / 16)).round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
+    held_out = torch.from_numpy(rank % 5 == 4)
+    targets = torch.from_numpy(labels)
+    return Images(pixels[~held_out], targets[~held_out]), Images(
+        pixels[held_out], targets[held_out]
+    )
+
+
+def cifar100(folder: Path, download: bool) -> tuple[Images, Images]:
+    """CIFAR-100 (Krizhevsky 2009): 50,000 and 10,000 images of 32×32, read by torchvision.
+
+    torchvision fetches the archive and checks its MD5.
+    """
+    from torchvision.datasets import CIFAR100
+
+    # several cells may start at once: one fetches, the others wait for it
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".cifar100.lock"):
+        try:
+            splits = [
+                CIFAR100(str(folder), train=train, download=download) for train in (True, False)
+            ]
+        except RuntimeError as error:
+            raise DataError(
+                f"CIFAR-100 is not in {folder}/cifar-100-python ({error}). Set `data: {{download: "
+                "true}` in the configuration to let torchvision fetch it, or put its train, test "
+                "and meta files there"
+            ) from error
+    return tuple(  # type: ignore[return-value]
+        Images(
+            torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous(),
+            torch.tensor(split.targets, dtype=torch.int64),
+        )
+        for split in splits
+    )
+
+
+class Batches:
+    """Shuffled, augmented training batches and plain test batches, made on the device.
+
+    Pixels are normalised by the training split's own mean and deviation per channel.
+
+    Args:
+        images: on the device.
+        batch_size: images a batch.
+        transforms: ``random_crop`` and ``flip``; each image draws its own.
+        mean_C, std_C: of the training split, in [0, 255].
+        generator: a CPU generator; drawing on the CPU gives every device the same augmentation.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        batch_size: int,
+        mean_C: Tensor,
+        std_C: Tensor,
+        transforms: tuple[Transform, ...] = (),
+        generator: torch.Generator | None = None,
+    ) -> None:
+        self.images = images
+        self.batch_size = batch_size
+        self.mean_C, self.std_C = mean_C, std_C
+        self.crop = next((t for t in transforms if isinstance(t, RandomCrop)), None)
+        self.flip = any(isinstance(t, Flip) for t in transforms)
+        self.generator = generator
+
+    def __len__(self) -> int:
+        """Batches an epoch; a last training batch of one image, too few for batch norm, is not one."""
+        full, rest = divmod(len(self.images), self.batch_size)
+        return full + (rest > (self.generator is not None))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of normalised N×3×H×W float32 images and N labels."""
+        count, device = len(self.images), self.images.labels_N.device
+        if self.generator is None:
+            order = torch.arange(count, device=device)
+        else:
+            order = torch.randperm(count, generator=self.generator).to(device)
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            chosen_N = order[start : start + self.batch_size]
+            pixels = self._augment(self.images.pixels_NCHW[chosen_N])
+            normalised = (pixels.float() - self.mean_C[:, None, None]) / self.std_C[:, None, None]
+            yield normalised, self.images.labels_N[chosen_N]
+
+    def _augment(self, pixels_NCHW: Tensor) -> Tensor:
+        count, _, height, width = pixels_NCHW.shape
+        device = pixels_NCHW.device
+        rows_NH = torch.arange(height, device=device).expand(count, height)
+        columns_NW = torch.arange(width, device=device).expand(count, width)
+        if self.flip:
+            flipped_N1 = self._draw(2, count, device) == 1
+            columns_NW = torch.where(flipped_N1, width - 1 - columns_NW, columns_NW)
+        if self.crop is not None:
+            padding = self.crop.padding
+            pixels_NCHW = torch.nn.functional.pad(pixels_NCHW, (padding,) * 4)
+            rows_NH = rows_NH + self._draw(2 * padding + 1, count, device)
+            columns_NW = columns_NW + self._draw(2 * padding + 1, count, device)
+        elif not self.flip:
+            return pixels_NCHW
+        images_N11 = torch.arange(count, device=device)[:, None, None]
+        picked_NHWC = pixels_NCHW.permute(0, 2, 3, 1)[
+            images_N11, rows_NH[:, :, None], columns_NW[:, None, :]
+        ]
+        return picked_NHWC.permute(0, 3, 1, 2)
+
+    def _draw(self, upper: int, count: int, device: torch.device) -> Tensor:
+        return torch.randint(upper, (count, 1), generator=self.generator).to(device)
+
+
+def channel_statistics(images: Images) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel, in [0, 255], over a whole split."""
+    histogram_C256 = torch.stack(
+        [
+            torch.bincount(channel.flatten(), minlength=256)
+            for channel in images.pixels_NCHW.transpose(0, 1).int()
+        ]
+    ).double()
+    levels_256 = torch.arange(256, dtype=torch.float64, device=histogram_C256.device)
+    weights = histogram_C256 / histogram_C256.sum(1, keepdim=True)
+    mean_C = (weights * levels_256).sum(1)
+    variance_C = (weights * (levels_256 - mean_C[:, None]) ** 2).sum(1)
+    return mean_C.float(), variance_C.sqrt().float()

@@ -1,0 +1,36 @@
+"""The errors a user can cause, each a single message that says what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class AttngridError(Exception):
+    """Base of the errors that the command line prints without a traceback."""
+
+
+class ConfigError(AttngridError):
+    """A configuration, recipe or table description that cannot be used."""
+
+
+class UnknownNameError(AttngridError, ValueError):
+    """A name that no registry holds; the message lists the near matches."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        known = list(known)
+        near = get_close_matches(name.lower(), known, n=5, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        super().__init__(f"unknown {kind} {name!r}: {hint}known are {', '.join(known)}")
+
+
+class DataError(AttngridError):
+    """A dataset that is not where it should be, or not what it should be."""
+
+
+class DivergedError(AttngridError):
+    """A training loss that became infinite or not a number."""
+
+    def __init__(self, epoch: int, step: int, loss: float) -> None:
+        super().__init__(f"diverged: the loss became {loss} in epoch {epoch}, step {step}")
+        self.epoch, self.step = epoch, step

@@ -1,0 +1,1 @@
+"""Records to tidy frames. Nothing here needs torch."""

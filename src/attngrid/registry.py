@@ -1,0 +1,94 @@
+"""Names to classes, without importing the classes: listing names must not cost a torch import."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from attngrid.errors import ConfigError, UnknownNameError
+
+_USER_CLASS = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_][A-Za-z0-9_]*)")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a registered name stands for.
+
+    Attributes:
+        target: ``package.module:Class``, imported on first use; or ``file.py:Class``.
+        label: how tables and figures write the name.
+        options: the keyword arguments that make this name this variant.
+        same_as: the name that computes the same function; both share their records.
+        sha256: of the file, for a class of the user's own.
+    """
+
+    target: str
+    label: str
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    same_as: str | None = None
+    sha256: str | None = None
+
+    def load(self) -> type[Any]:
+        """Import the class."""
+        module_name, _, name = self.target.rpartition(":")
+        if self.sha256 is None:
+            module = importlib.import_module(module_name)
+        else:
+            module = _import_file(Path(module_name), self.sha256)
+        try:
+            cls = getattr(module, name)
+        except AttributeError:
+            raise ConfigError(f"{module_name}: has no class {name!r}") from None
+        if not isinstance(cls, type):
+            raise ConfigError(f"{self.target}: is a {type(cls).__name__}, expected a class")
+        return cls
+
+
+def find(kind: str, registry: Mapping[str, Entry], name: str) -> Entry:
+    """Return the entry of a registered name or of a user's ``file.py:Class``.
+
+    Raises:
+        UnknownNameError: no such name; the message lists the near ones.
+        ConfigError: a ``file.py:Class`` whose file does not exist.
+    """
+    if name in registry:
+        return registry[name]
+    if match := _USER_CLASS.fullmatch(name):
+        file = Path(match["file"])
+        if not file.is_file():
+            raise ConfigError(f"{kind} {name!r}: there is no file {file} in {Path.cwd()}")
+        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+        return Entry(name, label=match["name"], sha256=sha256)
+    raise UnknownNameError(kind, name, registry)
+
+
+def keywords(cls: type[Any]) -> set[str]:
+    """The keyword options that a class's constructor takes."""
+    parameters = list(inspect.signature(cls).parameters.values())
+    return {p.name for p in parameters[1:] if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+
+
+def _import_file(file: Path, sha256: str) -> Any:
+    # One module per content, so that an edited file is never served from the cache.
+    name = f"attngrid_user_{file.stem}_{sha256[:12]}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, file)
+        if spec is None or spec.loader is None:
+            raise ConfigError(f"{file}: cannot be imported")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            del sys.modules[name]
+            raise ConfigError(f"{file}: {type(error).__name__}: {error}") from error
+    return sys.modules[name]

@@ -1,0 +1,168 @@
+"""Figures: the CSM paper's Figs. 5 and 6, and accuracy against multiply-accumulates."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from importlib.resources import files
+from itertools import cycle
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.style
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from attngrid.cell import attention_label, backbone_label
+from attngrid.config import Study
+from attngrid.evidence.frames import Results
+from attngrid.files import write_atomically
+
+WIDTH = 3.4  # inches a panel, a column of a paper
+NOTHING = "nothing measured yet"
+# Fig. 5 in the paper's order: baseline, CAM, SAM, CSM.
+MODULES = ("none", "cam", "sam", "csm")
+ORDERS = {"csm": "CAM first (CSM)", "csm_sam_first": "SAM first"}
+
+
+def modules(results: Results, reference: Path) -> Figure:
+    """Fig. 5: top-1 error of the baseline, CAM, SAM and CSM.
+
+    The published bars and ours stand in panels of their own; ours has a dot for every seed
+    and a bar for the standard deviation.
+    """
+    cells = results.cells[results.cells["attention"].isin(MODULES)]
+    panels = list(_panels(cells))
+    figure, axes = _figure(1 + max(1, len(panels)))
+    printed = pd.read_csv(reference / "csm_table1.csv", keep_default_na=False)
+    errors = printed.set_index("attention")["top1_error"]
+    axes[0].bar(range(4), [errors[name] for name in MODULES], color="#999999", width=0.6)
+    axes[0].set_title("Published: ImageNet-1K, ResNet-50")
+    for axis, (title, panel) in zip(axes[1:], panels, strict=False):
+        axis.set_title(title)
+        for place, name in enumerate(MODULES):
+            values = panel.loc[panel["attention"] == name, "top1_error"].dropna()
+            if values.empty:
+                continue
+            deviation = values.std(ddof=1) if len(values) > 1 else 0.0
+            axis.bar(place, values.mean(), yerr=deviation, width=0.6, capsize=3, color="C0")
+            axis.plot([place] * len(values), values, ".", color="black", markersize=4)
+            axis.set_xlabel(f"{len(values)} seeds" if len(values) > 1 else "1 seed")
+        if panel["top1_error"].isna().all():
+            _say_nothing(axis)
+    if not panels:
+        _say_nothing(axes[1])
+    for axis in axes:
+        axis.set_xticks(range(4), ["baseline", *map(attention_label, MODULES[1:])])
+        axis.set_ylabel("top-1 error (%)")
+        axis.grid(axis="x", visible=False)
+    return figure
+
+
+def ordering(results: Results, reference: Path) -> Figure:
+    """Fig. 6: the test curves of CAM first and SAM first, mean and deviation over seeds."""
+    epochs = results.epochs[results.epochs["attention"].isin(ORDERS)]
+    panels = list(_panels(epochs))
+    figure, axes = _figure(max(1, len(panels)))
+    for axis, (title, panel) in zip(axes, panels, strict=False):
+        axis.set_title(title)
+        for name, label in ORDERS.items():
+            curve = panel[panel["attention"] == name]
+            if curve.empty:
+                continue
+            accuracy = (100 - curve["test_top1_error"]).groupby(curve["epoch"])
+            mean, deviation = accuracy.mean(), accuracy.std(ddof=1).fillna(0)
+            seeds = curve["seed"].nunique()
+            (line,) = axis.plot(mean.index, mean, label=f"{label}, n = {seeds}")
+            axis.fill_between(
+                mean.index, mean - deviation, mean + deviation, color=line.get_color(), alpha=0.2
+            )
+        axis.set_xlabel("epoch")
+        axis.set_ylabel("top-1 accuracy on the test set (%)")
+        axis.legend()
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    if not panels:
+        _say_nothing(axes[0])
+    return figure
+
+
+def accuracy_macs(results: Results, reference: Path) -> Figure:
+    """Top-1 accuracy against multiply-accumulates, one panel a condition.
+
+    The colour is the attention module's, the marker the backbone's.
+    """
+    summary = results.summary[(results.summary["n"] > 0) & results.summary["macs"].notna()]
+    conditions = list(dict.fromkeys(summary["condition"]))
+    colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(summary["attention"]))}
+    markers = dict(zip(dict.fromkeys(summary["backbone"]), cycle("osD^vPX*"), strict=False))
+    figure, axes = _figure(max(1, len(conditions)))
+    for axis, condition in zip(axes, conditions, strict=False):
+        panel = summary[summary["condition"] == condition]
+        axis.set_title(condition)
+        for row in panel.to_dict("records"):
+            axis.errorbar(
+                row["macs"] / 1e6,
+                100 - row["top1_error_mean"],
+                yerr=row["top1_error_std"] if row["n"] > 1 else 0.0,
+                fmt=markers[row["backbone"]],
+                color=colours[row["attention"]],
+                markersize=4,
+                capsize=2,
+            )
+        axis.set_xlabel("multiply-accumulates (millions)")
+        axis.set_ylabel("top-1 accuracy (%)")
+    if not conditions:
+        _say_nothing(axes[0])
+        return figure
+    handles = [Line2D([], [], marker="s", ls="", color=c) for c in colours.values()]
+    handles += [Line2D([], [], marker=m, ls="", color="#777777") for m in markers.values()]
+    labels = [*map(attention_label, colours), *map(backbone_label, markers)]
+    figure.set_figwidth(figure.get_figwidth() + 1.2)
+    figure.legend(handles, labels, loc="outside right center")
+    return figure
+
+
+FIGURES: dict[str, Callable[[Results, Path], Figure]] = {
+    "modules": modules,
+    "ordering": ordering,
+    "accuracy_macs": accuracy_macs,
+}
+
+
+def write_figure(study: Study, name: str, results: Results, reference: Path) -> None:
+    """Draw a figure and write it as PDF and PNG, each atomically."""
+    # No window system, whatever the user's settings, and no date in the files: the same
+    # numbers give the same bytes.
+    mpl.use("agg")
+    with matplotlib.style.context(str(files("attngrid.render").joinpath("attngrid.mplstyle"))):
+        figure = FIGURES[name](results, reference)
+        for file in study.figure_files(name):
+            kind = file.suffix.removeprefix(".")
+            buffer = io.BytesIO()
+            metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
+            figure.savefig(buffer, format=kind, metadata=metadata)
+            write_atomically(file, buffer.getvalue())
+
+
+def _panels(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """One panel a condition and backbone, with its title."""
+    for (condition, backbone), panel in frame.groupby(["condition", "backbone"], sort=False):
+        yield f"{backbone_label(str(backbone))}\n{condition}", panel
+
+
+def _figure(panels: int) -> tuple[Figure, np.ndarray]:
+    """A row of panels, up to three beside each other."""
+    columns = min(panels, 3)
+    rows = -(-panels // columns)
+    figure = Figure(figsize=(WIDTH * columns, 2.6 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axis in axes[panels:]:
+        axis.set_axis_off()
+    return figure, axes[:panels]
+
+
+def _say_nothing(axis: Axes) -> None:
+    axis.text(0.5, 0.5, NOTHING, transform=axis.transAxes, ha="center", color="#777777")

@@ -1,0 +1,55 @@
+"""One self-contained HTML page with a study's tables, figures and configuration."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import jinja2
+
+from attngrid.config import Study
+from attngrid.evidence.frames import Results, unfinished
+from attngrid.files import write_atomically
+from attngrid.render.tables import Table
+
+CAPTIONS = {
+    "modules": "CSM, Fig. 5: the baseline, CAM, SAM and CSM.",
+    "ordering": "CSM, Fig. 6: which attention comes first; mean and deviation over seeds.",
+    "accuracy_macs": "Accuracy against multiply-accumulates.",
+}
+
+
+def write_report(
+    study: Study,
+    results: Results,
+    tables: list[Table],
+    templates: Path = Path("workflow/templates"),
+) -> Path:
+    """Write ``results/<study>/report.html`` from tables and from figures already drawn."""
+    html = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(templates),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    figures = [
+        (CAPTIONS[name], base64.b64encode(study.figure_files(name)[1].read_bytes()).decode())
+        for name in study.figures
+    ]
+    measured = results.cells[results.cells["state"] == "measured"].drop_duplicates("id")
+    file = study.results / "report.html"
+    page = html.get_template("report.html.j2").render(
+        study=study,
+        tables=tables,
+        figures=figures,
+        trainings=len(study.trainings),
+        measured=len(measured),
+        hours=measured["wall_s"].sum() / 3600,
+        machines=sorted(set(measured["device_name"].dropna())),
+        unfinished=unfinished(results),
+        configuration=json.dumps(study.model_dump(mode="json"), indent=1),
+    )
+    write_atomically(file, page)
+    return file

@@ -1,0 +1,364 @@
+"""Tables: a description in YAML, the published figures, the study's frame → .tex, .md, .csv.
+
+A published number and a measured one never share a column. What was not measured is ``--``.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from attngrid.cell import model_label
+from attngrid.config import Study
+from attngrid.errors import ConfigError
+from attngrid.evidence.frames import read_frame
+from attngrid.files import write_atomically
+from attngrid.render.description import Column, CountedAt, Description, load_description
+
+MISSING = "--"
+Model = tuple[str, str]  # backbone and attention
+
+
+@dataclass(frozen=True)
+class Value:
+    """What a cell of a table shows: a number, with its deviation over seeds, or a word."""
+
+    word: str = MISSING
+    number: str = ""
+    deviation: str = ""
+
+    @property
+    def text(self) -> str:
+        """``29.60 ± 0.10``, ``29.60`` or the word."""
+        return f"{self.number} ± {self.deviation}" if self.deviation else self.number or self.word
+
+    @property
+    def tex(self) -> Tex:
+        """The number for a siunitx column, which wants words in braces."""
+        return Tex(self.number or f"{{{escape(self.word)}}}")
+
+    @property
+    def tex_deviation(self) -> Tex:
+        """The deviation, for the column that follows the number's."""
+        return Tex(rf"${{}}\pm {self.deviation}$" if self.deviation else "")
+
+
+@dataclass(frozen=True)
+class Head:
+    """A column's heads: of its group, such as ``Published``, and its own.
+
+    Attributes:
+        group, title: the heads.
+        decimals: of its numbers; None for a column of words.
+        span: LaTeX columns it takes, two where a deviation follows the number.
+    """
+
+    group: str
+    title: str
+    decimals: int | None
+    span: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model and its values, in the order of the heads."""
+
+    label: str
+    values: tuple[Value, ...]
+    starts_backbone: bool
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table ready to be set, and the same as a frame with one row a model and condition."""
+
+    name: str
+    caption: str
+    heads: tuple[Head, ...]
+    rows: tuple[Row, ...]
+    frame: pd.DataFrame
+
+    @property
+    def groups(self) -> list[tuple[str, list[Head]]]:
+        """Neighbouring heads of one group."""
+        return [(title, list(heads)) for title, heads in groupby(self.heads, lambda h: h.group)]
+
+
+def build_table(
+    study: Study,
+    summary: pd.DataFrame,
+    file: Path,
+    *,
+    reference: Path = Path("reference"),
+    complexity: Path = Path("results/complexity.csv"),
+) -> Table:
+    """Set published, counted and measured figures side by side.
+
+    Args:
+        study: whose table it is.
+        summary: its models over their seeds.
+        file: the description.
+        reference: the folder of the published CSVs.
+        complexity: the counts at the papers' full size.
+
+    Raises:
+        ConfigError: a description whose published file or columns do not exist.
+    """
+    description = load_description(file)
+    if description.attentions is not None:
+        summary = summary[summary["attention"].isin(description.attentions)]
+    published = _published(description, file, reference)
+    counted = _counted(description.counted_at, complexity)
+    conditions = list(dict.fromkeys(summary["condition"]))
+    models = _models(published, summary)
+
+    heads: list[Head] = []
+    columns: list[list[Value]] = []
+
+    def add(group: str, title: str, decimals: int | None, values: Iterable[Value]) -> None:
+        columns.append(list(values))
+        span = 2 if any(value.deviation for value in columns[-1]) else 1
+        heads.append(Head(group, title, decimals, span))
+
+    for column in description.columns:
+        if column.published:
+            printed = [published.get(model, {}).get(column.published) for model in models]
+            values = [Value(number=text or "") for text in printed]
+            add(description.published_title, column.title, column.decimals, values)
+    if description.counted_at:
+        for column in description.columns:
+            if column.counted:
+                numbers = [counted.get(model, {}).get(column.counted) for model in models]
+                values = [_number(number, column) for number in numbers]
+                add(description.counted_at.title, column.title, column.decimals, values)
+    for condition in conditions:
+        rows = summary[summary["condition"] == condition].to_dict("records")
+        by_model = {(row["backbone"], row["attention"]): row for row in rows}
+        ours = [by_model.get(model) for model in models]
+        head = f"Ours: {condition}"
+        for column in description.columns:
+            if column.counted and not description.counted_at:
+                counts = [_number(row and row[column.counted], column) for row in ours]
+                add(head, column.title, column.decimals, counts)
+            if column.measured:
+                add(head, column.title, column.decimals, [_measured(row, column) for row in ours])
+        add(head, "n", None, map(_seeds, ours))
+
+    return Table(
+        name=file.stem,
+        caption=description.caption,
+        heads=tuple(heads),
+        rows=tuple(
+            Row(
+                model_label(*model),
+                tuple(column[index] for column in columns),
+                starts_backbone=index > 0 and model[0] != models[index - 1][0],
+            )
+            for index, model in enumerate(models)
+        ),
+        frame=_frame(description, models, published, counted, summary),
+    )
+
+
+def _published(
+    description: Description, file: Path, reference: Path
+) -> dict[Model, dict[str, str]]:
+    """The printed figures by model, as printed."""
+    if description.published is None:
+        return {}
+    source = reference / description.published
+    if not source.is_file():
+        raise ConfigError(f"{file}: published: there is no file {source}")
+    with source.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    for number, column in enumerate(description.columns):
+        if column.published and column.published not in rows[0]:
+            raise ConfigError(
+                f"{file}: columns.{number}.published: found {column.published!r}; "
+                f"{source} has {', '.join(rows[0])}"
+            )
+    return {(row["backbone"], row["attention"]): row for row in rows}
+
+
+def _counted(at: CountedAt | None, complexity: Path) -> dict[Model, dict[Any, Any]]:
+    """The counts at a geometry by model; empty until they have been made."""
+    if at is None or not complexity.is_file():
+        return {}
+    frame = read_frame(complexity)
+    for name, value in {**at.model_dump(), "options": ""}.items():
+        frame = frame[frame[name] == value]
+    return {(row["backbone"], row["attention"]): row for row in frame.to_dict("records")}
+
+
+def _models(published: Iterable[Model], summary: pd.DataFrame) -> list[Model]:
+    """Published rows in their order, then the study's own; each backbone's together."""
+    ran = zip(summary["backbone"], summary["attention"], strict=True)
+    models = list(dict.fromkeys([*published, *ran]))
+    backbones = list(dict.fromkeys(backbone for backbone, _ in models))
+    return sorted(models, key=lambda model: backbones.index(model[0]))
+
+
+def _number(number: float | None, column: Column) -> Value:
+    if number is None or pd.isna(number):
+        return Value()
+    return Value(number=f"{number / column.unit:.{column.decimals}f}")
+
+
+def _measured(row: dict[Any, Any] | None, column: Column) -> Value:
+    """Mean ± deviation over the seeds; where there is none, why."""
+    if row is None:
+        return Value()
+    if not row["n"]:
+        return Value(next((s for s in ("diverged", "failed") if row[f"n_{s}"]), MISSING))
+    mean, deviation = statistics(row, column)
+    return Value(
+        number=f"{mean:.{column.decimals}f}",
+        deviation=f"{deviation:.{column.decimals}f}" if row["n"] > 1 else "",
+    )
+
+
+def statistics(row: dict[Any, Any], column: Column) -> tuple[float, float]:
+    """Mean and deviation of a column's metric; an accuracy is 100 less the error."""
+    assert column.measured is not None
+    error = column.measured.replace("accuracy", "error")
+    mean = row[f"{error}_mean"]
+    return (mean if error == column.measured else 100 - mean), row[f"{error}_std"]
+
+
+def _seeds(row: dict[Any, Any] | None) -> Value:
+    """How many seeds the mean is of, and how many have none to give."""
+    if row is None or not (row["n"] or row["n_diverged"] or row["n_failed"]):
+        return Value()
+    lost = [f"{row[f'n_{s}']} {s}" for s in ("diverged", "failed") if row["n"] and row[f"n_{s}"]]
+    return Value(", ".join([str(row["n"]), *lost]))
+
+
+def _frame(
+    description: Description,
+    models: Sequence[Model],
+    published: dict[Model, dict[str, str]],
+    counted: dict[Model, dict[Any, Any]],
+    summary: pd.DataFrame,
+) -> pd.DataFrame:
+    """The table as a tidy frame: one row a model and condition, unrounded."""
+    by_model: dict[Model, list[dict[Any, Any]]] = {}
+    for row in summary.to_dict("records"):
+        by_model.setdefault((row["backbone"], row["attention"]), []).append(row)
+    lines = []
+    for model in models:
+        for row in by_model.get(model) or [{"n": 0}]:
+            line: dict[str, Any] = {"backbone": model[0], "attention": model[1]}
+            for column in description.columns:
+                if column.published:
+                    printed = published.get(model, {}).get(column.published)
+                    line[f"published_{column.published}"] = printed
+                if column.counted:
+                    counts = counted.get(model, {}) if description.counted_at else row
+                    line[f"counted_{column.counted}"] = counts.get(column.counted)
+            line |= {"condition": row.get("condition"), "n": row["n"]}
+            for column in description.columns:
+                if column.measured:
+                    mean, std = statistics(row, column) if row["n"] else (None, None)
+                    line[f"measured_{column.measured}_mean"] = mean
+                    line[f"measured_{column.measured}_std"] = std
+            lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def write_table(study: Study, table: Table, templates: Path = Path("workflow/templates")) -> None:
+    """Write a table as LaTeX, Markdown and CSV, each atomically."""
+    for file in study.table_files(table.name):
+        if file.suffix == ".csv":
+            text = table.frame.to_csv(index=False)
+        else:
+            template = f"table{file.suffix}.j2"
+            text = (
+                environment(templates, file.suffix)
+                .get_template(template)
+                .render(table=table, study=study)
+            )
+        write_atomically(file, text)
+
+
+class Tex(str):
+    """LaTeX source, which is not escaped again."""
+
+    __slots__ = ()
+
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "×": r"$\times$",
+    "±": r"$\pm$",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
+
+
+def escape(text: str) -> str:
+    """Text as LaTeX sets it letter by letter."""
+    return "".join(_TEX.get(character, character) for character in text)
+
+
+def environment(templates: Path, kind: str) -> jinja2.Environment:
+    r"""Jinja for LaTeX (``\VAR{}``, ``\BLOCK{}``; everything is escaped) or for Markdown."""
+    loader = jinja2.FileSystemLoader(templates)
+    common: dict[str, Any] = {"undefined": jinja2.StrictUndefined, "keep_trailing_newline": True}
+    if kind != ".tex":
+        markdown = jinja2.Environment(
+            loader=loader, trim_blocks=True, lstrip_blocks=True, autoescape=False, **common
+        )
+        markdown.filters["cell"] = lambda text: str(text).replace("|", r"\|").replace("_", r"\_")
+        return markdown
+    latex = jinja2.Environment(
+        loader=loader,
+        block_start_string=r"\BLOCK{",
+        block_end_string="}",
+        variable_start_string=r"\VAR{",
+        variable_end_string="}",
+        comment_start_string=r"\#{",
+        comment_end_string="}",
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+        finalize=lambda value: value if isinstance(value, Tex) else escape(str(value)),
+        **common,
+    )
+    # in a comment or a \\label nothing is escaped, so only harmless characters go there
+    latex.filters["identifier"] = lambda name: Tex(re.sub(r"[^A-Za-z0-9._-]+", "-", name))
+    latex.globals["zip"] = zip
+    latex.filters["column_type"] = _column_type
+    latex.filters["stacked"] = _stacked
+    return latex
+
+
+def _column_type(table: Table, index: int) -> Tex:
+    """S with room for the widest number, c for words; the deviation's column is left-aligned."""
+    head = table.heads[index]
+    numbers = [number for row in table.rows if (number := row.values[index].number)]
+    if head.decimals is None or not numbers:
+        return Tex("c")
+    whole = max(len(number.partition(".")[0]) for number in numbers)
+    deviations = "@{}l" if head.span == 2 else ""
+    return Tex(f"S[table-format={whole}.{head.decimals}]{deviations}")
+
+
+def _stacked(text: str) -> Tex:
+    """A long head on two lines, broken at the comma nearest its middle."""
+    commas = [match.end() for match in re.finditer(", ", text)]
+    if len(text) < 30 or not commas:
+        return Tex(escape(text))
+    at = min(commas, key=lambda comma: abs(comma - len(text) / 2))
+    return Tex(rf"\shortstack{{{escape(text[:at].rstrip())}\\{escape(text[at:])}}}")

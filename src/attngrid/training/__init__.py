@@ -1,0 +1,1 @@
+"""Training one cell: recipe, loop, record."""

@@ -1,0 +1,112 @@
+"""One training process: train a cell, show where it is, leave a record or say why there is none."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attngrid.cell import Cell
+from attngrid.config import Study
+from attngrid.errors import DivergedError
+from attngrid.training.loop import choose_device, train
+from attngrid.training.record import (
+    environment,
+    now,
+    processor_name,
+    read_record,
+    read_status,
+    write_record,
+    write_status,
+)
+
+
+def run_cell(study: Study, cell: Cell, record: Path) -> None:
+    """Train a cell of a study and write its record.
+
+    Where training ends early the cell's status file says so, ``diverged`` or ``failed``, and
+    the error is raised again.
+    """
+    device = choose_device(study.compute.device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
+    position = f"[{list(study.trainings).index(cell.id) + 1}/{len(study.trainings)}]"
+    epochs = cell.recipe.epochs
+
+    def progress(line: dict[str, Any], elapsed: float) -> None:
+        done = line["epoch"]
+        write_status(cell.status, "running", epoch=done, epochs=epochs)
+        left = elapsed / done * (epochs - done)
+        _say(
+            f"{position} {cell.label}: epoch {done}/{epochs}, top-1 "
+            f"{100 - line['test_top1_error']:.1f} %, {_duration(left)} left"
+        )
+
+    write_status(cell.status, "running", epoch=0, epochs=epochs)
+    started, start = now(), time.perf_counter()
+    try:
+        metrics, speed = train(
+            cell,
+            device,
+            Path(study.data.folder),
+            download=study.data.download,
+            progress=progress,
+        )
+        run = {
+            "started": started,
+            **speed,
+            **environment(device.type, name),
+            "peak_memory_mb": _peak_memory_mb(device),
+        }
+        write_record(record, cell, metrics, run)
+    except DivergedError as error:
+        write_status(cell.status, "diverged", str(error), epoch=error.epoch, step=error.step)
+        raise
+    except Exception as error:
+        write_status(cell.status, "failed", f"{type(error).__name__}: {error}")
+        raise
+    cell.status.unlink(missing_ok=True)
+    _say(
+        f"{position} {cell.label}: done, top-1 {100 - metrics['top1_error']:.1f} % in "
+        f"{_duration(time.perf_counter() - start)}; {_left(study)}"
+    )
+
+
+def _left(study: Study) -> str:
+    """How much of the grid is left, by the cells finished so far and those running now."""
+    walls = []
+    for cell in study.trainings.values():
+        with suppress(Exception):
+            walls.append(read_record(cell.record)["run"]["wall_s"])
+    running = [read_status(c.status) for c in study.trainings.values() if c.status.is_file()]
+    # this cell has just ended; whatever took its place runs beside the others
+    parallel = 1 + sum(status is not None and status["state"] == "running" for status in running)
+    missing = len(study.trainings) - len(walls)
+    if not missing or not walls:
+        return f"{len(walls)} of {len(study.trainings)} cells"
+    seconds = missing * sum(walls) / len(walls) / min(parallel, missing)
+    return f"{len(walls)} of {len(study.trainings)} cells, about {_duration(seconds)} left"
+
+
+def _peak_memory_mb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    import resource  # not on Windows
+
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

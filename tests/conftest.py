@@ -1,0 +1,86 @@
+"""What the tests share: the repository, a copy of it to run in, and tiny studies."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+TINY: dict[str, Any] = {
+    "study": "tiny",
+    "grid": [
+        {
+            "dataset": "digits",
+            "backbones": ["resnet18"],
+            "attentions": ["none", "se", "cam"],
+            "recipes": ["tiny"],
+            "seeds": [0, 1],
+            "options": {"width": 0.0625},
+        }
+    ],
+    "recipes": {
+        "tiny": {
+            "epochs": 1,
+            "batch_size": 256,
+            "learning_rate": 0.02,
+            "schedule": {"kind": "one_cycle"},
+            "train_transforms": [{"kind": "random_crop", "padding": 2}],
+        }
+    },
+    "compute": {"device": "cpu"},
+    "tables": ["cbam_table4", "csm_table1", "csm_table3", "grid"],
+    "figures": ["modules", "ordering", "accuracy_macs"],
+}
+
+
+@pytest.fixture
+def tiny() -> dict[str, Any]:
+    """A study that trains in seconds, to be changed at will."""
+    return copy.deepcopy(TINY)
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A copy of what git tracks or would track, as a fresh clone has it."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    target = tmp_path / "clone"
+    for name in filter(None, listed.split("\0")):
+        if not os.path.lexists(ROOT / name):
+            continue  # deleted, not committed yet
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, target / name, follow_symlinks=False)
+    return target
+
+
+@pytest.fixture
+def snakemake() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run Snakemake in a folder; the environment's own programs come first."""
+
+    def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+        programs = str(Path(sys.executable).parent)
+        environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+        return subprocess.run(
+            ["snakemake", *arguments],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+
+    return run

@@ -1,0 +1,298 @@
+"""Bad input is one clear error that names file, key, what was found and what is accepted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from attngrid.cell import Cell, Options
+from attngrid.config import Study, json_schema, load_study, read_yaml, validate
+from attngrid.errors import ConfigError
+from attngrid.render.description import Description, check_descriptions
+from attngrid.training.recipe import Recipe, Schedule, shipped_recipes
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def change(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    node: Any = content
+    *parents, last = path.split(".")
+    for step in parents:
+        node = node[int(step)] if step.isdigit() else node[step]
+    node[last] = value
+    return content
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("sutdy", "x", ["sutdy", "unknown key", "did you mean study", "grid"]),
+        ("grid.0.seed", [1], ["grid.0.seed", "unknown key", "did you mean seeds"]),
+        ("grid.0.backbones", ["resnet19"], ["grid.0.backbones", "'resnet19'", "resnet18"]),
+        ("grid.0.attentions", ["cbma"], ["grid.0.attentions", "'cbma'", "did you mean cbam"]),
+        ("grid.0.recipes", ["tinny"], ["grid.0.recipes", "'tinny'", "tiny", "cifar_200ep"]),
+        ("grid.0.seeds", [-1], ["grid.0.seeds.0", "found -1", "greater than or equal to 0"]),
+        ("grid.0.seeds", [0.5], ["grid.0.seeds.0", "found 0.5", "integer"]),
+        ("grid.0.seeds", [], ["grid.0.seeds", "at least 1 item"]),
+        ("grid.0.dataset", "cifar10O", ["grid.0.dataset", "'cifar10O'", "cifar100"]),
+        ("grid.0.options", {"width": "wide"}, ["grid.0.options.width", "'wide'", "number"]),
+        ("grid.0.options", {"width": 0}, ["grid.0.options.width", "found 0", "greater than 0"]),
+        ("grid.0.options", {"reduction": 0}, ["grid.0.options.reduction", "found 0"]),
+        ("grid.0.options", {"depth": 2}, ["grid.0.options.depth", "unknown key", "width"]),
+        ("compute.device", "tpu", ["compute.device", "'tpu'", "'auto', 'cpu' or 'cuda'"]),
+        ("compute.precision", "float16", ["compute.precision", "'float16'", "'bfloat16'"]),
+        ("recipes.tiny.epochs", "ten", ["recipes.tiny.epochs", "'ten'", "integer"]),
+        ("recipes.tiny.lr", 0.1, ["recipes.tiny.lr", "unknown key", "learning_rate"]),
+        ("recipes.tiny.schedule.kind", "cos", ["recipes.tiny.schedule.kind", "'one_cycle'"]),
+        (
+            "recipes.tiny.train_transforms",
+            [{"kind": "random_crop", "pading": 2}],
+            ["train_transforms.0", "pading", "unknown key", "padding"],
+        ),
+        (
+            "recipes.tiny.train_transforms",
+            [{"kind": "random_resized_crop", "size": 16}],
+            ["grid.0.recipes", "random_resized_crop", "digits", "flip, random_crop"],
+        ),
+        ("study", "../up", ["study", "'../up'", "pattern"]),
+        ("figures", ["modles"], ["figures.0", "'modles'", "'modules'"]),
+    ],
+)
+def test_a_mistake_is_named(
+    tiny: dict[str, Any], path: str, value: Any, expected: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        validate(Study, change(tiny, path, value), "my.yaml")
+    message = str(caught.value)
+    assert message.startswith("my.yaml: ")
+    for words in expected:
+        assert words in message
+    assert "\n" not in message
+
+
+def test_two_mistakes_are_two_lines(tiny: dict[str, Any]) -> None:
+    tiny["grid"][0]["backbones"] = ["resnet1"]
+    tiny["compute"]["threads"] = 0
+    with pytest.raises(ConfigError) as caught:
+        validate(Study, tiny, "my.yaml")
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_what_is_no_yaml_is_named_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "broken.yaml"
+    file.write_text("study: x\ngrid: [1, 2\ntables: }\n")
+    with pytest.raises(ConfigError, match=r"broken\.yaml, line 3: no YAML"):
+        load_study(file)
+    with pytest.raises(ConfigError, match="No such file"):
+        load_study(tmp_path / "missing.yaml")
+    file.write_text("!!python/object/apply:os.system ['true']\n")
+    with pytest.raises(ConfigError, match="could not determine a constructor"):
+        load_study(file)
+
+
+def test_a_missing_table_or_published_file_is_named(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    study = validate(Study, {**tiny, "tables": ["csm_tabel1"]}, "my.yaml")
+    with pytest.raises(ConfigError, match=r"'csm_tabel1', but there is no file .*csm_table1"):
+        check_descriptions(study)
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(
+        "caption: x\npublished: nope.csv\ncolumns: [{title: A, measured: top1_error}]\n"
+    )
+    study = validate(Study, {**tiny, "tables": [str(mine)]}, "my.yaml")
+    with pytest.raises(ConfigError, match=r"published: found 'nope\.csv', .*cbam_table4\.csv"):
+        check_descriptions(study)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "workflow/tables").glob("*.yaml")), ids=str)
+def test_shipped_table_descriptions_are_valid(file: Path) -> None:
+    validate(Description, read_yaml(file), file)
+
+
+@pytest.mark.parametrize("name", ["config", "cifar100", "imagenet"])
+def test_shipped_studies_are_valid(name: str) -> None:
+    study = load_study(ROOT / f"config/{name}.yaml")
+    assert len({cell.id for cell in study.trainings.values()}) == len(study.trainings)
+
+
+def test_the_demo_covers_the_csm_study() -> None:
+    study = load_study(ROOT / "config/config.yaml")
+    attentions = {cell.attention for cell in study.cells}
+    assert attentions == {"none", "se", "cbam", "cam", "sam", "csm", "csm_sam_first"}
+    assert {cell.seed for cell in study.cells} == {0, 1}
+    assert {cell.options.width for cell in study.cells} == {0.25}
+
+
+def test_the_papers_grids_cover_the_published_rows() -> None:
+    import csv
+
+    for name, tables in {
+        "imagenet": ("cbam_table4", "csm_table1", "csm_table2"),
+        "cifar100": ("csm_table3",),
+    }.items():
+        ran = {(c.backbone, c.attention) for c in load_study(ROOT / f"config/{name}.yaml").cells}
+        for table in tables:
+            with (ROOT / f"reference/{table}.csv").open(encoding="utf-8") as stream:
+                printed = {(row["backbone"], row["attention"]) for row in csv.DictReader(stream)}
+            assert printed <= ran, table
+
+
+def test_json_schema_file_is_the_models() -> None:
+    """`attngrid schema > config/schema.json` after a change of the models."""
+    assert (ROOT / "config/schema.json").read_text("utf-8") == json_schema()
+
+
+def test_every_key_is_explained() -> None:
+    text = (ROOT / "config/README.md").read_text("utf-8")
+    schema = json.loads(json_schema())
+    sections = [schema, *schema["$defs"].values()]
+    keys = {key for section in sections for key in section.get("properties", {})}
+    assert {key for key in keys if f"`{key}`" not in text} == set()
+
+
+# Recipes
+
+
+def test_step_schedule_by_the_authors_table() -> None:
+    """CBAM's and MAF's: 0.1, a tenth from epoch 30, 60 and 90; CSM's readers': a fifth."""
+    imagenet, cifar = (shipped_recipes()[name] for name in ("imagenet_100ep", "cifar_200ep"))
+    for epoch, expected in {0: 0.1, 29.9: 0.1, 30: 0.01, 60: 0.001, 99: 0.0001}.items():
+        assert imagenet.learning_rate_at(epoch) == pytest.approx(expected)
+    for epoch, expected in {59: 0.1, 60: 0.02, 120: 0.004, 160: 0.0008}.items():
+        assert cifar.learning_rate_at(epoch) == pytest.approx(expected)
+
+
+def test_one_cycle_rises_and_falls_in_straight_lines() -> None:
+    schedule = Schedule(kind="one_cycle", warmup=0.25)
+    for epoch, expected in {0: 0, 1: 0.5, 2: 1, 5: 0.5, 8: 0}.items():
+        assert schedule.factor(epoch, 8) == pytest.approx(expected)
+
+
+def test_milestones_must_rise_within_the_epochs() -> None:
+    fields = {"epochs": 50, "batch_size": 8, "learning_rate": 0.1}
+    for milestones in ([30, 20], [30, 60]):
+        with pytest.raises(ValueError, match="must rise and stay below the 50 epochs"):
+            Recipe.model_validate(
+                {**fields, "schedule": {"kind": "step", "milestones": milestones}}
+            )
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("imagenet_100ep", (100, 256, 0.1, 0.9, False, 1e-4, (30, 60, 90), 0.1)),
+        ("dogs_200ep", (200, 64, 0.1, 0.9, False, 1e-4, (100, 150, 180), 0.1)),
+        ("cifar_200ep", (200, 128, 0.1, 0.9, True, 5e-4, (60, 120, 160), 0.2)),
+    ],
+)
+def test_recipes_are_the_authors(name: str, expected: tuple[Any, ...]) -> None:
+    r = shipped_recipes()[name]
+    assert expected == (
+        r.epochs,
+        r.batch_size,
+        r.learning_rate,
+        r.momentum,
+        r.nesterov,
+        r.weight_decay,
+        r.schedule.milestones,
+        r.schedule.gamma,
+    )
+
+
+# Cells
+
+
+def cell(**changes: Any) -> Cell:
+    fields: dict[str, Any] = {
+        "study": "s",
+        "dataset": "cifar100",
+        "backbone": "resnet18",
+        "attention": "se",
+        "recipe_name": "cifar_200ep",
+        "recipe": shipped_recipes()["cifar_200ep"],
+        "seed": 0,
+    }
+    return Cell(**(fields | changes))
+
+
+def test_digest_is_what_it_was() -> None:
+    """A change here makes every committed record of a study stale: only ever on purpose."""
+    assert cell().id == "cifar100-resnet18-se-cifar_200ep-s0-645420d6"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 1},
+        {"backbone": "resnet34"},
+        {"attention": "csm"},
+        {"options": Options(width=0.5)},
+        {"options": Options(classes=20)},
+        {"precision": "bfloat16"},
+        {"threads": 2},
+        {"recipe": shipped_recipes()["cifar_200ep"].model_copy(update={"weight_decay": 1e-4})},
+    ],
+)
+def test_what_changes_the_numbers_changes_the_digest(changes: dict[str, Any]) -> None:
+    assert cell(**changes).digest != cell().digest
+
+
+def test_what_does_not_change_the_numbers_does_not() -> None:
+    recipe = shipped_recipes()["cifar_200ep"].model_copy(update={"source": "elsewhere"})
+    assert cell(study="other", recipe=recipe).digest == cell().digest
+    assert cell(options=Options(width=1.0, reduction=16)).digest == cell().digest
+
+
+def test_cam_reads_the_record_of_se() -> None:
+    assert cell(attention="cam").id == cell(attention="se").id
+    assert cell(attention="cam").model_arguments()["attention"] == "se"
+
+
+def test_a_users_module_counts_by_its_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("class A: pass\n")
+    first = cell(attention="mine.py:A")
+    assert first.id.startswith("cifar100-resnet18-mine.A-cifar_200ep-s0-")
+    (tmp_path / "elsewhere.py").write_text("class A: pass\n")
+    assert cell(attention="elsewhere.py:A").digest == first.digest
+    (tmp_path / "mine.py").write_text("class A: x = 1\n")
+    assert cell(attention="mine.py:A").digest != first.digest
+
+
+@pytest.mark.parametrize("attention", ["odd name;rm -rf.py:A", "../up/x y.py:B"])
+def test_ids_are_safe_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attention: str
+) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "up").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    Path(attention.rpartition(":")[0]).write_text("class A: pass\nclass B: pass\n")
+    assert all(c.isalnum() or c in "._-" for c in cell(attention=attention).id)
+
+
+def test_configuration_needs_no_torch_and_no_pandas() -> None:
+    code = (
+        "import sys; from attngrid.config import load_study; import attngrid.render.description;"
+        f"load_study({str(ROOT / 'config/config.yaml')!r}).cells[0].id;"
+        "sys.exit(bool({'torch', 'pandas', 'matplotlib'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_study_survives_its_own_file(tiny: dict[str, Any], tmp_path: Path) -> None:
+    study = validate(Study, tiny, "my.yaml")
+    file = tmp_path / "study.json"
+    file.write_text(json.dumps(study.model_dump(mode="json")))
+    assert load_study(file) == study
+    file.write_text(yaml.safe_dump(tiny))
+    assert [c.id for c in load_study(file).cells] == [c.id for c in study.cells]

@@ -1,0 +1,33 @@
+# Records to tidy frames: one row a cell, one a cell and epoch, one a model over its seeds.
+
+
+rule collect:
+    input:
+        study=study.file,
+        complexity=study.results / "complexity.csv",
+        records=[cell.record for cell in study.trainings.values()],
+    output:
+        cells=study.results / "cells.csv",
+        epochs=study.results / "epochs.csv",
+        summary=study.results / "summary.csv",
+    log:
+        f"logs/{study.study}/collect.log",
+    conda:
+        "attngrid"
+    localrule: True
+    shell:
+        "attngrid collect {input.study:q} 2> {log:q}"
+
+
+# What there is now: the frames, tables, figures and report of whatever records exist. It
+# declares no outputs, since they are those of the rules above and below, and so always runs.
+rule current:
+    input:
+        study=study.file,
+    log:
+        f"logs/{study.study}/current.log",
+    conda:
+        "attngrid"
+    localrule: True
+    shell:
+        "attngrid current {input.study:q} 2>&1 | tee {log:q} >&2"

@@ -1,0 +1,42 @@
+# Parameters and multiply-accumulates, before anything is trained.
+
+
+rule complexity:
+    input:
+        "results/complexity.csv",
+        study.results / "complexity.csv",
+    localrule: True
+
+
+# the models of the papers' tables, at full size
+rule count_papers:
+    input:
+        "config/complexity.yaml",
+    output:
+        "results/complexity.csv",
+    log:
+        "logs/complexity.log",
+    conda:
+        "attngrid"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    shell:
+        "attngrid complexity {input:q} --output {output:q} 2> {log:q}"
+
+
+# the models that this study trains, at their own size
+rule count_study:
+    input:
+        study.file,
+    output:
+        study.results / "complexity.csv",
+    log:
+        f"logs/{study.study}/complexity.log",
+    conda:
+        "attngrid"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    shell:
+        "attngrid complexity {input:q} --output {output:q} 2> {log:q}"

@@ -1,0 +1,22 @@
+# Each figure that the study names, as PDF and PNG.
+
+
+rule figures:
+    input:
+        [file for figure in study.figures for file in study.figure_files(figure)],
+    localrule: True
+
+
+rule figure:
+    input:
+        study=study.file,
+        frames=rules.collect.output,
+    output:
+        [f"figures/{study.study}.{{figure}}.{kind}" for kind in ("pdf", "png")],
+    log:
+        f"logs/{study.study}/figure.{{figure}}.log",
+    conda:
+        "attngrid"
+    localrule: True
+    shell:
+        "attngrid figure {input.study:q} {wildcards.figure:q} 2> {log:q}"

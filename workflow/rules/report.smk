@@ -1,0 +1,18 @@
+# One self-contained page with the study's tables, figures and configuration.
+
+
+rule report:
+    input:
+        study=study.file,
+        tables=rules.tables.input,
+        figures=rules.figures.input,
+        template="workflow/templates/report.html.j2",
+    output:
+        study.results / "report.html",
+    log:
+        f"logs/{study.study}/report.log",
+    conda:
+        "attngrid"
+    localrule: True
+    shell:
+        "attngrid report {input.study:q} 2> {log:q}"

@@ -1,0 +1,25 @@
+# Each description in workflow/tables/ that the study names, as LaTeX, Markdown and CSV.
+
+
+rule tables:
+    input:
+        [file for table in study.descriptions for file in study.table_files(table)],
+    localrule: True
+
+
+rule table:
+    input:
+        study=study.file,
+        summary=rules.collect.output.summary,
+        complexity="results/complexity.csv",
+        description=lambda wildcards: study.descriptions[wildcards.table],
+        templates=["workflow/templates/table.tex.j2", "workflow/templates/table.md.j2"],
+    output:
+        [f"tables/{study.study}.{{table}}.{kind}" for kind in ("tex", "md", "csv")],
+    log:
+        f"logs/{study.study}/table.{{table}}.log",
+    conda:
+        "attngrid"
+    localrule: True
+    shell:
+        "attngrid table {input.study:q} {wildcards.table:q} 2> {log:q}"
