@@ -52,7 +52,7 @@ def change(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("recipes.tiny.schedule.kind", "cos", ["recipes.tiny.schedule.kind", "'one_cycle'"]),
         (
             "recipes.tiny.train_transforms",
-            [{"kind": "random_crop", "pading": 2}],
+            [{"kind": "random_crop", "padding": 2, "pading": 2}],
             ["train_transforms.0", "pading", "unknown key", "padding"],
         ),
         (
@@ -159,6 +159,12 @@ def test_every_key_is_explained() -> None:
 
 
 # Recipes
+
+
+@pytest.mark.parametrize("written", ["1e-4", "1E-4", "1.0e-4", "0.0001"])
+def test_a_number_is_a_number_however_yaml_reads_it(tiny: dict[str, Any], written: str) -> None:
+    tiny["recipes"]["tiny"]["weight_decay"] = yaml.safe_load(written)
+    assert validate(Study, tiny, "my.yaml").recipe("tiny").weight_decay == 1e-4
 
 
 def test_step_schedule_by_the_authors_table() -> None:
@@ -294,5 +300,6 @@ def test_a_study_survives_its_own_file(tiny: dict[str, Any], tmp_path: Path) -> 
     file = tmp_path / "study.json"
     file.write_text(json.dumps(study.model_dump(mode="json")))
     assert load_study(file) == study
+    file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(tiny))
     assert [c.id for c in load_study(file).cells] == [c.id for c in study.cells]

@@ -278,7 +278,13 @@ def validate(model: type[AnyModel], content: Any, source: str | os.PathLike[str]
 
 
 def _lines(model: type[BaseModel], error: ValidationError, source: object) -> Iterator[str]:
-    for item in error.errors(include_url=False):
+    items = error.errors(include_url=False)
+    deepest = {item["loc"] for item in items}
+    for item in items:
+        if item["type"] == "too_short" and any(
+            location[: len(item["loc"])] == item["loc"] != location for location in deepest
+        ):
+            continue  # pydantic counts only the good items; the bad ones have lines of their own
         key = ".".join(map(str, item["loc"]))
         prefix = f"{source}: {key}: " if key else f"{source}: "
         message = item["msg"].removeprefix("Value error, ")
@@ -292,6 +298,8 @@ def _lines(model: type[BaseModel], error: ValidationError, source: object) -> It
             yield f"{prefix}is required and not there"
         elif item["type"] == "value_error":
             yield f"{prefix}{message}"
+        elif item["type"] == "too_short":
+            yield f"{prefix}found {item['input']!r}; needs at least 1 item"
         else:
             message = message[0].lower() + message[1:]
             yield f"{prefix}found {item['input']!r}; {message}"
@@ -325,10 +333,12 @@ def read_yaml(file: str | os.PathLike[str]) -> Any:
         ConfigError: no such file, or no YAML; the message names file and line.
     """
     try:
-        return yaml.safe_load(Path(file).read_text("utf-8"))
+        text = Path(file).read_text("utf-8")
+        # YAML 1.1 takes JSON's 1e-05 for a word
+        return json.loads(text) if Path(file).suffix == ".json" else yaml.safe_load(text)
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(f"{file}{where}: no YAML: {getattr(error, 'problem', error)}") from None

@@ -12,9 +12,9 @@ rule collect:
         summary=study.results / "summary.csv",
     log:
         f"logs/{study.study}/collect.log",
-    conda:
-        "attngrid"
     localrule: True
+    conda:
+        "../envs/attngrid.yaml"
     shell:
         "attngrid collect {input.study:q} 2> {log:q}"
 
@@ -26,8 +26,8 @@ rule current:
         study=study.file,
     log:
         f"logs/{study.study}/current.log",
-    conda:
-        "attngrid"
     localrule: True
+    conda:
+        "../envs/attngrid.yaml"
     shell:
         "attngrid current {input.study:q} 2>&1 | tee {log:q} >&2"

@@ -17,7 +17,7 @@ rule count_papers:
     log:
         "logs/complexity.log",
     conda:
-        "attngrid"
+        "../envs/attngrid.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -34,7 +34,7 @@ rule count_study:
     log:
         f"logs/{study.study}/complexity.log",
     conda:
-        "attngrid"
+        "../envs/attngrid.yaml"
     threads: 1
     resources:
         mem_mb=2000,

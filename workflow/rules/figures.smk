@@ -15,8 +15,8 @@ rule figure:
         [f"figures/{study.study}.{{figure}}.{kind}" for kind in ("pdf", "png")],
     log:
         f"logs/{study.study}/figure.{{figure}}.log",
-    conda:
-        "attngrid"
     localrule: True
+    conda:
+        "../envs/attngrid.yaml"
     shell:
         "attngrid figure {input.study:q} {wildcards.figure:q} 2> {log:q}"

@@ -11,8 +11,8 @@ rule report:
         study.results / "report.html",
     log:
         f"logs/{study.study}/report.log",
-    conda:
-        "attngrid"
     localrule: True
+    conda:
+        "../envs/attngrid.yaml"
     shell:
         "attngrid report {input.study:q} 2> {log:q}"

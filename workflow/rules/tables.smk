@@ -18,8 +18,8 @@ rule table:
         [f"tables/{study.study}.{{table}}.{kind}" for kind in ("tex", "md", "csv")],
     log:
         f"logs/{study.study}/table.{{table}}.log",
-    conda:
-        "attngrid"
     localrule: True
+    conda:
+        "../envs/attngrid.yaml"
     shell:
         "attngrid table {input.study:q} {wildcards.table:q} 2> {log:q}"

@@ -10,7 +10,7 @@ rule train:
     log:
         f"logs/{study.study}/{{cell}}.log",
     conda:
-        "attngrid"
+        "../envs/attngrid.yaml"
     threads: study.compute.threads
     resources:
         mem_mb=4000,

@@ -149,7 +149,7 @@ class Batches:
         self.generator = generator
 
     def __len__(self) -> int:
-        """Batches an epoch; a last training batch of one image, too few for batch norm, is not one."""
+        """Batches an epoch; training leaves out a last one of one image: batch norm needs two."""
         full, rest = divmod(len(self.images), self.batch_size)
         return full + (rest > (self.generator is not None))
 

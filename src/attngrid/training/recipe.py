@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import math
+import re
 from functools import cache
 from importlib.resources import files
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
 
-Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+def _scientific(value: object) -> object:
+    """YAML 1.1 reads ``1e-4`` as a word; everybody who writes it means the number."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+        return float(value)
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_scientific)]
+Positive = Annotated[Number, Field(gt=0)]
+Fraction = Annotated[Number, Field(ge=0, lt=1)]
 
 
 class Strict(BaseModel):
@@ -28,7 +39,7 @@ class Schedule(Strict):
 
     kind: Literal["step", "one_cycle"]
     milestones: tuple[PositiveInt, ...] = Field((), strict=False)
-    gamma: PositiveFloat = 0.1
+    gamma: Positive = 0.1
     warmup: Fraction = 0.2
 
     def factor(self, epoch: float, epochs: int) -> float:
@@ -96,10 +107,10 @@ class Recipe(Strict):
     source: str = ""
     epochs: PositiveInt
     batch_size: Annotated[int, Field(ge=2)]
-    learning_rate: PositiveFloat
+    learning_rate: Positive
     momentum: Fraction = 0.9
     nesterov: bool = False
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[Number, Field(ge=0)] = 0.0
     label_smoothing: Fraction = 0.0
     schedule: Schedule
     train_transforms: tuple[Transform, ...] = Field((), strict=False)

@@ -1,0 +1,168 @@
+"""Records to frames: arithmetic by hand, states told apart, and nothing of torch."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import attngrid
+from attngrid.cell import Cell
+from attngrid.config import Study, validate
+from attngrid.errors import AttngridError
+from attngrid.evidence.frames import collect, unfinished, write_results
+from attngrid.training.record import write_record, write_status
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def fake_record(cell: Cell, *errors: float) -> None:
+    """A record with these top-1 errors, one an epoch."""
+    curve = [
+        {
+            "epoch": epoch,
+            "learning_rate": 0.1,
+            "train_loss": 1.0,
+            "train_top1_error": error,
+            "test_loss": 1.0,
+            "test_top1_error": error,
+            "test_top5_error": error / 2,
+        }
+        for epoch, error in enumerate(errors, 1)
+    ]
+    metrics = {
+        "top1_error": errors[-1],
+        "top5_error": errors[-1] / 2,
+        "best_epoch": errors.index(min(errors)) + 1,
+        "best_top1_error": min(errors),
+        "best_top5_error": min(errors) / 2,
+        "train_images": 1442,
+        "test_images": 355,
+        "params": 1000,
+        "curve": curve,
+    }
+    run = {"wall_s": 1.5, "images_per_s": 100.0, "device": "cpu", "device_name": "a processor"}
+    write_record(cell.record, cell, metrics, run)
+
+
+@pytest.fixture
+def study(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    monkeypatch.chdir(tmp_path)
+    tiny["grid"][0]["seeds"] = [0, 1, 2]
+    return validate(Study, tiny, "tiny.yaml")
+
+
+def cells(study: Study, attention: str) -> list[Cell]:
+    return [cell for cell in study.cells if cell.attention == attention]
+
+
+def test_summary_is_mean_deviation_and_n_over_seeds(study: Study) -> None:
+    errors = [30.0, 29.5, 31.0]
+    for cell, error in zip(cells(study, "none"), errors, strict=True):
+        fake_record(cell, 50.0, error)
+    row = collect(study).summary.set_index("attention").loc["none"]
+    assert row["n"] == 3
+    assert row["top1_error_mean"] == pytest.approx(statistics.mean(errors))
+    assert row["top1_error_std"] == pytest.approx(statistics.stdev(errors))
+    assert row["top5_error_mean"] == pytest.approx(statistics.mean(errors) / 2)
+
+
+def test_one_seed_has_no_deviation(study: Study) -> None:
+    fake_record(cells(study, "none")[0], 30.0)
+    row = collect(study).summary.set_index("attention").loc["none"]
+    assert row["n"] == 1
+    assert pd.isna(row["top1_error_std"])
+
+
+def test_not_run_diverged_and_failed_are_told_apart(study: Study) -> None:
+    none, se = cells(study, "none"), cells(study, "se")
+    fake_record(none[0], 30.0)
+    write_status(none[1].status, "diverged", "diverged: the loss became nan in epoch 1, step 2")
+    write_status(none[2].status, "failed", "OSError: no")
+    results = collect(study)
+    states = results.cells.set_index(["attention", "seed"])["state"]
+    assert states["none"].tolist() == ["measured", "diverged", "failed"]
+    assert states["se"].tolist() == ["not_run"] * 3
+    row = results.summary.set_index("attention").loc["none"]
+    assert (row["n"], row["n_diverged"], row["n_failed"]) == (1, 1, 1)
+    assert row["top1_error_mean"] == 30.0
+    lines = unfinished(results)
+    assert len(lines) == 2
+    assert "epoch 1, step 2" in lines[0]
+    assert se[0].id not in "".join(lines)
+
+
+def test_running_is_not_failed_until_the_run_has_ended(study: Study) -> None:
+    write_status(study.cells[0].status, "running", epoch=1)
+    assert collect(study).cells["state"][0] == "running"
+    assert collect(study, trained_by_now=True).cells["state"][0] == "failed"
+
+
+def test_cam_shows_the_record_of_se_under_its_own_name(study: Study) -> None:
+    for cell in cells(study, "se"):
+        fake_record(cell, 20.0)
+    frame = collect(study).cells
+    assert frame.loc[frame["attention"] == "cam", "top1_error"].tolist() == [20.0] * 3
+    assert set(frame.loc[frame["attention"] == "cam", "id"]) == {c.id for c in cells(study, "se")}
+
+
+def test_a_record_of_another_configuration_is_refused(study: Study) -> None:
+    cell = study.cells[0]
+    fake_record(cell, 30.0)
+    record = json.loads(cell.record.read_text())
+    record["config"]["digest"] = "0" * 64
+    cell.record.write_text(json.dumps(record))
+    with pytest.raises(AttngridError, match=r"config\.digest: found '0000.*the configuration says"):
+        collect(study)
+    cell.record.write_text('{"config": ')
+    with pytest.raises(AttngridError, match="cannot be read as a record"):
+        collect(study)
+
+
+def test_load_results_hands_the_same_frames(study: Study) -> None:
+    fake_record(study.cells[0], 40.0, 30.0)
+    with pytest.raises(AttngridError, match=r"no cells\.csv or epochs\.csv or summary\.csv"):
+        attngrid.load_results("tiny")
+    written = collect(study)
+    write_results(study, written)
+    read = attngrid.load_results("tiny")
+    assert read.cells["attention"].tolist() == ["none", "se", "cam"] * 3
+    for name in ("cells", "epochs", "summary"):
+        mine, theirs = getattr(written, name), getattr(read, name)
+        assert list(mine.columns) == list(theirs.columns)
+        assert len(mine) == len(theirs)
+    assert read.epochs["test_top1_error"].tolist() == [40.0, 30.0]
+    pd.testing.assert_series_equal(
+        read.cells["top1_error"], written.cells["top1_error"].astype(float)
+    )
+
+
+def test_every_column_is_explained(study: Study) -> None:
+    fake_record(study.cells[0], 30.0)
+    results = collect(study)
+    text = (ROOT / "docs/results.md").read_text("utf-8")
+    columns = {c for f in (results.cells, results.epochs, results.summary) for c in f.columns}
+    assert {column for column in columns if f"`{column}`" not in text} == set()
+
+
+def test_collecting_and_rendering_import_no_torch(tiny: dict[str, Any], study: Study) -> None:
+    """Where torch cannot be imported, `attngrid current` renders all the same."""
+    for cell in cells(study, "none"):
+        fake_record(cell, 30.0)
+    for folder in ("reference", "workflow"):
+        Path(folder).symlink_to(ROOT / folder)
+    Path("tiny.json").write_text(json.dumps(tiny))
+    code = (
+        "import sys; sys.modules['torch'] = None; from attngrid.cli import main;"
+        "sys.exit(main(['current', 'tiny.json']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "3 measured, 3 not run" in done.stderr
+    assert all(file.is_file() for file in study.outputs())

@@ -1,0 +1,116 @@
+"""One source of versions, an environment without torch, and nothing of this machine."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+import attngrid
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+LOCK = [
+    Requirement(line)
+    for line in (ROOT / "requirements.lock").read_text("utf-8").splitlines()
+    if line and not line.startswith("#")
+]
+
+
+def test_the_lock_pins_every_dependency_within_its_range() -> None:
+    pinned: dict[str, list[str]] = {}
+    for requirement in LOCK:
+        (specifier,) = requirement.specifier
+        assert specifier.operator == "==", requirement
+        assert requirement.url is None
+        pinned.setdefault(requirement.name, []).append(specifier.version)
+    declared = [*PROJECT["dependencies"]]
+    for extra in PROJECT["optional-dependencies"].values():
+        declared += extra
+    for text in declared:
+        wanted = Requirement(text)
+        assert wanted.name in pinned, text
+        assert all(wanted.specifier.contains(v) for v in pinned[wanted.name]), text
+
+
+def test_the_conda_environment_takes_its_versions_from_the_lock() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))
+    *conda, pip = environment["dependencies"]
+    assert [re.split("[=<>]", name)[0] for name in conda] == ["python", "pip"]
+    assert pip == {"pip": ["-r requirements.lock", "-e ."]}
+    of_rules = yaml.safe_load((ROOT / "workflow/envs/attngrid.yaml").read_text("utf-8"))
+    assert of_rules["dependencies"] == [*conda, {"pip": ["-r ../../requirements.lock", "-e ../.."]}]
+    (python,) = [Requirement(name) for name in conda if name.startswith("python")]
+    assert python.specifier == SpecifierSet(PROJECT["requires-python"])
+
+
+def test_versions_agree() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert attngrid.__version__ == PROJECT["version"] == citation["version"]
+
+
+def tracked_texts() -> dict[str, str]:
+    names = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    texts = {}
+    for name in filter(None, names.split("\0")):
+        file = ROOT / name
+        if file.is_file() and not file.is_symlink():
+            texts[name] = file.read_bytes().decode("utf-8", errors="ignore")
+    return texts
+
+
+def test_no_path_of_this_machine_and_no_registry_is_in_the_repository() -> None:
+    home = str(Path.home())
+    for name, text in tracked_texts().items():
+        assert str(ROOT) not in text, name
+        assert f"{home}/" not in text, name
+        assert not re.search(r"--(extra-)?index-url|files\.pythonhosted", text) or name == str(
+            Path(__file__).relative_to(ROOT)
+        ), name
+
+
+def test_help_is_there_for_every_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "attngrid.cli", "--help"], capture_output=True, text=True, check=True
+    )
+    for command in ("train", "complexity", "collect", "table", "figure", "report", "current"):
+        assert command in done.stdout
+
+
+@pytest.mark.slow
+def test_rendering_needs_an_environment_of_less_than_250_mb(
+    tmp_path: Path, clone: Path, tiny: dict[str, Any]
+) -> None:
+    """The README's `pip install --no-compile .`, then `attngrid current` on what records there are.
+
+    pip's bytecode of every module of every package, tests included, would be 90 MB more.
+    """
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv/bin/python"
+    pins = tmp_path / "pins.txt"
+    pins.write_text((ROOT / "requirements.lock").read_text("utf-8"))
+    install = [python, "-m", "pip", "install", "--no-compile", "--quiet"]
+    subprocess.run([*install, "--constraint", pins, clone], check=True, timeout=600)
+    assert not list((tmp_path / "venv").rglob("site-packages/torch"))
+    (clone / "tiny.yaml").write_text(yaml.safe_dump(tiny))
+    done = subprocess.run(
+        [tmp_path / "venv/bin/attngrid", "current", "tiny.yaml"],
+        cwd=clone,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (clone / "tables/tiny.cbam_table4.tex").is_file()
+    assert (clone / "figures/tiny.modules.pdf").is_file()
+    size = sum(f.lstat().st_size for f in (tmp_path / "venv").rglob("*") if f.is_file())
+    assert size < 250e6

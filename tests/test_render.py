@@ -1,0 +1,266 @@
+"""Tables and figures: what they show, what they must never show, and a real LaTeX."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from attngrid.config import Study, validate
+from attngrid.evidence.frames import collect
+from attngrid.render.figures import FIGURES, NOTHING, write_figure
+from attngrid.render.tables import Table, build_table, escape, write_table
+from attngrid.training.record import write_status
+from test_evidence import cells, fake_record
+
+ROOT = Path(__file__).resolve().parent.parent
+DESCRIPTIONS = {file.stem: file for file in (ROOT / "workflow/tables").glob("*.yaml")}
+
+
+@pytest.fixture
+def study(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("reference", "workflow"):
+        Path(folder).symlink_to(ROOT / folder)
+    Path("results").mkdir()
+    shutil.copy(ROOT / "results/complexity.csv", "results")
+    return validate(Study, tiny, "tiny.yaml")
+
+
+def table(study: Study, name: str) -> Table:
+    return build_table(study, collect(study).summary, DESCRIPTIONS[name])
+
+
+def text(table: Table) -> dict[str, list[str]]:
+    return {row.label: [value.text for value in row.values] for row in table.rows}
+
+
+def test_published_and_measured_never_share_a_column(study: Study) -> None:
+    for cell in cells(study, "none"):
+        fake_record(cell, 30.0)
+    for name in DESCRIPTIONS:
+        made = table(study, name)
+        for title, _ in made.groups:
+            assert len({title.startswith(k) for k in ("Published", "Ours", "Counted")}) == 2
+        columns = list(made.frame.columns)
+        kinds = [c.partition("_")[0] for c in columns if "_" in c]
+        assert set(kinds) <= {"published", "counted", "measured"}
+
+
+def test_table4_shows_the_printed_figures_and_our_counts(study: Study) -> None:
+    rows = text(table(study, "cbam_table4"))
+    assert len(rows) == 24
+    published = pd.read_csv(ROOT / "reference/cbam_table4.csv", dtype=str, keep_default_na=False)
+    for row, printed in zip(rows.values(), published.to_dict("records"), strict=True):
+        expected = [printed[key] for key in ("params_m", "gflops", "top1_error", "top5_error")]
+        assert row[:4] == expected
+        assert row[4:6] == expected[:2]
+        assert row[6:] == ["--", "--", "--"]
+
+
+def test_what_was_not_measured_is_dashes_and_the_studys_own_rows_are_there(study: Study) -> None:
+    errors = {0: 20.0, 1: 21.0}
+    for cell in cells(study, "none"):
+        fake_record(cell, errors[cell.seed])
+    rows = text(table(study, "csm_table1"))
+    # the paper's network, which the study does not run
+    assert rows["ResNet-50 + CSM"] == ["22.78", "--", "--"]
+    # the study's, which the paper does not print: 20.5 ± 0.7071
+    assert rows["ResNet-18"] == ["--", "20.50 ± 0.71", "2"]
+    assert rows["ResNet-18 + CAM"] == ["--", "--", "--"]
+    assert text(table(study, "csm_table3"))["ResNet-18"][1] == "79.50 ± 0.71"
+
+
+def test_diverged_and_failed_seeds_are_said(study: Study) -> None:
+    none, se = cells(study, "none"), cells(study, "se")
+    fake_record(none[0], 20.0)
+    write_status(none[1].status, "diverged", "x")
+    write_status(se[0].status, "failed", "x")
+    write_status(se[1].status, "failed", "x")
+    rows = text(table(study, "csm_table1"))
+    assert rows["ResNet-18"] == ["--", "20.00", "1, 1 diverged"]
+    assert rows["ResNet-18 + CAM"][1] == "failed"
+
+
+def test_our_columns_say_on_what_they_were_measured(tiny: dict[str, Any], study: Study) -> None:
+    tiny["grid"][0]["options"] = {"width": 0.25}
+    heads = {head.group for head in table(validate(Study, tiny, "t"), "csm_table3").heads}
+    assert heads == {"Published (CIFAR-100)", "Ours: digits, 16×16, quarter width, tiny"}
+
+
+def test_each_recipe_has_columns_of_its_own(tiny: dict[str, Any], study: Study) -> None:
+    tiny["recipes"]["other"] = tiny["recipes"]["tiny"]
+    tiny["grid"].append(tiny["grid"][0] | {"recipes": ["other"]})
+    both = validate(Study, tiny, "t")
+    for cell in both.cells:
+        fake_record(cell, 10.0 if cell.recipe_name == "tiny" else 40.0)
+    rows = text(table(both, "csm_table1"))
+    assert rows["ResNet-18"] == ["--", "10.00 ± 0.00", "2", "40.00 ± 0.00", "2"]
+
+
+def test_published_file_is_the_sources_print() -> None:
+    """Spot values of the papers' tables, so that an edit of reference/ is noticed."""
+    table3 = pd.read_csv(ROOT / "reference/csm_table3.csv", keep_default_na=False)
+    gains = table3.pivot(index="backbone", columns="attention", values="accuracy")
+    assert (gains["csm"] - gains["none"]).round(6).tolist() == [1.4] * 4
+    table4 = pd.read_csv(ROOT / "reference/cbam_table4.csv", keep_default_na=False)
+    row = table4.set_index(["backbone", "attention"]).loc[("resnet50", "cbam")]
+    assert row.tolist() == [28.09, 3.864, 22.66, 6.31]
+
+
+# LaTeX
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a_b", r"a\_b"),
+        ("50% & $x$ #1", r"50\% \& \$x\$ \#1"),
+        ("{x}~^\\", r"\{x\}\textasciitilde{}\textasciicircum{}\textbackslash{}"),
+    ],
+)
+def test_special_characters_are_escaped(name: str, expected: str) -> None:
+    assert escape(name) == expected
+
+
+def compile_latex(folder: Path, body: str) -> str:
+    """Run pdflatex on a document; the text of its page."""
+    document = (
+        "\\documentclass[landscape]{article}\n\\usepackage[T1]{fontenc}\n"
+        "\\usepackage{lmodern}\n\\input{glyphtounicode}\\pdfgentounicode=1\n"
+        "\\usepackage[margin=5mm]{geometry}\n\\usepackage{booktabs,siunitx}\n"
+        f"\\begin{{document}}\n{body}\n\\end{{document}}\n"
+    )
+    (folder / "page.tex").write_text(document)
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=120,
+    )
+    errors = "\n".join(re.findall(r"^!.*\n.*\n.*", done.stdout, re.MULTILINE))
+    assert done.returncode == 0, errors
+    return subprocess.run(
+        ["pdftotext", "-layout", "page.pdf", "-"],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+
+
+needs_latex = pytest.mark.skipif(
+    not (shutil.which("pdflatex") and shutil.which("pdftotext")),
+    reason="no LaTeX here: on Debian, apt-get install texlive-latex-recommended "
+    "texlive-science lmodern poppler-utils",
+)
+
+
+@needs_latex
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(DESCRIPTIONS))
+def test_every_table_compiles_and_shows_its_numbers(
+    study: Study, tmp_path: Path, name: str
+) -> None:
+    for cell in study.cells:
+        if cell.attention != "cam":
+            fake_record(cell, 12.34 + cell.seed)
+    made = table(study, name)
+    write_table(study, made)
+    page = compile_latex(tmp_path, rf"\input{{tables/tiny.{name}.tex}}")
+    for row in made.rows:
+        assert row.label in page
+        for value in row.values:
+            assert value.text.replace("--", "–") in page
+
+
+@needs_latex
+@pytest.mark.slow
+def test_a_name_full_of_special_characters_compiles(
+    tiny: dict[str, Any], study: Study, tmp_path: Path
+) -> None:
+    (tmp_path / "a_b%&#$~^{}.py").write_text("class M_1: pass\n")
+    tiny["grid"][0]["attentions"] = ["none", "a_b%&#$~^{}.py:M_1"]
+    odd = validate(Study, tiny, "tiny.yaml")
+    for cell in odd.cells:
+        fake_record(cell, 1.0)
+    description = tmp_path / "odd_1.yaml"
+    description.write_text(
+        "caption: '100 % of #1 & $x$ ~ {y} ^ \\'\n"
+        "columns: [{title: 'a_b & %', measured: top1_error}]\n"
+    )
+    made = build_table(odd, collect(odd).summary, description)
+    write_table(odd, made)
+    page = compile_latex(tmp_path, r"\input{tables/tiny.odd_1.tex}")
+    assert "100 % of #1 & $x$" in page
+    assert "ResNet-18 + M_1" in page
+
+
+def test_markdown_and_csv_say_the_same(study: Study) -> None:
+    for cell in study.cells:
+        fake_record(cell, 12.5)
+    made = table(study, "csm_table2")
+    write_table(study, made)
+    lines = Path("tables/tiny.csm_table2.md").read_text("utf-8").splitlines()
+    body = [line for line in lines if line.startswith("| ResNet") or line.startswith("| WRN")]
+    assert len(body) == len(made.rows) == 12
+    assert "| ResNet-18 | 29.62 | 10.56 | 12.50 ± 0.00 | 6.25 ± 0.00 | 2 |" in body
+    assert all(line.count("|") == body[0].count("|") for line in lines if line.startswith("|"))
+    frame = pd.read_csv("tables/tiny.csm_table2.csv", keep_default_na=False, dtype=str)
+    row = frame.set_index(["backbone", "attention"]).loc[("resnet18", "none")]
+    assert (row["published_top1_error"], row["measured_top1_error_mean"]) == ("29.62", "12.5")
+
+
+# Figures
+
+
+def drawn(figure: Figure) -> str:
+    return " ".join(t.get_text() for axis in figure.axes for t in (*axis.texts, axis.title))
+
+
+@pytest.mark.parametrize("name", sorted(FIGURES))
+def test_a_figure_without_records_says_so(study: Study, name: str) -> None:
+    figure = FIGURES[name](collect(study), ROOT / "reference")
+    assert NOTHING in drawn(figure)
+
+
+def test_ordering_draws_mean_and_deviation_of_the_test_curves(
+    tiny: dict[str, Any], study: Study
+) -> None:
+    tiny["grid"][0]["attentions"] = ["csm", "csm_sam_first"]
+    ordered = validate(Study, tiny, "t")
+    for cell in ordered.cells:
+        fake_record(cell, 50.0 + cell.seed, 20.0 + 2 * cell.seed)
+    (axis,) = FIGURES["ordering"](collect(ordered), ROOT / "reference").axes
+    first, second = axis.lines
+    assert first.get_label() == "CAM first (CSM), n = 2"
+    assert second.get_label() == "SAM first, n = 2"
+    assert list(first.get_xdata()) == [1, 2]
+    assert list(first.get_ydata()) == [49.5, 79.0]
+    band = axis.collections[0].get_paths()[0].vertices
+    assert band[:, 1].max() == pytest.approx(79 + 2**0.5)
+
+
+def test_modules_keeps_the_published_bars_in_a_panel_of_their_own(study: Study) -> None:
+    for cell in study.cells:
+        fake_record(cell, 12.0 + cell.seed)
+    published, ours = FIGURES["modules"](collect(study), ROOT / "reference").axes
+    assert [bar.get_height() for bar in published.patches] == [24.55, 23.21, 23.47, 22.78]
+    assert [bar.get_height() for bar in ours.patches] == [12.5, 12.5]  # none and cam
+
+
+def test_the_same_numbers_give_the_same_bytes(study: Study) -> None:
+    results = collect(study)
+    first = {}
+    for _ in range(2):
+        write_figure(study, "modules", results, ROOT / "reference")
+        for file in study.figure_files("modules"):
+            assert first.setdefault(file, file.read_bytes()) == file.read_bytes()

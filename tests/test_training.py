@@ -1,0 +1,309 @@
+"""Training: the data, the bits, and what is left behind when it goes wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from attngrid.config import Study, validate
+from attngrid.data.images import Batches, Images, channel_statistics, load
+from attngrid.errors import DataError, DivergedError
+from attngrid.files import write_atomically
+from attngrid.training import loop
+from attngrid.training.recipe import Flip, RandomCrop
+from attngrid.training.record import read_record, read_status, write_status
+from attngrid.training.run import run_cell
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def study(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    monkeypatch.chdir(tmp_path)
+    return validate(Study, tiny, "tiny.yaml")
+
+
+def train(study: Study, index: int = 0, **changes: Any) -> dict[str, Any]:
+    cell = study.cells[index]
+    metrics, _ = loop.train(
+        cell, CPU, Path("data"), download=False, progress=lambda line, elapsed: None
+    )
+    return metrics
+
+
+# Data
+
+
+def test_digits_are_scikit_learns_with_a_fixed_stratified_split() -> None:
+    train, test = load("digits", Path("unused"), download=False, classes=None)
+    assert (len(train), len(test)) == (1442, 355)
+    assert train.pixels_NCHW.shape == (1442, 3, 16, 16)
+    assert train.pixels_NCHW.dtype == torch.uint8
+    counts = np.bincount(load_digits().target)
+    held_out = np.bincount(test.labels_N.numpy())
+    assert all(abs(h - c / 5) <= 1 for h, c in zip(held_out, counts, strict=True))
+    # the first held-out image is the fifth of its digit, enlarged: same mean, smoothed
+    bunch = load_digits()
+    fifth = np.flatnonzero(bunch.target == 0)[4]
+    zeros = test.pixels_NCHW[test.labels_N == 0]
+    assert zeros[0, 0].float().mean() == pytest.approx(
+        bunch.images[fifth].mean() * 255 / 16, rel=0.02
+    )
+
+
+def test_a_subset_of_classes_keeps_those_classes() -> None:
+    train, test = load("digits", Path("unused"), download=False, classes=3)
+    assert set(train.labels_N.tolist()) == set(test.labels_N.tolist()) == {0, 1, 2}
+
+
+def test_missing_cifar100_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="download: true"):
+        load("cifar100", tmp_path, download=False, classes=None)
+
+
+def test_real_cifar100_is_read(tmp_path: Path) -> None:
+    """Where a copy is at hand: ATTNGRID_CIFAR100 names the folder of cifar-100-python/."""
+    if not (folder := os.environ.get("ATTNGRID_CIFAR100")):
+        pytest.skip("ATTNGRID_CIFAR100 names no folder with cifar-100-python/")
+    train, test = load("cifar100", Path(folder), download=False, classes=None)
+    assert (train.pixels_NCHW.shape, test.pixels_NCHW.shape) == (
+        (50000, 3, 32, 32),
+        (10000, 3, 32, 32),
+    )
+    assert torch.bincount(train.labels_N).tolist() == [500] * 100
+    mean_C, std_C = channel_statistics(train)
+    # the figures everybody uses for this dataset
+    torch.testing.assert_close(
+        mean_C / 255, torch.tensor([0.5071, 0.4865, 0.4409]), atol=1e-4, rtol=0
+    )
+    torch.testing.assert_close(
+        std_C / 255, torch.tensor([0.2673, 0.2564, 0.2762]), atol=1e-4, rtol=0
+    )
+
+
+def test_channel_statistics_are_numpys() -> None:
+    pixels = torch.randint(256, (50, 3, 4, 4), dtype=torch.uint8)
+    mean_C, std_C = channel_statistics(Images(pixels, torch.zeros(50)))
+    flat = pixels.numpy().astype(np.float64).transpose(1, 0, 2, 3).reshape(3, -1)
+    np.testing.assert_allclose(mean_C, flat.mean(1), rtol=1e-6)
+    np.testing.assert_allclose(std_C, flat.std(1), rtol=1e-6)
+
+
+def augmented(transforms: tuple[Any, ...], count: int = 4000) -> tuple[torch.Tensor, torch.Tensor]:
+    """Many augmentations of one image whose pixels are all different."""
+    image = torch.arange(1, 37, dtype=torch.uint8).reshape(1, 1, 6, 6).expand(1, 3, 6, 6)
+    images = Images(image.expand(count, 3, 6, 6), torch.zeros(count, dtype=torch.int64))
+    batches = Batches(
+        images, count, torch.zeros(3), torch.ones(3), transforms, torch.Generator().manual_seed(0)
+    )
+    return image[0, 0].float(), next(iter(batches))[0][:, 0]
+
+
+def test_random_crops_are_uniform_over_all_offsets_and_independent() -> None:
+    image, crops = augmented((RandomCrop(kind="random_crop", padding=2),))
+    padded = torch.nn.functional.pad(image, (2, 2, 2, 2))
+    places = [(i, j) for i in range(5) for j in range(5)]
+    counts = [int((crops == padded[i : i + 6, j : j + 6]).all(dim=(1, 2)).sum()) for i, j in places]
+    assert sum(counts) == len(crops)  # each is a crop
+    expected = len(crops) / len(places)
+    chi_squared = sum((count - expected) ** 2 / expected for count in counts)
+    assert chi_squared < 51.2  # p = 0.001 at 24 degrees of freedom
+
+
+def test_half_of_the_images_are_flipped() -> None:
+    image, flips = augmented((Flip(kind="flip"),))
+    flipped = (flips == image.flip(1)).all(dim=(1, 2))
+    kept = (flips == image).all(dim=(1, 2))
+    assert (flipped | kept).all()
+    assert abs(flipped.float().mean().item() - 0.5) < 0.03
+
+
+def test_every_image_comes_once_an_epoch_in_another_order() -> None:
+    images = Images(torch.zeros(10, 3, 2, 2, dtype=torch.uint8), torch.arange(10))
+    batches = Batches(
+        images, 4, torch.zeros(3), torch.ones(3), (), torch.Generator().manual_seed(0)
+    )
+    orders = [torch.cat([labels for _, labels in batches]).tolist() for _ in range(2)]
+    assert [sorted(order) for order in orders] == [list(range(10))] * 2
+    assert orders[0] != orders[1]
+    assert len(batches) == 3
+
+
+def test_a_last_batch_of_one_image_is_left_out_in_training_only() -> None:
+    images = Images(torch.zeros(9, 3, 2, 2, dtype=torch.uint8), torch.arange(9))
+    zero, one = torch.zeros(3), torch.ones(3)
+    assert len(Batches(images, 4, zero, one, (), torch.Generator())) == 2
+    assert sum(len(labels) for _, labels in Batches(images, 4, zero, one)) == 9
+
+
+# The loop
+
+
+def test_same_seed_gives_the_same_bits_and_another_seed_others(study: Study) -> None:
+    first, again = train(study), train(study)
+    assert first == again
+    assert train(study, index=3)["curve"] != first["curve"]
+
+
+def test_golden_loss(study: Study) -> None:
+    """A change that should not alter results must not: the loss under a fixed seed.
+
+    The tolerance is for other processors and versions of torch.
+    """
+    curve = train(study)["curve"]
+    assert curve[0]["train_loss"] == pytest.approx(GOLDEN_LOSS, rel=1e-3)
+
+
+GOLDEN_LOSS = 2.67776
+
+
+def test_headline_is_the_last_epoch_and_the_best_stands_beside_it(
+    tiny: dict[str, Any], study: Study
+) -> None:
+    tiny["recipes"]["tiny"]["epochs"] = 4
+    metrics = train(validate(Study, tiny, "tiny.yaml"))
+    curve = metrics["curve"]
+    assert [line["epoch"] for line in curve] == [1, 2, 3, 4]
+    assert metrics["top1_error"] == curve[-1]["test_top1_error"]
+    assert metrics["top5_error"] == curve[-1]["test_top5_error"]
+    best = min(line["test_top1_error"] for line in curve)
+    assert metrics["best_top1_error"] == best == curve[metrics["best_epoch"] - 1]["test_top1_error"]
+    assert curve[-1]["train_loss"] < curve[0]["train_loss"]
+    for line in curve:
+        assert line["test_top5_error"] <= line["test_top1_error"]
+
+
+def test_evaluate_counts_by_hand() -> None:
+    logits = torch.eye(10)[torch.tensor([0, 1, 2, 3])] * 9 + torch.linspace(0, 1, 10)
+    labels = torch.tensor([0, 1, 9, 0])  # right, right, second, last
+    batches = [(logits[:3], labels[:3]), (logits[3:], labels[3:])]
+    model = torch.nn.Identity()
+    x4 = [(images[:, :, None, None], y) for images, y in batches]
+    result = loop.evaluate(torch.nn.Flatten(), x4)
+    assert result["test_top1_error"] == 50.0
+    assert result["test_top5_error"] == 25.0
+    expected = torch.nn.functional.cross_entropy(model(logits), labels).item()
+    assert result["test_loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_bfloat16_learns_what_float32_does(tiny: dict[str, Any], study: Study) -> None:
+    tiny["recipes"]["tiny"]["epochs"] = 3
+    tiny["grid"][0]["options"] = {"width": 0.25}
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        tiny["compute"]["precision"] = precision
+        losses[precision] = train(validate(Study, tiny, "t"))["curve"][-1]["train_loss"]
+    assert losses["bfloat16"] != losses["float32"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.1)
+
+
+def test_divergence_names_epoch_and_step(tiny: dict[str, Any], study: Study) -> None:
+    tiny["recipes"]["tiny"] |= {"learning_rate": 1e20, "schedule": {"kind": "step"}, "epochs": 3}
+    study = validate(Study, tiny, "tiny.yaml")
+    with pytest.raises(
+        DivergedError, match=r"the loss became (nan|inf) in epoch \d, step \d"
+    ) as caught:
+        run_cell(study, study.cells[0], study.cells[0].record)
+    status = read_status(study.cells[0].status)
+    assert status is not None
+    assert (status["state"], status["epoch"]) == ("diverged", caught.value.epoch)
+    assert not study.cells[0].record.exists()
+
+
+# Records
+
+
+def test_a_record_says_what_was_run_and_on_what(study: Study) -> None:
+    cell = study.cells[0]
+    run_cell(study, cell, cell.record)
+    record = read_record(cell.record)
+    assert list(record) == ["config", "metrics", "run"]
+    config, metrics, run = record.values()
+    assert config["digest"] == cell.digest
+    assert config["recipe"]["learning_rate"] == 0.02
+    assert config["options"] == {
+        "width": 0.0625,
+        "reduction": 16,
+        "placement": "default",
+        "classes": None,
+    }
+    assert len(metrics["curve"]) == 1
+    assert metrics["params"] > 0
+    assert run["torch"] == torch.__version__.partition("+")[0] or run["torch"] == torch.__version__
+    for key in ("started", "wall_s", "images_per_s", "device_name", "attngrid", "python", "numpy"):
+        assert run[key]
+    assert not cell.status.exists()
+    assert not list(cell.record.parent.glob(".*"))
+
+
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "record.json"
+    write_atomically(file, "old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(file, "new")
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_running_without_a_process_is_failed(tmp_path: Path) -> None:
+    file = tmp_path / "status.json"
+    write_status(file, "running", epoch=1)
+    assert read_status(file)["state"] == "running"  # type: ignore[index]
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    status = json.loads(file.read_text()) | {"pid": gone.pid}
+    file.write_text(json.dumps(status))
+    assert read_status(file)["state"] == "failed"  # type: ignore[index]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_training_leaves_no_half_written_record(
+    tiny: dict[str, Any], tmp_path: Path, how: signal.Signals
+) -> None:
+    tiny["recipes"]["tiny"]["epochs"] = 500
+    (tmp_path / "tiny.json").write_text(json.dumps(tiny))
+    study = validate(Study, tiny, "tiny.json")
+    cell = study.cells[0]
+    command = [sys.executable, "-m", "attngrid.cli", "train", "tiny.json", cell.id]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert "epoch 1/500" in process.stderr.readline()
+    time.sleep(0.3)
+    process.send_signal(how)
+    assert process.wait(30) != 0
+    assert not list((tmp_path / "results/tiny").glob("records/*"))
+    status = read_status(tmp_path / cell.status)
+    assert status is not None
+    assert status["state"] == "failed"
+
+
+def test_progress_names_cell_epoch_accuracy_and_time(
+    study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell = study.cells[1]
+    run_cell(study, cell, cell.record)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("[2/4] ResNet-18 + SE, seed 0: epoch 1/1, top-1 ")
+    assert lines[0].endswith(" s left")
+    assert "1 of 4 cells" in lines[-1]
+    assert math.isfinite(read_record(cell.record)["metrics"]["top1_error"])

@@ -1,0 +1,207 @@
+"""The workflow as a user runs it: Snakemake in a copy of the repository."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from attngrid.config import Study, load_study, validate
+from attngrid.training.record import read_record
+
+Snakemake = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def write(clone: Path, content: dict[str, Any]) -> str:
+    (clone / "tiny.yaml").write_text(yaml.safe_dump(content))
+    return "tiny.yaml"
+
+
+def jobs(dry_run: str) -> dict[str, int]:
+    """The jobs a dry run announces, by rule."""
+    lines = dry_run.partition("Job stats:")[2].partition("total")[0].splitlines()
+    return {
+        parts[0]: int(parts[1])
+        for line in lines
+        if len(parts := line.split()) == 2 and parts[1].isdigit()
+    }
+
+
+@pytest.mark.parametrize(
+    ("config", "trainings"), [("config", 12), ("cifar100", 151), ("imagenet", 30)]
+)
+def test_dry_run_of_the_shipped_studies(
+    clone: Path, snakemake: Snakemake, config: str, trainings: int
+) -> None:
+    done = snakemake(clone, "-n", "--configfile", f"config/{config}.yaml")
+    assert done.returncode == 0, done.stderr
+    assert jobs(done.stdout + done.stderr)["train"] == trainings
+    assert trainings == len(load_study(clone / f"config/{config}.yaml").trainings)
+
+
+def test_the_demo_is_the_default(clone: Path, snakemake: Snakemake) -> None:
+    done = snakemake(clone, "-n")
+    assert jobs(done.stdout + done.stderr)["train"] == 12
+    assert (clone / "results/demo/study.json").is_file()
+
+
+def test_a_configfile_means_that_study_alone(clone: Path, snakemake: Snakemake) -> None:
+    """The demo has compute, tables and figures of its own; none may leak."""
+    small = {
+        "study": "alone",
+        "grid": [
+            {
+                "dataset": "cifar100",
+                "backbones": ["resnet18"],
+                "attentions": ["none"],
+                "recipes": ["cifar_200ep"],
+                "seeds": [0],
+            }
+        ],
+    }
+    done = snakemake(clone, "-n", "--configfile", write(clone, small))
+    assert done.returncode == 0, done.stderr
+    resolved = load_study(clone / "results/alone/study.json")
+    assert resolved == validate(Study, small, "tiny.yaml")
+    assert (resolved.compute.device, resolved.tables, resolved.title) == ("auto", (), "")
+    assert not (clone / "results/demo").exists()
+
+
+def test_targets_by_name(clone: Path, snakemake: Snakemake) -> None:
+    expected = {"complexity": set(), "tables": {"train", "table"}, "figures": {"train", "figure"}}
+    for target, rules in expected.items():
+        done = snakemake(clone, "-n", target)
+        assert done.returncode == 0, done.stderr
+        found = jobs(done.stdout + done.stderr)
+        assert rules <= set(found)
+        assert ("train" in found) == ("train" in rules)
+
+
+def test_bad_configuration_is_one_clear_error_before_any_job(
+    clone: Path, snakemake: Snakemake, tiny: dict[str, Any]
+) -> None:
+    tiny["grid"][0]["attentions"] = ["cbma"]
+    done = snakemake(clone, "--cores", "1", "--configfile", write(clone, tiny))
+    assert done.returncode != 0
+    assert (
+        "tiny.yaml: grid.0.attentions: unknown attention 'cbma': did you mean cbam" in done.stderr
+    )
+    assert "Traceback" not in done.stderr
+    assert not (clone / "results/tiny").exists()
+
+
+def test_a_study_that_cannot_be_trained_stops_before_its_first_job(
+    clone: Path, snakemake: Snakemake
+) -> None:
+    done = snakemake(clone, "--cores", "1", "--configfile", "config/imagenet.yaml")
+    assert done.returncode != 0
+    assert "cannot read the images of 'imagenet'" in done.stderr
+    assert not (clone / "logs").exists()
+
+
+def test_current_renders_without_records(clone: Path, snakemake: Snakemake) -> None:
+    done = snakemake(clone, "current", "--cores", "1", "--configfile", "config/imagenet.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "30 not run" in done.stderr
+    study = load_study(clone / "config/imagenet.yaml")
+    assert all((clone / file).is_file() for file in study.outputs())
+
+
+@pytest.mark.slow
+def test_a_grid_from_nothing_to_its_tables_and_what_does_not_train_it_again(
+    clone: Path, snakemake: Snakemake, tiny: dict[str, Any]
+) -> None:
+    arguments = ("--cores", "2", "--configfile", write(clone, tiny))
+    done = snakemake(clone, *arguments)
+    assert done.returncode == 0, done.stderr
+    study = load_study(clone / "tiny.yaml")
+    assert all((clone / file).is_file() for file in study.outputs())
+    records = {cell.id: read_record(clone / cell.record) for cell in study.trainings.values()}
+    assert len(records) == 4  # cam reads se's
+
+    # a second run finds nothing to do
+    again = snakemake(clone, *arguments)
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+    # whatever the files' times, and without Snakemake's own memory, nothing is trained
+    shutil.rmtree(clone / ".snakemake")
+    shuffled = random.Random(0)
+    for file in clone.rglob("*"):
+        if file.is_file():
+            time = 1_700_000_000 + shuffled.randrange(10**6)
+            os.utime(file, (time, time))
+    dry = snakemake(clone, "-n", *arguments)
+    assert "train" not in jobs(dry.stdout + dry.stderr)
+
+    # nor by another title, table or figure
+    write(clone, tiny | {"title": "other", "figures": ["modules"], "tables": ["csm_table2"]})
+    dry = snakemake(clone, "-n", *arguments)
+    found = jobs(dry.stdout + dry.stderr)
+    assert "train" not in found
+    assert found["table"] == 1
+
+    # another seed trains that seed alone; another recipe, everything
+    tiny["grid"][0]["seeds"] = [0, 1, 2]
+    write(clone, tiny)
+    dry = snakemake(clone, "-n", *arguments)
+    assert jobs(dry.stdout + dry.stderr)["train"] == 2
+    tiny["recipes"]["tiny"]["learning_rate"] = 0.01
+    write(clone, tiny)
+    dry = snakemake(clone, "-n", *arguments)
+    assert jobs(dry.stdout + dry.stderr)["train"] == 6
+
+    # one cell trained alone, by hand, is equal to the bit
+    cell = next(iter(study.trainings.values()))
+    command = [sys.executable, "-m", "attngrid.cli", "train", "results/tiny/study.json"]
+    (clone / "results/tiny/study.json").write_text(json.dumps(study.model_dump(mode="json")))
+    subprocess.run([*command, cell.id, "--record", "alone.json"], cwd=clone, check=True)
+    alone = read_record(clone / "alone.json")
+    for block in ("config", "metrics"):
+        assert alone[block] == records[cell.id][block]
+
+
+@pytest.mark.slow
+def test_failed_cells_are_named_and_block_nothing(
+    clone: Path, snakemake: Snakemake, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (clone / "mine.py").write_text(
+        "import torch\n"
+        "class Broken(torch.nn.Module):\n"
+        "    def __init__(self, channels):\n"
+        "        super().__init__()\n"
+        "    def forward(self, x):\n"
+        "        raise RuntimeError('broken on purpose')\n"
+    )
+    tiny["grid"][0] |= {"attentions": ["none", "mine.py:Broken"], "seeds": [0]}
+    tiny["recipes"]["wild"] = tiny["recipes"]["tiny"] | {"learning_rate": 1e20, "epochs": 3}
+    tiny["grid"].append(tiny["grid"][0] | {"attentions": ["none"], "recipes": ["wild"]})
+    done = snakemake(clone, "--cores", "2", "--configfile", write(clone, tiny))
+    assert done.returncode != 0
+    monkeypatch.chdir(clone)
+    study = load_study("results/tiny/study.json")
+    good, broken, wild = study.cells
+    assert good.record.is_file()
+    assert not broken.record.exists()
+    assert not wild.record.exists()
+    # named at the end, with why
+    tail = done.stderr.partition("tiny: 1 measured")[2]
+    assert f"{broken.id}: failed: RuntimeError: broken on purpose" in tail
+    assert f"{wild.id}: diverged: " in tail
+    assert "in epoch " in tail
+    # and the rest is rendered
+    assert all(file.is_file() for file in study.outputs())
+    grid = Path("tables/tiny.grid.md").read_text("utf-8")
+    assert "failed" in grid
+    assert "diverged" in grid
+    # in a second run the good one is not trained again, the others are tried again
+    dry = snakemake(clone, "-n", "--configfile", "tiny.yaml")
+    assert jobs(dry.stdout + dry.stderr)["train"] == 2
