@@ -1,0 +1,57 @@
+"""What the README says can be typed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import attngrid
+from attngrid.config import Study, load_study, validate
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def test_the_module_of_the_readme_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: dict[str, Any]
+) -> None:
+    (code,) = [c for c in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "class" in c]
+    (tmp_path / "my_module.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    (line,) = [ln for ln in README.splitlines() if ln.strip().startswith("attentions: [")]
+    tiny["grid"][0]["attentions"] = re.findall(r"[\w.:]+", line.partition("[")[2])
+    cells = validate(Study, tiny, "config.yaml").cells
+    assert cells[-1].attention != "none"
+    model = attngrid.create_model(**cells[3].model_arguments())
+    assert model(torch.zeros(2, 3, 16, 16)).shape == (2, 10)
+
+
+def test_the_commands_name_files_and_targets_that_exist() -> None:
+    for name in set(re.findall(r"config/\w+\.yaml", README)):
+        load_study(ROOT / name)
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    for target in set(re.findall(r"\bmake ([a-z]+)\b(?=  |`)", README)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    for name in set(re.findall(r"`((?:docs|reference|workflow|src)/[\w./]+)`", README)):
+        assert (ROOT / name).exists(), name
+    for name in re.findall(r"\]\((docs/[\w./]+)\)", README):
+        assert (ROOT / name).is_file(), name
+
+
+def test_the_counts_of_the_readme_are_the_counted_ones() -> None:
+    from attngrid.evidence.frames import read_frame
+
+    frame = read_frame(ROOT / "results/complexity.csv")
+    frame = frame[(frame["backbone"] == "resnet50") & (frame["input_size"] == 224)]
+    rows = frame.set_index("attention")
+    before, after = rows.loc["none"], rows.loc["csm"]
+    params = f"{before['params'] / 1e6:.2f} → {after['params'] / 1e6:.2f} M parameters"
+    macs = f"{before['macs'] / 1e9:.2f} → {after['macs'] / 1e9:.2f} GMACs"
+    assert f"{params}, {macs}" in README
+    assert f"the papers' {len(read_frame(ROOT / 'results/complexity.csv'))} models" in README
+    cifar = load_study(ROOT / "config/cifar100.yaml")
+    assert f"{len(cifar.trainings)} trainings" in README
