@@ -83,6 +83,7 @@ class Compute(Strict):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA if there is one")
     precision: Precision = Field("float32", description="bfloat16: under autocast")
     threads: PositiveInt = Field(1, description="CPU threads a cell uses, the same everywhere")
+    deterministic: bool = Field(True, description="refuse operators that are not")
 
 
 class Data(Strict):

@@ -157,38 +157,49 @@ class Batches:
         """Batches of normalised N×3×H×W float32 images and N labels."""
         count, device = len(self.images), self.images.labels_N.device
         if self.generator is None:
-            order = torch.arange(count, device=device)
+            order_N = torch.arange(count, device=device)
         else:
-            order = torch.randperm(count, generator=self.generator).to(device)
+            order_N = torch.randperm(count, generator=self.generator).to(device)
+        # an epoch's draws at once: a copy to the device every step would stall it
+        flipped_N1 = self._draw(2 if self.flip else 1) == 1
+        shift = 2 * self.crop.padding + 1 if self.crop else 1
+        down_N1, right_N1 = self._draw(shift), self._draw(shift)
         for start in range(0, len(self) * self.batch_size, self.batch_size):
-            chosen_N = order[start : start + self.batch_size]
-            pixels = self._augment(self.images.pixels_NCHW[chosen_N])
-            normalised = (pixels.float() - self.mean_C[:, None, None]) / self.std_C[:, None, None]
-            yield normalised, self.images.labels_N[chosen_N]
+            batch = slice(start, start + self.batch_size)
+            pixels_NCHW = self.images.pixels_NCHW[order_N[batch]]
+            if self.flip or self.crop:
+                pixels_NCHW = self._moved(
+                    pixels_NCHW, flipped_N1[batch], down_N1[batch], right_N1[batch]
+                )
+            centred = pixels_NCHW.float() - self.mean_C[:, None, None]
+            yield centred / self.std_C[:, None, None], self.images.labels_N[order_N[batch]]
 
-    def _augment(self, pixels_NCHW: Tensor) -> Tensor:
-        count, _, height, width = pixels_NCHW.shape
-        device = pixels_NCHW.device
-        rows_NH = torch.arange(height, device=device).expand(count, height)
-        columns_NW = torch.arange(width, device=device).expand(count, width)
-        if self.flip:
-            flipped_N1 = self._draw(2, count, device) == 1
-            columns_NW = torch.where(flipped_N1, width - 1 - columns_NW, columns_NW)
-        if self.crop is not None:
-            padding = self.crop.padding
-            pixels_NCHW = torch.nn.functional.pad(pixels_NCHW, (padding,) * 4)
-            rows_NH = rows_NH + self._draw(2 * padding + 1, count, device)
-            columns_NW = columns_NW + self._draw(2 * padding + 1, count, device)
-        elif not self.flip:
-            return pixels_NCHW
-        images_N11 = torch.arange(count, device=device)[:, None, None]
+    def _moved(
+        self, pixels_NCHW: Tensor, flipped_N1: Tensor, down_N1: Tensor, right_N1: Tensor
+    ) -> Tensor:
+        """Each image padded, mirrored where ``flipped``, and cropped at its own place."""
+        height, width = pixels_NCHW.shape[2:]
+        if self.crop:
+            pixels_NCHW = torch.nn.functional.pad(pixels_NCHW, (self.crop.padding,) * 4)
+        rows_H = torch.arange(height, device=pixels_NCHW.device)
+        columns_W = torch.arange(width, device=pixels_NCHW.device)
+        rows_NH = down_N1 + rows_H
+        columns_NW = right_N1 + torch.where(flipped_N1, columns_W.flip(0), columns_W)
+        images_N11 = torch.arange(len(pixels_NCHW), device=pixels_NCHW.device)[:, None, None]
         picked_NHWC = pixels_NCHW.permute(0, 2, 3, 1)[
             images_N11, rows_NH[:, :, None], columns_NW[:, None, :]
         ]
         return picked_NHWC.permute(0, 3, 1, 2)
 
-    def _draw(self, upper: int, count: int, device: torch.device) -> Tensor:
-        return torch.randint(upper, (count, 1), generator=self.generator).to(device)
+    def _draw(self, upper: int) -> Tensor:
+        """A whole number below ``upper`` for every image of an epoch."""
+        shape = (len(self.images), 1)
+        drawn = (
+            torch.randint(upper, shape, generator=self.generator)
+            if upper > 1
+            else torch.zeros(shape, dtype=torch.int64)
+        )
+        return drawn.to(self.images.labels_N.device)
 
 
 def channel_statistics(images: Images) -> tuple[Tensor, Tensor]:

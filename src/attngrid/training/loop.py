@@ -30,19 +30,28 @@ def choose_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def make_deterministic(seed: int, threads: int) -> None:
-    """Same seed, same machine, same versions: the same bits."""
+def make_deterministic(seed: int, threads: int, *, strict: bool) -> None:
+    """Same seed, same machine, same versions: the same bits.
+
+    With ``strict`` an operator without a deterministic form on the device is an error. Only
+    warning about it is no half-way house: fused attention then takes its other form on a GPU.
+    """
     # cuBLAS reads this when it starts; without it, deterministic mode refuses to multiply
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    # an operator without a deterministic form warns in the log rather than ending the cell
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(strict)
     torch.backends.cudnn.benchmark = False
 
 
 def train(
-    cell: Cell, device: torch.device, folder: Path, *, download: bool, progress: Progress
+    cell: Cell,
+    device: torch.device,
+    folder: Path,
+    *,
+    progress: Progress,
+    download: bool = False,
+    deterministic: bool = True,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train a cell from its seed and test it after every epoch.
 
@@ -50,8 +59,9 @@ def train(
         cell: what to train, and how.
         device: where.
         folder: holds the datasets.
-        download: fetch a dataset that is missing.
         progress: told of every epoch.
+        download: fetch a dataset that is missing.
+        deterministic: refuse operators that are not.
 
     Returns:
         The ``metrics`` block of the record, errors in percent of the held-out images, and
@@ -62,7 +72,7 @@ def train(
         DataError: images that are not where they should be.
     """
     recipe = cell.recipe
-    make_deterministic(cell.seed, cell.threads)
+    make_deterministic(cell.seed, cell.threads, strict=deterministic)
     generator = torch.Generator().manual_seed(cell.seed)  # order and augmentation
     classes = cell.options.classes
     train_images, test_images = load(cell.dataset, folder, download=download, classes=classes)

@@ -52,13 +52,15 @@ def run_cell(study: Study, cell: Cell, record: Path) -> None:
             cell,
             device,
             Path(study.data.folder),
-            download=study.data.download,
             progress=progress,
+            download=study.data.download,
+            deterministic=study.compute.deterministic,
         )
         run = {
             "started": started,
             **speed,
             **environment(device.type, name),
+            "deterministic": study.compute.deterministic,
             "peak_memory_mb": _peak_memory_mb(device),
         }
         write_record(record, cell, metrics, run)
