@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo current test test-fast lint format lock schema clean
+.PHONY: help venv demo current test test-fast lint format clean
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,7 +23,8 @@ venv: $(VENV)/.installed  ## make the environment in .venv (the others do so by 
 
 demo: venv  ## train the demo grid on the digits; tables, figures and a report
 	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores $(CORES)
-	@$(BIN)/attngrid outputs results/demo/study.json
+	@echo "The demo's tables, figures and report:"
+	@$(BIN)/attngrid outputs config/config.yaml
 
 current: venv  ## render whatever records exist; train nothing
 	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake current --cores $(CORES)

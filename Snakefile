@@ -19,11 +19,12 @@ if not workflow.overwrite_configfiles:
 
 
 try:
-    study = validate(Study, config, name_sources(workflow.configfiles))
-    check_descriptions(study)
+    source = name_sources(workflow.configfiles, workflow.config_settings.config)
+    study = validate(Study, config, source)
+    check_descriptions(study, source)
 except AttngridError as error:
     raise WorkflowError(f"{error}") from None
-study.write()
+study.write_snapshot()
 
 
 wildcard_constraints:
@@ -57,4 +58,4 @@ onstart:
 
 # A failed cell keeps the rest from nothing: what was measured is rendered all the same.
 onerror:
-    shell("attngrid current --ended {study.file:q}")
+    shell("attngrid current --ended {study.snapshot:q}")

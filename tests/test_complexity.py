@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import attngrid
-from attngrid.complexity import Model, UncountedOperatorError, count, models_of_grid
+from attngrid.complexity import Model, UncountedOperatorError, count, models_of_grid, table
 from attngrid.config import CountedGrid, read_yaml, validate
 from attngrid.evidence.frames import read_frame
 
@@ -92,6 +92,27 @@ def test_an_operator_nobody_counts_is_an_error_that_names_it() -> None:
 
     with pytest.raises(UncountedOperatorError, match="aten::cumsum"):
         count(Odd(), 8)
+
+
+def test_a_users_uncountable_module_stays_empty_and_is_named_the_papers_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "class Odd(torch.nn.Module):\n"
+        "    def __init__(self, channels):\n"
+        "        super().__init__()\n"
+        "    def forward(self, x):\n"
+        "        return torch.cumsum(x, 1)\n"
+    )
+    models = [Model("resnet18", name, "cifar", 10, 16) for name in ("mine.py:Odd", "se")]
+    told: list[Exception] = []
+    odd, se = table(models, told.append).splitlines()[1:]
+    assert odd == "resnet18,mine.py:Odd,cifar,10,16,,,,"
+    assert se.startswith("resnet18,se,cifar,10,16,,11")
+    (error,) = told
+    assert "resnet18 + mine.py:Odd: nobody has said what aten::cumsum costs" in str(error)
 
 
 def test_batch_norms_are_in_fvcores_total_only() -> None:

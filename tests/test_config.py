@@ -60,6 +60,20 @@ def change(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
             [{"kind": "random_resized_crop", "size": 16}],
             ["grid.0.recipes", "random_resized_crop", "digits", "flip, random_crop"],
         ),
+        (
+            "recipes.tiny.train_transforms",
+            [{"kind": "flip"}, {"kind": "flip"}],
+            ["grid.0.recipes", "flip", "each once"],
+        ),
+        ("recipes.tiny.test_transforms", [{"kind": "flip"}], ["flip", "test images none"]),
+        ("recipes.tiny.learning_rate", float("inf"), ["recipes.tiny.learning_rate", "inf"]),
+        ("recipes.tiny.nesterov", "yes", ["recipes.tiny.nesterov", "'yes'", "boolean"]),
+        ("grid.0.options", {"width": True}, ["grid.0.options.width", "True", "number"]),
+        ("grid.0.options", {"width": "0.5"}, ["grid.0.options.width", "'0.5'", "number"]),
+        ("grid.0.options", {"classes": 10}, ["options.classes", "found 10", "digits has 10"]),
+        ("grid.0.attentions", "se", ["grid.0.attentions", "'se'", "needs a list, such as [se]"]),
+        ("tables", ["grid", "mine/grid.yaml"], ["tables", "a file name of its own"]),
+        ("recipes.tiny.schedule", {}, ["recipes.tiny.schedule.kind", "is required"]),
         ("study", "../up", ["study", "'../up'", "pattern"]),
         ("figures", ["modles"], ["figures.0", "'modles'", "'modules'"]),
     ],
@@ -101,15 +115,51 @@ def test_a_missing_table_or_published_file_is_named(
 ) -> None:
     monkeypatch.chdir(ROOT)
     study = validate(Study, {**tiny, "tables": ["csm_tabel1"]}, "my.yaml")
-    with pytest.raises(ConfigError, match=r"'csm_tabel1', but there is no file .*csm_table1"):
-        check_descriptions(study)
+    expected = r"my\.yaml: tables: found 'csm_tabel1', but there is no file .*csm_table1"
+    with pytest.raises(ConfigError, match=expected):
+        check_descriptions(study, "my.yaml")
     mine = tmp_path / "mine.yaml"
-    mine.write_text(
-        "caption: x\npublished: nope.csv\ncolumns: [{title: A, measured: top1_error}]\n"
-    )
     study = validate(Study, {**tiny, "tables": [str(mine)]}, "my.yaml")
-    with pytest.raises(ConfigError, match=r"published: found 'nope\.csv', .*cbam_table4\.csv"):
-        check_descriptions(study)
+    good = {"caption": "x", "columns": [{"title": "A", "measured": "top1_error"}]}
+    printed = good | {"columns": [{"title": "A", "published": "accuracy"}]}
+    for content, message in {
+        r"published: found 'nope\.csv', .*cbam_table4\.csv": good | {"published": "nope.csv"},
+        r"columns\.0\.published: wants a column 'accuracy'; .*top1_error": printed
+        | {"published": "csm_table1.csv"},
+        "published: is missing, and a column names": printed,
+        "attentions.*unknown attention 'cssm': did you mean": good | {"attentions": ["cssm"]},
+        "columns: is required": {"caption": "x"},
+    }.items():
+        mine.write_text(yaml.safe_dump(message))
+        with pytest.raises(ConfigError, match=content):
+            check_descriptions(study, "my.yaml")
+
+
+def test_a_recipe_cannot_take_a_shipped_ones_name(tiny: dict[str, Any]) -> None:
+    tiny["recipes"]["cifar_200ep"] = tiny["recipes"]["tiny"]
+    with pytest.raises(ConfigError, match=r"recipes\.cifar_200ep: is a shipped recipe's name"):
+        validate(Study, tiny, "my.yaml")
+
+
+def test_a_users_file_is_checked_without_running_it(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("raise SystemExit\nimport torch\nclass A: pass\n")
+    (tmp_path / "other.py").write_text("class A: pass\n")
+    (tmp_path / "bad.py").write_text("class A:\n  def\n")
+    for attentions, message in {
+        ("mine.py:B",): "has no class 'B'; it has A",
+        ("mine.py:torch",): "has no class 'torch'; it has A",
+        ("bad.py:A",): r"bad\.py, line 2: invalid syntax",
+        ("gone.py:A",): r"there is no file gone\.py",
+        ("mine.py:A", "other.py:A"): "would both be 'A' in the tables; rename a class",
+    }.items():
+        tiny["grid"][0]["attentions"] = list(attentions)
+        with pytest.raises(ConfigError, match=message):
+            validate(Study, tiny, "my.yaml")
+    tiny["grid"][0]["attentions"] = ["mine.py:A"]
+    assert validate(Study, tiny, "my.yaml").cells[0].label == "ResNet-18 + A, seed 0"
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "workflow/tables").glob("*.yaml")), ids=str)
@@ -249,6 +299,16 @@ def test_digest_is_what_it_was() -> None:
 )
 def test_what_changes_the_numbers_changes_the_digest(changes: dict[str, Any]) -> None:
     assert cell(**changes).digest != cell().digest
+
+
+def test_an_option_that_a_module_does_not_have_is_no_part_of_it() -> None:
+    """One grid at r = 8: the baseline is not trained again, and all share a column."""
+    half = Options(reduction=8, placement="stage_end")
+    for attention, changes in {"none": False, "sam": True, "csm": True}.items():
+        plain, changed = cell(attention=attention), cell(attention=attention, options=half)
+        assert (plain.digest != changed.digest) == changes
+    assert "reduction" not in cell(attention="sam", options=half).model_arguments()
+    assert len({cell(attention=a, options=half).condition for a in ("none", "sam", "csm")}) == 1
 
 
 def test_what_does_not_change_the_numbers_does_not() -> None:

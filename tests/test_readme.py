@@ -42,6 +42,10 @@ def test_the_commands_name_files_and_targets_that_exist() -> None:
         assert (ROOT / name).is_file(), name
 
 
+def test_nothing_is_left_to_fill_in() -> None:
+    assert not re.findall(r"\b[A-Z]{2,}_[A-Z]{2,}\b|TODO|XXX", README)
+
+
 def test_the_counts_of_the_readme_are_the_counted_ones() -> None:
     from attngrid.evidence.frames import read_frame
 

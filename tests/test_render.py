@@ -12,8 +12,11 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+import attngrid
+from attngrid.cell import MODEL_KEY
 from attngrid.config import Study, validate
-from attngrid.evidence.frames import collect
+from attngrid.evidence.frames import COUNTS, collect
+from attngrid.render.description import load_description
 from attngrid.render.figures import FIGURES, NOTHING, write_figure
 from attngrid.render.tables import Table, build_table, escape, write_table
 from attngrid.training.record import write_status
@@ -41,16 +44,29 @@ def text(table: Table) -> dict[str, list[str]]:
     return {row.label: [value.text for value in row.values] for row in table.rows}
 
 
-def test_published_and_measured_never_share_a_column(study: Study) -> None:
-    for cell in cells(study, "none"):
-        fake_record(cell, 30.0)
-    for name in DESCRIPTIONS:
-        made = table(study, name)
-        for title, _ in made.groups:
-            assert len({title.startswith(k) for k in ("Published", "Ours", "Counted")}) == 2
-        columns = list(made.frame.columns)
-        kinds = [c.partition("_")[0] for c in columns if "_" in c]
-        assert set(kinds) <= {"published", "counted", "measured"}
+@pytest.mark.parametrize("name", sorted(DESCRIPTIONS))
+def test_published_and_measured_never_share_a_column(study: Study, name: str) -> None:
+    """Measured figures that no paper prints appear in our columns and in no other."""
+    for cell in study.cells:
+        fake_record(cell, 87.65)
+    made = table(study, name)
+    measured = {"87.65 ± 0.00", "43.83 ± 0.00", "43.82 ± 0.00", "12.35 ± 0.00"}
+    source = load_description(DESCRIPTIONS[name]).published
+    printed: set[str] = set()
+    if source is not None:
+        frame = pd.read_csv(ROOT / "reference" / source, dtype=str, keep_default_na=False)
+        printed = {value for column in frame for value in frame[column]}
+    found = set()
+    for index, head in enumerate(made.heads):
+        values = {row.values[index].text for row in made.rows} - {"--"}
+        if head.group.startswith("Published"):
+            assert values <= printed
+        elif head.group.startswith("Ours") and head.title != "n":
+            assert not values & printed or "GMACs" in head.title or "Params" in head.title
+            found |= values & measured
+        else:
+            assert not values & measured
+    assert found
 
 
 def test_table4_shows_the_printed_figures_and_our_counts(study: Study) -> None:
@@ -117,6 +133,16 @@ def test_published_file_is_the_sources_print() -> None:
 # LaTeX
 
 
+def test_a_published_figure_that_is_no_number_is_escaped(study: Study, tmp_path: Path) -> None:
+    (tmp_path / "printed.csv").write_text("backbone,attention,a\nresnet50,none,about 24_5%\n")
+    description = tmp_path / "odd.yaml"
+    description.write_text(
+        "caption: x\npublished: printed.csv\ncolumns: [{title: A, published: a}]\n"
+    )
+    made = build_table(study, collect(study).summary, description, reference=tmp_path)
+    assert made.rows[0].values[0].tex == r"{about 24\_5\%}"
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -130,11 +156,11 @@ def test_special_characters_are_escaped(name: str, expected: str) -> None:
 
 
 def compile_latex(folder: Path, body: str) -> str:
-    """Run pdflatex on a document; the text of its page."""
+    """Run pdflatex on a plain article; the text of its page, on which everything must fit."""
     document = (
-        "\\documentclass[landscape]{article}\n\\usepackage[T1]{fontenc}\n"
+        "\\documentclass{article}\n\\usepackage[T1]{fontenc}\n"
         "\\usepackage{lmodern}\n\\input{glyphtounicode}\\pdfgentounicode=1\n"
-        "\\usepackage[margin=5mm]{geometry}\n\\usepackage{booktabs,siunitx}\n"
+        "\\usepackage{booktabs,graphicx,siunitx}\n"
         f"\\begin{{document}}\n{body}\n\\end{{document}}\n"
     )
     (folder / "page.tex").write_text(document)
@@ -148,6 +174,7 @@ def compile_latex(folder: Path, body: str) -> str:
     )
     errors = "\n".join(re.findall(r"^!.*\n.*\n.*", done.stdout, re.MULTILINE))
     assert done.returncode == 0, errors
+    assert "Overfull" not in done.stdout
     return subprocess.run(
         ["pdftotext", "-layout", "page.pdf", "-"],
         cwd=folder,
@@ -171,15 +198,17 @@ def test_every_table_compiles_and_shows_its_numbers(
     study: Study, tmp_path: Path, name: str
 ) -> None:
     for cell in study.cells:
-        if cell.attention != "cam":
+        if cell.attention == "none":
             fake_record(cell, 12.34 + cell.seed)
+        else:
+            fake_record(cell, 45.67 + 3 * cell.seed)
     made = table(study, name)
     write_table(study, made)
     page = compile_latex(tmp_path, rf"\input{{tables/tiny.{name}.tex}}")
+    lines = [re.sub(r"\s+", " ", line).strip() for line in page.splitlines()]
     for row in made.rows:
-        assert row.label in page
-        for value in row.values:
-            assert value.text.replace("--", "–") in page
+        values = [value.text.replace("--", "–") for value in row.values]
+        assert " ".join([row.label, *values]) in lines
 
 
 @needs_latex
@@ -255,6 +284,41 @@ def test_modules_keeps_the_published_bars_in_a_panel_of_their_own(study: Study) 
     published, ours = FIGURES["modules"](collect(study), ROOT / "reference").axes
     assert [bar.get_height() for bar in published.patches] == [24.55, 23.21, 23.47, 22.78]
     assert [bar.get_height() for bar in ours.patches] == [12.5, 12.5]  # none and cam
+    ticks = [label.get_text() for label in ours.get_xticklabels()]
+    assert ticks == ["baseline\nn = 2", "CAM\nn = 2", "SAM\nn = 0", "CSM\nn = 0"]
+    assert [text.get_text() for text in ours.texts] == ["--", "--"]
+
+
+def test_a_bar_says_why_it_is_not_there_and_of_how_many_seeds_it_is(study: Study) -> None:
+    none, cam = cells(study, "none"), cells(study, "cam")
+    fake_record(none[0], 12.0)
+    write_status(cam[0].status, "diverged", "x")
+    ours = FIGURES["modules"](collect(study), ROOT / "reference").axes[1]
+    ticks = [label.get_text() for label in ours.get_xticklabels()]
+    assert ticks[:2] == ["baseline\nn = 1", "CAM\nn = 0"]
+    assert ours.texts[0].get_text() == "diverged"
+
+
+def test_no_two_attentions_share_a_colour_and_two_names_of_one_function_a_point(
+    tiny: dict[str, Any], study: Study
+) -> None:
+    tiny["grid"][0]["attentions"] = attngrid.list_attentions()
+    every = validate(Study, tiny, "t")
+    for cell in every.cells:
+        fake_record(cell, 12.0)
+    (Path("results/tiny") / "complexity.csv").write_text(counted(every))
+    (legend,) = FIGURES["accuracy_macs"](collect(every), ROOT / "reference").legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert "SE = CAM" in labels
+    assert len(labels) == len(attngrid.list_attentions()) - 1 + 1  # CAM is SE; one backbone
+    colours = [patch.get_facecolor() for patch in legend.get_patches()]
+    assert len(set(colours)) == len(colours) == len(labels) - 1
+
+
+def counted(study: Study) -> str:
+    """A complexity table with made-up counts."""
+    rows = [",".join([*map(str, cell.model_key), "1000", "2000", "3000"]) for cell in study.cells]
+    return "\n".join([",".join([*MODEL_KEY, *COUNTS]), *dict.fromkeys(rows)]) + "\n"
 
 
 def test_the_same_numbers_give_the_same_bytes(study: Study) -> None:

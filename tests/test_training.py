@@ -17,6 +17,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+import attngrid
 from attngrid.config import Study, validate
 from attngrid.data.images import Batches, Images, channel_statistics, load
 from attngrid.errors import DataError, DivergedError
@@ -207,17 +208,49 @@ def test_bfloat16_learns_what_float32_does(tiny: dict[str, Any], study: Study) -
     assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.1)
 
 
-def test_divergence_names_epoch_and_step(tiny: dict[str, Any], study: Study) -> None:
-    tiny["recipes"]["tiny"] |= {"learning_rate": 1e20, "schedule": {"kind": "step"}, "epochs": 3}
+def test_divergence_names_epoch_and_step(
+    tiny: dict[str, Any], study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six steps an epoch; the ninth logits are poisoned: epoch 2, step 3."""
+    tiny["recipes"]["tiny"]["epochs"] = 3
     study = validate(Study, tiny, "tiny.yaml")
-    with pytest.raises(
-        DivergedError, match=r"the loss became (nan|inf) in epoch \d, step \d"
-    ) as caught:
-        run_cell(study, study.cells[0], study.cells[0].record)
-    status = read_status(study.cells[0].status)
+    cell, calls = study.cells[0], 0
+
+    def poisoned(**arguments: Any) -> torch.nn.Module:
+        model = attngrid.create_model(**arguments)
+
+        def hook(module: torch.nn.Module, _: Any, logits: torch.Tensor) -> torch.Tensor:
+            nonlocal calls
+            calls += module.training
+            return logits * float("nan") if calls == 9 and module.training else logits
+
+        model.register_forward_hook(hook)
+        return model
+
+    monkeypatch.setattr(loop, "create_model", poisoned)
+    with pytest.raises(DivergedError, match="the loss became nan in epoch 2, step 3"):
+        run_cell(study, cell, cell.record)
+    status = read_status(cell.status)
     assert status is not None
-    assert (status["state"], status["epoch"]) == ("diverged", caught.value.epoch)
-    assert not study.cells[0].record.exists()
+    assert (status["state"], status["epoch"], status["step"]) == ("diverged", 2, 3)
+    assert not cell.record.exists()
+
+
+def test_a_real_divergence_stops_the_cell(tiny: dict[str, Any], study: Study) -> None:
+    tiny["recipes"]["tiny"] |= {"learning_rate": 1e20, "schedule": {"kind": "step"}, "epochs": 3}
+    with pytest.raises(DivergedError, match=r"the loss became (nan|inf) in epoch 1, step \d"):
+        train(validate(Study, tiny, "tiny.yaml"))
+
+
+def test_an_operator_that_is_not_deterministic_is_refused(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop.make_deterministic(0, 1, strict=True)
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    assert not torch.backends.cudnn.allow_tf32
+    loop.make_deterministic(0, 1, strict=False)
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 # Records
@@ -227,8 +260,8 @@ def test_a_record_says_what_was_run_and_on_what(study: Study) -> None:
     cell = study.cells[0]
     run_cell(study, cell, cell.record)
     record = read_record(cell.record)
-    assert list(record) == ["config", "metrics", "run"]
-    config, metrics, run = record.values()
+    assert list(json.loads(cell.record.read_text())) == ["config", "metrics", "run"]
+    config, metrics, run = record.config, record.metrics, record.run
     assert config["digest"] == cell.digest
     assert config["recipe"]["learning_rate"] == 0.02
     assert config["options"] == {
@@ -237,9 +270,10 @@ def test_a_record_says_what_was_run_and_on_what(study: Study) -> None:
         "placement": "default",
         "classes": None,
     }
-    assert len(metrics["curve"]) == 1
-    assert metrics["params"] > 0
-    assert run["torch"] == torch.__version__.partition("+")[0] or run["torch"] == torch.__version__
+    assert len(metrics.curve) == 1
+    assert metrics.params > 0
+    assert run["torch"] == torch.__version__
+    assert run["deterministic"] is True
     for key in ("started", "wall_s", "images_per_s", "device_name", "attngrid", "python", "numpy"):
         assert run[key]
     assert not cell.status.exists()
@@ -271,6 +305,8 @@ def test_running_without_a_process_is_failed(tmp_path: Path) -> None:
     status = json.loads(file.read_text()) | {"pid": gone.pid}
     file.write_text(json.dumps(status))
     assert read_status(file)["state"] == "failed"  # type: ignore[index]
+    file.write_text("{}")
+    assert read_status(file) is None
 
 
 @pytest.mark.slow
@@ -304,4 +340,4 @@ def test_progress_names_cell_epoch_accuracy_and_time(
     assert lines[0].startswith("[2/4] ResNet-18 + SE, seed 0: epoch 1/1, top-1 ")
     assert lines[0].endswith(" s left")
     assert "1 of 4 cells" in lines[-1]
-    assert math.isfinite(read_record(cell.record)["metrics"]["top1_error"])
+    assert math.isfinite(read_record(cell.record).metrics.top1_error)

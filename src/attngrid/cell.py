@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 
 from attngrid import attention as attentions
 from attngrid import backbones, data
-from attngrid.training.recipe import Recipe, Strict
+from attngrid.training.recipe import Positive, Recipe, Strict
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -25,7 +26,7 @@ MODEL_KEY = ("backbone", "attention", "stem", "num_classes", "input_size", "opti
 class Options(Strict):
     """Model and data options of a cell. Only what differs from these defaults is part of it."""
 
-    width: PositiveFloat = Field(1.0, strict=False, description="scales the stages' widths")
+    width: Positive = Field(1.0, description="scales the stages' widths")
     reduction: PositiveInt = Field(16, description="r of the channel gates")
     placement: Literal["default", "every_block", "last_stage", "stage_end"] = Field(
         "default", description="where the attention module sits"
@@ -76,7 +77,7 @@ class Cell:
             "attention": attention,
             "recipe": self.recipe.digested(),
             "seed": self.seed,
-            "options": self.options.changed(),
+            "options": self.effective_options.changed(),
         }
         if self.precision != "float32":
             content["precision"] = self.precision
@@ -138,10 +139,19 @@ class Cell:
         """The options that are not at their defaults, as ``name=value`` pairs."""
         return pairs(self.options.changed())
 
+    @cached_property
+    def effective_options(self) -> Options:
+        """The options that change this cell: a baseline has no reduction and no placement."""
+        used = {"width", "classes"} | attentions.find(self.attention).accepts
+        if self.attention != "none":
+            used |= backbones.find(self.backbone).accepts
+        return Options(**{name: v for name, v in self.options.changed().items() if name in used})
+
     @property
     def model_options(self) -> dict[str, Any]:
-        """Those of the options that shape the model."""
-        return {name: value for name, value in self.options.changed().items() if name != "classes"}
+        """Those of the options that are ``create_model``'s."""
+        options = self.effective_options.changed()
+        return {name: value for name, value in options.items() if name != "classes"}
 
     @property
     def model_key(self) -> tuple[str, str, str, int, int, str]:
@@ -169,11 +179,28 @@ class Cell:
             "attention": self.trained_attention,
             "recipe": {"name": self.recipe_name, **self.recipe.model_dump(mode="json")},
             "seed": self.seed,
-            "options": self.options.model_dump(mode="json"),
+            "options": self.effective_options.model_dump(mode="json"),
             "precision": self.precision,
             "threads": self.threads,
+            "module_sha256": attentions.find(self.attention).sha256,
             "digest": self.digest,
         }
+
+    def matches(self, config: Mapping[str, Any]) -> bool:
+        """Whether a record's ``config`` block is this cell's, whatever defaults came since."""
+        recipe = {name: value for name, value in config["recipe"].items() if name != "name"}
+        module = attentions.find(self.attention).sha256
+        return (
+            config["digest"] == self.digest
+            and (config["dataset"], config["backbone"]) == (self.dataset, self.backbone)
+            # a user's module is the same wherever its file is
+            and (config["module_sha256"] or config["attention"])
+            == (module or self.trained_attention)
+            and Recipe.model_validate(recipe).digested() == self.recipe.digested()
+            and Options.model_validate(config["options"]) == self.effective_options
+            and (config["seed"], config["precision"]) == (self.seed, self.precision)
+            and config["threads"] == self.threads
+        )
 
 
 def pairs(options: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from attngrid.errors import AttngridError, UnknownNameError
+from attngrid.errors import AttngridError, RecordError, UnknownNameError
 
 # Nothing heavy is imported up here: `attngrid --help` must not wait for torch or pandas.
 
@@ -28,12 +28,21 @@ def complexity(arguments: argparse.Namespace) -> None:
     from attngrid.config import CountedGrid, Study, read_yaml, validate
     from attngrid.files import write_atomically
 
+    def refuse(error: AttngridError) -> None:
+        raise error
+
+    def tell(error: AttngridError) -> None:
+        print(f"not counted: {error}", file=sys.stderr)
+
     content = read_yaml(arguments.models)
     if isinstance(content, dict) and "study" in content:
+        # a module of the user's own that cannot be counted is trained all the same
         models = counting.models_of_study(validate(Study, content, arguments.models))
+        text = counting.table(models, tell)
     else:
         models = counting.models_of_grid(validate(CountedGrid, content, arguments.models))
-    write_atomically(arguments.output, counting.table(models))
+        text = counting.table(models, refuse)
+    write_atomically(arguments.output, text)
 
 
 def collect(arguments: argparse.Namespace) -> None:
@@ -42,7 +51,11 @@ def collect(arguments: argparse.Namespace) -> None:
     from attngrid.evidence import frames
 
     study = load_study(arguments.study)
-    frames.write_results(study, frames.collect(study))
+    results = frames.collect(study)
+    frames.write_results(study, results)
+    if (results.cells["state"] == "refused").any():
+        lines = [*frames.unfinished(results), "remove such a record to train its cell again"]
+        raise RecordError("\n".join(lines))
 
 
 def table(arguments: argparse.Namespace) -> None:
@@ -90,7 +103,6 @@ def current(arguments: argparse.Namespace) -> None:
     from attngrid.render.tables import build_table, write_table
 
     study = load_study(arguments.study)
-    study.write()
     results = frames.collect(study, trained_by_now=arguments.ended)
     frames.write_results(study, results)
     # read back: what is rendered is what load_results hands out

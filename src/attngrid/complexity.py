@@ -11,7 +11,7 @@ import csv
 import io
 import logging
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -35,16 +35,17 @@ MAC_OPERATORS = frozenset(
     {"conv", "addmm", "linear", "matmul", "mm", "bmm", "einsum", "scaled_dot_product_attention"}
 )
 
-# Reviewed: elementwise, or a reduction or pooling that multiplies nothing. Whatever neither
-# fvcore nor this list knows is an error, so that no product is left out in silence.
-COST_FREE_OPERATORS = (
-    "aten::add",
-    "aten::add_",
-    "aten::amax",
-    "aten::max_pool2d",
-    "aten::mean",
-    "aten::mul",
-    "aten::sigmoid",
+# Reviewed: elementwise, or a reduction, pooling or reordering that multiplies no matrices. What
+# neither fvcore nor this list knows is an error, so that no product is left out in silence.
+COST_FREE_OPERATORS = tuple(
+    f"aten::{name}"
+    for name in (
+        *("abs", "add", "add_", "div", "div_", "exp", "mul", "mul_", "neg", "pow", "sub", "sub_"),
+        *("elu", "gelu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "log", "rsqrt"),
+        *("sigmoid", "silu", "softmax", "sqrt", "tanh"),
+        *("adaptive_max_pool2d", "amax", "amin", "argmax", "avg_pool2d", "max_pool2d", "mean"),
+        *("min", "sort", "std", "sum", "topk", "var"),
+    )
 )
 
 
@@ -71,7 +72,11 @@ class Model:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def count(self) -> dict[str, Any]:
-        """The model's row of the complexity table."""
+        """The model's row of the complexity table.
+
+        Raises:
+            UncountedOperatorError: as ``count`` says, with the model's name.
+        """
         # Built without numbers, then given memory as it comes: the counts depend on shapes
         # alone, and a random start would cost more time than the counting.
         with torch.device("meta"):
@@ -83,8 +88,15 @@ class Model:
                 **self.options,
             )
         model.to_empty(device="cpu")
-        key = {name: getattr(self, name) for name in MODEL_KEY[:-1]}
-        return {**key, "options": pairs(dict(self.options)), **count(model, self.input_size)}
+        try:
+            return {**self.key(), **count(model, self.input_size)}
+        except UncountedOperatorError as error:
+            raise UncountedOperatorError(f"{self.backbone} + {self.attention}: {error}") from None
+
+    def key(self) -> dict[str, Any]:
+        """What identifies the model in a table."""
+        fields = {name: getattr(self, name) for name in MODEL_KEY}
+        return {**fields, "options": pairs(dict(self.options))}
 
 
 def models_of_grid(grid: CountedGrid) -> list[Model]:
@@ -107,13 +119,23 @@ def _once(models: list[Model]) -> list[Model]:
     return list({repr(model): model for model in models}.values())
 
 
-def table(models: Iterable[Model]) -> str:
-    """The models' counts as CSV, one row a model."""
+def table(models: Iterable[Model], on_error: Callable[[AttngridError], None]) -> str:
+    """The models' counts as CSV, one row a model.
+
+    Args:
+        models: what to count.
+        on_error: told of a model that cannot be counted, whose counts then stay empty.
+    """
     text = io.StringIO()
     columns = [*MODEL_KEY, "params", "macs", "fvcore_total"]
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(model.count() for model in models)
+    for model in models:
+        try:
+            writer.writerow(model.count())
+        except AttngridError as error:
+            on_error(error)
+            writer.writerow(model.key())
     return text.getvalue()
 
 
@@ -146,8 +168,8 @@ def count(model: nn.Module, input_size: int) -> dict[str, int]:
         by_operator = analysis.by_operator()
         if unknown := analysis.unsupported_ops():
             raise UncountedOperatorError(
-                f"fvcore does not count {', '.join(sorted(unknown))}; if it multiplies nothing, "
-                "add it to COST_FREE_OPERATORS in attngrid/complexity.py, else give it a handle"
+                f"nobody has said what {', '.join(sorted(unknown))} costs: fvcore does not know, "
+                "and it is not in COST_FREE_OPERATORS of attngrid/complexity.py"
             )
     return {
         "params": sum(p.numel() for p in model.parameters() if p.requires_grad),

@@ -2,79 +2,83 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     Field,
     PositiveInt,
     ValidationError,
-    field_validator,
     model_validator,
 )
 
 from attngrid import attention as attentions
 from attngrid import backbones, data
-from attngrid.cell import Cell, Options, Precision
+from attngrid.cell import Cell, Options, Precision, attention_label
 from attngrid.errors import AttngridError, ConfigError, UnknownNameError
 from attngrid.files import write_atomically
 from attngrid.training.recipe import Recipe, Strict, shipped_recipes
 
-# What a resident dataset can do to its images; the others belong to image folders.
-RESIDENT_TRANSFORMS = frozenset({"random_crop", "flip"})
+# What a resident dataset can do to its training images, each once; its test images stay as
+# they are. The other transforms belong to image folders.
+RESIDENT_TRANSFORMS = ("flip", "random_crop")
 
 # Where the shipped table descriptions are.
 TABLES = Path("workflow/tables")
 
-Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 FigureName = Literal["modules", "ordering", "accuracy_macs"]
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
+Item = TypeVar("Item")
 
 
-def _known_backbone(name: str) -> str:
-    backbones.find(name)
-    return name
+def _known(find: Callable[[str], object]) -> AfterValidator:
+    """A validator of names: what ``find`` raises lists the near ones."""
+
+    def check(name: str) -> str:
+        find(name)
+        return name
+
+    return AfterValidator(check)
 
 
-def _known_attention(name: str) -> str:
-    attentions.find(name)
-    return name
+Dataset = Annotated[str, _known(data.find)]
+Backbone = Annotated[str, _known(backbones.find)]
+Attention = Annotated[str, _known(attentions.find)]
+RecipeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=40)]
+# YAML's lists; `strict` would want tuples
+Listed = Annotated[tuple[Item, ...], Field(strict=False, min_length=1)]
 
 
 class Block(Strict):
     """A part of the grid: every backbone with every attention, recipe and seed."""
 
-    dataset: str = Field(description="a dataset's name")
-    backbones: Names = Field(description="names of list_backbones()")
-    attentions: Names = Field(description="names of list_attentions(), or my_module.py:MyAttention")
-    recipes: Names = Field(description="names of shipped recipes, or of this file's `recipes`")
-    seeds: Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)] = Field(
-        description="one training per seed, 0 or more"
+    dataset: Dataset = Field(description="a dataset's name")
+    backbones: Listed[Backbone] = Field(description="names of list_backbones()")
+    attentions: Listed[Attention] = Field(
+        description="names of list_attentions(), or my_module.py:MyAttention"
     )
+    recipes: Listed[RecipeName] = Field(description="shipped recipes, or of this file's `recipes`")
+    seeds: Listed[Seed] = Field(description="one training per seed, 0 or more")
     options: Options = Options()
 
-    @field_validator("dataset")
-    @classmethod
-    def _known_dataset(cls, name: str) -> str:
-        data.find(name)
-        return name
-
-    @field_validator("backbones")
-    @classmethod
-    def _known_backbones(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(map(_known_backbone, names))
-
-    @field_validator("attentions")
-    @classmethod
-    def _known_attentions(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(map(_known_attention, names))
+    @model_validator(mode="after")
+    def _fewer_classes(self) -> Block:
+        known = data.find(self.dataset).num_classes
+        if self.options.classes is not None and self.options.classes >= known:
+            raise ValueError(
+                f"options.classes: found {self.options.classes}; {self.dataset} has {known}, "
+                "leave it out for all"
+            )
+        return self
 
 
 class Compute(Strict):
@@ -102,33 +106,44 @@ class Study(Strict):
         description="the name that its results, tables and figures carry"
     )
     title: str = Field("", description="one line for the report")
-    grid: Annotated[tuple[Block, ...], Field(strict=False, min_length=1)]
-    recipes: dict[str, Recipe] = Field({}, description="recipes of the study's own, by name")
+    grid: Listed[Block]
+    recipes: dict[RecipeName, Recipe] = Field({}, description="recipes of the study's own, by name")
     compute: Compute = Compute()
     data: Data = Data()
-    tables: Annotated[tuple[str, ...], Field(strict=False)] = Field(
-        (), description="names in workflow/tables/, or paths of descriptions of your own"
+    tables: tuple[str, ...] = Field(
+        (),
+        strict=False,
+        description="names in workflow/tables/, or paths of descriptions of your own",
     )
-    figures: Annotated[tuple[FigureName, ...], Field(strict=False)] = ()
+    figures: tuple[FigureName, ...] = Field((), strict=False)
+
+    @model_validator(mode="after")
+    def _names_are_distinct(self) -> Study:
+        if shadowed := set(self.recipes) & set(shipped_recipes()):
+            raise ValueError(f"recipes.{min(shadowed)}: is a shipped recipe's name; take another")
+        labels: dict[str, str] = {}
+        for attention in dict.fromkeys(name for block in self.grid for name in block.attentions):
+            if (other := labels.setdefault(attention_label(attention), attention)) != attention:
+                raise ValueError(
+                    f"grid: {other!r} and {attention!r} would both be "
+                    f"{attention_label(attention)!r} in the tables; rename a class"
+                )
+        if len(self.descriptions) < len(self.tables):
+            raise ValueError(
+                f"tables: found {list(self.tables)}; each needs a file name of its own"
+            )
+        return self
 
     @model_validator(mode="after")
     def _recipes_fit(self) -> Study:
         for number, block in enumerate(self.grid):
             for name in block.recipes:
-                where = f"grid.{number}.recipes"
                 try:
                     recipe = self.recipe(name)
                 except UnknownNameError as error:
-                    raise ValueError(f"{where}: {error}") from None
-                if data.find(block.dataset).target is None:
-                    continue
-                kinds = {t.kind for t in (*recipe.train_transforms, *recipe.test_transforms)}
-                if kinds - RESIDENT_TRANSFORMS:
-                    raise ValueError(
-                        f"{where}: {name!r} has the transforms "
-                        f"{', '.join(sorted(kinds - RESIDENT_TRANSFORMS))}; images of "
-                        f"{block.dataset} can have {', '.join(sorted(RESIDENT_TRANSFORMS))}"
-                    )
+                    raise ValueError(f"grid.{number}.recipes: {error}") from None
+                if data.find(block.dataset).target is not None:
+                    _fits_resident_images(recipe, name, f"grid.{number}.recipes", block.dataset)
         return self
 
     def recipe(self, name: str) -> Recipe:
@@ -185,8 +200,27 @@ class Study(Strict):
 
     @property
     def file(self) -> Path:
-        """The resolved configuration, which the commands of the workflow read."""
+        """The resolved configuration beside the results, as they were last collected."""
         return self.results / "study.json"
+
+    @cached_property
+    def snapshot(self) -> Path:
+        """The resolved configuration as the jobs of a run read it.
+
+        Its name carries its content, so that a job that starts late reads what its run
+        started with, whatever has been edited or dry-run since.
+        """
+        digest = hashlib.sha256(self.resolved().encode()).hexdigest()
+        return self.results / "configs" / f"{digest[:12]}.json"
+
+    def resolved(self) -> str:
+        """The configuration with all its defaults, as JSON."""
+        return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
+
+    def write_snapshot(self) -> None:
+        """Write the snapshot, once."""
+        if not self.snapshot.is_file():
+            write_atomically(self.snapshot, self.resolved())
 
     @property
     def descriptions(self) -> dict[str, Path]:
@@ -216,8 +250,8 @@ class Study(Strict):
         """Raise where a cell could not be trained here, before the first one is started.
 
         Raises:
-            ConfigError: a dataset that this version cannot read, or one that is to be
-                fetched without the study asking for it.
+            ConfigError: a dataset that this version cannot read, or whose files are neither
+                there nor to be fetched.
         """
         for name in dict.fromkeys(cell.dataset for cell in self.trainings.values()):
             dataset = data.find(name)
@@ -228,38 +262,40 @@ class Study(Strict):
                     f"cells cannot be trained (it reads {', '.join(readable)}). `snakemake "
                     "current` renders what has been measured, `snakemake complexity` counts models"
                 )
+            missing = [f for f in dataset.files if not (Path(self.data.folder) / f).is_file()]
+            if missing and not self.data.download:
+                raise ConfigError(
+                    f"study {self.study}: there is no {self.data.folder}/{missing[0]}; set `data: "
+                    "{download: true}` to let torchvision fetch it, or put it there"
+                )
 
-    def write(self) -> None:
-        """Write the resolved configuration, if it is not what is there already."""
-        text = json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
-        if not self.file.is_file() or self.file.read_text("utf-8") != text:
-            write_atomically(self.file, text)
+
+def _fits_resident_images(recipe: Recipe, name: str, where: str, dataset: str) -> None:
+    found = [transform.kind for transform in recipe.train_transforms]
+    wrong = [kind for kind in found if kind not in RESIDENT_TRANSFORMS or found.count(kind) > 1]
+    wrong += [transform.kind for transform in recipe.test_transforms]
+    if wrong:
+        raise ValueError(
+            f"{where}: {name!r} has the transforms {', '.join(dict.fromkeys(wrong))}; training "
+            f"images of {dataset} can have {', '.join(RESIDENT_TRANSFORMS)}, each once, "
+            "test images none"
+        )
 
 
 class CountedModels(Strict):
     """Models to count at one input size and number of classes."""
 
-    backbones: Names
-    attentions: Names
+    backbones: Listed[Backbone]
+    attentions: Listed[Attention]
     stem: Literal["imagenet", "cifar"]
     num_classes: PositiveInt
     input_size: PositiveInt
-
-    @field_validator("backbones")
-    @classmethod
-    def _known_backbones(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(map(_known_backbone, names))
-
-    @field_validator("attentions")
-    @classmethod
-    def _known_attentions(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(map(_known_attention, names))
 
 
 class CountedGrid(Strict):
     """``config/complexity.yaml``: the models of ``results/complexity.csv``."""
 
-    models: Annotated[tuple[CountedModels, ...], Field(strict=False, min_length=1)]
+    models: Listed[CountedModels]
 
 
 def validate(model: type[AnyModel], content: Any, source: str | os.PathLike[str]) -> AnyModel:
@@ -291,14 +327,13 @@ def _lines(model: type[BaseModel], error: ValidationError, source: object) -> It
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             known = _keys_at(model, item["loc"][:-1])
-            try:
-                raise UnknownNameError("key", str(item["loc"][-1]), known)
-            except UnknownNameError as unknown:
-                yield f"{prefix}{unknown}"
+            yield f"{prefix}{UnknownNameError('key', str(item['loc'][-1]), known)}"
         elif item["type"] == "missing":
             yield f"{prefix}is required and not there"
         elif item["type"] == "value_error":
             yield f"{prefix}{message}"
+        elif item["type"] == "tuple_type":
+            yield f"{prefix}found {item['input']!r}; needs a list, such as [{item['input']}]"
         elif item["type"] == "too_short":
             yield f"{prefix}found {item['input']!r}; needs at least 1 item"
         else:
@@ -323,7 +358,8 @@ def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[st
         elif isinstance(step, int):
             node = node["items"]
         else:
-            node = node.get("properties", {}).get(step) or node.get("additionalProperties", {})
+            (by_name,) = node.get("patternProperties", {"": {}}).values()
+            node = node.get("properties", {}).get(step, by_name)
     return list(resolve(node).get("properties", {}))
 
 
@@ -345,10 +381,17 @@ def read_yaml(file: str | os.PathLike[str]) -> Any:
         raise ConfigError(f"{file}{where}: no YAML: {getattr(error, 'problem', error)}") from None
 
 
-def name_sources(files: Iterable[str | os.PathLike[str]]) -> str:
-    """The configuration files of a run as an error message names them."""
+def name_sources(files: Iterable[str | os.PathLike[str]], overrides: Iterable[str] = ()) -> str:
+    """Where a run's configuration comes from, as an error message names it.
+
+    Args:
+        files: the configuration files.
+        overrides: the keys given with ``--config``.
+    """
     names = [os.path.relpath(file) for file in files]
-    return " with ".join(names) or "--config"
+    if keys := " ".join(overrides):
+        names.append(f"--config {keys}")
+    return " with ".join(names)
 
 
 def load_study(file: str | os.PathLike[str]) -> Study:

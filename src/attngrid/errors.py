@@ -24,6 +24,10 @@ class UnknownNameError(AttngridError, ValueError):
         super().__init__(f"unknown {kind} {name!r}: {hint}known are {', '.join(known)}")
 
 
+class RecordError(AttngridError):
+    """A record that cannot be what the cell measured."""
+
+
 class DataError(AttngridError):
     """A dataset that is not where it should be, or not what it should be."""
 

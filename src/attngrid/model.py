@@ -9,7 +9,6 @@ from torch import nn
 from attngrid import attention as attentions
 from attngrid import backbones
 from attngrid.errors import AttngridError, ConfigError
-from attngrid.registry import keywords
 
 
 def create_model(
@@ -46,14 +45,9 @@ def create_model(
     if not width > 0:
         raise ConfigError(f"width must be positive, found {width!r}")
 
-    # What a name fixes (a variant, a depth) is not an option any more.
     placements = ("default", "every_block", "last_stage", "stage_end")
-    for_backbone = {"placement"}
-    for_attention = keywords(attention_class) - set(attention_entry.options)
-    if attention == "none":
-        for_attention = {"reduction"}  # a grid's option, which the baseline has no use for
-    if unknown := set(options) - for_backbone - for_attention:
-        accepted = sorted(for_backbone | for_attention)
+    accepted = sorted(backbone_entry.accepts | attention_entry.accepts)
+    if unknown := set(options) - set(accepted):
         raise ConfigError(
             f"{backbone} with {attention} takes no option {', '.join(sorted(unknown))}; "
             f"it takes {', '.join(accepted)}"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import importlib.util
-import inspect
 import re
 import sys
 from collections.abc import Mapping
@@ -27,6 +27,7 @@ class Entry:
         target: ``package.module:Class``, imported on first use; or ``file.py:Class``.
         label: how tables and figures write the name.
         options: the keyword arguments that make this name this variant.
+        accepts: the keyword arguments that are left to a user.
         same_as: the name that computes the same function; both share their records.
         sha256: of the file, for a class of the user's own.
     """
@@ -34,6 +35,7 @@ class Entry:
     target: str
     label: str
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    accepts: frozenset[str] = frozenset()
     same_as: str | None = None
     sha256: str | None = None
 
@@ -44,12 +46,7 @@ class Entry:
             module = importlib.import_module(module_name)
         else:
             module = _import_file(Path(module_name), self.sha256)
-        try:
-            cls = getattr(module, name)
-        except AttributeError:
-            raise ConfigError(f"{module_name}: has no class {name!r}") from None
-        if not isinstance(cls, type):
-            raise ConfigError(f"{self.target}: is a {type(cls).__name__}, expected a class")
+        cls: type[Any] = getattr(module, name)
         return cls
 
 
@@ -66,15 +63,30 @@ def find(kind: str, registry: Mapping[str, Entry], name: str) -> Entry:
         file = Path(match["file"])
         if not file.is_file():
             raise ConfigError(f"{kind} {name!r}: there is no file {file} in {Path.cwd()}")
-        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-        return Entry(name, label=match["name"], sha256=sha256)
+        source = file.read_bytes()
+        return Entry(
+            name,
+            label=match["name"],
+            accepts=_keywords(file, source, match["name"]),
+            sha256=hashlib.sha256(source).hexdigest(),
+        )
     raise UnknownNameError(kind, name, registry)
 
 
-def keywords(cls: type[Any]) -> set[str]:
-    """The keyword options that a class's constructor takes."""
-    parameters = list(inspect.signature(cls).parameters.values())
-    return {p.name for p in parameters[1:] if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+def _keywords(file: Path, source: bytes, name: str) -> frozenset[str]:
+    """The options of a class's constructor, beside ``channels``, read without running the file."""
+    try:
+        tree = ast.parse(source, filename=str(file))
+    except SyntaxError as error:
+        raise ConfigError(f"{file}, line {error.lineno}: {error.msg}") from None
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    if name not in classes:
+        raise ConfigError(f"{file}: has no class {name!r}; it has {', '.join(classes) or 'none'}")
+    for node in classes[name].body:
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+            arguments = [*node.args.args[2:], *node.args.kwonlyargs]  # after self and channels
+            return frozenset(argument.arg for argument in arguments)
+    return frozenset()
 
 
 def _import_file(file: Path, sha256: str) -> Any:

@@ -3,27 +3,28 @@
 
 rule collect:
     input:
-        study=study.file,
+        study=study.snapshot,
         complexity=study.results / "complexity.csv",
-        records=[cell.record for cell in study.trainings.values()],
+        records=rules.records.input,
     output:
         cells=study.results / "cells.csv",
         epochs=study.results / "epochs.csv",
         summary=study.results / "summary.csv",
+        resolved=study.file,
     log:
         f"logs/{study.study}/collect.log",
     localrule: True
     conda:
         "../envs/attngrid.yaml"
     shell:
-        "attngrid collect {input.study:q} 2> {log:q}"
+        "attngrid collect {input.study:q} 2>&1 | tee {log:q} >&2"
 
 
 # What there is now: the frames, tables, figures and report of whatever records exist. It
 # declares no outputs, since they are those of the rules above and below, and so always runs.
 rule current:
     input:
-        study=study.file,
+        study=study.snapshot,
     log:
         f"logs/{study.study}/current.log",
     localrule: True

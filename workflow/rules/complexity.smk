@@ -22,13 +22,13 @@ rule count_papers:
     resources:
         mem_mb=2000,
     shell:
-        "attngrid complexity {input:q} --output {output:q} 2> {log:q}"
+        "attngrid complexity {input:q} --output {output:q} 2>&1 | tee {log:q} >&2"
 
 
 # the models that this study trains, at their own size
 rule count_study:
     input:
-        study.file,
+        study.snapshot,
     output:
         study.results / "complexity.csv",
     log:
@@ -39,4 +39,4 @@ rule count_study:
     resources:
         mem_mb=2000,
     shell:
-        "attngrid complexity {input:q} --output {output:q} 2> {log:q}"
+        "attngrid complexity {input:q} --output {output:q} 2>&1 | tee {log:q} >&2"

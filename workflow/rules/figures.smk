@@ -3,13 +3,14 @@
 
 rule figures:
     input:
+        rules.records.input,
         [file for figure in study.figures for file in study.figure_files(figure)],
     localrule: True
 
 
 rule figure:
     input:
-        study=study.file,
+        study=study.snapshot,
         frames=rules.collect.output,
     output:
         [f"figures/{study.study}.{{figure}}.{kind}" for kind in ("pdf", "png")],
@@ -19,4 +20,4 @@ rule figure:
     conda:
         "../envs/attngrid.yaml"
     shell:
-        "attngrid figure {input.study:q} {wildcards.figure:q} 2> {log:q}"
+        "attngrid figure {input.study:q} {wildcards.figure:q} 2>&1 | tee {log:q} >&2"

@@ -3,7 +3,7 @@
 
 rule report:
     input:
-        study=study.file,
+        study=study.snapshot,
         tables=rules.tables.input,
         figures=rules.figures.input,
         template="workflow/templates/report.html.j2",
@@ -15,4 +15,4 @@ rule report:
     conda:
         "../envs/attngrid.yaml"
     shell:
-        "attngrid report {input.study:q} 2> {log:q}"
+        "attngrid report {input.study:q} 2>&1 | tee {log:q} >&2"

@@ -3,13 +3,14 @@
 
 rule tables:
     input:
+        rules.records.input,
         [file for table in study.descriptions for file in study.table_files(table)],
     localrule: True
 
 
 rule table:
     input:
-        study=study.file,
+        study=study.snapshot,
         summary=rules.collect.output.summary,
         complexity="results/complexity.csv",
         description=lambda wildcards: study.descriptions[wildcards.table],
@@ -22,4 +23,4 @@ rule table:
     conda:
         "../envs/attngrid.yaml"
     shell:
-        "attngrid table {input.study:q} {wildcards.table:q} 2> {log:q}"
+        "attngrid table {input.study:q} {wildcards.table:q} 2>&1 | tee {log:q} >&2"

@@ -1,10 +1,17 @@
-# One training a cell. The study's file is `ancient`: a cell is trained again when its id, which
-# carries the digest of its configuration, is another one, and not when a file's time is.
+# One training a cell. The configuration is `ancient`: a cell is trained again when its id, which
+# carries the digest of what it computes, is another one, and not when a file is newer.
+
+
+# What is trained is asked for by name: a frame that `current` made without it does not hide it.
+rule records:
+    input:
+        [cell.record for cell in study.trainings.values()],
+    localrule: True
 
 
 rule train:
     input:
-        ancient(study.file),
+        ancient(study.snapshot),
     output:
         study.results / "records/{cell}.json",
     log:

@@ -16,20 +16,22 @@ _CSM = "attngrid.attention.csm:ChannelSpatialAttention"
 _R8 = {"key_reduction": 8}
 _RESIDUAL = {"residual": True}
 
+_R = frozenset({"reduction"})
+
 REGISTRY: dict[str, Entry] = {
     "none": Entry("torch.nn:Identity", "baseline"),
-    "se": Entry(_SE, "SE"),
-    "cbam": Entry("attngrid.attention.cbam:CBAM", "CBAM"),
-    "cam": Entry(_SE, "CAM", same_as="se"),
+    "se": Entry(_SE, "SE", accepts=_R),
+    "cbam": Entry("attngrid.attention.cbam:CBAM", "CBAM", accepts=_R),
+    "cam": Entry(_SE, "CAM", accepts=_R, same_as="se"),
     "sam": Entry(_SAM, "SAM"),
     "sam_r8": Entry(_SAM, "SAM (C/8)", _R8),
     "sam_residual": Entry(_SAM, "SAM (residual)", _RESIDUAL),
     "sam_danet": Entry(_SAM, "SAM (C/8, residual)", _R8 | _RESIDUAL),
-    "csm": Entry(_CSM, "CSM"),
-    "csm_r8": Entry(_CSM, "CSM (C/8)", _R8),
-    "csm_residual": Entry(_CSM, "CSM (residual)", _RESIDUAL),
-    "csm_danet": Entry(_CSM, "CSM (C/8, residual)", _R8 | _RESIDUAL),
-    "csm_sam_first": Entry(_CSM, "CSM, SAM first", {"spatial_first": True}),
+    "csm": Entry(_CSM, "CSM", accepts=_R),
+    "csm_r8": Entry(_CSM, "CSM (C/8)", _R8, _R),
+    "csm_residual": Entry(_CSM, "CSM (residual)", _RESIDUAL, _R),
+    "csm_danet": Entry(_CSM, "CSM (C/8, residual)", _R8 | _RESIDUAL, _R),
+    "csm_sam_first": Entry(_CSM, "CSM, SAM first", {"spatial_first": True}, _R),
 }
 
 

@@ -12,16 +12,18 @@ _50 = {"block": "bottleneck", "depths": (3, 4, 6, 3)}
 _101 = {"block": "bottleneck", "depths": (3, 4, 23, 3)}
 _32X4D = {"groups": 32, "group_width": 4}
 
+_PLACEMENT = frozenset({"placement"})
+
 REGISTRY: dict[str, Entry] = {
-    "resnet18": Entry(_RESNET, "ResNet-18", _18),
-    "resnet34": Entry(_RESNET, "ResNet-34", _34),
-    "resnet50": Entry(_RESNET, "ResNet-50", _50),
-    "resnet50_v1.5": Entry(_RESNET, "ResNet-50 v1.5", _50 | {"stride_on": "3x3"}),
-    "resnet101": Entry(_RESNET, "ResNet-101", _101),
-    "wrn18_1.5": Entry(_RESNET, "WRN-18 (1.5)", _18 | {"widen": 1.5}),
-    "wrn18_2.0": Entry(_RESNET, "WRN-18 (2.0)", _18 | {"widen": 2.0}),
-    "resnext50_32x4d": Entry(_RESNET, "ResNeXt-50 (32x4d)", _50 | _32X4D),
-    "resnext101_32x4d": Entry(_RESNET, "ResNeXt-101 (32x4d)", _101 | _32X4D),
+    "resnet18": Entry(_RESNET, "ResNet-18", _18, _PLACEMENT),
+    "resnet34": Entry(_RESNET, "ResNet-34", _34, _PLACEMENT),
+    "resnet50": Entry(_RESNET, "ResNet-50", _50, _PLACEMENT),
+    "resnet50_v1.5": Entry(_RESNET, "ResNet-50 v1.5", _50 | {"stride_on": "3x3"}, _PLACEMENT),
+    "resnet101": Entry(_RESNET, "ResNet-101", _101, _PLACEMENT),
+    "wrn18_1.5": Entry(_RESNET, "WRN-18 (1.5)", _18 | {"widen": 1.5}, _PLACEMENT),
+    "wrn18_2.0": Entry(_RESNET, "WRN-18 (2.0)", _18 | {"widen": 2.0}, _PLACEMENT),
+    "resnext50_32x4d": Entry(_RESNET, "ResNeXt-50 (32x4d)", _50 | _32X4D, _PLACEMENT),
+    "resnext101_32x4d": Entry(_RESNET, "ResNeXt-101 (32x4d)", _101 | _32X4D, _PLACEMENT),
 }
 
 

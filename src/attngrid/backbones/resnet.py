@@ -7,6 +7,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from attngrid.errors import ConfigError
+
 Attend = Callable[[int], nn.Module]
 Placement = Literal["default", "every_block", "last_stage", "stage_end"]
 StrideOn = Literal["1x1", "3x3"]
@@ -77,6 +79,8 @@ class ResNet(nn.Module):
                 first, second = _conv_bn(inputs, planes, 3, stride), _conv_bn(planes, planes, 3)
                 return nn.Sequential(*first, relu, *second)
             inner = int(planes * group_width / 64) * groups
+            if inner < 1:
+                raise ConfigError(f"width {width} leaves no channels in a group of {groups}")
             strides = (stride, 1) if stride_on == "1x1" else (1, stride)
             return nn.Sequential(
                 *_conv_bn(inputs, inner, 1, strides[0]),
@@ -112,6 +116,8 @@ class ResNet(nn.Module):
         stages, inputs = [], 64
         for number, depth in enumerate(depths):
             planes = int(64 * 2**number * widen * width)
+            if planes < 1:
+                raise ConfigError(f"width {width} leaves no channels in stage {number + 1}")
             stages.append(stage(number, inputs, planes, depth))
             inputs = planes * expansion
         self.stages = nn.Sequential(*stages)

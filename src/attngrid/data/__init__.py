@@ -17,7 +17,7 @@ class Dataset:
         input_size: height and width of what the model sees, in pixels.
         stem: of the ResNets at that size.
         target: ``module:function`` that reads the images; None where this version cannot.
-        needs_download: whether the images have to be fetched, which a study must ask for.
+        files: what must be in the data folder, or be fetched, before it can be read.
     """
 
     label: str
@@ -25,12 +25,19 @@ class Dataset:
     input_size: int
     stem: str
     target: str | None
-    needs_download: bool = False
+    files: tuple[str, ...] = ()
 
 
 DATASETS: dict[str, Dataset] = {
     "digits": Dataset("digits", 10, 16, "cifar", "attngrid.data.images:digits"),
-    "cifar100": Dataset("CIFAR-100", 100, 32, "cifar", "attngrid.data.images:cifar100", True),
+    "cifar100": Dataset(
+        "CIFAR-100",
+        100,
+        32,
+        "cifar",
+        "attngrid.data.images:cifar100",
+        ("cifar-100-python/train", "cifar-100-python/test", "cifar-100-python/meta"),
+    ),
     "imagenet": Dataset("ImageNet-1K", 1000, 224, "imagenet", None),
 }
 

@@ -9,18 +9,20 @@ from typing import Any
 
 import pandas as pd
 
-from attngrid.cell import MODEL_KEY, Cell
+from attngrid.cell import MODEL_KEY
 from attngrid.config import Study
-from attngrid.errors import AttngridError
+from attngrid.errors import AttngridError, RecordError
 from attngrid.files import write_atomically
-from attngrid.training.record import read_record, read_status
+from attngrid.training.record import STOPPED, read_record, read_status
 
 ERRORS = ("top1_error", "top5_error", "best_top1_error", "best_top5_error")
 # What the seeds of a summary's row share.
 GROUP = ("study", "dataset", "backbone", "attention", "recipe", "options", "condition")
 COUNTS = ("params", "macs", "fvcore_total")
+# A cell of these was tried and has no figure to show.
+LOST = ("diverged", "failed", "refused")
 INTEGERS = ("best_epoch", "train_images", "test_images", *COUNTS)
-STATES = ("measured", "diverged", "failed", "running", "not_run")
+STATES = ("measured", "diverged", "failed", "refused", "running", "not_run")
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def load_results(study: str, folder: str | Path = ".") -> Results:
 def read_frame(file: Path) -> pd.DataFrame:
     """Read one of the CSVs. The attention ``none`` is a name, not a missing value."""
     frame = pd.read_csv(file, keep_default_na=False, na_values=[""])
-    texts = frame.columns.intersection(["options", "message", "commit"])
+    texts = frame.columns.intersection(["options", "message"])
     frame[texts] = frame[texts].astype(object).fillna("")
     return frame
 
@@ -72,9 +74,6 @@ def collect(study: Study, *, trained_by_now: bool = False) -> Results:
         study: its configuration.
         trained_by_now: no training of this study is running any more, wherever it ran, so
             that what still says so has failed.
-
-    Raises:
-        AttngridError: a record that cannot be read, or that is not the configured cell's.
     """
     counted = _counted(study)
     cells, epochs = [], []
@@ -93,28 +92,32 @@ def collect(study: Study, *, trained_by_now: bool = False) -> Results:
         }
         names = {key: row[key] for key in (*GROUP, "seed", "id")}
         if cell.record.is_file():
-            record = _checked(cell)
-            metrics, run = record["metrics"], record["run"]
+            try:
+                record = read_record(cell.record, cell)
+            except RecordError as error:
+                cells.append(row | {"state": "refused", "message": str(error)})
+                continue
             row |= {"state": "measured", "message": ""}
-            row |= {key: value for key, value in metrics.items() if key != "curve"}
+            row |= record.metrics.model_dump(exclude={"curve"})
             row |= {
-                key: run.get(key)
+                key: record.run.get(key)
                 for key in (
                     "wall_s",
                     "images_per_s",
                     "peak_memory_mb",
                     "device",
                     "device_name",
+                    "deterministic",
                     "torch",
                     "commit",
                     "started",
                 )
             }
-            epochs += [{**names, **line} for line in metrics["curve"]]
+            epochs += [{**names, **line.model_dump()} for line in record.metrics.curve]
         else:
             status = read_status(cell.status) or {"state": "not_run", "message": ""}
             if trained_by_now and status["state"] == "running":
-                status = {"state": "failed", "message": "stopped before its end"}
+                status = {"state": "failed", "message": STOPPED}
             row |= {"state": status["state"], "message": status["message"]}
         cells.append(row)
     frame = pd.DataFrame(cells, columns=CELL_COLUMNS)
@@ -145,6 +148,7 @@ CELL_COLUMNS = [
     "peak_memory_mb",
     "device",
     "device_name",
+    "deterministic",
     "torch",
     "commit",
     "started",
@@ -161,16 +165,6 @@ EPOCH_COLUMNS = [
     "test_top1_error",
     "test_top5_error",
 ]
-
-
-def _checked(cell: Cell) -> dict[str, Any]:
-    record = read_record(cell.record)
-    if (digest := record["config"].get("digest")) != cell.digest:
-        raise AttngridError(
-            f"{cell.record}: config.digest: found {digest!r}, the configuration says "
-            f"{cell.digest!r}; the record is not this cell's"
-        )
-    return record
 
 
 def _summarise(cells: pd.DataFrame) -> pd.DataFrame:
@@ -201,14 +195,15 @@ def _counted(study: Study) -> dict[tuple[Any, ...], dict[str, int]]:
 
 
 def write_results(study: Study, results: Results) -> None:
-    """Write the three frames as CSV, each atomically."""
+    """Write the three frames as CSV, and the configuration they are of, each atomically."""
+    write_atomically(study.file, study.resolved())
     for name in ("cells", "epochs", "summary"):
         frame: pd.DataFrame = getattr(results, name)
         write_atomically(study.results / f"{name}.csv", frame.to_csv(index=False))
 
 
 def unfinished(results: Results) -> list[str]:
-    """One line for each cell that diverged or failed."""
-    rows = results.cells[results.cells["state"].isin(["diverged", "failed"])]
+    """One line for each cell that diverged or failed, or whose record was refused."""
+    rows = results.cells[results.cells["state"].isin(LOST)]
     rows = rows.drop_duplicates("id")
     return [f"{row['id']}: {row['state']}: {row['message']}" for row in rows.to_dict("records")]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, NonNegativeInt, model_validator
 
-from attngrid.config import Study, read_yaml, validate
+from attngrid.config import Attention, Listed, Study, read_yaml, validate
 from attngrid.errors import ConfigError
 from attngrid.training.recipe import Strict
 
@@ -61,10 +62,16 @@ class Description(Strict):
     published: str | None = Field(None, description="file in reference/ with the printed figures")
     published_title: str = Field("Published", description="head over the published columns")
     counted_at: CountedAt | None = None
-    attentions: Annotated[tuple[str, ...], Field(strict=False)] | None = Field(
+    attentions: Listed[Attention] | None = Field(
         None, description="which of the study's cells join the published rows; left out: all"
     )
-    columns: Annotated[tuple[Column, ...], Field(strict=False, min_length=1)]
+    columns: Listed[Column]
+
+    @model_validator(mode="after")
+    def _published_from_somewhere(self) -> Description:
+        if self.published is None and any(column.published for column in self.columns):
+            raise ValueError("published: is missing, and a column names a published figure")
+        return self
 
 
 def load_description(file: Path) -> Description:
@@ -76,23 +83,59 @@ def load_description(file: Path) -> Description:
     return validate(Description, read_yaml(file), file)
 
 
-def check_descriptions(study: Study, reference: Path = Path("reference")) -> None:
-    """Check every table that a study names, before any job starts.
+def read_published(
+    description: Description, file: Path, reference: Path
+) -> dict[tuple[str, str], dict[str, str]]:
+    """The printed figures, as printed, by backbone and attention.
 
     Raises:
-        ConfigError: a description that is missing or wrong, or whose published file is missing.
+        ConfigError: the file, or a column that the description names, is not there, or a
+            model has two rows.
+    """
+    if description.published is None:
+        return {}
+    source = reference / description.published
+    if not source.is_file():
+        known = sorted(other.name for other in reference.glob("*.csv"))
+        raise ConfigError(
+            f"{file}: published: found {description.published!r}, {reference} has "
+            f"{', '.join(known)}"
+        )
+    with source.open(encoding="utf-8", newline="") as stream:
+        reader = csv.DictReader(stream)
+        header, rows = reader.fieldnames or [], list(reader)
+    wanted = {"published": "backbone", "published ": "attention"} | {
+        f"columns.{number}.published": column.published
+        for number, column in enumerate(description.columns)
+        if column.published
+    }
+    for key, name in wanted.items():
+        if name not in header:
+            raise ConfigError(
+                f"{file}: {key.strip()}: wants a column {name!r}; {source} has {', '.join(header)}"
+            )
+    published = {(row["backbone"], row["attention"]): row for row in rows}
+    if len(published) < len(rows):
+        raise ConfigError(f"{source}: a backbone and attention have two rows")
+    return published
+
+
+def check_descriptions(study: Study, source: str, reference: Path = Path("reference")) -> None:
+    """Check every table that a study names, before any job starts.
+
+    Args:
+        study: the configuration.
+        source: where it is from, for the message.
+        reference: the folder of the published CSVs.
+
+    Raises:
+        ConfigError: a description that is missing or wrong, or whose published file is.
     """
     for name, file in study.descriptions.items():
         if not file.is_file():
-            folder = file.parent
-            known = sorted(other.stem for other in folder.glob("*.yaml"))
+            known = sorted(other.stem for other in file.parent.glob("*.yaml"))
             raise ConfigError(
-                f"tables: found {name!r}, but there is no file {file}; "
-                f"{folder} has {', '.join(known) or 'none'}"
+                f"{source}: tables: found {name!r}, but there is no file {file}; "
+                f"{file.parent} has {', '.join(known) or 'none'}"
             )
-        published = load_description(file).published
-        if published is not None and not (reference / published).is_file():
-            known = sorted(other.name for other in reference.glob("*.csv"))
-            raise ConfigError(
-                f"{file}: published: found {published!r}, {reference} has {', '.join(known)}"
-            )
+        read_published(load_description(file), file, reference)

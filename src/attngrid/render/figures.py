@@ -12,27 +12,31 @@ import matplotlib as mpl
 import matplotlib.style
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
+from attngrid import attention as attentions
 from attngrid.cell import attention_label, backbone_label
 from attngrid.config import Study
-from attngrid.evidence.frames import Results
+from attngrid.evidence.frames import LOST, Results
 from attngrid.files import write_atomically
 
 WIDTH = 3.4  # inches a panel, a column of a paper
 NOTHING = "nothing measured yet"
 # Fig. 5 in the paper's order: baseline, CAM, SAM, CSM.
 MODULES = ("none", "cam", "sam", "csm")
+MODULE_LABELS = [attention_label(name) for name in MODULES]
 ORDERS = {"csm": "CAM first (CSM)", "csm_sam_first": "SAM first"}
 
 
 def modules(results: Results, reference: Path) -> Figure:
     """Fig. 5: top-1 error of the baseline, CAM, SAM and CSM.
 
-    The published bars and ours stand in panels of their own; ours has a dot for every seed
-    and a bar for the standard deviation.
+    The published bars and ours stand in panels of their own; ours has a dot for every seed, a
+    bar for the standard deviation over seeds, and where there is no bar says why.
     """
     cells = results.cells[results.cells["attention"].isin(MODULES)]
     panels = list(_panels(cells))
@@ -43,21 +47,27 @@ def modules(results: Results, reference: Path) -> Figure:
     axes[0].set_title("Published: ImageNet-1K, ResNet-50")
     for axis, (title, panel) in zip(axes[1:], panels, strict=False):
         axis.set_title(title)
+        ticks = []
         for place, name in enumerate(MODULES):
-            values = panel.loc[panel["attention"] == name, "top1_error"].dropna()
+            rows = panel[panel["attention"] == name]
+            values = rows["top1_error"].dropna()
+            ticks.append(f"{MODULE_LABELS[place]}\nn = {len(values)}")
             if values.empty:
+                lost = [state for state in LOST if (rows["state"] == state).any()]
+                axis.text(place, 0, lost[0] if lost else "--", ha="center", va="bottom")
                 continue
             deviation = values.std(ddof=1) if len(values) > 1 else 0.0
             axis.bar(place, values.mean(), yerr=deviation, width=0.6, capsize=3, color="C0")
             axis.plot([place] * len(values), values, ".", color="black", markersize=4)
-            axis.set_xlabel(f"{len(values)} seeds" if len(values) > 1 else "1 seed")
+        axis.set_xticks(range(4), ticks)
+        axis.set_ylabel("top-1 error (%), mean ± std")
         if panel["top1_error"].isna().all():
             _say_nothing(axis)
     if not panels:
         _say_nothing(axes[1])
+    axes[0].set_xticks(range(4), MODULE_LABELS)
+    axes[0].set_ylabel("top-1 error (%)")
     for axis in axes:
-        axis.set_xticks(range(4), ["baseline", *map(attention_label, MODULES[1:])])
-        axis.set_ylabel("top-1 error (%)")
         axis.grid(axis="x", visible=False)
     return figure
 
@@ -81,7 +91,7 @@ def ordering(results: Results, reference: Path) -> Figure:
                 mean.index, mean - deviation, mean + deviation, color=line.get_color(), alpha=0.2
             )
         axis.set_xlabel("epoch")
-        axis.set_ylabel("top-1 accuracy on the test set (%)")
+        axis.set_ylabel("top-1 accuracy on the test set (%), mean ± std")
         axis.legend()
         axis.xaxis.get_major_locator().set_params(integer=True)
     if not panels:
@@ -92,11 +102,19 @@ def ordering(results: Results, reference: Path) -> Figure:
 def accuracy_macs(results: Results, reference: Path) -> Figure:
     """Top-1 accuracy against multiply-accumulates, one panel a condition.
 
-    The colour is the attention module's, the marker the backbone's.
+    The colour is the attention module's, the marker the backbone's. Two names of one function
+    share their records, so they are one point.
     """
     summary = results.summary[(results.summary["n"] > 0) & results.summary["macs"].notna()]
+    names: dict[str, str] = {}  # of the point that shows an attention, and its label
+    for name in dict.fromkeys(summary["attention"]):
+        twin = attentions.find(name).same_as if name in attentions.REGISTRY else None
+        shown = twin if twin and twin in set(summary["attention"]) else name
+        label = attention_label(name)
+        names[shown] = f"{names[shown]} = {label}" if shown in names else label
+    summary = summary[summary["attention"].isin(names)]
     conditions = list(dict.fromkeys(summary["condition"]))
-    colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(summary["attention"]))}
+    colours = dict(zip(names, cycle(mpl.color_sequences["tab20"]), strict=False))
     markers = dict(zip(dict.fromkeys(summary["backbone"]), cycle("osD^vPX*"), strict=False))
     figure, axes = _figure(max(1, len(conditions)))
     for axis, condition in zip(axes, conditions, strict=False):
@@ -109,18 +127,19 @@ def accuracy_macs(results: Results, reference: Path) -> Figure:
                 yerr=row["top1_error_std"] if row["n"] > 1 else 0.0,
                 fmt=markers[row["backbone"]],
                 color=colours[row["attention"]],
+                alpha=0.8,
                 markersize=4,
                 capsize=2,
             )
         axis.set_xlabel("multiply-accumulates (millions)")
-        axis.set_ylabel("top-1 accuracy (%)")
+        axis.set_ylabel("top-1 accuracy (%), mean ± std")
     if not conditions:
         _say_nothing(axes[0])
         return figure
-    handles = [Line2D([], [], marker="s", ls="", color=c) for c in colours.values()]
+    handles: list[Artist] = [Patch(color=colour) for colour in colours.values()]
     handles += [Line2D([], [], marker=m, ls="", color="#777777") for m in markers.values()]
-    labels = [*map(attention_label, colours), *map(backbone_label, markers)]
-    figure.set_figwidth(figure.get_figwidth() + 1.2)
+    labels = [*names.values(), *map(backbone_label, markers)]
+    figure.set_figwidth(figure.get_figwidth() + 1.4)
     figure.legend(handles, labels, loc="outside right center")
     return figure
 

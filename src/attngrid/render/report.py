@@ -14,9 +14,9 @@ from attngrid.files import write_atomically
 from attngrid.render.tables import Table
 
 CAPTIONS = {
-    "modules": "CSM, Fig. 5: the baseline, CAM, SAM and CSM.",
-    "ordering": "CSM, Fig. 6: which attention comes first; mean and deviation over seeds.",
-    "accuracy_macs": "Accuracy against multiply-accumulates.",
+    "modules": "CSM, Fig. 5: the baseline, CAM, SAM and CSM; mean and deviation over seeds.",
+    "ordering": "CSM, Fig. 6: which attention comes first; mean and standard deviation over seeds.",
+    "accuracy_macs": "Accuracy against multiply-accumulates; mean and standard deviation.",
 }
 
 

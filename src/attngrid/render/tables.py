@@ -5,7 +5,6 @@ A published number and a measured one never share a column. What was not measure
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,10 +17,15 @@ import pandas as pd
 
 from attngrid.cell import model_label
 from attngrid.config import Study
-from attngrid.errors import ConfigError
-from attngrid.evidence.frames import read_frame
+from attngrid.evidence.frames import LOST, read_frame
 from attngrid.files import write_atomically
-from attngrid.render.description import Column, CountedAt, Description, load_description
+from attngrid.render.description import (
+    Column,
+    CountedAt,
+    Description,
+    load_description,
+    read_published,
+)
 
 MISSING = "--"
 Model = tuple[str, str]  # backbone and attention
@@ -115,7 +119,7 @@ def build_table(
     description = load_description(file)
     if description.attentions is not None:
         summary = summary[summary["attention"].isin(description.attentions)]
-    published = _published(description, file, reference)
+    published = read_published(description, file, reference)
     counted = _counted(description.counted_at, complexity)
     conditions = list(dict.fromkeys(summary["condition"]))
     models = _models(published, summary)
@@ -131,7 +135,7 @@ def build_table(
     for column in description.columns:
         if column.published:
             printed = [published.get(model, {}).get(column.published) for model in models]
-            values = [Value(number=text or "") for text in printed]
+            values = [_printed(text) for text in printed]
             add(description.published_title, column.title, column.decimals, values)
     if description.counted_at:
         for column in description.columns:
@@ -168,26 +172,6 @@ def build_table(
     )
 
 
-def _published(
-    description: Description, file: Path, reference: Path
-) -> dict[Model, dict[str, str]]:
-    """The printed figures by model, as printed."""
-    if description.published is None:
-        return {}
-    source = reference / description.published
-    if not source.is_file():
-        raise ConfigError(f"{file}: published: there is no file {source}")
-    with source.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    for number, column in enumerate(description.columns):
-        if column.published and column.published not in rows[0]:
-            raise ConfigError(
-                f"{file}: columns.{number}.published: found {column.published!r}; "
-                f"{source} has {', '.join(rows[0])}"
-            )
-    return {(row["backbone"], row["attention"]): row for row in rows}
-
-
 def _counted(at: CountedAt | None, complexity: Path) -> dict[Model, dict[Any, Any]]:
     """The counts at a geometry by model; empty until they have been made."""
     if at is None or not complexity.is_file():
@@ -206,6 +190,13 @@ def _models(published: Iterable[Model], summary: pd.DataFrame) -> list[Model]:
     return sorted(models, key=lambda model: backbones.index(model[0]))
 
 
+def _printed(text: str | None) -> Value:
+    """A published figure, digit for digit; what is no number is a word."""
+    if not text:
+        return Value()
+    return Value(number=text) if re.fullmatch(r"-?\d+(\.\d+)?", text) else Value(text)
+
+
 def _number(number: float | None, column: Column) -> Value:
     if number is None or pd.isna(number):
         return Value()
@@ -217,7 +208,7 @@ def _measured(row: dict[Any, Any] | None, column: Column) -> Value:
     if row is None:
         return Value()
     if not row["n"]:
-        return Value(next((s for s in ("diverged", "failed") if row[f"n_{s}"]), MISSING))
+        return Value(next((state for state in LOST if row[f"n_{state}"]), MISSING))
     mean, deviation = statistics(row, column)
     return Value(
         number=f"{mean:.{column.decimals}f}",
@@ -235,9 +226,9 @@ def statistics(row: dict[Any, Any], column: Column) -> tuple[float, float]:
 
 def _seeds(row: dict[Any, Any] | None) -> Value:
     """How many seeds the mean is of, and how many have none to give."""
-    if row is None or not (row["n"] or row["n_diverged"] or row["n_failed"]):
+    if row is None or not (row["n"] or any(row[f"n_{state}"] for state in LOST)):
         return Value()
-    lost = [f"{row[f'n_{s}']} {s}" for s in ("diverged", "failed") if row["n"] and row[f"n_{s}"]]
+    lost = [f"{row[f'n_{state}']} {state}" for state in LOST if row["n"] and row[f"n_{state}"]]
     return Value(", ".join([str(row["n"]), *lost]))
 
 

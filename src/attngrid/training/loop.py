@@ -42,6 +42,9 @@ def make_deterministic(seed: int, threads: int, *, strict: bool) -> None:
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(strict)
     torch.backends.cudnn.benchmark = False
+    # float32 means float32, whatever a GPU offers in its place
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
 
 
 def train(

@@ -27,7 +27,7 @@ Fraction = Annotated[Number, Field(ge=0, lt=1)]
 class Strict(BaseModel):
     """A typed section of a configuration: unknown keys and wrong types are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Schedule(Strict):
@@ -117,10 +117,12 @@ class Recipe(Strict):
     test_transforms: tuple[Transform, ...] = Field((), strict=False)
 
     @model_validator(mode="after")
-    def _milestones_in_order(self) -> Recipe:
+    def _consistent(self) -> Recipe:
         milestones = self.schedule.milestones
         if list(milestones) != sorted(set(milestones)) or any(m >= self.epochs for m in milestones):
             raise ValueError(f"milestones must rise and stay below the {self.epochs} epochs")
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov: true needs a momentum above 0")
         return self
 
     def learning_rate_at(self, epoch: float) -> float:

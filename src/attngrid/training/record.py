@@ -7,41 +7,98 @@ import os
 import platform
 import socket
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from attngrid.cell import Cell
-from attngrid.errors import AttngridError
+from attngrid.errors import RecordError
 from attngrid.files import write_atomically
+from attngrid.training.recipe import Strict
 
-BLOCKS = ("config", "metrics", "run")
-LIBRARIES = ("torch", "torchvision", "numpy", "scikit-learn")
-
-
-def write_record(file: Path, cell: Cell, metrics: dict[str, Any], run: dict[str, Any]) -> None:
-    """Write a finished cell's record: the blocks ``config``, ``metrics`` and ``run``.
-
-    Two records are equal to the bit when ``config`` and ``metrics`` are.
-    """
-    record = {"config": cell.config(), "metrics": metrics, "run": run}
-    # no NaN: JSON has none, and no finished cell has one
-    write_atomically(file, json.dumps(record, indent=1, allow_nan=False) + "\n")
+# what a training says of itself when it left neither a record nor a reason
+STOPPED = "stopped before its end"
+LIBRARIES = ("torchvision", "numpy", "scikit-learn")
+Percent = Annotated[float, Field(ge=0, le=100)]
 
 
-def read_record(file: Path) -> dict[str, Any]:
-    """Read a record.
+class Epoch(Strict):
+    """A line of a training curve; errors in percent."""
+
+    epoch: PositiveInt
+    learning_rate: float
+    train_loss: float
+    train_top1_error: Percent
+    test_loss: float
+    test_top1_error: Percent
+    test_top5_error: Percent
+
+
+class Metrics(Strict):
+    """The ``metrics`` block: the last epoch's figures, the best epoch's beside them."""
+
+    top1_error: Percent
+    top5_error: Percent
+    best_epoch: PositiveInt
+    best_top1_error: Percent
+    best_top5_error: Percent
+    train_images: PositiveInt
+    test_images: PositiveInt
+    params: PositiveInt
+    curve: Annotated[tuple[Epoch, ...], Field(strict=False, min_length=1)]
+
+    @model_validator(mode="after")
+    def _headline_is_the_curves(self) -> Metrics:
+        last = self.curve[-1]
+        if (self.top1_error, self.top5_error) != (last.test_top1_error, last.test_top5_error):
+            raise ValueError("top1_error and top5_error are not the last epoch's")
+        best = min(self.curve, key=lambda line: line.test_top1_error)
+        if (self.best_epoch, self.best_top1_error) != (best.epoch, best.test_top1_error):
+            raise ValueError("best_epoch and best_top1_error are not the best epoch's")
+        return self
+
+
+class Record(Strict):
+    """A measured cell. Two are equal to the bit when ``config`` and ``metrics`` are."""
+
+    config: dict[str, Any]
+    metrics: Metrics
+    run: dict[str, Any]
+
+
+def write_record(
+    file: Path, cell: Cell, metrics: Mapping[str, Any], run: Mapping[str, Any]
+) -> None:
+    """Write a finished cell's record, atomically."""
+    record = Record.model_validate({"config": cell.config(), "metrics": metrics, "run": run})
+    write_atomically(file, json.dumps(record.model_dump(mode="json"), indent=1) + "\n")
+
+
+def read_record(file: Path, cell: Cell | None = None) -> Record:
+    """Read a record, and with a cell check that it is that cell's.
 
     Raises:
-        AttngridError: no JSON, or not the three blocks; the message names the file.
+        RecordError: no JSON, a field that is missing or cannot be, or another cell's; the
+            message names the file, the field and what was found.
     """
     try:
-        record = json.loads(file.read_text("utf-8"))
+        record = Record.model_validate(json.loads(file.read_text("utf-8")))
+    except ValidationError as error:
+        item = error.errors(include_url=False)[0]
+        field = ".".join(map(str, item["loc"]))
+        raise RecordError(f"{file}: {field}: {item['msg']}") from None
     except (OSError, ValueError) as error:
-        raise AttngridError(f"{file}: cannot be read as a record: {error}") from None
-    if not isinstance(record, dict) or set(record) != set(BLOCKS):
-        raise AttngridError(f"{file}: a record has the blocks {', '.join(BLOCKS)}")
+        raise RecordError(f"{file}: cannot be read: {error}") from None
+    try:
+        matches = cell is None or cell.matches(record.config)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RecordError(f"{file}: config: {type(error).__name__}: {error}") from None
+    if not matches:
+        raise RecordError(f"{file}: config: is not that of this cell, or not of its digest")
     return record
 
 
@@ -62,12 +119,11 @@ def read_status(file: Path) -> dict[str, Any] | None:
     """A cell's status, None without one; a running one whose process is gone has failed."""
     try:
         status: dict[str, Any] = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):
+        state, here = status["state"], status["host"] == socket.gethostname()
+        gone = state == "running" and here and not _is_alive(status["pid"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    here = status["host"] == socket.gethostname()
-    if status["state"] == "running" and here and not _is_alive(status["pid"]):
-        return {**status, "state": "failed", "message": "stopped before its end"}
-    return status
+    return {**status, "state": "failed", "message": STOPPED} if gone else status
 
 
 def _is_alive(pid: int) -> bool:
@@ -85,12 +141,21 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def environment(device_type: str, device_name: str) -> dict[str, Any]:
-    """What a cell ran on: code and library versions, device, operating system."""
+def environment(
+    device_type: str, device_name: str, versions: Mapping[str, str | None]
+) -> dict[str, Any]:
+    """What a cell runs on: code and library versions, device, operating system.
+
+    Args:
+        device_type: ``cpu`` or ``cuda``.
+        device_name: the processor's or the GPU's.
+        versions: torch's and CUDA's own, which this module does not import.
+    """
     return {
         "attngrid": version("attngrid"),
         "commit": code_version(),
         "python": platform.python_version(),
+        **versions,
         **{name.replace("-", "_"): _version(name) for name in LIBRARIES},
         "device": device_type,
         "device_name": device_name,

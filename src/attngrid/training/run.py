@@ -46,6 +46,8 @@ def run_cell(study: Study, cell: Cell, record: Path) -> None:
         )
 
     write_status(cell.status, "running", epoch=0, epochs=epochs)
+    # taken now: the checkout may have moved on when the training ends
+    machine = environment(device.type, name, _torch_versions())
     started, start = now(), time.perf_counter()
     try:
         metrics, speed = train(
@@ -59,7 +61,7 @@ def run_cell(study: Study, cell: Cell, record: Path) -> None:
         run = {
             "started": started,
             **speed,
-            **environment(device.type, name),
+            **machine,
             "deterministic": study.compute.deterministic,
             "peak_memory_mb": _peak_memory_mb(device),
         }
@@ -82,7 +84,7 @@ def _left(study: Study) -> str:
     walls = []
     for cell in study.trainings.values():
         with suppress(Exception):
-            walls.append(read_record(cell.record)["run"]["wall_s"])
+            walls.append(read_record(cell.record).run["wall_s"])
     running = [read_status(c.status) for c in study.trainings.values() if c.status.is_file()]
     # this cell has just ended; whatever took its place runs beside the others
     parallel = 1 + sum(status is not None and status["state"] == "running" for status in running)
@@ -91,6 +93,15 @@ def _left(study: Study) -> str:
         return f"{len(walls)} of {len(study.trainings)} cells"
     seconds = missing * sum(walls) / len(walls) / min(parallel, missing)
     return f"{len(walls)} of {len(study.trainings)} cells, about {_duration(seconds)} left"
+
+
+def _torch_versions() -> dict[str, str | None]:
+    cudnn = torch.backends.cudnn.version() if torch.cuda.is_available() else None  # type: ignore[no-untyped-call]
+    return {
+        "torch": str(torch.__version__),
+        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+        "cudnn": None if cudnn is None else str(cudnn),
+    }
 
 
 def _peak_memory_mb(device: torch.device) -> float:
