@@ -42,6 +42,12 @@ TINY: dict[str, Any] = {
 }
 
 
+def environment() -> dict[str, str]:
+    """The environment's own programs come first."""
+    programs = str(Path(sys.executable).parent)
+    return os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+
+
 @pytest.fixture
 def tiny() -> dict[str, Any]:
     """A study that trains in seconds, to be changed at will."""
@@ -69,15 +75,13 @@ def clone(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def snakemake() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run Snakemake in a folder; the environment's own programs come first."""
+    """Run Snakemake in a folder."""
 
     def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-        programs = str(Path(sys.executable).parent)
-        environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
         return subprocess.run(
             ["snakemake", *arguments],
             cwd=folder,
-            env=environment,
+            env=environment(),
             capture_output=True,
             text=True,
             timeout=600,

@@ -9,13 +9,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import yaml
 
 from attngrid.config import Study, load_study, validate
 from attngrid.training.record import read_record
+from conftest import environment
 
 Snakemake = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -221,6 +222,24 @@ def test_failed_cells_are_named_and_block_nothing(
     assert jobs(dry.stdout + dry.stderr)["train"] == 2
 
 
+def start_and_await_first_epoch(
+    clone: Path, *arguments: str
+) -> tuple[subprocess.Popen[str], IO[str]]:
+    """Snakemake in the background, its first cell of one epoch trained but not finished."""
+    running = subprocess.Popen(
+        ["snakemake", *arguments],
+        cwd=clone,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stderr is not None
+    for line in running.stderr:
+        if "epoch 1/1" in line:
+            break
+    return running, running.stderr
+
+
 @pytest.mark.slow
 def test_a_run_keeps_the_configuration_it_started_with(
     clone: Path, snakemake: Snakemake, tiny: dict[str, Any]
@@ -228,22 +247,11 @@ def test_a_run_keeps_the_configuration_it_started_with(
     """An edit, a dry run and `current` beside a running study change nothing for it."""
     tiny["grid"][0] |= {"attentions": ["none"], "seeds": [0, 1]}
     arguments = ("--cores", "1", "--configfile", write(clone, tiny))
-    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    running = subprocess.Popen(
-        ["snakemake", *arguments],
-        cwd=clone,
-        env=os.environ | {"PATH": programs},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert running.stderr is not None
-    for line in running.stderr:
-        if "epoch 1/1" in line:  # the first of two cells
-            break
+    running, output = start_and_await_first_epoch(clone, *arguments)
     write(clone, tiny | {"recipes": {"tiny": tiny["recipes"]["tiny"] | {"learning_rate": 0.01}}})
     assert snakemake(clone, "-n", "--nolock", *arguments).returncode == 0
     assert snakemake(clone, "current", "--nolock", *arguments).returncode == 0
-    rest = running.stderr.read()
+    rest = output.read()
     assert running.wait(120) == 0, rest
     assert len(list((clone / "results/tiny/records").iterdir())) == 2
 
@@ -255,20 +263,9 @@ def test_a_killed_snakemake_is_no_obstacle(
     """kill -9: its cell ends by itself, and the next run takes the record and goes on."""
     tiny["grid"][0] |= {"attentions": ["none"], "seeds": [0, 1]}
     arguments = ("--cores", "1", "--configfile", write(clone, tiny))
-    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    running = subprocess.Popen(
-        ["snakemake", *arguments],
-        cwd=clone,
-        env=os.environ | {"PATH": programs},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert running.stderr is not None
-    for line in running.stderr:
-        if "epoch 1/1" in line:
-            break
+    running, output = start_and_await_first_epoch(clone, *arguments)
     running.kill()
-    running.stderr.read()  # until the orphan ends
+    output.read()  # until the orphan ends
     records = clone / "results/tiny/records"
     (record,) = records.iterdir()
     before = record.read_bytes()

@@ -99,20 +99,7 @@ def collect(study: Study, *, trained_by_now: bool = False) -> Results:
                 continue
             row |= {"state": "measured", "message": ""}
             row |= record.metrics.model_dump(exclude={"curve"})
-            row |= {
-                key: record.run.get(key)
-                for key in (
-                    "wall_s",
-                    "images_per_s",
-                    "peak_memory_mb",
-                    "device",
-                    "device_name",
-                    "deterministic",
-                    "torch",
-                    "commit",
-                    "started",
-                )
-            }
+            row |= {name: record.run.get(name) for name in RUN_COLUMNS}
             epochs += [{**names, **line.model_dump()} for line in record.metrics.curve]
         else:
             status = read_status(cell.status) or {"state": "not_run", "message": ""}
@@ -126,23 +113,8 @@ def collect(study: Study, *, trained_by_now: bool = False) -> Results:
     return Results(frame, pd.DataFrame(epochs, columns=EPOCH_COLUMNS), _summarise(frame))
 
 
-CELL_COLUMNS = [
-    "study",
-    "id",
-    "dataset",
-    "backbone",
-    "attention",
-    "recipe",
-    "seed",
-    "options",
-    "condition",
-    "state",
-    "message",
-    *ERRORS,
-    "best_epoch",
-    "train_images",
-    "test_images",
-    *COUNTS,
+# Of a record's ``run`` block.
+RUN_COLUMNS = (
     "wall_s",
     "images_per_s",
     "peak_memory_mb",
@@ -152,6 +124,21 @@ CELL_COLUMNS = [
     "torch",
     "commit",
     "started",
+)
+CELL_COLUMNS = [
+    "study",
+    "id",
+    *GROUP[1:5],
+    "seed",
+    *GROUP[5:],
+    "state",
+    "message",
+    *ERRORS,
+    "best_epoch",
+    "train_images",
+    "test_images",
+    *COUNTS,
+    *RUN_COLUMNS,
 ]
 EPOCH_COLUMNS = [
     *GROUP,
