@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import timm.layers
@@ -11,13 +13,20 @@ from torch import nn
 
 import attngrid
 from attngrid import attention as attentions
+from attngrid.attention.bam import BAM
 from attngrid.attention.cbam import CBAM
 from attngrid.attention.csm import ChannelSpatialAttention
+from attngrid.attention.maf import MAF, MAFInBAM, MAFInCBAM
 from attngrid.attention.sam import SpatialSelfAttention
-from attngrid.attention.se import SqueezeExcitation
-from attngrid.errors import ConfigError
+from attngrid.attention.se import SqueezeExcitation, SqueezeExcitationV3
+from attngrid.attention.srap import SRAP
+from attngrid.attention.statistics import CHANNEL, deviation
+from attngrid.errors import ConfigError, UnknownNameError
 
 Array = NDArray[np.float64]
+
+
+REDUCED = ["se", "cbam", "csm", "bam", "maf", "maf_c", "maf_b", "srap"]
 
 
 @pytest.fixture
@@ -69,17 +78,7 @@ def cbam_by_hand(module: CBAM, x: Array) -> Array:
         maximum = np.array([plane.max() for plane in image])
         gate = sigmoid(mlp(channel.mlp, average) + mlp(channel.mlp, maximum))
         image = gate[:, None, None] * image
-        pooled = np.pad(np.stack([image.max(0), image.mean(0)]), ((0, 0), (3, 3), (3, 3)))
-        kernel = array(spatial.conv.weight)[0]
-        bn = spatial.bn
-        for i in range(image.shape[1]):
-            for j in range(image.shape[2]):
-                conv = (pooled[:, i : i + 7, j : j + 7] * kernel).sum()
-                centred = (conv - array(bn.running_mean)[0]) / np.sqrt(
-                    array(bn.running_var)[0] + bn.eps
-                )
-                logit = centred * array(bn.weight)[0] + array(bn.bias)[0]
-                out[n, :, i, j] = sigmoid(logit) * image[:, i, j]
+        out[n] = spatial_gate_by_hand(spatial, ("max", "avg"), image)
     return out
 
 
@@ -112,12 +111,148 @@ def csm_by_hand(module: ChannelSpatialAttention, x: Array) -> Array:
     return x
 
 
+def se_v3_by_hand(module: SqueezeExcitationV3, x: Array) -> Array:
+    out = np.zeros_like(x)
+    for n, image in enumerate(x):
+        logits = mlp(module.mlp, np.array([plane.mean() for plane in image]))
+        gate = np.clip(logits / 6 + 0.5, 0, 1)
+        out[n] = gate[:, None, None] * image
+    return out
+
+
+def std(values: Array) -> float:
+    """With Bessel's correction, 0 for one value."""
+    values = values.flatten()
+    if len(values) == 1:
+        return 0.0
+    average = sum(values) / len(values)
+    return float(np.sqrt(sum((value - average) ** 2 for value in values) / (len(values) - 1)))
+
+
+NUMPY = {"avg": np.mean, "max": np.max, "std": std}
+
+
+def per_channel(name: str, image: Array) -> Array:
+    return np.array([NUMPY[name](plane) for plane in image])
+
+
+def per_position(name: str, image: Array) -> Array:
+    _, height, width = image.shape
+    return np.array([[NUMPY[name](image[:, i, j]) for j in range(width)] for i in range(height)])
+
+
+def batch_norm(module: nn.Module, values: Array) -> Array:
+    """In evaluation mode, over the first dimension's channels."""
+    shape = (-1,) + (1,) * (values.ndim - 1)
+    mean, var, weight, bias = (
+        array(getattr(module, name)).reshape(shape)
+        for name in ("running_mean", "running_var", "weight", "bias")
+    )
+    return (values - mean) / np.sqrt(var + module.eps) * weight + bias
+
+
+def convolution(layer: nn.Conv2d, image: Array) -> Array:
+    """Sum over channels and kernel at every position, zero-padded, stride 1."""
+    kernel, padding, dilation = array(layer.weight), layer.padding[0], layer.dilation[0]
+    outputs, _, size, _ = kernel.shape
+    padded = np.pad(image, ((0, 0), (padding, padding), (padding, padding)))
+    out = np.zeros((outputs, *image.shape[1:]))
+    for i in range(image.shape[1]):
+        for j in range(image.shape[2]):
+            rows = [i + dilation * step for step in range(size)]
+            columns = [j + dilation * step for step in range(size)]
+            window = padded[:, rows][:, :, columns]
+            out[:, i, j] = (kernel * window).sum(axis=(1, 2, 3))
+    return out if layer.bias is None else out + array(layer.bias)[:, None, None]
+
+
+def spatial_gate_by_hand(gate: nn.Module, names: tuple[str, ...], image: Array) -> Array:
+    pooled = np.stack([per_position(name, image) for name in names])
+    return sigmoid(batch_norm(gate.bn, convolution(gate.conv, pooled))) * image
+
+
+def maf_by_hand(module: MAF, x: Array) -> Array:
+    out = np.zeros_like(x)
+    for n, image in enumerate(x):
+        squeezed = np.concatenate([per_channel("avg", image), per_channel("std", image)])
+        out[n] = sigmoid(mlp(module.dbr.mlp, squeezed))[:, None, None] * image
+    return out
+
+
+def maf_c_by_hand(module: MAFInCBAM, x: Array) -> Array:
+    gated = maf_by_hand(module[0], x)
+    return np.stack([spatial_gate_by_hand(module[1], ("avg", "std"), image) for image in gated])
+
+
+def bam_spatial_by_hand(module: BAM, image: Array) -> Array:
+    for layer in module.spatial:
+        if isinstance(layer, nn.Conv2d):
+            image = convolution(layer, image)
+        elif isinstance(layer, nn.BatchNorm2d):
+            image = batch_norm(layer, image)
+        else:
+            image = np.maximum(image, 0)
+    return image
+
+
+def bam_by_hand(module: BAM, x: Array) -> Array:
+    out = np.zeros_like(x)
+    for n, image in enumerate(x):
+        if isinstance(module, MAFInBAM):
+            squeezed = np.concatenate([per_channel("avg", image), per_channel("std", image)])
+            channel = mlp(module.channel.mlp, squeezed)
+        else:
+            first, bn, _, second = module.channel.mlp
+            hidden = array(first.weight) @ per_channel("avg", image) + array(first.bias)
+            hidden = np.maximum(batch_norm(bn, hidden), 0)
+            channel = array(second.weight) @ hidden + array(second.bias)
+        spatial = bam_spatial_by_hand(module, image)
+        channel = channel[:, None, None]
+        fused = channel * spatial if module.product else channel + spatial
+        out[n] = image * (1 + sigmoid(fused))
+    return out
+
+
+def srap_by_hand(names: tuple[str, ...], rates: tuple[float, ...]) -> Callable[..., Array]:
+    def compute(module: SRAP, x: Array) -> Array:
+        out = np.zeros_like(x)
+        for n, image in enumerate(x):
+            channels = len(image)
+            sizes = [int(rate * channels) for rate in rates[:-1]]
+            sizes.append(channels - sum(sizes))
+            lists = [
+                sorted(per_channel(name, image), reverse=True)[:size]
+                for name, size in zip(names, sizes, strict=True)
+            ]
+            selected = []
+            while any(lists):
+                for values in lists:
+                    if values:
+                        selected.append(values.pop(0))
+            product = np.prod([per_channel(name, image) for name in names], axis=0)
+            w_c = np.maximum(mlp(module.mlp, np.array(selected)) + sigmoid(product), 0)
+            pooled = np.stack([per_position(name, image) for name in names])
+            w_s = batch_norm(module.bn, convolution(module.conv, pooled))[0]
+            w_s = w_s + sigmoid(pooled.prod(axis=0))
+            out[n] = image * (1 + sigmoid(w_c[:, None, None] * w_s))
+        return out
+
+    return compute
+
+
 BY_HAND = {
     "se": se_by_hand,
     "cam": se_by_hand,
     "cbam": cbam_by_hand,
     **dict.fromkeys(("sam", "sam_r8", "sam_residual", "sam_danet"), sam_by_hand),
     **dict.fromkeys(("csm", "csm_r8", "csm_residual", "csm_danet", "csm_sam_first"), csm_by_hand),
+    "se_v3": se_v3_by_hand,
+    **dict.fromkeys(("bam", "bam_product", "maf_b"), bam_by_hand),
+    "maf": maf_by_hand,
+    "maf_c": maf_c_by_hand,
+    "srap": srap_by_hand(("avg", "std"), (1 / 2, 1 / 2)),
+    "srap_avg_max": srap_by_hand(("avg", "max"), (1 / 2, 1 / 2)),
+    "srap_avg_max_std": srap_by_hand(("avg", "max", "std"), (1 / 3, 1 / 3, 1 / 3)),
 }
 
 
@@ -132,6 +267,52 @@ def test_module_computes_its_equation(name: str, x: torch.Tensor) -> None:
     module = randomise(build(name, 8))
     expected = BY_HAND[name](module, x.numpy())  # type: ignore[operator]
     np.testing.assert_allclose(array(module(x)), expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("names", "rates"),
+    [
+        (("avg", "std"), (0.3, 0.7)),
+        (("avg", "max", "std"), (0.5, 0.2, 0.3)),
+        (("max", "std"), (0, 1)),
+    ],
+)
+def test_srap_selects_by_its_rates(
+    names: tuple[str, ...], rates: tuple[float, ...], x: torch.Tensor
+) -> None:
+    """Lists of different lengths: what is left of the longer ones follows in order."""
+    module = randomise(SRAP(8, statistics=names, rates=rates))
+    expected = srap_by_hand(names, rates)(module, x.numpy())
+    np.testing.assert_allclose(array(module(x)), expected, rtol=1e-9, atol=1e-11)
+
+
+def test_srap_starts_as_its_authors_do() -> None:
+    model = attngrid.create_model("mobilenet_v2", "srap", num_classes=10)
+    weights = torch.cat([m.mlp[0].weight.flatten() for m in model.modules() if type(m) is SRAP])
+    assert weights.std().item() == pytest.approx(0.01, rel=0.02)
+    assert {m.bn.momentum for m in model.modules() if type(m) is SRAP} == {0.01}
+
+
+@pytest.mark.parametrize("rates", [(0.5, 0.4), (0.5, 0.5, 0.0), (1.5, -0.5)])
+def test_rates_must_be_shares_that_sum_to_one(rates: tuple[float, ...]) -> None:
+    with pytest.raises(ConfigError, match="rates must be 2 shares that sum to 1"):
+        SRAP(8, rates=rates)
+
+
+@pytest.mark.parametrize("module", [MAF, MAFInCBAM, MAFInBAM, SRAP])
+def test_an_unknown_statistic_is_named(module: type[nn.Module]) -> None:
+    with pytest.raises(UnknownNameError, match="unknown statistic 'sdt': did you mean std"):
+        module(8, statistics=("avg", "sdt"))
+
+
+def test_deviation_is_sound_where_squares_of_float32_are_not() -> None:
+    x = 30 + 0.01 * torch.randn(2, 4, 32, 32, generator=torch.Generator().manual_seed(0))
+    expected = x.double().std((2, 3))
+    torch.testing.assert_close(deviation(x, CHANNEL).double(), expected, rtol=1e-4, atol=0)
+    squares = ((x**2).mean((2, 3)) - x.mean((2, 3)) ** 2).clamp(min=0).sqrt()
+    assert ((squares - expected).abs() / expected).max() > 0.1  # what is avoided
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert deviation(x.bfloat16(), CHANNEL).dtype == torch.float32
 
 
 def test_every_registered_module_is_covered_by_an_equation() -> None:
@@ -178,12 +359,12 @@ def test_one_position_and_constant_input_stay_finite(name: str) -> None:
         assert x.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["se", "cbam", "csm"])
+@pytest.mark.parametrize("name", REDUCED)
 def test_hidden_width_is_at_least_one(name: str) -> None:
-    assert build(name, 8, reduction=16)(torch.randn(1, 8, 2, 2)).shape == (1, 8, 2, 2)
+    assert build(name, 8, reduction=16).eval()(torch.randn(1, 8, 2, 2)).shape == (1, 8, 2, 2)
 
 
-@pytest.mark.parametrize("name", ["se", "cbam", "csm"])
+@pytest.mark.parametrize("name", REDUCED)
 def test_reduction_below_one_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="reduction must be at least 1, found 0"):
         build(name, 8, reduction=0)

@@ -10,6 +10,9 @@ import torchvision
 from torch import nn
 
 import attngrid
+from attngrid import attention as attentions
+from attngrid.backbones.mobilenet import Unit
+from attngrid.complexity import count
 from attngrid.errors import ConfigError, UnknownNameError
 
 
@@ -56,6 +59,156 @@ def test_original_bottlenecks_stride_on_the_first_convolution(name: str, groups:
     assert {m.groups for m in model.modules() if isinstance(m, nn.Conv2d)} == {1, groups}
 
 
+def squeeze_excitations(model: nn.Module) -> list[nn.Module]:
+    return [m for m in model.modules() if type(m).__name__ == "SqueezeExcitation"]
+
+
+def test_mobilenet_v2_equals_torchvisions_with_the_same_weights() -> None:
+    """Without what the MAF and SRAP authors changed; two widths, for the rounding."""
+    for width in (1.0, 0.75):
+        reference = torchvision.models.mobilenet_v2(weights=None, width_mult=width)
+        model = attngrid.create_model(
+            "mobilenet_v2", width=width, expand_first=False, input_bn=False, conv_head=False
+        )
+        copy_in_order(reference, model)
+        x = torch.randn(2, 3, 96, 96)
+        torch.testing.assert_close(model.eval()(x), reference.eval()(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", ["large", "small"])
+def test_mobilenet_v3_equals_torchvisions_with_the_same_weights(size: str) -> None:
+    """The published network is the one with ``se_v3``; ours has no bias before the classifier."""
+    reference = torchvision.models.get_model(f"mobilenet_v3_{size}", weights=None).eval()
+    model = attngrid.create_model(
+        f"mobilenet_v3_{size}", "se_v3", input_bn=False, conv_head=False
+    ).eval()
+    kinds = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
+    theirs = [m for m in reference.modules() if isinstance(m, kinds)]
+    ours = [m for m in model.modules() if isinstance(m, kinds)]
+    for source, target in zip(theirs, ours, strict=True):
+        # SE and the hidden layer are convolutions in one and linear in the other
+        for name, parameter in target.state_dict().items():
+            parameter.copy_(source.state_dict()[name].reshape(parameter.shape))
+        if isinstance(target, nn.BatchNorm2d):
+            target.eps = source.eps  # torchvision's 0.001 is TensorFlow's
+    reference.classifier[0].bias.data.zero_()
+    x = torch.randn(2, 3, 96, 96)
+    torch.testing.assert_close(model(x), reference(x), rtol=1e-4, atol=1e-4)
+
+
+def test_mobilenet_v1_is_the_2017_network_without_the_authors_changes() -> None:
+    """Howard et al. (2017), Table 4: 4.2 million parameters, 569 million multiply-adds."""
+    plain = {"residual": False, "input_bn": False, "conv_head": False}
+    model = attngrid.create_model("mobilenet_v1", **plain)
+    assert f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}" == "4.2"
+    assert f"{count(model, 224)['macs'] / 1e6:.0f}" == "569"
+    skips = [m.residual for m in attngrid.create_model("mobilenet_v1").modules() if type(m) is Unit]
+    assert sum(skips) == 1 + 1 + 5 + 1  # every unit that keeps its shape
+    assert len(skips) == 13
+
+
+def test_mobilenets_carry_the_authors_input_norm_and_convolution_head() -> None:
+    for name in (n for n in attngrid.list_backbones() if n.startswith("mobilenet")):
+        model = attngrid.create_model(name, num_classes=120)
+        first = next(m for m in model.modules() if not list(m.children()))
+        assert isinstance(first, nn.BatchNorm2d)
+        assert first.num_features == 3
+        last = [m for m in model.modules() if isinstance(m, nn.Conv2d)][-1]
+        assert last.kernel_size == (1, 1)
+        assert last.out_channels == 120
+        expected = (2 / (last.in_channels + 120)) ** 0.5  # Xavier
+        assert last.weight.std().item() == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "attention", "channels"),
+    [
+        # on the projected output
+        ("mobilenet_v2", "se", [16, 24, 24, *[32] * 3, *[64] * 4, *[96] * 3, *[160] * 3, 320]),
+        # on the expanded channels, the first block's ratio being 1
+        (
+            "mobilenet_v2",
+            "srap",
+            [32, 96, 144, 144, 192, 192, 192, *[384] * 4, *[576] * 3, *[960] * 3],
+        ),
+        ("mobilenet_v1", "srap", [32, 64, 128, 128, 256, 256, *[512] * 6, 1024]),
+        ("mobilenet_v1", "maf", [64, 128, 128, 256, 256, *[512] * 6, 1024, 1024]),
+        # only in the blocks that MobileNetV3 lists
+        ("mobilenet_v3_large", "cbam", [40, 40, 40, 112, 112, 160, 160, 160]),
+        ("mobilenet_v3_large", "se_v3", [72, 120, 120, 480, 672, 672, 960, 960]),
+        # between stages
+        ("mobilenet_v2", "bam", [16, 24, 32]),
+        ("mobilenet_v1", "maf_b", [64, 128, 256]),
+        ("resnet50", "bam", [256, 512, 1024]),
+        ("resnet18", "srap", [64, 64, 128, 128, 256, 256, 512, 512]),
+    ],
+)
+def test_each_module_sits_where_its_authors_put_it(
+    backbone: str, attention: str, channels: list[int]
+) -> None:
+    with torch.device("meta"):
+        model = attngrid.create_model(backbone, attention)
+    cls = attentions.find(attention).load()
+    found = []
+    for module in model.modules():
+        if type(module) is cls:
+            module.register_forward_hook(lambda m, args, out: found.append(args[0].shape[1]))
+    model.eval()(torch.zeros(1, 3, 64, 64, device="meta"))
+    assert found == channels
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v1", "mobilenet_v3_large"])
+@pytest.mark.parametrize("attention", ["se", "srap", "bam"])
+def test_placement_is_the_same_option_for_all(backbone: str, attention: str) -> None:
+    cls = attentions.find(attention).load()
+
+    def placed(placement: str) -> int:
+        with torch.device("meta"):
+            model = attngrid.create_model(backbone, attention, placement=placement)
+        return sum(type(m) is cls for m in model.modules())
+
+    blocks, in_last, stages = {
+        "resnet18": (8, 2, 4),
+        "mobilenet_v1": (13, 2, 5),
+        "mobilenet_v3_large": (15, 3, 5),
+    }[backbone]
+    assert placed("every_block") == blocks
+    assert placed("last_stage") == in_last
+    assert placed("stage_end") == stages
+
+
+FAMILIES = ["resnet18", "resnext50_32x4d", *(f"mobilenet_{v}" for v in ("v1", "v2", "v3_small"))]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "attention", "stem"),
+    [
+        *((backbone, "none", "imagenet") for backbone in attngrid.list_backbones()),
+        *((b, a, "cifar") for b in FAMILIES for a in attngrid.list_attentions()),
+    ],
+)
+def test_every_pair_builds_and_runs_without_memory(
+    backbone: str, attention: str, stem: str
+) -> None:
+    with torch.device("meta"):
+        model = attngrid.create_model(backbone, attention, stem=stem, num_classes=7, width=0.5)
+        side = 64 if stem == "imagenet" else 32
+        assert model(torch.zeros(2, 3, side, side)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("attention", attngrid.list_attentions())
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v1", "mobilenet_v2"])
+def test_save_and_load_keeps_the_outputs(backbone: str, attention: str, tmp_path: Path) -> None:
+    options = {"stem": "cifar", "num_classes": 5, "width": 0.25}
+    model = attngrid.create_model(backbone, attention, **options)
+    x = torch.randn(2, 3, 16, 16)
+    model.train()(x)  # moves the running statistics
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    other = attngrid.create_model(backbone, attention, **options)
+    other.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
+    assert torch.equal(other.eval()(x), model.eval()(x))
+
+
 def test_wide_resnet_widens_the_stages_and_not_the_stem() -> None:
     model = attngrid.create_model("wrn18_1.5")
     assert model.stem[0].out_channels == 64  # type: ignore[index,union-attr]
@@ -74,8 +227,7 @@ def test_cifar_stem_keeps_the_resolution() -> None:
 )
 def test_placement_says_where_attention_sits(placement: str, expected: int) -> None:
     model = attngrid.create_model("resnet18", "se", placement=placement)
-    modules = [m for m in model.modules() if type(m).__name__ == "SqueezeExcitation"]
-    assert len(modules) == expected
+    assert len(squeeze_excitations(model)) == expected
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 1000)
 
 
@@ -86,14 +238,6 @@ def test_attention_sits_on_the_last_batch_norm_before_the_sum() -> None:
     block.attention.mlp[2].bias.data.fill_(-1e4)
     x = torch.rand(1, 64, 8, 8)
     torch.testing.assert_close(block(x), x)
-
-
-@pytest.mark.parametrize("attention", attngrid.list_attentions())
-def test_models_build_without_memory(attention: str) -> None:
-    with torch.device("meta"):
-        model = attngrid.create_model("resnet18", attention, stem="cifar", num_classes=10)
-        assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
-    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
 
 
 def test_initialisation_is_the_authors() -> None:
@@ -125,7 +269,10 @@ def test_unknown_names_list_the_near_matches(backbone: str, attention: str, near
         ({"placement": "nowhere"}, "placement must be one of default, every_block"),
         ({"width": 0}, "width must be positive, found 0"),
         ({"stem": "tiny"}, "stem must be 'imagenet' or 'cifar', found 'tiny'"),
-        ({"reduction": 0}, "attention 'se' at 64 channels: reduction must be at least 1"),
+        (
+            {"reduction": 0},
+            "attention 'se' in stage 1, at 64 channels: reduction must be at least 1",
+        ),
     ],
 )
 def test_a_wrong_option_is_named(options: dict[str, object], message: str) -> None:
@@ -150,6 +297,19 @@ def test_a_users_own_file_is_an_attention_module(
     scales = [p for name, p in model.named_parameters() if "attention" in name]
     assert len(scales) == 8
     assert all((scale == 3).all() for scale in scales)
+    (tmp_path / "wrong.py").write_text(
+        "import torch\n"
+        "class Half(torch.nn.Module):\n"
+        "    def __init__(self, channels):\n"
+        "        super().__init__()\n"
+        "    def forward(self, x):\n"
+        "        return x[:, ::2]\n"
+    )
+    expected = (
+        r"attention 'wrong\.py:Half' in stage 1, at 64 channels: changes the shape of its input"
+    )
+    with pytest.raises(ConfigError, match=expected):
+        attngrid.create_model("resnet18", "wrong.py:Half")
     with pytest.raises(ConfigError, match=r"there is no file missing\.py"):
         attngrid.create_model("resnet18", "missing.py:Scale")
     with pytest.raises(ConfigError, match="has no class 'Other'"):

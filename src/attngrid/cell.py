@@ -15,7 +15,7 @@ from pydantic import Field, PositiveInt
 
 from attngrid import attention as attentions
 from attngrid import backbones, data
-from attngrid.training.recipe import Positive, Recipe, Strict
+from attngrid.training.recipe import Fraction, Positive, Recipe, Strict
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -31,6 +31,16 @@ class Options(Strict):
     placement: Literal["default", "every_block", "last_stage", "stage_end"] = Field(
         "default", description="where the attention module sits"
     )
+    statistics: tuple[str, ...] | None = Field(
+        None, strict=False, description="of maf, maf_c and maf_b: avg, max, std"
+    )
+    rates: tuple[Fraction, ...] | None = Field(
+        None, strict=False, description="of srap: each statistic's share of the channels"
+    )
+    residual: bool = Field(True, description="MobileNetV1's skips; false: the 2017 original")
+    expand_first: bool = Field(True, description="MobileNetV2's; false: the original")
+    input_bn: bool = Field(True, description="MobileNets: a BatchNorm on the image")
+    conv_head: bool = Field(True, description="MobileNets: a 1×1 convolution to classify")
     classes: Annotated[int, Field(ge=2)] | None = Field(
         None, description="train and test on the first so many classes only"
     )

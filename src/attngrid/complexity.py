@@ -41,10 +41,11 @@ COST_FREE_OPERATORS = tuple(
     f"aten::{name}"
     for name in (
         *("abs", "add", "add_", "div", "div_", "exp", "mul", "mul_", "neg", "pow", "sub", "sub_"),
-        *("elu", "gelu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "log", "rsqrt"),
+        *("elu", "gelu", "hardsigmoid", "hardswish", "hardswish_", "hardtanh", "hardtanh_"),
+        *("leaky_relu", "log", "relu6", "relu6_", "rsqrt"),
         *("sigmoid", "silu", "softmax", "sqrt", "tanh"),
         *("adaptive_max_pool2d", "amax", "amin", "argmax", "avg_pool2d", "max_pool2d", "mean"),
-        *("min", "sort", "std", "sum", "topk", "var"),
+        *("min", "prod", "sort", "std", "sum", "topk", "var"),
     )
 )
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from attngrid import attention as attentions
 from attngrid import backbones
+from attngrid.backbones.sites import PLACEMENTS, Sites
 from attngrid.errors import AttngridError, ConfigError
 
 
@@ -28,7 +30,8 @@ def create_model(
         num_classes: outputs of the classifier.
         stem: ``imagenet`` (224×224 images) or ``cifar`` (32×32 and smaller).
         width: scales the stages' widths.
-        **options: of the backbone (``placement``) or of the attention module (``reduction``).
+        **options: of the backbone (``placement``, ``input_bn``) or of the attention module
+            (``reduction``).
 
     Returns:
         A module from N×3×H×W images to N×num_classes logits. It builds under
@@ -45,7 +48,6 @@ def create_model(
     if not width > 0:
         raise ConfigError(f"width must be positive, found {width!r}")
 
-    placements = ("default", "every_block", "last_stage", "stage_end")
     accepted = sorted(backbone_entry.accepts | attention_entry.accepts)
     if unknown := set(options) - set(accepted):
         raise ConfigError(
@@ -53,24 +55,39 @@ def create_model(
             f"it takes {', '.join(accepted)}"
         )
     placement = options.pop("placement", "default")
-    if placement not in placements:
-        raise ConfigError(f"placement must be one of {', '.join(placements)}, found {placement!r}")
+    if placement not in PLACEMENTS:
+        raise ConfigError(f"placement must be one of {', '.join(PLACEMENTS)}, found {placement!r}")
+    for_backbone = {name: options.pop(name) for name in backbone_entry.accepts & set(options)}
 
-    def attend(channels: int) -> nn.Module:
+    def make(channels: int, stage: int) -> nn.Module:
         if attention == "none":
             return nn.Identity()
         try:
             module: nn.Module = attention_class(channels, **attention_entry.options, **options)
+            if attention_entry.sha256 is not None:
+                _require_same_shape(module, channels)
         except AttngridError as error:
-            raise ConfigError(f"attention {attention!r} at {channels} channels: {error}") from error
+            raise ConfigError(
+                f"attention {attention!r} in stage {stage}, at {channels} channels: {error}"
+            ) from error
         return module
 
     model: nn.Module = backbone_class(
-        attend,
+        Sites(make, attention_entry.site, placement),
         num_classes=num_classes,
         stem=stem,
         width=width,
-        placement=placement,
         **backbone_entry.options,
+        **for_backbone,
     )
     return model
+
+
+@torch.no_grad()
+def _require_same_shape(module: nn.Module, channels: int) -> None:
+    """Raise where a user's module does not keep the shape of what it is given."""
+    x = torch.zeros(2, channels, 4, 4)  # on the device that is being built on
+    shape = tuple(module.eval()(x).shape)
+    module.train()
+    if shape != tuple(x.shape):
+        raise ConfigError(f"changes the shape of its input from {tuple(x.shape)} to {shape}")

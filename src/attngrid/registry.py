@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from attngrid.errors import ConfigError, UnknownNameError
 
@@ -28,6 +28,7 @@ class Entry:
         label: how tables and figures write the name.
         options: the keyword arguments that make this name this variant.
         accepts: the keyword arguments that are left to a user.
+        site: of an attention module, where it sits in a network (``backbones.sites``).
         same_as: the name that computes the same function; both share their records.
         sha256: of the file, for a class of the user's own.
     """
@@ -37,6 +38,7 @@ class Entry:
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     accepts: frozenset[str] = frozenset()
     same_as: str | None = None
+    site: Literal["block", "expanded", "stages"] = "block"
     sha256: str | None = None
 
     def load(self) -> type[Any]:

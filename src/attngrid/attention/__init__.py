@@ -13,10 +13,14 @@ from attngrid.registry import Entry
 _SE = "attngrid.attention.se:SqueezeExcitation"
 _SAM = "attngrid.attention.sam:SpatialSelfAttention"
 _CSM = "attngrid.attention.csm:ChannelSpatialAttention"
+_BAM = "attngrid.attention.bam:BAM"
+_SRAP = "attngrid.attention.srap:SRAP"
 _R8 = {"key_reduction": 8}
 _RESIDUAL = {"residual": True}
 
 _R = frozenset({"reduction"})
+_RS = _R | {"statistics"}
+_RR = _R | {"rates"}
 
 REGISTRY: dict[str, Entry] = {
     "none": Entry("torch.nn:Identity", "baseline"),
@@ -32,6 +36,19 @@ REGISTRY: dict[str, Entry] = {
     "csm_residual": Entry(_CSM, "CSM (residual)", _RESIDUAL, _R),
     "csm_danet": Entry(_CSM, "CSM (C/8, residual)", _R8 | _RESIDUAL, _R),
     "csm_sam_first": Entry(_CSM, "CSM, SAM first", {"spatial_first": True}, _R),
+    "se_v3": Entry("attngrid.attention.se:SqueezeExcitationV3", "SE (V3)", site="expanded"),
+    "bam": Entry(_BAM, "BAM", accepts=_R, site="stages"),
+    "bam_product": Entry(_BAM, "BAM (product)", {"product": True}, _R, site="stages"),
+    "maf": Entry("attngrid.attention.maf:MAF", "MAF", accepts=_RS),
+    "maf_c": Entry("attngrid.attention.maf:MAFInCBAM", "MAF_C", accepts=_RS),
+    "maf_b": Entry("attngrid.attention.maf:MAFInBAM", "MAF_B", accepts=_RS, site="stages"),
+    "srap": Entry(_SRAP, "SRAP", accepts=_RR, site="expanded"),
+    "srap_avg_max": Entry(
+        _SRAP, "SRAP (avg, max)", {"statistics": ("avg", "max")}, _RR, site="expanded"
+    ),
+    "srap_avg_max_std": Entry(
+        _SRAP, "SRAP (avg, max, std)", {"statistics": ("avg", "max", "std")}, _RR, site="expanded"
+    ),
 }
 
 

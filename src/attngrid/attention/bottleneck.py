@@ -1,4 +1,4 @@
-"""The two-layer perceptron that every channel gate has."""
+"""The two-layer perceptron that every channel gate has, and MobileNets' rounding of widths."""
 
 from __future__ import annotations
 
@@ -17,3 +17,9 @@ def bottleneck(inputs: int, channels: int, reduction: int) -> nn.Sequential:
         raise ConfigError(f"reduction must be at least 1, found {reduction}")
     hidden = max(1, channels // reduction)
     return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, channels))
+
+
+def make_divisible(width: float) -> int:
+    """Round to a multiple of 8, never more than a tenth down, as the MobileNets do."""
+    rounded = max(8, int(width + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * width else rounded

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from attngrid.attention.bottleneck import bottleneck
-from attngrid.attention.statistics import CHANNEL, POSITION, maximum, mean
+from attngrid.attention.statistics import CHANNEL, POSITION, find_all, maximum, mean
 
 
 class ChannelGate(nn.Module):
@@ -23,11 +25,16 @@ class ChannelGate(nn.Module):
 
 
 class SpatialGate(nn.Module):
-    """``x ⊙ σ(BN(conv7×7([max; avg] over C)))`` (CBAM, eq. 3; the BN is the authors' code's)."""
+    """``x ⊙ σ(BN(conv7×7([max; avg] over C)))`` (CBAM, eq. 3; the BN is the authors' code's).
 
-    def __init__(self) -> None:
+    Args:
+        statistics: names of ``attention.statistics``, in the order of the concatenation.
+    """
+
+    def __init__(self, statistics: Sequence[str] = ("max", "avg")) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(2, 1, kernel_size=7, padding=3, bias=False)
+        self.statistics = find_all(statistics)
+        self.conv = nn.Conv2d(len(self.statistics), 1, kernel_size=7, padding=3, bias=False)
         self.bn = nn.BatchNorm2d(1, momentum=0.01)
 
     def initialise(self) -> None:
@@ -35,7 +42,7 @@ class SpatialGate(nn.Module):
         nn.init.zeros_(self.bn.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = (maximum(x, POSITION, keepdim=True), mean(x, POSITION, keepdim=True))
+        pooled = [statistic(x, POSITION, keepdim=True) for statistic in self.statistics]
         logits_N1HW: Tensor = self.bn(self.conv(torch.cat(pooled, 1)))
         return x * logits_N1HW.sigmoid().to(x.dtype)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn.functional import hardsigmoid
 
-from attngrid.attention.bottleneck import bottleneck
+from attngrid.attention.bottleneck import bottleneck, make_divisible
 from attngrid.attention.statistics import CHANNEL, mean
 
 
@@ -24,4 +25,23 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate_NC: Tensor = self.mlp(mean(x, CHANNEL)).sigmoid().to(x.dtype)
+        return x * gate_NC[:, :, None, None]
+
+
+class SqueezeExcitationV3(nn.Module):
+    """MobileNetV3's own SE (Howard et al., ICCV 2019): hidden width C/4, hard sigmoid.
+
+    Args:
+        channels: C of the N×C×H×W input.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = make_divisible(channels / 4)
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate_NC = hardsigmoid(self.mlp(mean(x, CHANNEL))).to(x.dtype)
         return x * gate_NC[:, :, None, None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from attngrid import registry
 from attngrid.registry import Entry
 
+_MOBILENET = "attngrid.backbones.mobilenet:MobileNet"
 _RESNET = "attngrid.backbones.resnet:ResNet"
 _18 = {"block": "basic", "depths": (2, 2, 2, 2)}
 _34 = {"block": "basic", "depths": (3, 4, 6, 3)}
@@ -13,6 +14,7 @@ _101 = {"block": "bottleneck", "depths": (3, 4, 23, 3)}
 _32X4D = {"groups": 32, "group_width": 4}
 
 _PLACEMENT = frozenset({"placement"})
+_MOBILE = _PLACEMENT | {"input_bn", "conv_head"}
 
 REGISTRY: dict[str, Entry] = {
     "resnet18": Entry(_RESNET, "ResNet-18", _18, _PLACEMENT),
@@ -24,6 +26,14 @@ REGISTRY: dict[str, Entry] = {
     "wrn18_2.0": Entry(_RESNET, "WRN-18 (2.0)", _18 | {"widen": 2.0}, _PLACEMENT),
     "resnext50_32x4d": Entry(_RESNET, "ResNeXt-50 (32x4d)", _50 | _32X4D, _PLACEMENT),
     "resnext101_32x4d": Entry(_RESNET, "ResNeXt-101 (32x4d)", _101 | _32X4D, _PLACEMENT),
+    "mobilenet_v1": Entry(f"{_MOBILENET}V1", "MobileNetV1", {}, _MOBILE | {"residual"}),
+    "mobilenet_v2": Entry(f"{_MOBILENET}V2", "MobileNetV2", {}, _MOBILE | {"expand_first"}),
+    "mobilenet_v3_large": Entry(
+        f"{_MOBILENET}V3", "MobileNetV3-L", {"size": "large"}, accepts=_MOBILE
+    ),
+    "mobilenet_v3_small": Entry(
+        f"{_MOBILENET}V3", "MobileNetV3-S", {"size": "small"}, accepts=_MOBILE
+    ),
 }
 
 

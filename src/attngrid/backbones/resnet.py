@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor, nn
 
+from attngrid.backbones.sites import Sites, initialise_attention
 from attngrid.errors import ConfigError
 
-Attend = Callable[[int], nn.Module]
-Placement = Literal["default", "every_block", "last_stage", "stage_end"]
 StrideOn = Literal["1x1", "3x3"]
 
 
@@ -40,7 +39,7 @@ class ResNet(nn.Module):
     """The ResNet family (He et al., CVPR 2016; ResNeXt: Xie et al., CVPR 2017).
 
     Args:
-        attend: makes the attention module for a number of channels.
+        sites: makes the attention modules where they sit.
         block: two 3×3 convolutions (``basic``) or 1×1, 3×3, 1×1 (``bottleneck``).
         depths: blocks in each of the four stages.
         num_classes: outputs of the classifier.
@@ -48,8 +47,6 @@ class ResNet(nn.Module):
             convolution and no pool.
         width: scales the stages' widths, int(64·width) and so on; the stem keeps 64.
         widen: the same, as part of the backbone's name (WideResNet).
-        placement: attention in every block (``default``, ``every_block``), in the blocks of
-            the last stage, or once after each stage (``stage_end``).
         groups, group_width: of the 3×3 convolution (ResNeXt).
         stride_on: which convolution of a bottleneck strides. The original ResNet's first 1×1
             is what gives the 3.858 GFLOPs of CBAM's Table 4; the 3×3 gives 4.089.
@@ -57,7 +54,7 @@ class ResNet(nn.Module):
 
     def __init__(
         self,
-        attend: Attend,
+        sites: Sites,
         *,
         block: Literal["basic", "bottleneck"],
         depths: Sequence[int],
@@ -65,7 +62,6 @@ class ResNet(nn.Module):
         stem: Literal["imagenet", "cifar"] = "imagenet",
         width: float = 1.0,
         widen: float = 1.0,
-        placement: Placement = "default",
         groups: int = 1,
         group_width: int = 64,
         stride_on: StrideOn = "1x1",
@@ -91,21 +87,17 @@ class ResNet(nn.Module):
             )
 
         def stage(number: int, inputs: int, planes: int, depth: int) -> nn.Sequential:
-            in_blocks = placement in ("default", "every_block") or (
-                placement == "last_stage" and number == len(depths) - 1
-            )
             outputs = planes * expansion
             layers: list[nn.Module] = []
             for index in range(depth):
-                stride = 2 if number > 0 and index == 0 else 1
+                stride = 2 if number > 1 and index == 0 else 1
                 shortcut: nn.Module = nn.Identity()
                 if stride != 1 or inputs != outputs:
                     shortcut = nn.Sequential(*_conv_bn(inputs, outputs, 1, stride))
-                attention = attend(outputs) if in_blocks else nn.Identity()
+                attention = sites.any_block(outputs, number, len(depths))
                 layers.append(Block(residual(inputs, planes, stride), attention, shortcut))
                 inputs = outputs
-            if placement == "stage_end":
-                layers.append(attend(outputs))
+            layers.append(sites.after_stage(outputs, number, len(depths)))
             return nn.Sequential(*layers)
 
         if stem == "imagenet":
@@ -114,10 +106,10 @@ class ResNet(nn.Module):
             layers = [*_conv_bn(3, 64, 3), nn.ReLU(inplace=True)]
         self.stem = nn.Sequential(*layers)
         stages, inputs = [], 64
-        for number, depth in enumerate(depths):
-            planes = int(64 * 2**number * widen * width)
+        for number, depth in enumerate(depths, 1):
+            planes = int(32 * 2**number * widen * width)
             if planes < 1:
-                raise ConfigError(f"width {width} leaves no channels in stage {number + 1}")
+                raise ConfigError(f"width {width} leaves no channels in stage {number}")
             stages.append(stage(number, inputs, planes, depth))
             inputs = planes * expansion
         self.stages = nn.Sequential(*stages)
@@ -132,9 +124,7 @@ class ResNet(nn.Module):
             if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
         nn.init.kaiming_normal_(self.classifier.weight)
-        for module in self.modules():
-            if callable(initialise := getattr(module, "initialise", None)):
-                initialise()
+        initialise_attention(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images N×3×H×W to logits N×num_classes."""

@@ -1,0 +1,68 @@
+"""MAF, the attention module of accumulated features, and its place in CBAM and in BAM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from attngrid.attention.bam import BAM
+from attngrid.attention.bottleneck import bottleneck
+from attngrid.attention.cbam import SpatialGate
+from attngrid.attention.statistics import CHANNEL, find_all
+
+
+class DeformedBottleneck(nn.Module):
+    """One perceptron for all squeezes: k·C → C/r → C, from k statistics of each channel.
+
+    Args:
+        channels: C of the N×C×H×W input.
+        reduction: r; the hidden width is max(1, C // r).
+        statistics: names of ``attention.statistics``.
+    """
+
+    def __init__(self, channels: int, *, reduction: int, statistics: Sequence[str]) -> None:
+        super().__init__()
+        self.statistics = find_all(statistics)
+        self.mlp = bottleneck(len(self.statistics) * channels, channels, reduction)
+
+    def forward(self, x: Tensor) -> Tensor:
+        squeezes = [statistic(x, CHANNEL) for statistic in self.statistics]
+        logits_NC: Tensor = self.mlp(torch.cat(squeezes, 1))
+        return logits_NC
+
+
+class MAF(nn.Module):
+    """``x ⊙ σ(DBR(statistics of x))``, a channel gate; the arguments are the bottleneck's."""
+
+    def __init__(
+        self, channels: int, *, reduction: int = 16, statistics: Sequence[str] = ("avg", "std")
+    ) -> None:
+        super().__init__()
+        self.dbr = DeformedBottleneck(channels, reduction=reduction, statistics=statistics)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits_NC: Tensor = self.dbr(x)
+        return x * logits_NC.sigmoid().to(x.dtype)[:, :, None, None]
+
+
+class MAFInCBAM(nn.Sequential):
+    """MAF_C: MAF for CBAM's channel gate, then CBAM's spatial gate over the same statistics."""
+
+    def __init__(
+        self, channels: int, *, reduction: int = 16, statistics: Sequence[str] = ("avg", "std")
+    ) -> None:
+        super().__init__(
+            MAF(channels, reduction=reduction, statistics=statistics), SpatialGate(statistics)
+        )
+
+
+class MAFInBAM(BAM):
+    """MAF_B: BAM with MAF's logits for its channel branch."""
+
+    def __init__(
+        self, channels: int, *, reduction: int = 16, statistics: Sequence[str] = ("avg", "std")
+    ) -> None:
+        dbr = DeformedBottleneck(channels, reduction=reduction, statistics=statistics)
+        super().__init__(channels, reduction=reduction, channel_branch=dbr)

@@ -1,0 +1,77 @@
+"""SRAP, selected residual attentive patterns (earlier named MRAP)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from attngrid.attention.bottleneck import bottleneck
+from attngrid.attention.statistics import CHANNEL, POSITION, find_all
+from attngrid.errors import ConfigError
+
+
+class SRAP(nn.Module):
+    """``x ⊙ (1 + σ(w_c ⊙ w_s))`` from k statistics p₁…p_k, per channel and per position.
+
+    ``w_c = ReLU(W2 ReLU(W1 ·) + σ(p₁ ⊙ … ⊙ p_k))``, where · interleaves the nᵢ largest values
+    of each pᵢ over channels; ``w_s = BN(conv7×7([p₁;…;p_k])) + σ(p₁ ⊙ … ⊙ p_k)`` over positions.
+
+    Args:
+        channels: C of the N×C×H×W input.
+        reduction: r; the hidden width is max(1, C // r).
+        statistics: names of ``attention.statistics``, two or three.
+        rates: the share of the C selected values that each statistic has; left out, equal.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        reduction: int = 16,
+        statistics: Sequence[str] = ("avg", "std"),
+        rates: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.statistics = find_all(statistics)
+        count = len(self.statistics)
+        rates = [1 / count] * count if rates is None else list(rates)
+        if len(rates) != count or min(rates) < 0 or not math.isclose(sum(rates), 1):
+            raise ConfigError(f"rates must be {count} shares that sum to 1, found {rates}")
+        sizes = [int(rate * channels) for rate in rates[:-1]]
+        self.sizes = [*sizes, channels - sum(sizes)]
+        # the first of each list, the second of each, …, then what longer lists have left
+        starts = [sum(self.sizes[:index]) for index in range(count)]
+        self.interleaved = [
+            start + rank
+            for rank in range(max(self.sizes))
+            for start, size in zip(starts, self.sizes, strict=True)
+            if rank < size
+        ]
+        self.mlp = bottleneck(channels, channels, reduction)
+        self.conv = nn.Conv2d(count, 1, kernel_size=7, padding=3, bias=False)
+        self.bn = nn.BatchNorm2d(1, momentum=0.01)
+
+    def initialise(self) -> None:
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.01)
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        channel = [statistic(x, CHANNEL) for statistic in self.statistics]
+        largest = [
+            values_NC.sort(1, descending=True).values[:, :size]
+            for values_NC, size in zip(channel, self.sizes, strict=True)
+        ]
+        selected_NC = torch.cat(largest, 1)[:, self.interleaved]
+        residual_NC = torch.stack(channel).prod(0).sigmoid()
+        weights_NC: Tensor = (self.mlp(selected_NC) + residual_NC).relu()
+
+        position = [statistic(x, POSITION, keepdim=True) for statistic in self.statistics]
+        residual_N1HW = torch.stack(position).prod(0).sigmoid()
+        weights_N1HW: Tensor = self.bn(self.conv(torch.cat(position, 1))) + residual_N1HW
+        gate = (weights_NC[:, :, None, None] * weights_N1HW).sigmoid()
+        return x * (1 + gate).to(x.dtype)
