@@ -162,6 +162,23 @@ def test_a_users_file_is_checked_without_running_it(
     assert validate(Study, tiny, "my.yaml").cells[0].label == "ResNet-18 + A, seed 0"
 
 
+def test_the_configurations_reduction_reaches_a_users_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its own default, and where its constructor is a base class's."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "class Base:\n    def __init__(self, channels, reduction=4): pass\nclass A(Base): pass\n"
+        "class B: pass\n"
+    )
+    arguments = cell(attention="mine.py:A").model_arguments()
+    assert arguments["reduction"] == 16
+    changed = cell(attention="mine.py:A", options=Options(reduction=8))
+    assert changed.model_arguments()["reduction"] == 8
+    assert changed.digest != cell(attention="mine.py:A").digest
+    assert "reduction" not in cell(attention="mine.py:B").model_arguments()
+
+
 @pytest.mark.parametrize("file", sorted((ROOT / "workflow/tables").glob("*.yaml")), ids=str)
 def test_shipped_table_descriptions_are_valid(file: Path) -> None:
     validate(Description, read_yaml(file), file)

@@ -310,6 +310,27 @@ def test_a_users_own_file_is_an_attention_module(
     )
     with pytest.raises(ConfigError, match=expected):
         attngrid.create_model("resnet18", "wrong.py:Half")
+    (tmp_path / "gate.py").write_text(
+        "import torch\n"
+        "class Gate(torch.nn.Module):\n"
+        "    def __init__(self, channels):\n"
+        "        super().__init__()\n"
+        "    def forward(self, x):\n"
+        "        return x.mean((2, 3), keepdim=True)\n"
+        "class Absent(Gate):\n"
+        "    def forward(self, x):\n"
+        "        return self.nothing\n"
+        "class Plain:\n"
+        "    def __init__(self, channels):\n"
+        "        pass\n"
+    )
+    for name, expected in {
+        "Gate": r"changes the shape of its input from \(2, 64, 4, 4\) to \(2, 64, 1, 1\)",
+        "Absent": "AttributeError: 'Absent' object has no attribute 'nothing'",
+        "Plain": r"is a Plain, not a torch\.nn\.Module",
+    }.items():
+        with pytest.raises(ConfigError, match=f"'gate.py:{name}' in stage 1.*{expected}"):
+            attngrid.create_model("resnet18", f"gate.py:{name}")
     with pytest.raises(ConfigError, match=r"there is no file missing\.py"):
         attngrid.create_model("resnet18", "missing.py:Scale")
     with pytest.raises(ConfigError, match="has no class 'Other'"):

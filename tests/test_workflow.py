@@ -146,32 +146,51 @@ def test_a_grid_from_nothing_to_its_tables_and_what_does_not_train_it_again(
     again = snakemake(clone, *arguments)
     assert "Nothing to be done" in again.stdout + again.stderr
 
-    # whatever the files' times, and without Snakemake's own memory, nothing is trained
-    shutil.rmtree(clone / ".snakemake")
+    def trains(*, fresh: bool) -> int:
+        """How many cells a run would train, with or without Snakemake's own memory."""
+        memory = clone / ".snakemake"
+        if fresh:
+            memory.rename(clone / "memory")
+        dry = snakemake(clone, "-n", *arguments)
+        assert dry.returncode == 0, dry.stdout + dry.stderr
+        if fresh:
+            shutil.rmtree(memory)
+            (clone / "memory").rename(memory)
+        return jobs(dry.stdout + dry.stderr).get("train", 0)
+
+    # nothing is trained by another title, table, figure, device or order
+    edits = [
+        {"title": "other", "figures": ["modules"], "tables": ["csm_table2"]},
+        {"compute": {"device": "auto"}},
+        {"grid": [tiny["grid"][0] | {"attentions": ["cam", "none"]}]},
+    ]
+    for edit in edits:
+        write(clone, tiny | edit)
+        assert [trains(fresh=fresh) for fresh in (False, True)] == [0, 0]
+    # another seed trains that seed alone, another module itself, another recipe everything
+    more = tiny["grid"][0]
+    for grid, expected in ((more | {"seeds": [0, 1, 2]}, 2), (more | {"attentions": ["cbam"]}, 2)):
+        write(clone, tiny | {"grid": [grid]})
+        assert [trains(fresh=fresh) for fresh in (False, True)] == [expected, expected]
+    recipe = tiny["recipes"]["tiny"] | {"learning_rate": 0.01}
+    write(clone, tiny | {"recipes": {"tiny": recipe}})
+    assert [trains(fresh=fresh) for fresh in (False, True)] == [4, 4]
+
+    # another study of this name was rendered meanwhile: the next run renders its own again
+    write(clone, tiny | {"grid": [more | {"attentions": ["none", "cbam"]}]})
+    assert snakemake(clone, "current", *arguments).returncode == 0
+    write(clone, tiny)
+    assert "CBAM" in (clone / "tables/tiny.grid.md").read_text("utf-8")
+    assert snakemake(clone, *arguments).returncode == 0
+    assert "CBAM" not in (clone / "tables/tiny.grid.md").read_text("utf-8")
+
+    # whatever the files' times, nothing is trained
     shuffled = random.Random(0)
     for file in clone.rglob("*"):
         if file.is_file():
             time = 1_700_000_000 + shuffled.randrange(10**6)
             os.utime(file, (time, time))
-    dry = snakemake(clone, "-n", *arguments)
-    assert "train" not in jobs(dry.stdout + dry.stderr)
-
-    # nor by another title, table or figure
-    write(clone, tiny | {"title": "other", "figures": ["modules"], "tables": ["csm_table2"]})
-    dry = snakemake(clone, "-n", *arguments)
-    found = jobs(dry.stdout + dry.stderr)
-    assert "train" not in found
-    assert found["table"] == 1
-
-    # another seed trains that seed alone; another recipe, everything
-    tiny["grid"][0]["seeds"] = [0, 1, 2]
-    write(clone, tiny)
-    dry = snakemake(clone, "-n", *arguments)
-    assert jobs(dry.stdout + dry.stderr)["train"] == 2
-    tiny["recipes"]["tiny"]["learning_rate"] = 0.01
-    write(clone, tiny)
-    dry = snakemake(clone, "-n", *arguments)
-    assert jobs(dry.stdout + dry.stderr)["train"] == 6
+    assert [trains(fresh=fresh) for fresh in (False, True)] == [0, 0]
 
     # one cell trained alone, by hand, is equal to the bit
     cell = next(iter(study.trainings.values()))
@@ -194,7 +213,7 @@ def test_failed_cells_are_named_and_block_nothing(
         "    def forward(self, x):\n"
         "        if self.training:\n"
         "            raise RuntimeError('broken on purpose')\n"
-        "        return torch.cumsum(x, 1)\n"
+        "        return torch.cumsum(x, 1)\n"  # which nobody counts
     )
     tiny["grid"][0] |= {"attentions": ["none", "mine.py:Broken"], "seeds": [0]}
     tiny["recipes"]["wild"] = tiny["recipes"]["tiny"] | {"learning_rate": 1e20, "epochs": 3}

@@ -161,7 +161,11 @@ class Cell:
     def model_options(self) -> dict[str, Any]:
         """Those of the options that are ``create_model``'s."""
         options = self.effective_options.changed()
-        return {name: value for name, value in options.items() if name != "classes"}
+        entry = attentions.find(self.attention)
+        if entry.sha256 is not None and "reduction" in entry.accepts:
+            # what the configuration says, not what a user's class happens to default to
+            options["reduction"] = self.options.reduction
+        return {name: value for name, value in sorted(options.items()) if name != "classes"}
 
     @property
     def model_key(self) -> tuple[str, str, str, int, int, str]:

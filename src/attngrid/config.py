@@ -213,6 +213,11 @@ class Study(Strict):
         digest = hashlib.sha256(self.resolved().encode()).hexdigest()
         return self.results / "configs" / f"{digest[:12]}.json"
 
+    @property
+    def collected(self) -> Path:
+        """A mark that the frames are this configuration's, with all its cells in them."""
+        return self.snapshot.with_suffix(".collected")
+
     def resolved(self) -> str:
         """The configuration with all its defaults, as JSON."""
         return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"

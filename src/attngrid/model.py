@@ -62,14 +62,17 @@ def create_model(
     def make(channels: int, stage: int) -> nn.Module:
         if attention == "none":
             return nn.Identity()
+        where = f"attention {attention!r} in stage {stage}, at {channels} channels"
         try:
             module: nn.Module = attention_class(channels, **attention_entry.options, **options)
             if attention_entry.sha256 is not None:
                 _require_same_shape(module, channels)
         except AttngridError as error:
-            raise ConfigError(
-                f"attention {attention!r} in stage {stage}, at {channels} channels: {error}"
-            ) from error
+            raise ConfigError(f"{where}: {error}") from error
+        except Exception as error:
+            if attention_entry.sha256 is None:
+                raise
+            raise ConfigError(f"{where}: {type(error).__name__}: {error}") from error
         return module
 
     model: nn.Module = backbone_class(
@@ -86,6 +89,8 @@ def create_model(
 @torch.no_grad()
 def _require_same_shape(module: nn.Module, channels: int) -> None:
     """Raise where a user's module does not keep the shape of what it is given."""
+    if not isinstance(module, nn.Module):
+        raise ConfigError(f"is a {type(module).__name__}, not a torch.nn.Module")
     x = torch.zeros(2, channels, 4, 4)  # on the device that is being built on
     shape = tuple(module.eval()(x).shape)
     module.train()

@@ -72,7 +72,8 @@ def find(kind: str, registry: Mapping[str, Entry], name: str) -> Entry:
             accepts=_keywords(file, source, match["name"]),
             sha256=hashlib.sha256(source).hexdigest(),
         )
-    raise UnknownNameError(kind, name, registry)
+    known = [*registry, "my_module.py:MyAttention"] if kind == "attention" else registry
+    raise UnknownNameError(kind, name, known)
 
 
 def _keywords(file: Path, source: bytes, name: str) -> frozenset[str]:
@@ -84,10 +85,14 @@ def _keywords(file: Path, source: bytes, name: str) -> frozenset[str]:
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     if name not in classes:
         raise ConfigError(f"{file}: has no class {name!r}; it has {', '.join(classes) or 'none'}")
-    for node in classes[name].body:
-        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
-            arguments = [*node.args.args[2:], *node.args.kwonlyargs]  # after self and channels
-            return frozenset(argument.arg for argument in arguments)
+    lineage = [name]
+    while lineage:
+        node = classes.get(lineage.pop(0))
+        for method in node.body if node else ():
+            if isinstance(method, ast.FunctionDef) and method.name == "__init__":
+                arguments = [*method.args.args[2:], *method.args.kwonlyargs]  # after channels
+                return frozenset(argument.arg for argument in arguments)
+        lineage += [base.id for base in node.bases if isinstance(base, ast.Name)] if node else []
     return frozenset()
 
 

@@ -10,7 +10,7 @@ rule collect:
         cells=study.results / "cells.csv",
         epochs=study.results / "epochs.csv",
         summary=study.results / "summary.csv",
-        resolved=study.file,
+        mark=study.collected,
     log:
         f"logs/{study.study}/collect.log",
     localrule: True

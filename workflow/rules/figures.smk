@@ -4,6 +4,7 @@
 rule figures:
     input:
         rules.records.input,
+        rules.collect.output,
         [file for figure in study.figures for file in study.figure_files(figure)],
     localrule: True
 

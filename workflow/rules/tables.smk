@@ -4,6 +4,7 @@
 rule tables:
     input:
         rules.records.input,
+        rules.collect.output,
         [file for table in study.descriptions for file in study.table_files(table)],
     localrule: True
 
@@ -11,7 +12,7 @@ rule tables:
 rule table:
     input:
         study=study.snapshot,
-        summary=rules.collect.output.summary,
+        frames=rules.collect.output,
         complexity="results/complexity.csv",
         description=lambda wildcards: study.descriptions[wildcards.table],
         templates=["workflow/templates/table.tex.j2", "workflow/templates/table.md.j2"],

@@ -1,8 +1,9 @@
-# One training a cell. The configuration is `ancient`: a cell is trained again when its id, which
-# carries the digest of what it computes, is another one, and not when a file is newer.
+# One training a cell, without an input: a cell is trained again when its id, which carries the
+# digest of what it computes, is another one, and not when a file or its name is.
 
 
-# What is trained is asked for by name: a frame that `current` made without it does not hide it.
+# What is trained is asked for by name, and so is collect's mark: Snakemake does not look behind a
+# table that exists, and `current` may have made it without them.
 rule records:
     input:
         [cell.record for cell in study.trainings.values()],
@@ -10,8 +11,6 @@ rule records:
 
 
 rule train:
-    input:
-        ancient(study.snapshot),
     output:
         study.results / "records/{cell}.json",
     log:
@@ -22,5 +21,7 @@ rule train:
     resources:
         mem_mb=4000,
         runtime="12h",
+    params:
+        study=str(study.snapshot),
     shell:
-        "attngrid train {input:q} {wildcards.cell:q} --record {output:q} 2>&1 | tee {log:q} >&2"
+        "attngrid train {params.study:q} {wildcards.cell:q} --record {output:q} 2>&1 | tee {log:q} >&2"

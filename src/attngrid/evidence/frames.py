@@ -53,8 +53,9 @@ def load_results(study: str, folder: str | Path = ".") -> Results:
     home = Path(folder) / "results" / study
     if missing := [n for n in ("cells", "epochs", "summary") if not (home / f"{n}.csv").is_file()]:
         raise AttngridError(
-            f"{home}: there is no {' or '.join(f'{name}.csv' for name in missing)}; "
-            "`snakemake current --configfile ...` collects whatever records exist"
+            f"{home.absolute()}: there is no {' or '.join(f'{name}.csv' for name in missing)}; "
+            "`snakemake current --configfile ...` collects whatever records exist, and `folder` "
+            "says where results/ is"
         )
     return Results(*(read_frame(home / f"{name}.csv") for name in ("cells", "epochs", "summary")))
 
@@ -182,11 +183,19 @@ def _counted(study: Study) -> dict[tuple[Any, ...], dict[str, int]]:
 
 
 def write_results(study: Study, results: Results) -> None:
-    """Write the three frames as CSV, and the configuration they are of, each atomically."""
+    """Write the three frames as CSV, and the configuration they are of, each atomically.
+
+    The mark that they are complete goes first and comes last: frames of another configuration, or
+    of half a grid, are collected again by the next run.
+    """
+    for mark in study.collected.parent.glob("*.collected"):
+        mark.unlink(missing_ok=True)
     write_atomically(study.file, study.resolved())
     for name in ("cells", "epochs", "summary"):
         frame: pd.DataFrame = getattr(results, name)
         write_atomically(study.results / f"{name}.csv", frame.to_csv(index=False))
+    if (results.cells["state"] == "measured").all():
+        write_atomically(study.collected, "")
 
 
 def unfinished(results: Results) -> list[str]:

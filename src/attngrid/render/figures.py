@@ -91,7 +91,7 @@ def ordering(results: Results, reference: Path) -> Figure:
                 mean.index, mean - deviation, mean + deviation, color=line.get_color(), alpha=0.2
             )
         axis.set_xlabel("epoch")
-        axis.set_ylabel("top-1 accuracy on the test set (%), mean ± std")
+        axis.set_ylabel("top-1 accuracy on the\ntest set (%), mean ± std")
         axis.legend()
         axis.xaxis.get_major_locator().set_params(integer=True)
     if not panels:
@@ -114,7 +114,8 @@ def accuracy_macs(results: Results, reference: Path) -> Figure:
         names[shown] = f"{names[shown]} = {label}" if shown in names else label
     summary = summary[summary["attention"].isin(names)]
     conditions = list(dict.fromkeys(summary["condition"]))
-    colours = dict(zip(names, cycle(mpl.color_sequences["tab20"]), strict=False))
+    palette = [*mpl.color_sequences["tab20"], *mpl.color_sequences["tab20b"]]
+    colours = dict(zip(names, cycle(palette), strict=False))
     markers = dict(zip(dict.fromkeys(summary["backbone"]), cycle("osD^vPX*"), strict=False))
     figure, axes = _figure(max(1, len(conditions)))
     for axis, condition in zip(axes, conditions, strict=False):
