@@ -15,8 +15,9 @@ from pydantic import Field, PositiveInt
 
 from attngrid import attention as attentions
 from attngrid import backbones, data
-from attngrid.training.recipe import Fraction, Positive, Recipe, Strict
+from attngrid.training.recipe import Number, Positive, Recipe, Strict
 
+Share = Annotated[Number, Field(ge=0, le=1)]
 Precision = Literal["float32", "bfloat16"]
 
 # The columns that identify a model in a complexity table.
@@ -34,7 +35,7 @@ class Options(Strict):
     statistics: tuple[str, ...] | None = Field(
         None, strict=False, description="of maf, maf_c and maf_b: avg, max, std"
     )
-    rates: tuple[Fraction, ...] | None = Field(
+    rates: tuple[Share, ...] | None = Field(
         None, strict=False, description="of srap: each statistic's share of the channels"
     )
     residual: bool = Field(True, description="MobileNetV1's skips; false: the 2017 original")

@@ -67,11 +67,12 @@ class SRAP(nn.Module):
             for values_NC, size in zip(channel, self.sizes, strict=True)
         ]
         selected_NC = torch.cat(largest, 1)[:, self.interleaved]
-        residual_NC = torch.stack(channel).prod(0).sigmoid()
+        # products one by one: the gradient of torch.prod looks for zeros, and a GPU waits
+        residual_NC = math.prod(channel[1:], start=channel[0]).sigmoid()
         weights_NC: Tensor = (self.mlp(selected_NC) + residual_NC).relu()
 
         position = [statistic(x, POSITION, keepdim=True) for statistic in self.statistics]
-        residual_N1HW = torch.stack(position).prod(0).sigmoid()
+        residual_N1HW = math.prod(position[1:], start=position[0]).sigmoid()
         weights_N1HW: Tensor = self.bn(self.conv(torch.cat(position, 1))) + residual_N1HW
         gate = (weights_NC[:, :, None, None] * weights_N1HW).sigmoid()
         return x * (1 + gate).to(x.dtype)
