@@ -18,6 +18,7 @@ import torch
 from sklearn.datasets import load_digits
 
 import attngrid
+from attngrid.cell import Options
 from attngrid.config import Study, validate
 from attngrid.data.images import Batches, Images, channel_statistics, load
 from attngrid.errors import DataError, DivergedError
@@ -264,12 +265,8 @@ def test_a_record_says_what_was_run_and_on_what(study: Study) -> None:
     config, metrics, run = record.config, record.metrics, record.run
     assert config["digest"] == cell.digest
     assert config["recipe"]["learning_rate"] == 0.02
-    assert config["options"] == {
-        "width": 0.0625,
-        "reduction": 16,
-        "placement": "default",
-        "classes": None,
-    }
+    # all options, those at their defaults too
+    assert config["options"] == Options(width=0.0625).model_dump(mode="json")
     assert len(metrics.curve) == 1
     assert metrics.params > 0
     assert run["torch"] == torch.__version__
