@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import attngrid
+from attngrid.cell import COUNTED
 from attngrid.complexity import Model, UncountedOperatorError, count, models_of_grid, table
 from attngrid.config import CountedGrid, read_yaml, validate
 from attngrid.evidence.frames import read_frame
@@ -58,6 +59,7 @@ def test_torchs_counter_on_meta_agrees_on_every_model() -> None:
             network(image)
         assert (row["backbone"], row["attention"]) == (model.backbone, model.attention)
         assert counter.get_total_flops() == 2 * row["macs"], (model.backbone, model.attention)
+        assert row["torch_macs"] == row["macs"]
         assert sum(p.numel() for p in network.parameters()) == row["params"]
 
 
@@ -109,7 +111,7 @@ def test_a_users_uncountable_module_stays_empty_and_is_named_the_papers_are_refu
     models = [Model("resnet18", name, "cifar", 10, 16) for name in ("mine.py:Odd", "se")]
     told: list[Exception] = []
     odd, se = table(models, told.append).splitlines()[1:]
-    assert odd == "resnet18,mine.py:Odd,cifar,10,16,,,,"
+    assert odd == "resnet18,mine.py:Odd,cifar,10,16" + "," * (1 + len(COUNTED))
     assert se.startswith("resnet18,se,cifar,10,16,,11")
     (error,) = told
     assert "resnet18 + mine.py:Odd: nobody has said what aten::cumsum costs" in str(error)
@@ -118,3 +120,21 @@ def test_a_users_uncountable_module_stays_empty_and_is_named_the_papers_are_refu
 def test_batch_norms_are_in_fvcores_total_only() -> None:
     counted = Model("resnet18", "none", "cifar", 10, 16).count()
     assert counted["fvcore_total"] > counted["macs"]
+
+
+def test_the_columns_by_operator_add_up() -> None:
+    for row in read_frame(ROOT / "results/complexity.csv").to_dict("records"):
+        macs = row["conv_macs"] + row["linear_macs"] + row["product_macs"]
+        assert row["macs"] == macs
+        assert row["fvcore_total"] == macs + row["norm_flops"] + row["other_flops"]
+        spatial = row["attention"].startswith(("sam", "csm"))
+        assert (row["product_macs"] > 0) == spatial
+
+
+def test_a_resnets_operators_by_hand() -> None:
+    """ResNet-18 at 224×224: its classifier, and two a value that a batch norm puts out."""
+    counted = Model("resnet18", "none", "imagenet", 1000, 224).count()
+    assert counted["linear_macs"] == 512 * 1000
+    shapes = [(64, 112)] + [(64, 56)] * 4 + [(128, 28)] * 5 + [(256, 14)] * 5 + [(512, 7)] * 5
+    values = sum(channels * side**2 for channels, side in shapes)
+    assert counted["norm_flops"] == 2 * values  # in evaluation: a scale and a shift

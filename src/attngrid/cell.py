@@ -14,14 +14,28 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveInt
 
 from attngrid import attention as attentions
-from attngrid import backbones, data
+from attngrid import backbones, data, registry
 from attngrid.training.recipe import Number, Positive, Recipe, Strict
 
 Share = Annotated[Number, Field(ge=0, le=1)]
 Precision = Literal["float32", "bfloat16"]
 
-# The columns that identify a model in a complexity table.
+# The columns of a complexity table that identify a model.
 MODEL_KEY = ("backbone", "attention", "stem", "num_classes", "input_size", "options")
+
+
+# What is counted of a model, the sums first, then what fvcore says that they are made of.
+COUNTED = (
+    "params",
+    "macs",
+    "fvcore_total",
+    "torch_macs",
+    "conv_macs",
+    "linear_macs",
+    "product_macs",
+    "norm_flops",
+    "other_flops",
+)
 
 
 class Options(Strict):
@@ -75,17 +89,13 @@ class Cell:
     def digest(self) -> str:
         """SHA-256 of what changes the trained numbers, in hexadecimal.
 
-        Defaults are left out, so that a new option stales no record. A user's own module
-        counts by its file's content. Study, device, workers and paths are no part of it.
+        Defaults are left out, so that a new option stales no record. A class of the user's
+        own counts by its file's content. Study, device, workers and paths are no part of it.
         """
-        entry = attentions.find(self.attention)
-        attention: Any = self.trained_attention
-        if entry.sha256 is not None:
-            attention = {"class": entry.label, "sha256": entry.sha256}
         content: dict[str, Any] = {
-            "dataset": self.dataset,
-            "backbone": self.backbone,
-            "attention": attention,
+            "dataset": _identity(self.dataset, data.find(self.dataset)),
+            "backbone": _identity(self.backbone, backbones.find(self.backbone)),
+            "attention": _identity(self.trained_attention, attentions.find(self.attention)),
             "recipe": self.recipe.digested(),
             "seed": self.seed,
             "options": self.effective_options.changed(),
@@ -100,13 +110,14 @@ class Cell:
     @cached_property
     def id(self) -> str:
         """A name for files: readable, path-safe, and unique by eight digits of the digest."""
-        attention = self.trained_attention
-        if attentions.find(self.attention).sha256 is not None:
-            file, _, name = attention.rpartition(":")
-            attention = f"{Path(file).stem}.{name}"
-        names = (self.dataset, self.backbone, attention, self.recipe_name, f"s{self.seed}")
-        slug = "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", name) for name in names)
-        return f"{slug}-{self.digest[:8]}"
+        names = (
+            _slug(self.dataset),
+            _slug(self.backbone),
+            _slug(self.trained_attention),
+            self.recipe_name,
+            f"s{self.seed}",
+        )
+        return "-".join((*names, self.digest[:8]))
 
     @property
     def record(self) -> Path:
@@ -139,7 +150,7 @@ class Cell:
         if (width := changed.pop("width", None)) is not None:
             named = {0.25: "quarter width", 0.5: "half width", 2.0: "double width"}
             parts.append(named.get(width, f"{width:g}× width"))
-        parts += [f"{name} {value}" for name, value in changed.items()]
+        parts += [f"{name} {_shown(value)}" for name, value in changed.items()]
         parts.append(self.recipe_name)
         if self.precision != "float32":
             parts.append(self.precision)
@@ -154,8 +165,9 @@ class Cell:
     def effective_options(self) -> Options:
         """The options that change this cell: a baseline has no reduction and no placement."""
         used = {"width", "classes"} | attentions.find(self.attention).accepts
-        if self.attention != "none":
-            used |= backbones.find(self.backbone).accepts
+        used |= backbones.find(self.backbone).accepts
+        if self.attention == "none":
+            used -= {"placement"}
         return Options(**{name: v for name, v in self.options.changed().items() if name in used})
 
     @property
@@ -166,6 +178,8 @@ class Cell:
         if entry.sha256 is not None and "reduction" in entry.accepts:
             # what the configuration says, not what a user's class happens to default to
             options["reduction"] = self.options.reduction
+        if entry.sized or entry.quantity == "macs":
+            options["input_size"] = data.find(self.dataset).input_size
         return {name: value for name, value in sorted(options.items()) if name != "classes"}
 
     @property
@@ -197,25 +211,43 @@ class Cell:
             "options": self.effective_options.model_dump(mode="json"),
             "precision": self.precision,
             "threads": self.threads,
-            "module_sha256": attentions.find(self.attention).sha256,
+            "sha256": self.sha256,
             "digest": self.digest,
         }
+
+    @property
+    def sha256(self) -> dict[str, str]:
+        """Of the files of the user's own that this cell runs, by what they are for."""
+        found = {
+            "dataset": data.find(self.dataset).sha256,
+            "backbone": backbones.find(self.backbone).sha256,
+            "attention": attentions.find(self.attention).sha256,
+        }
+        return {kind: sha256 for kind, sha256 in found.items() if sha256 is not None}
 
     def matches(self, config: Mapping[str, Any]) -> bool:
         """Whether a record's ``config`` block is this cell's, whatever defaults came since."""
         recipe = {name: value for name, value in config["recipe"].items() if name != "name"}
-        module = attentions.find(self.attention).sha256
+        # a class of the user's own is the same wherever its file is
+        names = {
+            "dataset": self.dataset,
+            "backbone": self.backbone,
+            "attention": self.trained_attention,
+        }
+        own = self.sha256
         return (
             config["digest"] == self.digest
-            and (config["dataset"], config["backbone"]) == (self.dataset, self.backbone)
-            # a user's module is the same wherever its file is
-            and (config["module_sha256"] or config["attention"])
-            == (module or self.trained_attention)
+            and config["sha256"] == own
+            and all(config[kind] == name for kind, name in names.items() if kind not in own)
             and Recipe.model_validate(recipe).digested() == self.recipe.digested()
             and Options.model_validate(config["options"]) == self.effective_options
             and (config["seed"], config["precision"]) == (self.seed, self.precision)
             and config["threads"] == self.threads
         )
+
+
+def _shown(value: Any) -> str:
+    return " + ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def pairs(options: dict[str, Any]) -> str:
@@ -224,18 +256,38 @@ def pairs(options: dict[str, Any]) -> str:
 
 
 def backbone_label(backbone: str) -> str:
-    """How tables and figures write a backbone; a name they do not know stays as it is."""
+    """How tables and figures write a backbone, a user's by its class."""
     entry = backbones.REGISTRY.get(backbone)
-    return entry.label if entry else backbone
+    return entry.label if entry else backbone.rpartition(":")[2]
 
 
 def attention_label(attention: str) -> str:
     """How tables and figures write an attention module, a user's by its class."""
-    entry = attentions.REGISTRY.get(attention)
+    prefix, _, module = attention.partition(":")
+    if prefix == "none_wide":
+        module, macs = module.removesuffix(":macs"), module.endswith(":macs")
+        return f"widened to {attention_label(module)}'s {'MACs' if macs else 'parameters'}"
+    entry = attentions.REGISTRY.get(attention) or attentions.TIMM.get(attention)
     return entry.label if entry else attention.rpartition(":")[2]
 
 
 def model_label(backbone: str, attention: str) -> str:
-    """``ResNet-18``, ``ResNet-18 + SE``."""
+    """``ResNet-18``, ``ResNet-18 + SE``, ``ResNet-18, widened to SE's parameters``."""
     label = backbone_label(backbone)
-    return label if attention == "none" else f"{label} + {attention_label(attention)}"
+    if attention == "none":
+        return label
+    joint = ", " if attention.startswith("none_wide:") else " + "
+    return f"{label}{joint}{attention_label(attention)}"
+
+
+def _identity(name: str, entry: registry.Entry | data.Dataset) -> Any:
+    """What a name computes: itself, or the content of the user's file that it is in."""
+    if entry.sha256 is None:
+        return name
+    return {"class": re.sub(r"[^:]*\.py:", "", name), "sha256": entry.sha256}
+
+
+def _slug(name: str) -> str:
+    """A name for files; of a user's ``folder/file.py:Class`` it is ``file.Class``."""
+    short = re.sub(r"[^:]*?([^/:]+)\.py:", r"\1.", name)
+    return re.sub(r"[^A-Za-z0-9._]+", "_", short)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -129,6 +130,15 @@ def outputs(arguments: argparse.Namespace) -> None:
             print(file)
 
 
+def init(arguments: argparse.Namespace) -> None:
+    """Make a folder for a study of your own, with a working example of everything in it."""
+    from attngrid.scaffold import init as make_folder
+
+    for file in make_folder(arguments.folder):
+        print(file)
+    print(f"now: cd {shlex.quote(str(arguments.folder))} && snakemake --cores all", file=sys.stderr)
+
+
 def schema(arguments: argparse.Namespace) -> None:
     """Print the JSON schema of a study's configuration."""
     from attngrid.config import json_schema
@@ -144,7 +154,8 @@ def parser() -> argparse.ArgumentParser:
         "config/config.yaml, or a resolved one, results/demo/study.json.",
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    for command in (train, complexity, collect, table, figure, report, current, outputs, schema):
+    every = (init, train, complexity, collect, table, figure, report, current, outputs, schema)
+    for command in every:
         sub = commands.add_parser(
             command.__name__, help=command.__doc__, description=command.__doc__
         )
@@ -152,6 +163,8 @@ def parser() -> argparse.ArgumentParser:
         if command is complexity:
             sub.add_argument("models", type=Path, help="a study, or config/complexity.yaml")
             sub.add_argument("--output", type=Path, required=True, help="the CSV to write")
+        elif command is init:
+            sub.add_argument("folder", type=Path, help="a new one; the study takes its name")
         elif command is not schema:
             sub.add_argument("study", type=Path, metavar="STUDY")
         if command is train:

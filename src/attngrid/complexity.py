@@ -2,7 +2,7 @@
 
 One multiply-accumulate counts once: what fvcore calls a flop and CBAM's Table 4 prints as
 GFLOPs. ``macs`` are those of convolutions, linear layers and the attention products, at batch
-1. ``fvcore_total`` is fvcore's own sum, which adds the batch norms and the poolings it knows.
+1. ``fvcore_total`` is fvcore's own sum, which adds the normalisations and the poolings it knows.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from attngrid.cell import MODEL_KEY, pairs
+from attngrid.cell import COUNTED, MODEL_KEY, pairs
 from attngrid.config import CountedGrid, Study
+from attngrid.counter import torch_macs
 from attngrid.errors import AttngridError
 from attngrid.model import create_model
 
@@ -30,10 +31,13 @@ with warnings.catch_warnings():
     from fvcore.nn import FlopCountAnalysis
     from fvcore.nn.jit_handles import get_shape
 
-# Operators whose counts are multiply-accumulates of convolutions, linear layers or products.
-MAC_OPERATORS = frozenset(
-    {"conv", "addmm", "linear", "matmul", "mm", "bmm", "einsum", "scaled_dot_product_attention"}
-)
+# fvcore's names of the operators whose counts are multiply-accumulates, by the column they go to.
+MAC_OPERATORS = {
+    "conv_macs": frozenset({"conv"}),
+    "linear_macs": frozenset({"addmm", "linear"}),
+    "product_macs": frozenset({"matmul", "mm", "bmm", "einsum", "scaled_dot_product_attention"}),
+}
+NORM_OPERATORS = frozenset({"batch_norm", "group_norm", "instance_norm", "layer_norm"})
 
 # Reviewed: elementwise, or a reduction, pooling or reordering that multiplies no matrices. What
 # neither fvcore nor this list knows is an error, so that no product is left out in silence.
@@ -46,6 +50,7 @@ COST_FREE_OPERATORS = tuple(
         *("sigmoid", "silu", "softmax", "sqrt", "tanh"),
         *("adaptive_max_pool2d", "amax", "amin", "argmax", "avg_pool2d", "max_pool2d", "mean"),
         *("min", "prod", "sort", "std", "sum", "topk", "var"),
+        *("expand_as", "eye", "feature_dropout", "pad", "unfold"),
     )
 )
 
@@ -88,9 +93,13 @@ class Model:
                 stem=self.stem,
                 **self.options,
             )
+        try:
+            by_torch = torch_macs(model, self.input_size)
+        except (NotImplementedError, RuntimeError):
+            by_torch = None  # a user's module that looks at numbers
         model.to_empty(device="cpu")
         try:
-            return {**self.key(), **count(model, self.input_size)}
+            return {**self.key(), **count(model, self.input_size), "torch_macs": by_torch}
         except UncountedOperatorError as error:
             raise UncountedOperatorError(f"{self.backbone} + {self.attention}: {error}") from None
 
@@ -128,7 +137,7 @@ def table(models: Iterable[Model], on_error: Callable[[AttngridError], None]) ->
         on_error: told of a model that cannot be counted, whose counts then stay empty.
     """
     text = io.StringIO()
-    columns = [*MODEL_KEY, "params", "macs", "fvcore_total"]
+    columns = [*MODEL_KEY, *COUNTED]
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     for model in models:
@@ -148,7 +157,9 @@ def count(model: nn.Module, input_size: int) -> dict[str, int]:
         input_size: H and W.
 
     Returns:
-        ``params`` (all learnable), ``macs`` and ``fvcore_total``, as the module says.
+        ``params`` (all learnable), ``macs`` and ``fvcore_total``, as the module says, and what
+        these are sums of: ``conv_macs``, ``linear_macs``, ``product_macs`` (of attention), and
+        fvcore's ``norm_flops`` and ``other_flops`` (pooling and resizing).
 
     Raises:
         UncountedOperatorError: an operator that fvcore does not know and that is not in
@@ -172,8 +183,17 @@ def count(model: nn.Module, input_size: int) -> dict[str, int]:
                 f"nobody has said what {', '.join(sorted(unknown))} costs: fvcore does not know, "
                 "and it is not in COST_FREE_OPERATORS of attngrid/complexity.py"
             )
+    total = int(sum(by_operator.values()))
+    macs = {
+        column: int(sum(by_operator[name] for name in operators))
+        for column, operators in MAC_OPERATORS.items()
+    }
+    norms = int(sum(by_operator[name] for name in NORM_OPERATORS))
     return {
         "params": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "macs": int(sum(n for name, n in by_operator.items() if name in MAC_OPERATORS)),
-        "fvcore_total": int(sum(by_operator.values())),
+        "macs": sum(macs.values()),
+        **macs,
+        "norm_flops": norms,
+        "other_flops": total - sum(macs.values()) - norms,
+        "fvcore_total": total,
     }

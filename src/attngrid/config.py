@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -22,9 +23,9 @@ from pydantic import (
 
 from attngrid import attention as attentions
 from attngrid import backbones, data
-from attngrid.cell import Cell, Options, Precision, attention_label
+from attngrid.cell import Cell, Options, Precision, attention_label, backbone_label
 from attngrid.errors import AttngridError, ConfigError, UnknownNameError
-from attngrid.files import write_atomically
+from attngrid.files import shipped, write_atomically
 from attngrid.training.recipe import Recipe, Strict, shipped_recipes
 
 # What a resident dataset can do to its training images, each once; its test images stay as
@@ -61,10 +62,13 @@ Listed = Annotated[tuple[Item, ...], Field(strict=False, min_length=1)]
 class Block(Strict):
     """A part of the grid: every backbone with every attention, recipe and seed."""
 
-    dataset: Dataset = Field(description="a dataset's name")
-    backbones: Listed[Backbone] = Field(description="names of list_backbones()")
+    dataset: Dataset = Field(description="a dataset's name, or my_dataset.py:MyDataset")
+    backbones: Listed[Backbone] = Field(
+        description="names of list_backbones(), or my_backbone.py:MyBackbone"
+    )
     attentions: Listed[Attention] = Field(
-        description="names of list_attentions(), or my_module.py:MyAttention"
+        description="names of list_attentions(), timm:eca and other layers of timm, controls "
+        "such as none_wide:csm, or my_module.py:MyAttention"
     )
     recipes: Listed[RecipeName] = Field(description="shipped recipes, or of this file's `recipes`")
     seeds: Listed[Seed] = Field(description="one training per seed, 0 or more")
@@ -121,13 +125,14 @@ class Study(Strict):
     def _names_are_distinct(self) -> Study:
         if shadowed := set(self.recipes) & set(shipped_recipes()):
             raise ValueError(f"recipes.{min(shadowed)}: is a shipped recipe's name; take another")
-        labels: dict[str, str] = {}
-        for attention in dict.fromkeys(name for block in self.grid for name in block.attentions):
-            if (other := labels.setdefault(attention_label(attention), attention)) != attention:
-                raise ValueError(
-                    f"grid: {other!r} and {attention!r} would both be "
-                    f"{attention_label(attention)!r} in the tables; rename a class"
-                )
+        for kind, label in (("attentions", attention_label), ("backbones", backbone_label)):
+            labels: dict[str, str] = {}
+            for name in dict.fromkeys(name for block in self.grid for name in getattr(block, kind)):
+                if (other := labels.setdefault(label(name), name)) != name:
+                    raise ValueError(
+                        f"grid: {other!r} and {name!r} would both be {label(name)!r} in the "
+                        "tables; rename a class"
+                    )
         if len(self.descriptions) < len(self.tables):
             raise ValueError(
                 f"tables: found {list(self.tables)}; each needs a file name of its own"
@@ -191,6 +196,17 @@ class Study(Strict):
             raise UnknownNameError(f"cell of study {self.study}", cell_id, self.trainings)
         return self.trainings[cell_id]
 
+    @cached_property
+    def own_files(self) -> list[Path]:
+        """The files of the user's own that the cells run."""
+        names = dict.fromkeys(
+            name
+            for block in self.grid
+            for name in (block.dataset, *block.backbones, *block.attentions)
+        )
+        files = [file for name in names for file in re.findall(r"[^:]+\.py(?=:)", name)]
+        return [Path(file) for file in dict.fromkeys(files)]
+
     # Where things are, relative to the folder the study runs in.
 
     @property
@@ -231,7 +247,7 @@ class Study(Strict):
     def descriptions(self) -> dict[str, Path]:
         """The description of each of the study's tables, by the table's name."""
         files = [
-            Path(table) if table.endswith((".yaml", ".yml")) else TABLES / f"{table}.yaml"
+            Path(table) if table.endswith((".yaml", ".yml")) else shipped(TABLES / f"{table}.yaml")
             for table in self.tables
         ]
         return {file.stem: file for file in files}
@@ -256,8 +272,10 @@ class Study(Strict):
 
         Raises:
             ConfigError: a dataset that this version cannot read, or whose files are neither
-                there nor to be fetched.
+                there nor to be fetched; an optional package that is not installed.
         """
+        for cell in self.trainings.values():
+            attentions.find(cell.attention).require_package()
         for name in dict.fromkeys(cell.dataset for cell in self.trainings.values()):
             dataset = data.find(name)
             if dataset.target is None:

@@ -1,9 +1,26 @@
-"""Writing files so that a crash leaves the old one or the new one, never half of one."""
+"""Where the project's own files are, and writing so that a crash never leaves half a file."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+
+def home() -> Path:
+    """The checkout of this project: the folder one is in, or the one that runs the workflow.
+
+    A study may live in a folder of its own; its Snakefile names the checkout. Without one, it is
+    the checkout that the package is installed from, if it is.
+    """
+    if Path("workflow/rules").is_dir():
+        return Path()
+    return Path(os.environ.get("ATTNGRID_HOME") or Path(__file__).resolve().parents[2])
+
+
+def shipped(file: str | Path) -> Path:
+    """A file that the project ships, unless the folder one is in has one of that name."""
+    there = home() / file
+    return there if not Path(file).exists() and there.exists() else Path(file)
 
 
 def write_atomically(file: Path, content: str | bytes) -> None:

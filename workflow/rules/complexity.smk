@@ -3,12 +3,13 @@
 
 rule complexity:
     input:
-        "results/complexity.csv",
+        shipped("results/complexity.csv"),
         study.results / "complexity.csv",
     localrule: True
 
 
-# the models of the papers' tables, at full size
+# the models of the papers' tables, at full size; a study in a folder of its own reads the
+# checkout's
 rule count_papers:
     input:
         "config/complexity.yaml",
@@ -22,13 +23,14 @@ rule count_papers:
     resources:
         mem_mb=2000,
     shell:
-        "attngrid complexity {input:q} --output {output:q} 2>&1 | tee {log:q} >&2"
+        "attngrid complexity {input[0]:q} --output {output:q} 2>&1 | tee {log:q} >&2"
 
 
 # the models that this study trains, at their own size
 rule count_study:
     input:
         study.snapshot,
+        study.own_files,
     output:
         study.results / "complexity.csv",
     log:
@@ -39,4 +41,4 @@ rule count_study:
     resources:
         mem_mb=2000,
     shell:
-        "attngrid complexity {input:q} --output {output:q} 2>&1 | tee {log:q} >&2"
+        "attngrid complexity {input[0]:q} --output {output:q} 2>&1 | tee {log:q} >&2"

@@ -6,7 +6,7 @@ rule report:
         study=study.snapshot,
         tables=rules.tables.input,
         figures=rules.figures.input,
-        template="workflow/templates/report.html.j2",
+        template=shipped("workflow/templates/report.html.j2"),
     output:
         study.results / "report.html",
     log:

@@ -13,9 +13,9 @@ rule table:
     input:
         study=study.snapshot,
         frames=rules.collect.output,
-        complexity="results/complexity.csv",
+        complexity=shipped("results/complexity.csv"),
         description=lambda wildcards: study.descriptions[wildcards.table],
-        templates=["workflow/templates/table.tex.j2", "workflow/templates/table.md.j2"],
+        templates=[shipped(f"workflow/templates/table.{kind}.j2") for kind in ("tex", "md")],
     output:
         [f"tables/{study.study}.{{table}}.{kind}" for kind in ("tex", "md", "csv")],
     log:

@@ -2,12 +2,16 @@
 
 A module is a class ``Module(channels, **options)`` whose ``forward`` takes and returns an
 N×C×H×W tensor. Where a backbone's initialisation is not what its authors used, it defines
-``initialise()``, which the backbone calls last.
+``initialise()``, which the backbone calls last. Modules of timm's and of a user's own keep the
+weights that their constructors give them.
 """
 
 from __future__ import annotations
 
+import re
+
 from attngrid import registry
+from attngrid.errors import ConfigError
 from attngrid.registry import Entry
 
 _SE = "attngrid.attention.se:SqueezeExcitation"
@@ -52,11 +56,84 @@ REGISTRY: dict[str, Entry] = {
 }
 
 
+# timm's names of what its ``create_attn`` makes, and the papers' for the tables.
+TIMM: dict[str, Entry] = {
+    f"timm:{layer}": Entry(
+        "attngrid.attention.timm_layers:timm_layer",
+        f"{label} (timm)",
+        {"layer": layer},
+        package="timm",
+        sized=layer in ("bottleneck", "halo", "bat"),
+    )
+    for layer, label in {
+        "se": "SE",
+        "ese": "eSE",
+        "eca": "ECA",
+        "ecam": "ECA, MLP",
+        "ceca": "circular ECA",
+        "ge": "GE",
+        "gc": "GC",
+        "gca": "GC, added",
+        "cbam": "CBAM",
+        "lcbam": "light CBAM",
+        "coord": "CA",
+        "scoord": "simple CA",
+        "ela": "ELA",
+        "strip": "strip",
+        "sk": "SK",
+        "splat": "split",
+        "lambda": "lambda",
+        "bottleneck": "BoT",
+        "halo": "halo",
+        "nl": "non-local",
+        "bat": "BAT",
+    }.items()
+}
+
+_CONTROL = re.compile(r"none_wide(:(?P<module>.+?)(:(?P<quantity>macs))?)?")
+
+
 def list_attentions() -> list[str]:
-    """The attention modules that ``create_model`` knows by name."""
+    """The attention modules that ``create_model`` knows by name.
+
+    Beside them it takes ``timm:eca`` and the other layers of timm's ``create_attn``; a control,
+    ``none_wide:csm`` or ``none_wide:csm:macs``; and a class of one's own, ``file.py:Class``.
+    """
     return list(REGISTRY)
 
 
 def find(name: str) -> Entry:
-    """The entry of an attention module's name, or of a user's ``file.py:Class``."""
+    """The entry of an attention module's name, of a control, or of a user's ``file.py:Class``.
+
+    Raises:
+        UnknownNameError: no such name; the message lists the near ones.
+        ConfigError: as ``registry.find_own`` says, or a control that matches nothing.
+    """
+    if control := _CONTROL.fullmatch(name):
+        return _control(name, control)
+    if name.startswith("timm:"):
+        return registry.find("attention", TIMM, name)
     return registry.find("attention", REGISTRY, name)
+
+
+def _control(name: str, control: re.Match[str]) -> Entry:
+    """The baseline, widened until it has as many parameters, or MACs, as a module gives it."""
+    module, macs = control["module"], control["quantity"] is not None
+    if module is None:
+        raise ConfigError(
+            f"attention {name!r}: say which module the baseline is widened to match, "
+            "none_wide:csm in parameters, none_wide:csm:macs in multiply-accumulates"
+        )
+    if module.startswith("none"):
+        raise ConfigError(f"attention {name!r}: {module!r} adds nothing that could be matched")
+    entry = find(module)
+    return Entry(
+        "torch.nn:Identity",
+        f"widened to {entry.label}'s {'MACs' if macs else 'parameters'}",
+        accepts=entry.accepts,
+        same_as=entry.same_as and f"none_wide:{entry.same_as}{':macs' if macs else ''}",
+        sha256=entry.sha256,
+        package=entry.package,
+        matches=module,
+        quantity="macs" if macs else "params",
+    )

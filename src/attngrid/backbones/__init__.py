@@ -1,6 +1,13 @@
-"""Backbones: one file a family, and this registry."""
+"""Backbones: one file a family, and this registry.
+
+A backbone is a class ``Backbone(sites, *, num_classes, stem, width)`` from N×3×H×W images to
+N×num_classes logits, which asks its ``sites`` for the attention module of every place that can
+have one (``backbones.sites``).
+"""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from attngrid import registry
 from attngrid.registry import Entry
@@ -43,5 +50,9 @@ def list_backbones() -> list[str]:
 
 
 def find(name: str) -> Entry:
-    """The entry of a backbone's name."""
-    return registry.find("backbone", REGISTRY, name)
+    """The entry of a backbone's name, or of a user's ``file.py:Class``."""
+    entry = registry.find("backbone", REGISTRY, name)
+    if entry.sha256 is not None:
+        own = entry.accepts - {"num_classes", "stem", "width"}  # create_model's own
+        return replace(entry, accepts=own | _PLACEMENT)
+    return entry

@@ -13,6 +13,8 @@ from torch import nn
 Site = Literal["block", "expanded", "stages"]
 Placement = Literal["default", "every_block", "last_stage", "stage_end"]
 PLACEMENTS: tuple[Placement, ...] = ("default", "every_block", "last_stage", "stage_end")
+# The module for a number of channels in a stage (from 1).
+Make = Callable[[int, int], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -20,14 +22,14 @@ class Sites:
     """Makes the attention module of each site, the identity where there is none.
 
     Attributes:
-        make: the module for a number of channels in a stage (from 1).
+        make: makes each site's module.
         site: where the module belongs.
         placement: ``default`` is that site: every block that the network lists, or after
             stages 1 to 3; ``every_block`` and ``last_stage`` are all blocks there are, or the
             last stage's; ``stage_end`` is once after each stage.
     """
 
-    make: Callable[[int, int], nn.Module]
+    make: Make
     site: Site = "block"
     placement: Placement = "default"
 

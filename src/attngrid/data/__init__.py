@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from attngrid.errors import UnknownNameError
+from pydantic import Field, PositiveInt, ValidationError
+
+from attngrid import registry
+from attngrid.errors import ConfigError, UnknownNameError
+from attngrid.training.recipe import Strict
 
 
 @dataclass(frozen=True)
@@ -18,6 +23,7 @@ class Dataset:
         stem: of the ResNets at that size.
         target: ``module:function`` that reads the images; None where this version cannot.
         files: what must be in the data folder, or be fetched, before it can be read.
+        sha256: of the file, for a dataset of the user's own.
     """
 
     label: str
@@ -26,6 +32,7 @@ class Dataset:
     stem: str
     target: str | None
     files: tuple[str, ...] = ()
+    sha256: str | None = None
 
 
 DATASETS: dict[str, Dataset] = {
@@ -42,12 +49,41 @@ DATASETS: dict[str, Dataset] = {
 }
 
 
+class OwnDataset(Strict):
+    """What the class of a user's own dataset says of it, as plain values."""
+
+    label: str
+    num_classes: Annotated[int, Field(ge=2)]
+    input_size: PositiveInt
+    stem: Literal["imagenet", "cifar"] = "cifar"
+    files: tuple[str, ...] = ()
+
+
 def find(name: str) -> Dataset:
-    """The dataset of a name.
+    """The dataset of a name, or of a user's ``file.py:Class``.
+
+    Such a class has ``num_classes`` and ``input_size``, and may have ``label``, ``stem`` and
+    ``files``, as plain values that are read without running the file, and a static
+    ``load(folder)`` that returns the training and the held-out split, each uint8 images
+    N×3×H×W and N labels from 0.
 
     Raises:
         UnknownNameError: no such dataset; the message lists the near names.
+        ConfigError: a class without what it needs; the message says what.
     """
-    if name not in DATASETS:
-        raise UnknownNameError("dataset", name, DATASETS)
-    return DATASETS[name]
+    if name in DATASETS:
+        return DATASETS[name]
+    if not registry.is_own(name):
+        raise UnknownNameError("dataset", name, [*DATASETS, "my_dataset.py:MyDataset"])
+    own = registry.find_own("dataset", name)
+    constants = own.constants()
+    said = {key: constants[key] for key in OwnDataset.model_fields if key in constants}
+    try:
+        dataset = OwnDataset.model_validate({"label": own.name} | said)
+    except ValidationError as error:
+        item = error.errors(include_url=False)[0]
+        key = ".".join(map(str, item["loc"]))
+        found = f"found {item['input']!r}; " if item["type"] != "missing" else ""
+        message = item["msg"][0].lower() + item["msg"][1:]
+        raise ConfigError(f"{own.file}: {own.name}.{key}: {found}{message}") from None
+    return Dataset(**dict(dataset), target=name, sha256=own.sha256)

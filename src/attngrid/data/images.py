@@ -12,8 +12,8 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from attngrid import data
-from attngrid.errors import DataError
+from attngrid import data, registry
+from attngrid.errors import AttngridError, DataError
 from attngrid.training.recipe import Flip, RandomCrop, Transform
 
 
@@ -60,11 +60,43 @@ def load(name: str, folder: Path, *, download: bool, classes: int | None) -> tup
     dataset = data.find(name)
     if dataset.target is None:
         raise DataError(f"this version cannot read the images of {name!r}")
-    module, _, function = dataset.target.rpartition(":")
-    splits = getattr(importlib.import_module(module), function)(folder, download)
+    if dataset.sha256 is not None:
+        splits = _load_own(name, dataset, folder)
+    else:
+        module, _, function = dataset.target.rpartition(":")
+        splits = getattr(importlib.import_module(module), function)(folder, download)
     if classes is not None:
         splits = tuple(split.first_classes(classes) for split in splits)
     train, test = splits
+    return train, test
+
+
+def _load_own(name: str, dataset: data.Dataset, folder: Path) -> tuple[Images, ...]:
+    """Read a user's dataset; raise where it is not what its class says."""
+    try:
+        splits = registry.load_own(name, dataset.sha256 or "").load(folder)
+        (train, test) = (
+            Images(torch.as_tensor(pixels).contiguous(), torch.as_tensor(labels).long())
+            for pixels, labels in splits
+        )
+    except AttngridError:
+        raise
+    except Exception as error:
+        raise DataError(f"dataset {name!r}: load: {type(error).__name__}: {error}") from error
+    for split, images in {"training": train, "held-out": test}.items():
+        pixels, labels = images.pixels_NCHW, images.labels_N
+        shape = (len(labels), 3, dataset.input_size, dataset.input_size)
+        if pixels.dtype != torch.uint8 or tuple(pixels.shape) != shape or labels.ndim != 1:
+            raise DataError(
+                f"dataset {name!r}: the {split} images are {tuple(pixels.shape)} of "
+                f"{str(pixels.dtype).removeprefix('torch.')}, its {len(labels)} labels want "
+                f"{shape} of uint8"
+            )
+        if not len(labels) or not 0 <= int(labels.min()) <= int(labels.max()) < dataset.num_classes:
+            raise DataError(
+                f"dataset {name!r}: the {split} labels must be 0 to {dataset.num_classes - 1}, "
+                f"found {sorted(set(labels.tolist()))[:10]}"
+            )
     return train, test
 
 

@@ -8,11 +8,22 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, model_validator
 
-from attngrid.config import Attention, Listed, Study, read_yaml, validate
+from attngrid.config import Attention, Backbone, Listed, Study, read_yaml, validate
 from attngrid.errors import ConfigError
+from attngrid.files import home, shipped
 from attngrid.training.recipe import Strict
 
-Counted = Literal["params", "macs", "fvcore_total"]
+Counted = Literal[
+    "params",
+    "macs",
+    "fvcore_total",
+    "torch_macs",
+    "conv_macs",
+    "linear_macs",
+    "product_macs",
+    "norm_flops",
+    "other_flops",
+]
 Measured = Literal[
     "top1_error",
     "top5_error",
@@ -55,6 +66,13 @@ class CountedAt(Strict):
         return f"Counted: {self.input_size}×{self.input_size}, {self.num_classes} classes"
 
 
+class Models(Strict):
+    """Rows of a table: every backbone with every attention, in this order."""
+
+    backbones: Listed[Backbone]
+    attentions: Listed[Attention]
+
+
 class Description(Strict):
     """What a table shows: one file in ``workflow/tables/``."""
 
@@ -65,12 +83,27 @@ class Description(Strict):
     attentions: Listed[Attention] | None = Field(
         None, description="which of the study's cells join the published rows; left out: all"
     )
+    models: Listed[Models] | None = Field(
+        None, description="the rows; left out: the published ones, then the study's own"
+    )
+    conditions: Literal["columns", "rows"] = Field(
+        "columns",
+        description="whether what a study varies beside its models is set beside or below",
+    )
     columns: Listed[Column]
 
     @model_validator(mode="after")
     def _published_from_somewhere(self) -> Description:
         if self.published is None and any(column.published for column in self.columns):
             raise ValueError("published: is missing, and a column names a published figure")
+        return self
+
+    @model_validator(mode="after")
+    def _operators_are_of_the_full_size(self) -> Description:
+        at_study_size = {"params", "macs", "fvcore_total"}
+        for number, column in enumerate(self.columns):
+            if column.counted and not self.counted_at and column.counted not in at_study_size:
+                raise ValueError(f"columns.{number}.counted: {column.counted!r} wants counted_at")
         return self
 
 
@@ -94,9 +127,10 @@ def read_published(
     """
     if description.published is None:
         return {}
-    source = reference / description.published
+    source = shipped(reference / description.published)
     if not source.is_file():
-        known = sorted(other.name for other in reference.glob("*.csv"))
+        folders = {reference, home() / reference}
+        known = sorted({other.name for folder in folders for other in folder.glob("*.csv")})
         raise ConfigError(
             f"{file}: published: found {description.published!r}, {reference} has "
             f"{', '.join(known)}"
@@ -133,7 +167,7 @@ def check_descriptions(study: Study, source: str, reference: Path = Path("refere
     """
     for name, file in study.descriptions.items():
         if not file.is_file():
-            known = sorted(other.stem for other in file.parent.glob("*.yaml"))
+            known = sorted(other.stem for other in shipped(file.parent).glob("*.yaml"))
             raise ConfigError(
                 f"{source}: tables: found {name!r}, but there is no file {file}; "
                 f"{file.parent} has {', '.join(known) or 'none'}"

@@ -22,7 +22,7 @@ from attngrid import attention as attentions
 from attngrid.cell import attention_label, backbone_label
 from attngrid.config import Study
 from attngrid.evidence.frames import LOST, Results
-from attngrid.files import write_atomically
+from attngrid.files import shipped, write_atomically
 
 WIDTH = 3.4  # inches a panel, a column of a paper
 NOTHING = "nothing measured yet"
@@ -41,7 +41,7 @@ def modules(results: Results, reference: Path) -> Figure:
     cells = results.cells[results.cells["attention"].isin(MODULES)]
     panels = list(_panels(cells))
     figure, axes = _figure(1 + max(1, len(panels)))
-    printed = pd.read_csv(reference / "csm_table1.csv", keep_default_na=False)
+    printed = pd.read_csv(shipped(reference / "csm_table1.csv"), keep_default_na=False)
     errors = printed.set_index("attention")["top1_error"]
     axes[0].bar(range(4), [errors[name] for name in MODULES], color="#999999", width=0.6)
     axes[0].set_title("Published: ImageNet-1K, ResNet-50")

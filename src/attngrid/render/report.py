@@ -10,7 +10,7 @@ import jinja2
 
 from attngrid.config import Study
 from attngrid.evidence.frames import Results, unfinished
-from attngrid.files import write_atomically
+from attngrid.files import shipped, write_atomically
 from attngrid.render.tables import Table
 
 CAPTIONS = {
@@ -28,7 +28,7 @@ def write_report(
 ) -> Path:
     """Write ``results/<study>/report.html`` from tables and from figures already drawn."""
     html = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(templates),
+        loader=jinja2.FileSystemLoader(shipped(templates)),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby, pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pandas as pd
 from attngrid.cell import model_label
 from attngrid.config import Study
 from attngrid.evidence.frames import LOST, read_frame
-from attngrid.files import write_atomically
+from attngrid.files import shipped, write_atomically
 from attngrid.render.description import (
     Column,
     CountedAt,
@@ -28,7 +28,9 @@ from attngrid.render.description import (
 )
 
 MISSING = "--"
+PAGE = 42  # rows that fit on a page, with heads and rules
 Model = tuple[str, str]  # backbone and attention
+SummaryRow = dict[Any, Any]  # of the frame over seeds
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,20 @@ class Table:
     frame: pd.DataFrame
 
     @property
+    def parts(self) -> list[list[Row]]:
+        """The rows by pages; a backbone is broken only where it fits on none."""
+        starts = [index for index, row in enumerate(self.rows) if row.starts_backbone]
+        parts: list[list[Row]] = [[]]
+        for start, end in pairwise([0, *starts, len(self.rows)]):
+            if parts[-1] and len(parts[-1]) + end - start > PAGE:
+                parts.append([])
+            for row in self.rows[start:end]:
+                if len(parts[-1]) == PAGE:
+                    parts.append([])
+                parts[-1].append(row)
+        return parts
+
+    @property
     def groups(self) -> list[tuple[str, list[Head]]]:
         """Neighbouring heads of one group."""
         return [(title, list(heads)) for title, heads in groupby(self.heads, lambda h: h.group)]
@@ -121,8 +137,10 @@ def build_table(
         summary = summary[summary["attention"].isin(description.attentions)]
     published = read_published(description, file, reference)
     counted = _counted(description.counted_at, complexity)
-    conditions = list(dict.fromkeys(summary["condition"]))
-    models = _models(published, summary)
+    models = _models(description, published, summary)
+    groups, lines = _arrange(description, models, summary)
+    if description.counted_at and not any(column.measured for column in description.columns):
+        groups = []  # the study has nothing to add
 
     heads: list[Head] = []
     columns: list[list[Value]] = []
@@ -134,23 +152,21 @@ def build_table(
 
     for column in description.columns:
         if column.published:
-            printed = [published.get(model, {}).get(column.published) for model in models]
+            printed = [published.get(model, {}).get(column.published) for model, _ in lines]
             values = [_printed(text) for text in printed]
             add(description.published_title, column.title, column.decimals, values)
     if description.counted_at:
         for column in description.columns:
             if column.counted:
-                numbers = [counted.get(model, {}).get(column.counted) for model in models]
+                numbers = [counted.get(model, {}).get(column.counted) for model, _ in lines]
                 values = [_number(number, column) for number in numbers]
                 add(description.counted_at.title, column.title, column.decimals, values)
-    for condition in conditions:
-        rows = summary[summary["condition"] == condition].to_dict("records")
-        by_model = {(row["backbone"], row["attention"]): row for row in rows}
-        ours = [by_model.get(model) for model in models]
-        head = f"Ours: {condition}"
+    for head, ours in groups:
+        if any(condition for _, condition in lines):
+            add(head, "Condition", None, [Value(condition) for _, condition in lines])
         for column in description.columns:
             if column.counted and not description.counted_at:
-                counts = [_number(row and row[column.counted], column) for row in ours]
+                counts = [_number(row[column.counted] if row else None, column) for row in ours]
                 add(head, column.title, column.decimals, counts)
             if column.measured:
                 add(head, column.title, column.decimals, [_measured(row, column) for row in ours])
@@ -164,16 +180,50 @@ def build_table(
             Row(
                 model_label(*model),
                 tuple(column[index] for column in columns),
-                starts_backbone=index > 0 and model[0] != models[index - 1][0],
+                starts_backbone=index > 0 and model[0] != lines[index - 1][0][0],
             )
-            for index, model in enumerate(models)
+            for index, (model, _) in enumerate(lines)
         ),
         frame=_frame(description, models, published, counted, summary),
     )
 
 
+def _arrange(
+    description: Description, models: Sequence[Model], summary: pd.DataFrame
+) -> tuple[list[tuple[str, list[SummaryRow | None]]], list[tuple[Model, str]]]:
+    """The study's conditions as groups of columns beside each other, or as lines of one group.
+
+    Returns:
+        The groups, each a head and its rows of the summary, and the table's lines, each a model
+        and what its condition adds to the head.
+    """
+    by_line: dict[tuple[Model, str], SummaryRow] = {
+        ((row["backbone"], row["attention"]), row["condition"]): row
+        for row in summary.to_dict("records")
+        if (row["backbone"], row["attention"]) in models
+    }
+    conditions = list(dict.fromkeys(condition for _, condition in by_line))
+    if description.conditions == "columns" or len(conditions) < 2:
+        groups = [
+            (f"Ours: {condition}", [by_line.get((model, condition)) for model in models])
+            for condition in conditions
+        ]
+        return groups, [(model, "") for model in models]
+    lines = []
+    for model in models:
+        ran = [(model, condition) for condition in conditions if (model, condition) in by_line]
+        lines += ran or [(model, "")]
+    parts = {condition: condition.split(", ") for condition in conditions}
+    shared = [part for part in parts[conditions[0]] if all(part in p for p in parts.values())]
+    own = {c: ", ".join(part for part in p if part not in shared) for c, p in parts.items()}
+    ours = [by_line.get(line) for line in lines]
+    head = f"Ours: {', '.join(shared)}"
+    return [(head, ours)], [(model, own.get(c, "") or "default") for model, c in lines]
+
+
 def _counted(at: CountedAt | None, complexity: Path) -> dict[Model, dict[Any, Any]]:
     """The counts at a geometry by model; empty until they have been made."""
+    complexity = shipped(complexity)
     if at is None or not complexity.is_file():
         return {}
     frame = read_frame(complexity)
@@ -182,10 +232,16 @@ def _counted(at: CountedAt | None, complexity: Path) -> dict[Model, dict[Any, An
     return {(row["backbone"], row["attention"]): row for row in frame.to_dict("records")}
 
 
-def _models(published: Iterable[Model], summary: pd.DataFrame) -> list[Model]:
-    """Published rows in their order, then the study's own; each backbone's together."""
-    ran = zip(summary["backbone"], summary["attention"], strict=True)
-    models = list(dict.fromkeys([*published, *ran]))
+def _models(
+    description: Description, published: Iterable[Model], summary: pd.DataFrame
+) -> list[Model]:
+    """The description's rows; else the published ones and the study's, by backbone."""
+    if description.models is not None:
+        blocks = [product(block.backbones, block.attentions) for block in description.models]
+        models = list(dict.fromkeys(chain(*blocks)))
+    else:
+        ran = zip(summary["backbone"], summary["attention"], strict=True)
+        models = list(dict.fromkeys(chain(published, ran)))
     backbones = list(dict.fromkeys(backbone for backbone, _ in models))
     return sorted(models, key=lambda model: backbones.index(model[0]))
 
@@ -272,7 +328,7 @@ def write_table(study: Study, table: Table, templates: Path = Path("workflow/tem
         else:
             template = f"table{file.suffix}.j2"
             text = (
-                environment(templates, file.suffix)
+                environment(shipped(templates), file.suffix)
                 .get_template(template)
                 .render(table=table, study=study)
             )

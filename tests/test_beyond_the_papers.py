@@ -1,0 +1,364 @@
+"""timm's attention layers, widened baselines, and studies in a folder of the user's own."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import inspect
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from attngrid import create_model, load_results
+from attngrid.attention import TIMM, find
+from attngrid.backbones.resnet import Block
+from attngrid.cell import Cell, Options, attention_label, model_label
+from attngrid.complexity import count
+from attngrid.config import Study, validate
+from attngrid.data.images import load
+from attngrid.errors import AttngridError, ConfigError, DataError
+from attngrid.scaffold import init
+from attngrid.training.recipe import shipped_recipes
+
+SMALL: dict[str, Any] = {"num_classes": 10, "stem": "cifar", "width": 0.25, "input_size": 32}
+
+
+def parameters(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def cell(attention: str, **changes: Any) -> Cell:
+    recipe = shipped_recipes()["demo_6ep"]
+    fields = {"backbone": "resnet18", "dataset": "digits", "seed": 0} | changes
+    return Cell("s", attention=attention, recipe_name="demo_6ep", recipe=recipe, **fields)
+
+
+def test_every_layer_of_timms_create_attn_has_a_name() -> None:
+    from timm.layers.create_attn import get_attn
+
+    names = {
+        comparison.comparators[0].value
+        for comparison in ast.walk(ast.parse(inspect.getsource(get_attn)))
+        if isinstance(comparison, ast.Compare)
+        and isinstance(comparison.comparators[0], ast.Constant)
+    }
+    assert {f"timm:{name}" for name in names} == set(TIMM)
+
+
+@pytest.mark.parametrize("attention", TIMM)
+def test_timms_layer_trains_and_is_counted(attention: str) -> None:
+    torch.manual_seed(0)
+    model = create_model("resnet18", attention, **SMALL)
+    model(torch.randn(2, 3, 32, 32)).sum().backward()
+    for name, parameter in model.named_parameters():
+        if ".attention." in name and parameter.grad is not None:
+            assert parameter.grad.isfinite().all(), name
+    counts = count(model, 32)
+    baseline = create_model("resnet18", **SMALL)
+    assert counts["params"] == parameters(model) > parameters(baseline)
+    assert counts["macs"] >= count(baseline, 32)["macs"]
+
+
+@pytest.mark.parametrize("attention", ["timm:eca", "timm:gc", "timm:nl", "timm:bottleneck"])
+def test_timms_layer_is_timms_with_the_start_timm_gives_it(attention: str) -> None:
+    from timm.layers.create_attn import create_attn
+
+    # the backbone would start all convolutions anew; a non-local layer starts at x + 0
+    torch.manual_seed(0)
+    model = create_model("resnet18", attention, **SMALL)
+    ours = next(block for block in model.modules() if isinstance(block, Block)).attention
+    torch.manual_seed(0)
+    theirs = create_attn(
+        attention.removeprefix("timm:"),
+        16,
+        **({"feat_size": (32, 32)} if "bott" in attention else {}),
+    )
+    zeros = {name for name, value in theirs.state_dict().items() if not value.any()}
+    assert zeros == {name for name, value in ours.state_dict().items() if not value.any()}
+    theirs.load_state_dict(ours.state_dict())
+    x_NCHW = torch.randn(2, 16, 32, 32)
+    torch.testing.assert_close(ours.eval()(x_NCHW), theirs.eval()(x_NCHW))
+
+
+def test_timms_gather_excite_is_its_equation() -> None:
+    model = create_model("resnet18", "timm:ge", **SMALL).double()
+    ge = next(block for block in model.modules() if isinstance(block, Block)).attention.eval()
+    x_NCHW = torch.randn(2, 16, 5, 4, dtype=torch.float64)
+    (w1, b1), (w2, b2) = ((fc.weight[:, :, 0, 0], fc.bias) for fc in (ge.mlp.fc1, ge.mlp.fc2))
+    assert w1.shape == (1, 16)
+    hidden = (x_NCHW.mean((2, 3)) @ w1.T + b1).clamp(min=0)
+    expected = x_NCHW / (1 + torch.exp(-(hidden @ w2.T + b2)))[:, :, None, None]
+    torch.testing.assert_close(ge(x_NCHW), expected)
+
+
+def test_without_timm_its_cells_are_named_before_the_first_job(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny["grid"][0]["attentions"] = ["none", "timm:eca"]
+    study = validate(Study, tiny, "study.yaml")
+    study.require_runnable()
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "timm" else find_spec(name)
+    )
+    with pytest.raises(ConfigError, match=r'ECA \(timm\) .*pip install "attngrid\[timm\]"'):
+        study.require_runnable()
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "mobilenet_v2", "wrn18_1.5"])
+@pytest.mark.parametrize("module", ["se", "csm", "maf_c"])
+def test_the_widened_baseline_has_as_many_parameters(backbone: str, module: str) -> None:
+    with torch.device("meta"):
+        goal = parameters(create_model(backbone, module))
+        control = create_model(backbone, f"none_wide:{module}")
+        plain = parameters(create_model(backbone))
+    assert type(control) is type(create_model("resnet18")) or backbone == "mobilenet_v2"
+    # channels are whole, and a MobileNet's come in eights
+    assert abs(parameters(control) - goal) < 0.011 * goal
+    assert abs(parameters(control) - goal) < abs(plain - goal)
+
+
+def test_the_widened_baseline_has_as_many_macs() -> None:
+    arguments: dict[str, Any] = {"num_classes": 100, "stem": "cifar"}
+    goal = count(create_model("resnet18", "csm", **arguments), 32)
+    control = count(create_model("resnet18", "none_wide:csm:macs", **arguments), 32)
+    by_params = count(create_model("resnet18", "none_wide:csm", **arguments), 32)
+    assert control["macs"] == pytest.approx(goal["macs"], rel=0.005)
+    assert by_params["params"] == pytest.approx(goal["params"], rel=0.005)
+    assert control["params"] > by_params["params"]
+
+
+def test_no_neighbouring_width_is_nearer() -> None:
+    goal = parameters(create_model("resnet18", "csm", **SMALL))
+    control = parameters(create_model("resnet18", "none_wide:csm", **SMALL))
+    sizes = [
+        parameters(create_model("resnet18", **(SMALL | {"width": step / 512})))
+        for step in range(120, 180)
+    ]
+    assert control == min(sizes, key=lambda size: abs(size - goal))
+
+
+def test_the_control_of_a_smaller_reduction_is_wider() -> None:
+    wide, wider = (
+        parameters(create_model("resnet18", "none_wide:se", reduction=r)) for r in (16, 4)
+    )
+    assert wide < wider
+
+
+def test_a_control_says_what_it_matches() -> None:
+    assert model_label("resnet18", "none_wide:csm") == "ResNet-18, widened to CSM's parameters"
+    assert attention_label("none_wide:my.py:Mine:macs") == "widened to Mine's MACs"
+    assert find("none_wide:cam:macs").same_as == "none_wide:se:macs"
+    for name, message in {
+        "none_wide": "say which module",
+        "none_wide:cbma": "did you mean cbam",
+        "none_wide:none": "adds nothing",
+    }.items():
+        with pytest.raises(AttngridError, match=message):
+            find(name)
+
+
+def test_controls_are_cells_of_their_own() -> None:
+    names = ["none", "se", "none_wide:se", "none_wide:se:macs", "none_wide:csm", "timm:eca"]
+    cells = [cell(name) for name in names]
+    assert len({c.digest for c in cells}) == len(names)
+    assert "none_wide_se_macs" in cells[3].id
+    assert "timm_eca" in cells[5].id
+    assert cell("none_wide:cam").id == cells[2].id
+    assert cells[3].model_options == {"input_size": 16}
+
+
+def test_a_baseline_keeps_its_backbones_options() -> None:
+    options = Options(input_bn=False, placement="last_stage", reduction=8)
+    baseline = cell("none", backbone="mobilenet_v2", options=options)
+    assert baseline.model_options == {"input_bn": False}
+    assert baseline.digest != cell("none", backbone="mobilenet_v2").digest
+
+
+OWN_MODULE = """
+import torch
+class Mine(torch.nn.Module):
+    def __init__(self, channels, reduction=16):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(channels, channels, 1)
+        torch.nn.init.constant_(self.conv.weight, 0.125)
+    def forward(self, x):
+        return x + self.conv(x)
+"""
+
+
+def test_a_users_module_keeps_the_weights_it_starts_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(OWN_MODULE)
+    for backbone in ("resnet18", "mobilenet_v1"):
+        model = create_model(backbone, "mine.py:Mine", **SMALL)
+        weights = [m.conv.weight for m in model.modules() if type(m).__name__ == "Mine"]
+        assert weights
+        assert all((weight == 0.125).all() for weight in weights)
+
+
+OWN_BACKBONE = """
+import torch
+class Net(torch.nn.Module):
+    def __init__(self, sites, *, num_classes, stem, width):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 8, 3)
+        self.attention = sites.any_block(8, 1, stages=1)
+        self.out = torch.nn.Linear(8, {outputs})
+    def forward(self, x):
+        return self.out(self.attention(self.conv(x)).mean((2, 3)))
+"""
+
+
+def test_a_users_backbone_takes_every_attention(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(OWN_BACKBONE.format(outputs="num_classes"))
+    for attention in ("none", "cbam", "csm", "srap", "timm:eca"):
+        model = create_model("net.py:Net", attention, num_classes=7, stem="cifar")
+        logits = model(torch.randn(2, 3, 32, 32))
+        assert logits.shape == (2, 7)
+    with pytest.raises(ConfigError, match="takes no option input_bn; it takes placement"):
+        create_model("net.py:Net", input_bn=False)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (OWN_BACKBONE.format(outputs="5"), r"makes \(2, 5\) of images .* logits are \(2, 10\)"),
+        (OWN_BACKBONE.format(outputs="nothing"), "NameError.*nothing"),
+        (OWN_BACKBONE.replace("Net", "Other").format(outputs=5), "has no class 'Net'; it has"),
+    ],
+)
+def test_a_backbone_that_is_none_is_named(
+    source: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(source)
+    with pytest.raises(ConfigError, match=f"net.py.*{message}"):
+        create_model("net.py:Net", num_classes=10)
+
+
+OWN_DATASET = """
+import numpy as np
+class Set:
+    num_classes = 3
+    input_size = 8
+    @staticmethod
+    def load(folder):
+        labels = np.arange(12) % 3
+        return [(np.zeros((12, 3, 8, 8), np.uint8), labels)] * 2
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("num_classes = 3", "num_classes = 1", "set.py: Set.num_classes: found 1; .*equal to 2"),
+        ("num_classes = 3", "", "Set.num_classes: field required"),
+        ("num_classes = 3", "num_classes = len('abc')", "Set.num_classes: field required"),
+        ("input_size = 8", "input_size = 8\n    stem = 'mnist'", "Set.stem: found 'mnist'"),
+        ("np.uint8", "np.float32", "training images are .* of float32, its 12 labels want"),
+        ("input_size = 8", "input_size = 9", r"labels want \(12, 3, 9, 9\) of uint8"),
+        ("% 3", "% 4", r"labels must be 0 to 2, found \[0, 1, 2, 3\]"),
+        ("load(folder)", "read(folder)", "AttributeError"),
+        ("np.arange(12)", "np.arrange(12)", "load: AttributeError.*arrange"),
+    ],
+)
+def test_a_dataset_that_is_none_is_named(
+    old: str, new: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("set.py").write_text(OWN_DATASET)
+    train, _ = load("set.py:Set", tmp_path, download=False, classes=None)
+    np.testing.assert_array_equal(train.labels_N, np.arange(12) % 3)
+    Path("set.py").write_text(OWN_DATASET.replace(old, new))
+    with pytest.raises((ConfigError, DataError), match=message):
+        load("set.py:Set", tmp_path, download=False, classes=None)
+
+
+def test_all_of_a_users_files_count_by_their_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = {"set.py": OWN_DATASET, "net.py": OWN_BACKBONE, "mine.py": OWN_MODULE}
+    for name, source in files.items():
+        Path(name).write_text(source)
+
+    def own() -> Cell:
+        return cell("none_wide:mine.py:Mine", dataset="set.py:Set", backbone="net.py:Net")
+
+    before = own()
+    assert set(before.sha256) == {"dataset", "backbone", "attention"}
+    assert before.matches(json.loads(json.dumps(before.config())))
+    assert before.id.startswith("set.Set-net.Net-none_wide_mine.Mine-demo_6ep-s0-")
+    for name, source in files.items():
+        Path(name).write_text(source + "# edited\n")
+        assert own().digest != before.digest
+        assert not own().matches(before.config())
+        Path(name).write_text(source)
+    assert own().digest == before.digest
+
+
+def test_a_study_folder_is_not_made_over_anything(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/paper.tex").write_text("two years of work")
+    with pytest.raises(ConfigError, match="is not empty; nothing was written"):
+        init(tmp_path / "mine")
+    assert [file.name for file in (tmp_path / "mine").iterdir()] == ["paper.tex"]
+    with pytest.raises(ConfigError, match="its name is the study's"):
+        init(tmp_path / "…")
+
+
+@pytest.mark.slow
+def test_a_study_folder_runs_as_made(
+    tmp_path: Path, snakemake: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    folder = tmp_path / "My study, 2"
+    made = subprocess.run(
+        ["attngrid", "init", str(folder)],
+        cwd=tmp_path,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"cd '{folder}' && snakemake --cores all" in made.stderr
+    done = snakemake(folder, "--cores", "2")
+    assert done.returncode == 0, done.stderr
+    results = load_results("my-study-2", folder)
+    assert (results.cells["state"] == "measured").all()
+    assert results.cells["macs"].notna().all()
+    # each example is used
+    configured = yaml.safe_load((folder / "study.yaml").read_text())["grid"][0]
+    assert set(results.cells["attention"]) == set(configured["attentions"])
+    assert set(results.cells["backbone"]) == set(configured["backbones"])
+    assert results.summary["n"].min() == 2
+    # the published figures are those of the user's own file
+    table = (folder / "tables/my-study-2.my_table.md").read_text()
+    for line in (folder / "reference/my_paper.csv").read_text().splitlines()[1:]:
+        assert f" {line.rpartition(',')[2]} |" in table
+    for name in ("tables/my-study-2.grid.tex", "figures/my-study-2.accuracy_macs.pdf"):
+        assert (folder / name).is_file()
+    again = snakemake(folder, "--cores", "2")
+    assert "Nothing to be done" in again.stderr
+
+    # an edited module is trained and counted anew, and nothing else is
+    module = folder / "attention/my_attention.py"
+    module.write_text(module.read_text() + "# edited\n")
+    dry = snakemake(folder, "-n", "--cores", "2")
+    planned = dry.stdout + dry.stderr
+    counts = dict(line.split() for line in planned.splitlines() if len(line.split()) == 2)
+    assert counts["train"] == "8"
+    assert counts["count_study"] == "1"
