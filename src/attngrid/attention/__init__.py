@@ -2,7 +2,8 @@
 
 A module is a class ``Module(channels, **options)`` whose ``forward`` takes and returns an
 N×C×H×W tensor. Where a backbone's initialisation is not what its authors used, it defines
-``initialise()``, which the backbone calls last.
+``initialise()``, which the backbone calls last. Where it weighs positions it says how, by a
+``spatial_map(x)`` from N×C×H×W to N×1×H×W, which ``attngrid visualize`` draws.
 """
 
 from __future__ import annotations
