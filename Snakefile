@@ -44,6 +44,7 @@ wildcard_constraints:
 include: "workflow/rules/complexity.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/collect.smk"
+include: "workflow/rules/maps.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
@@ -58,10 +59,14 @@ rule all:
         rules.report.output,
 
 
-# No cell is started where one could not be trained.
+# Nothing is started where a cell could not be trained or its maps not be made.
 onstart:
-    if any(job.rule.name == "train" for job in workflow.dag.needrun_jobs()):
+    needed = {job.rule.name for job in workflow.dag.needrun_jobs()}
+    if "train" in needed:
         study.require_runnable()
+    # conda's environments have what their rules need
+    if "maps" in needed and not workflow.deployment_settings.deployment_method:
+        study.require_captum()
 
 
 # A failed cell keeps the rest from nothing: what was measured is rendered all the same.

@@ -38,7 +38,7 @@ TINY: dict[str, Any] = {
     },
     "compute": {"device": "cpu"},
     "tables": ["cbam_table4", "csm_table1", "csm_table3", "grid"],
-    "figures": ["modules", "ordering", "accuracy_macs"],
+    "figures": ["modules", "ordering", "accuracy_macs", "maps"],
 }
 
 

@@ -166,9 +166,16 @@ def convolution(layer: nn.Conv2d, image: Array) -> Array:
     return out if layer.bias is None else out + array(layer.bias)[:, None, None]
 
 
+def gate_by_hand(names: tuple[str, ...]) -> Callable[..., Array]:
+    def compute(gate: nn.Module, image: Array) -> Array:
+        pooled = np.stack([per_position(name, image) for name in names])
+        return sigmoid(batch_norm(gate.bn, convolution(gate.conv, pooled)))
+
+    return compute
+
+
 def spatial_gate_by_hand(gate: nn.Module, names: tuple[str, ...], image: Array) -> Array:
-    pooled = np.stack([per_position(name, image) for name in names])
-    return sigmoid(batch_norm(gate.bn, convolution(gate.conv, pooled))) * image
+    return gate_by_hand(names)(gate, image) * image
 
 
 def maf_by_hand(module: MAF, x: Array) -> Array:
@@ -211,6 +218,17 @@ def bam_by_hand(module: BAM, x: Array) -> Array:
         fused = channel * spatial if module.product else channel + spatial
         out[n] = image * (1 + sigmoid(fused))
     return out
+
+
+def attention_received_by_hand(module: SpatialSelfAttention, image: Array) -> Array:
+    """Eq. 5's s_ij, every one of them; the mean over the queries j of what each i receives."""
+    b, c = (
+        array(layer.weight)[:, :, 0, 0] @ image.reshape(len(image), -1) + array(layer.bias)[:, None]
+        for layer in (module.key, module.query)
+    )
+    scores_ij = np.exp(b.T @ c)
+    received = (scores_ij / scores_ij.sum(axis=0)).mean(axis=1)
+    return received.reshape(image.shape[1:])
 
 
 def srap_by_hand(names: tuple[str, ...], rates: tuple[float, ...]) -> Callable[..., Array]:
@@ -267,6 +285,56 @@ def test_module_computes_its_equation(name: str, x: torch.Tensor) -> None:
     module = randomise(build(name, 8))
     expected = BY_HAND[name](module, x.numpy())  # type: ignore[operator]
     np.testing.assert_allclose(array(module(x)), expected, rtol=1e-9, atol=1e-11)
+
+
+def w_s_by_hand(names: tuple[str, ...]) -> Callable[..., Array]:
+    def compute(module: SRAP, image: Array) -> Array:
+        pooled = np.stack([per_position(name, image) for name in names])
+        return batch_norm(module.bn, convolution(module.conv, pooled))[0] + sigmoid(pooled.prod(0))
+
+    return compute
+
+
+# where the module that has a map sits in the one of this name, and the map
+MAPS = {
+    "cbam": ("1", gate_by_hand(("max", "avg"))),
+    "maf_c": ("1", gate_by_hand(("avg", "std"))),
+    **dict.fromkeys(("bam", "bam_product", "maf_b"), ("", bam_spatial_by_hand)),
+    "srap": ("", w_s_by_hand(("avg", "std"))),
+    "srap_avg_max": ("", w_s_by_hand(("avg", "max"))),
+    "srap_avg_max_std": ("", w_s_by_hand(("avg", "max", "std"))),
+    **dict.fromkeys(
+        ("sam", "sam_r8", "sam_residual", "sam_danet"), ("", attention_received_by_hand)
+    ),
+    **dict.fromkeys(
+        ("csm", "csm_r8", "csm_residual", "csm_danet"), ("1", attention_received_by_hand)
+    ),
+    "csm_sam_first": ("0", attention_received_by_hand),
+}
+
+
+@pytest.mark.parametrize("name", attngrid.list_attentions())
+def test_the_map_of_a_module_is_the_term_of_its_equation(name: str, x: torch.Tensor) -> None:
+    module = nn.Identity() if name == "none" else randomise(build(name, 8))
+    having = [where for where, part in module.named_modules() if hasattr(part, "spatial_map")]
+    if name not in MAPS:  # it weighs channels only
+        assert not having
+        return
+    where, by_hand = MAPS[name]
+    assert having == [where]
+    part = module.get_submodule(where)
+    expected = np.stack([by_hand(part, image).reshape(1, 5, 4) for image in x.numpy()])
+    np.testing.assert_allclose(array(part.spatial_map(x)), expected, rtol=1e-9, atol=1e-11)
+
+
+def test_attention_received_sums_to_one_over_more_positions_than_are_scored_at_once() -> None:
+    module = randomise(SpatialSelfAttention(2, key_reduction=2))
+    x = torch.randn(2, 2, 19, 21, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    received = array(module.spatial_map(x))  # type: ignore[operator]
+    np.testing.assert_allclose(received.sum(axis=(1, 2, 3)), 1, rtol=1e-12)
+    expected = [attention_received_by_hand(module, image) for image in x.numpy()]  # type: ignore[arg-type]
+    np.testing.assert_allclose(received[:, 0], expected, rtol=1e-9)
+    assert not received.std() < 1e-4  # and says something
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,7 @@ def change(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("recipes.tiny.schedule", {}, ["recipes.tiny.schedule.kind", "is required"]),
         ("study", "../up", ["study", "'../up'", "pattern"]),
         ("figures", ["modles"], ["figures.0", "'modles'", "'modules'"]),
+        ("keep", {"weights": "best"}, ["keep.weights", "'best'", "'none' or 'last'"]),
     ],
 )
 def test_a_mistake_is_named(

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from attngrid.config import Study, load_study, validate
+from attngrid.evidence.maps import pictured, read_maps
 from attngrid.training.record import read_record
 from conftest import environment
 
@@ -118,6 +119,23 @@ def test_a_study_that_cannot_be_trained_stops_before_its_first_job(
     assert not (clone / "logs").exists()
 
 
+def test_maps_without_captum_stop_before_the_first_job(
+    clone: Path, snakemake: Snakemake, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (clone / "hidden").mkdir()
+    (clone / "hidden/sitecustomize.py").write_text("import sys; sys.modules['captum'] = None\n")
+    path = os.pathsep.join([str(clone / "hidden"), *filter(None, [os.getenv("PYTHONPATH")])])
+    monkeypatch.setenv("PYTHONPATH", path)
+    arguments = ("--cores", "1", "--configfile", write(clone, tiny))
+    done = snakemake(clone, *arguments)
+    assert done.returncode != 0
+    assert 'pip install "attngrid[maps]"' in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (clone / "logs").exists()
+    assert snakemake(clone, "current", *arguments).returncode == 0
+    assert (clone / "figures/tiny.maps.pdf").is_file()
+
+
 @pytest.mark.parametrize("config", ["imagenet", "cifar100"])
 def test_current_renders_what_is_committed(clone: Path, snakemake: Snakemake, config: str) -> None:
     """Without a record too; the tables in the repository are the ones it makes."""
@@ -191,6 +209,17 @@ def test_a_grid_from_nothing_to_its_tables_and_what_does_not_train_it_again(
             time = 1_700_000_000 + shuffled.randrange(10**6)
             os.utime(file, (time, time))
     assert [trains(fresh=fresh) for fresh in (False, True)] == [0, 0]
+
+    # without weights, as in a clone, everything is rendered, with the maps as they were
+    shutil.rmtree(clone / "results/tiny/weights")
+    shutil.rmtree(clone / "figures")
+    maps = (clone / study.maps).read_bytes()
+    for _ in range(2):
+        assert snakemake(clone, *arguments, "--forcerun", "maps").returncode == 0
+        assert all((clone / file).is_file() for file in study.outputs())
+        assert (clone / study.maps).read_bytes() == maps
+        shutil.rmtree(clone / ".snakemake")
+    assert read_maps(clone / study.maps).cells.keys() == {cell.id for cell in pictured(study)}
 
     # one cell trained alone, by hand, is equal to the bit
     cell = next(iter(study.trainings.values()))

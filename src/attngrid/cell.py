@@ -130,6 +130,11 @@ class Cell:
         return Path("results") / self.study / "status" / f"{self.id}.json"
 
     @property
+    def weights(self) -> Path:
+        """Where the trained network's weights are kept, if they are."""
+        return Path("results") / self.study / "weights" / f"{self.id}.safetensors"
+
+    @property
     def label(self) -> str:
         """The cell for a person: ``ResNet-18 + SE, seed 0``."""
         return f"{model_label(self.backbone, self.attention)}, seed {self.seed}"

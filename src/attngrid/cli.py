@@ -7,8 +7,12 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from attngrid.errors import AttngridError, RecordError, UnknownNameError
+
+if TYPE_CHECKING:
+    from attngrid.config import Study
 
 # Nothing heavy is imported up here: `attngrid --help` must not wait for torch or pandas.
 
@@ -59,6 +63,25 @@ def collect(arguments: argparse.Namespace) -> None:
         raise RecordError("\n".join(lines))
 
 
+def visualize(arguments: argparse.Namespace) -> None:
+    """Make the attention maps of the networks whose weights were kept."""
+    from attngrid.config import load_study
+
+    _update_maps(load_study(arguments.study))
+
+
+def _update_maps(study: Study) -> None:
+    from attngrid.evidence.maps import Maps, read_maps, with_weights, write_maps
+
+    maps = read_maps(study.maps) if study.maps.is_file() else Maps({}, {})
+    if with_weights(study):
+        study.require_captum()
+        from attngrid.visualize import visualize
+
+        maps = visualize(study, maps)
+    write_maps(study.maps, maps)
+
+
 def table(arguments: argparse.Namespace) -> None:
     """Set one table as LaTeX, Markdown and CSV."""
     from attngrid.config import load_study
@@ -99,6 +122,7 @@ def current(arguments: argparse.Namespace) -> None:
     """Collect whatever records exist and render everything; train nothing."""
     from attngrid.config import load_study
     from attngrid.evidence import frames
+    from attngrid.evidence.maps import with_weights
     from attngrid.render.figures import write_figure
     from attngrid.render.report import write_report
     from attngrid.render.tables import build_table, write_table
@@ -106,6 +130,11 @@ def current(arguments: argparse.Namespace) -> None:
     study = load_study(arguments.study)
     results = frames.collect(study, trained_by_now=arguments.ended)
     frames.write_results(study, results)
+    if "maps" in study.figures and with_weights(study):
+        try:
+            _update_maps(study)
+        except Exception as error:  # a user's module may raise anything; the rest is rendered
+            print(f"no new attention maps: {error}", file=sys.stderr)
     # read back: what is rendered is what load_results hands out
     results = frames.load_results(study.study)
     tables = [build_table(study, results.summary, f) for f in study.descriptions.values()]
@@ -154,8 +183,19 @@ def parser() -> argparse.ArgumentParser:
         "config/config.yaml, or a resolved one, results/demo/study.json.",
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    every = (init, train, complexity, collect, table, figure, report, current, outputs, schema)
-    for command in every:
+    for command in (
+        init,
+        train,
+        complexity,
+        collect,
+        visualize,
+        table,
+        figure,
+        report,
+        current,
+        outputs,
+        schema,
+    ):
         sub = commands.add_parser(
             command.__name__, help=command.__doc__, description=command.__doc__
         )

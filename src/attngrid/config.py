@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -36,7 +37,7 @@ RESIDENT_TRANSFORMS = ("flip", "random_crop")
 TABLES = Path("workflow/tables")
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
-FigureName = Literal["modules", "ordering", "accuracy_macs"]
+FigureName = Literal["modules", "ordering", "accuracy_macs", "maps"]
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 Item = TypeVar("Item")
 
@@ -103,6 +104,14 @@ class Data(Strict):
     )
 
 
+class Keep(Strict):
+    """What is kept of a training beside its record; no part of a cell's identity."""
+
+    weights: Literal["none", "last"] = Field(
+        "last", description="last: those after the last epoch, as safetensors"
+    )
+
+
 class Study(Strict):
     """One study: its grid of cells and what is rendered from it."""
 
@@ -114,6 +123,7 @@ class Study(Strict):
     recipes: dict[RecipeName, Recipe] = Field({}, description="recipes of the study's own, by name")
     compute: Compute = Compute()
     data: Data = Data()
+    keep: Keep = Keep()
     tables: tuple[str, ...] = Field(
         (),
         strict=False,
@@ -215,6 +225,11 @@ class Study(Strict):
         return Path("results") / self.study
 
     @property
+    def maps(self) -> Path:
+        """The attention maps of the cells whose weights were kept."""
+        return self.results / "maps.npz"
+
+    @property
     def file(self) -> Path:
         """The resolved configuration beside the results, as they were last collected."""
         return self.results / "study.json"
@@ -291,6 +306,18 @@ class Study(Strict):
                     f"study {self.study}: there is no {self.data.folder}/{missing[0]}; set `data: "
                     "{download: true}` to let torchvision fetch it, or put it there"
                 )
+
+    def require_captum(self) -> None:
+        """Raise where the attention maps could not be made.
+
+        Raises:
+            ConfigError: captum is not installed.
+        """
+        if find_spec("captum") is None:
+            raise ConfigError(
+                f"study {self.study}: the attention maps need captum, which is not installed: "
+                'pip install "attngrid[maps]", or take `maps` out of its figures'
+            )
 
 
 def _fits_resident_images(recipe: Recipe, name: str, where: str, dataset: str) -> None:

@@ -13,6 +13,7 @@ rule figure:
     input:
         study=study.snapshot,
         frames=rules.collect.output,
+        maps=lambda wildcards: rules.maps.output if wildcards.figure == "maps" else [],
     output:
         [f"figures/{study.study}.{{figure}}.{kind}" for kind in ("pdf", "png")],
     log:

@@ -3,7 +3,8 @@
 A module is a class ``Module(channels, **options)`` whose ``forward`` takes and returns an
 N×C×H×W tensor. Where a backbone's initialisation is not what its authors used, it defines
 ``initialise()``, which the backbone calls last. Modules of timm's and of a user's own keep the
-weights that their constructors give them.
+weights that their constructors give them. Where a module weighs positions it says how, by a
+``spatial_map(x)`` from N×C×H×W to N×1×H×W, which ``attngrid visualize`` draws.
 """
 
 from __future__ import annotations

@@ -56,8 +56,13 @@ class BAM(nn.Module):
         layers += [nn.BatchNorm2d(hidden), nn.ReLU(), nn.Conv2d(hidden, 1, kernel_size=1)]
         self.spatial = nn.Sequential(*layers)
 
+    def spatial_map(self, x: Tensor) -> Tensor:
+        """N×C×H×W to the spatial branch Ms of eq. 2, before the sigmoid, N×1×H×W."""
+        logits_N1HW: Tensor = self.spatial(x)
+        return logits_N1HW
+
     def forward(self, x: Tensor) -> Tensor:
         channel_NC11: Tensor = self.channel(x)[:, :, None, None]
-        spatial_N1HW: Tensor = self.spatial(x)
+        spatial_N1HW = self.spatial_map(x)
         fused = channel_NC11 * spatial_N1HW if self.product else channel_NC11 + spatial_N1HW
         return x * (1 + fused.sigmoid()).to(x.dtype)

@@ -41,10 +41,14 @@ class SpatialGate(nn.Module):
         # The authors start the gate at σ(0) = 1/2 everywhere.
         nn.init.zeros_(self.bn.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def spatial_map(self, x: Tensor) -> Tensor:
+        """N×C×H×W to the gate ``σ(BN(conv7×7(·)))`` of CBAM's eq. 3, N×1×H×W."""
         pooled = [statistic(x, POSITION, keepdim=True) for statistic in self.statistics]
         logits_N1HW: Tensor = self.bn(self.conv(torch.cat(pooled, 1)))
-        return x * logits_N1HW.sigmoid().to(x.dtype)
+        return logits_N1HW.sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.spatial_map(x).to(x.dtype)
 
 
 class CBAM(nn.Sequential):

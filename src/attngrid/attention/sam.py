@@ -52,3 +52,16 @@ class SpatialSelfAttention(nn.Module):
         out_N1LC = scaled_dot_product_attention(query, key, value, scale=1.0)
         out = out_N1LC.squeeze(1).transpose(1, 2).reshape(x.shape)
         return out if self.gamma is None else x + self.gamma * out
+
+    @torch.no_grad()
+    def spatial_map(self, x: Tensor) -> Tensor:
+        """N×C×H×W to the attention each position receives, N×1×H×W: the mean over j of s_ij.
+
+        The queries j come some at a time, so that the N×N map of H·W positions is never held.
+        Over the positions i the result sums to 1.
+        """
+        query_NCL, key_NCL = self.query(x).flatten(2), self.key(x).flatten(2)
+        received_NL = torch.zeros_like(key_NCL[:, 0])
+        for some_NCQ in query_NCL.split(256, dim=2):
+            received_NL += (some_NCQ.transpose(1, 2) @ key_NCL).softmax(2).sum(1)
+        return (received_NL / received_NL.shape[1]).reshape(len(x), 1, *x.shape[2:])

@@ -60,6 +60,14 @@ class SRAP(nn.Module):
                 nn.init.normal_(layer.weight, std=0.01)
                 nn.init.zeros_(layer.bias)
 
+    def spatial_map(self, x: Tensor) -> Tensor:
+        """N×C×H×W to w_s, N×1×H×W."""
+        position = [statistic(x, POSITION, keepdim=True) for statistic in self.statistics]
+        # products one by one: the gradient of torch.prod looks for zeros, and a GPU waits
+        residual_N1HW = math.prod(position[1:], start=position[0]).sigmoid()
+        weights_N1HW: Tensor = self.bn(self.conv(torch.cat(position, 1))) + residual_N1HW
+        return weights_N1HW
+
     def forward(self, x: Tensor) -> Tensor:
         channel = [statistic(x, CHANNEL) for statistic in self.statistics]
         largest = [
@@ -67,12 +75,7 @@ class SRAP(nn.Module):
             for values_NC, size in zip(channel, self.sizes, strict=True)
         ]
         selected_NC = torch.cat(largest, 1)[:, self.interleaved]
-        # products one by one: the gradient of torch.prod looks for zeros, and a GPU waits
         residual_NC = math.prod(channel[1:], start=channel[0]).sigmoid()
         weights_NC: Tensor = (self.mlp(selected_NC) + residual_NC).relu()
-
-        position = [statistic(x, POSITION, keepdim=True) for statistic in self.statistics]
-        residual_N1HW = math.prod(position[1:], start=position[0]).sigmoid()
-        weights_N1HW: Tensor = self.bn(self.conv(torch.cat(position, 1))) + residual_N1HW
-        gate = (weights_NC[:, :, None, None] * weights_N1HW).sigmoid()
+        gate = (weights_NC[:, :, None, None] * self.spatial_map(x)).sigmoid()
         return x * (1 + gate).to(x.dtype)

@@ -2,7 +2,7 @@
 
 A backbone is a class ``Backbone(sites, *, num_classes, stem, width)`` from N×3×H×W images to
 N×num_classes logits, which asks its ``sites`` for the attention module of every place that can
-have one (``backbones.sites``).
+have one (``backbones.sites``). The output of its ``stages`` is what Grad-CAM looks at.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import pandas as pd
 from attngrid.cell import MODEL_KEY
 from attngrid.config import Study
 from attngrid.errors import AttngridError, RecordError
+from attngrid.evidence.maps import Maps, read_maps
 from attngrid.files import write_atomically
 from attngrid.training.record import STOPPED, read_record, read_status
 
@@ -33,15 +34,17 @@ class Results:
         cells: one row a cell.
         epochs: one row a cell and epoch.
         summary: one row a model and condition, over its seeds.
+        maps: the attention maps, None before they have been made.
     """
 
     cells: pd.DataFrame
     epochs: pd.DataFrame
     summary: pd.DataFrame
+    maps: Maps | None = None
 
 
 def load_results(study: str, folder: str | Path = ".") -> Results:
-    """The collected frames of a study, for a notebook.
+    """The collected frames and the attention maps of a study, for a notebook.
 
     Args:
         study: its name, ``demo`` for ``results/demo``.
@@ -49,6 +52,7 @@ def load_results(study: str, folder: str | Path = ".") -> Results:
 
     Raises:
         AttngridError: the study has not been collected.
+        RecordError: its maps cannot be read.
     """
     home = Path(folder) / "results" / study
     if missing := [n for n in ("cells", "epochs", "summary") if not (home / f"{n}.csv").is_file()]:
@@ -57,7 +61,11 @@ def load_results(study: str, folder: str | Path = ".") -> Results:
             "`snakemake current --configfile ...` collects whatever records exist, and `folder` "
             "says where results/ is"
         )
-    return Results(*(read_frame(home / f"{name}.csv") for name in ("cells", "epochs", "summary")))
+    maps = read_maps(home / "maps.npz") if (home / "maps.npz").is_file() else None
+    cells, epochs, summary = (
+        read_frame(home / f"{name}.csv") for name in ("cells", "epochs", "summary")
+    )
+    return Results(cells, epochs, summary, maps)
 
 
 def read_frame(file: Path) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Figures: the CSM paper's Figs. 5 and 6, and accuracy against multiply-accumulates."""
+"""Figures: the CSM paper's Figs. 4, 5 and 6, and accuracy against multiply-accumulates."""
 
 from __future__ import annotations
 
@@ -22,10 +22,14 @@ from attngrid import attention as attentions
 from attngrid.cell import attention_label, backbone_label
 from attngrid.config import Study
 from attngrid.evidence.frames import LOST, Results
+from attngrid.evidence.maps import Maps
 from attngrid.files import shipped, write_atomically
+from attngrid.render.maps import Column, draw_maps, photographs, strips
 
 WIDTH = 3.4  # inches a panel, a column of a paper
 NOTHING = "nothing measured yet"
+NO_MAPS = "no attention maps made yet"
+NO_WEIGHTS = "no weights kept"
 # Fig. 5 in the paper's order: baseline, CAM, SAM, CSM.
 MODULES = ("none", "cam", "sam", "csm")
 MODULE_LABELS = [attention_label(name) for name in MODULES]
@@ -145,10 +149,43 @@ def accuracy_macs(results: Results, reference: Path) -> Figure:
     return figure
 
 
+def maps(results: Results, reference: Path) -> Figure:
+    """Fig. 4: for fixed images each module's Grad-CAM and, where it has one, its own map.
+
+    One backbone in one condition, the first of the study that has maps. Two names of one
+    function share their column; where a column has no maps it says why.
+    """
+    made = results.maps or Maps({}, {})
+    blocks = [panel.drop_duplicates("attention") for _, panel in _panels(results.cells)]
+    block = next((block for block in blocks if block["id"].isin(list(made.cells)).any()), None)
+    if block is None:
+        figure, (axis,) = _figure(1)
+        measured = (results.cells["state"] == "measured").any()
+        _say(axis, (NO_MAPS if results.maps is None else NO_WEIGHTS) if measured else NOTHING)
+        return figure
+    first = block.iloc[0]
+    images_KHWC = made.images[first["dataset"]]
+    columns, labels = [], []
+    for name, rows in block.groupby("id", sort=False):
+        label = " = ".join(attention_label(attention) for attention in rows["attention"])
+        state = str(rows["state"].iloc[0]).replace("_", " ")
+        if cell := made.cells.get(str(name)):
+            labels = cell.labels
+            columns.append(Column(label, strips(cell, images_KHWC)))
+        else:
+            columns.append(Column(label, why=NO_WEIGHTS if state == "measured" else state))
+    seeds = ", ".join(map(str, block["seed"].unique()))
+    title = f"{backbone_label(first['backbone'])}, {first['condition']}, seed {seeds}"
+    if len(blocks) > 1:
+        title += f" (one of {len(blocks)} combinations of backbone and condition)"
+    return draw_maps(title, photographs(images_KHWC, labels), columns, len(labels))
+
+
 FIGURES: dict[str, Callable[[Results, Path], Figure]] = {
     "modules": modules,
     "ordering": ordering,
     "accuracy_macs": accuracy_macs,
+    "maps": maps,
 }
 
 
@@ -185,4 +222,8 @@ def _figure(panels: int) -> tuple[Figure, np.ndarray]:
 
 
 def _say_nothing(axis: Axes) -> None:
-    axis.text(0.5, 0.5, NOTHING, transform=axis.transAxes, ha="center", color="#777777")
+    _say(axis, NOTHING)
+
+
+def _say(axis: Axes, text: str) -> None:
+    axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center", color="#777777")

@@ -17,6 +17,10 @@ CAPTIONS = {
     "modules": "CSM, Fig. 5: the baseline, CAM, SAM and CSM; mean and deviation over seeds.",
     "ordering": "CSM, Fig. 6: which attention comes first; mean and standard deviation over seeds.",
     "accuracy_macs": "Accuracy against multiply-accumulates; mean and standard deviation.",
+    "maps": (
+        "In kind CSM, Fig. 4, on this study's own data: Grad-CAM of the true class on the last "
+        "stage's output, and the attention module's own spatial map where it has one."
+    ),
 }
 
 

@@ -21,6 +21,8 @@ from attngrid.model import create_model
 
 # Called after each epoch with its line of the curve and the seconds since the start.
 Progress = Callable[[dict[str, Any], float], None]
+# Called once with the trained model.
+Finished = Callable[[nn.Module], None]
 
 
 def choose_device(device: str) -> torch.device:
@@ -53,6 +55,7 @@ def train(
     folder: Path,
     *,
     progress: Progress,
+    finished: Finished | None = None,
     download: bool = False,
     deterministic: bool = True,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -63,6 +66,7 @@ def train(
         device: where.
         folder: holds the datasets.
         progress: told of every epoch.
+        finished: given the model after its last epoch.
         download: fetch a dataset that is missing.
         deterministic: refuse operators that are not.
 
@@ -153,11 +157,14 @@ def train(
         "params": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "curve": curve,
     }
-    return metrics, {
+    speed = {
         "wall_s": time.perf_counter() - start,
         "training_s": training_s,
         "images_per_s": images_seen / training_s,
     }
+    if finished is not None:
+        finished(model)
+    return metrics, speed
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from attngrid.cell import Cell
 from attngrid.config import Study
@@ -23,10 +24,11 @@ from attngrid.training.record import (
     write_record,
     write_status,
 )
+from attngrid.training.weights import write_weights
 
 
 def run_cell(study: Study, cell: Cell, record: Path) -> None:
-    """Train a cell of a study and write its record.
+    """Train a cell of a study, keep its weights if the study does, and write its record.
 
     Where training ends early the cell's status file says so, ``diverged`` or ``failed``, and
     the error is raised again.
@@ -49,12 +51,14 @@ def run_cell(study: Study, cell: Cell, record: Path) -> None:
     # taken now: the checkout may have moved on when the training ends
     machine = environment(device.type, name, _torch_versions())
     started, start = now(), time.perf_counter()
+    trained: list[nn.Module] = []
     try:
         metrics, speed = train(
             cell,
             device,
             Path(study.data.folder),
             progress=progress,
+            finished=trained.append,
             download=study.data.download,
             deterministic=study.compute.deterministic,
         )
@@ -65,6 +69,9 @@ def run_cell(study: Study, cell: Cell, record: Path) -> None:
             "deterministic": study.compute.deterministic,
             "peak_memory_mb": _peak_memory_mb(device),
         }
+        # a record elsewhere is somebody's trial, and the study keeps the weights it has
+        if study.keep.weights == "last" and record.absolute() == cell.record.absolute():
+            _keep_weights(cell, trained[0])
         write_record(record, cell, metrics, run)
     except DivergedError as error:
         write_status(cell.status, "diverged", str(error), epoch=error.epoch, step=error.step)
@@ -77,6 +84,16 @@ def run_cell(study: Study, cell: Cell, record: Path) -> None:
         f"{position} {cell.label}: done, top-1 {100 - metrics['top1_error']:.1f} % in "
         f"{_duration(time.perf_counter() - start)}; {_left(study)}"
     )
+
+
+def _keep_weights(cell: Cell, model: nn.Module) -> None:
+    """Write the weights; no training's figures are lost because they cannot be."""
+    try:
+        write_weights(cell.weights, cell, model)
+    except Exception as error:
+        with suppress(OSError):
+            cell.weights.unlink()  # those of an earlier training
+        _say(f"{cell.label}: weights not kept: {type(error).__name__}: {error}")
 
 
 def _left(study: Study) -> str:

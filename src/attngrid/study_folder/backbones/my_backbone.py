@@ -31,9 +31,9 @@ class MyBackbone(nn.Module):
                 sites.after_stage(outputs, stage, stages=3),
             ]
             inputs = outputs
-        self.features = nn.Sequential(*layers)
+        self.stages = nn.Sequential(*layers)  # the attention maps look at its output
         self.classifier = nn.Linear(inputs, num_classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.classifier(self.features(x).mean((2, 3)))
+        logits: torch.Tensor = self.classifier(self.stages(x).mean((2, 3)))
         return logits

@@ -1,0 +1,178 @@
+"""The sheet of the attention maps: a row an image, a group of columns a network."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from attngrid.evidence.maps import CellMaps
+
+# inches
+PAGE = 7.0  # both columns of a paper
+LARGEST = 0.95  # a panel
+GAP, SPACE, MARGIN = 0.02, 0.1, 0.04  # between panels, between networks, around the sheet
+LINE, HEAD, FOOT = 0.15, 0.42, 0.14  # of the title, over the first row's panels, beneath each
+
+STRIPS = 11  # panels beside each other, without the images
+COLOURS = "viridis"
+HEAT = 0.6  # of an overlay's colour, the rest is the image
+STYLE: dict[Any, Any] = {
+    "axes.grid": False,
+    "axes.labelpad": 1.5,
+    "axes.labelsize": 5.5,
+    "axes.titlepad": 2.0,
+    "axes.titlesize": 5.5,
+}
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One kind of panel for every image.
+
+    Attributes:
+        head: what stands over the first.
+        draw: draws the k-th into an axis and labels it beneath.
+    """
+
+    head: str
+    draw: Callable[[Axes, int], None]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A network's strips under its name; one without strips says why."""
+
+    label: str
+    strips: tuple[Strip, ...] = ()
+    why: str = ""
+
+    @property
+    def panels(self) -> int:
+        """How many stand beside each other."""
+        return max(1, len(self.strips))
+
+
+def photographs(images_KHWC: NDArray[np.uint8], labels: Sequence[int]) -> Strip:
+    """The images, with their classes."""
+
+    def draw(axis: Axes, k: int) -> None:
+        axis.imshow(images_KHWC[k])
+        axis.set_xlabel(f"class {labels[k]}")
+
+    return Strip("", draw)
+
+
+def strips(maps: CellMaps, images_KHWC: NDArray[np.uint8]) -> tuple[Strip, ...]:
+    """A network's Grad-CAM over the grey image, and its module's own map where there is one.
+
+    Colours go from 0 to a panel's greatest value; where there are values below 0, from the least.
+    """
+
+    def grad_cam(axis: Axes, k: int) -> None:
+        axis.imshow(overlay(images_KHWC[k], maps.grad_cam_KHW[k]))
+        wrong = maps.predicted[k] != maps.labels[k]
+        axis.set_xlabel(f"seen as {maps.predicted[k]}", color="C1" if wrong else "black")
+
+    def own(axis: Axes, k: int) -> None:
+        assert maps.own_KHW is not None
+        values = maps.own_KHW[k]
+        low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
+        axis.imshow(values, cmap=COLOURS, vmin=low, vmax=high, interpolation="nearest")
+        axis.set_xlabel(between(maps.own_KHW[k]))
+
+    made = (Strip(f"Grad-CAM\n{_size(maps.grad_cam_KHW)}", grad_cam),)
+    return made if maps.own_KHW is None else (*made, Strip(f"own map\n{_size(maps.own_KHW)}", own))
+
+
+def draw_maps(title: str, images: Strip, columns: Sequence[Column], rows: int) -> Figure:
+    """A page-wide sheet; columns that do not fit beside the others continue beneath, evenly."""
+    bands = _bands(columns)
+    widths = [SPACE * len(band) + 2 * MARGIN for band in bands]
+    panels = [1 + sum(column.panels for column in band) for band in bands]
+    side = min(LARGEST, *((PAGE - w) / n - GAP for w, n in zip(widths, panels, strict=True)))
+    band_height = HEAD + rows * (side + FOOT)
+    lines = textwrap.wrap(title, 110)
+    start = MARGIN + LINE * len(lines)
+    height = start + len(bands) * band_height + MARGIN
+    figure = Figure(figsize=(PAGE, height))
+    figure.set_layout_engine("none")
+
+    def write(x: float, y: float, text: str, **more: Any) -> None:
+        figure.text(x / PAGE, 1 - y / height, text, **more)
+
+    write(MARGIN, start, "\n".join(lines), fontsize=8)
+    for number, band in enumerate(bands):
+        x, top = MARGIN, start + number * band_height + HEAD
+        for column in (Column("", (images,)), *band):
+            middle = x + (column.panels * (side + GAP) - GAP) / 2
+            write(middle, top - 0.21, column.label, fontsize=7, ha="center")
+            if not column.strips:
+                centre = top + (band_height - HEAD - FOOT) / 2
+                look = {"rotation": 90, "ha": "center", "va": "center", "color": "#777777"}
+                write(middle, centre, column.why, fontsize=7, **look)
+            for place, strip in enumerate(column.strips):
+                for k in range(rows):
+                    left, bottom = x + place * (side + GAP), top + side + k * (side + FOOT)
+                    box = (left / PAGE, 1 - bottom / height, side / PAGE, side / height)
+                    with mpl.rc_context(STYLE):
+                        axis = figure.add_axes(box, xticks=[], yticks=[])
+                        axis.spines[:].set_visible(False)
+                        strip.draw(axis, k)
+                        if k == 0:
+                            axis.set_title(strip.head)
+            x += column.panels * (side + GAP) + SPACE
+    return figure
+
+
+def overlay(image_HWC: NDArray[np.uint8], cam_HW: NDArray[np.float32]) -> NDArray[np.float64]:
+    """A Grad-CAM in colour, enlarged bilinearly, over the image in grey: RGB from 0 to 1.
+
+    Mixed here and not by transparency, which a PDF and a PNG show differently.
+    """
+    finer = math.ceil(64 / min(image_HWC.shape[:2]))
+    grey_HW = image_HWC.mean(2).repeat(finer, 0).repeat(finer, 1) / 255
+    rows, columns = (_bilinear(*sizes) for sizes in zip(cam_HW.shape, grey_HW.shape, strict=True))
+    heat_HW = rows @ (cam_HW / (cam_HW.max() or 1)) @ columns.T
+    heat_HW3 = mpl.colormaps[COLOURS](heat_HW)[..., :3]
+    mixed_HW3: NDArray[np.float64] = (1 - HEAT) * grey_HW[..., None] + HEAT * heat_HW3
+    return mixed_HW3
+
+
+def _bilinear(known: int, size: int) -> NDArray[np.float64]:
+    """The weights size×known that enlarge a line of ``known`` values, its ends held."""
+    centres = np.clip((np.arange(size) + 0.5) * known / size - 0.5, 0, known - 1)
+    weights: NDArray[np.float64] = np.maximum(0, 1 - np.abs(centres[:, None] - np.arange(known)))
+    return weights
+
+
+def between(values: NDArray[np.float32]) -> str:
+    """The least and the greatest of some values, to two digits of the larger."""
+    low, high = float(values.min()), float(values.max())
+    largest = max(abs(low), abs(high))
+    decimals = max(0, 1 - math.floor(math.log10(largest))) if largest else 0
+    return f"{low:.{decimals}f}…{high:.{decimals}f}".replace("-", "−")
+
+
+def _size(maps_KHW: NDArray[np.float32]) -> str:
+    return f"{maps_KHW.shape[1]}×{maps_KHW.shape[2]}"
+
+
+def _bands(columns: Sequence[Column]) -> list[list[Column]]:
+    """As few bands of at most ``STRIPS`` panels as hold them, evenly filled."""
+    total = sum(column.panels for column in columns)
+    most = max(2, math.ceil(total / math.ceil(total / STRIPS)))
+    bands: list[list[Column]] = [[]]
+    for column in columns:
+        if bands[-1] and sum(c.panels for c in bands[-1]) + column.panels > most:
+            bands.append([])
+        bands[-1].append(column)
+    return bands

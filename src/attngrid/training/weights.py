@@ -1,0 +1,60 @@
+"""The weights a training ends with, as safetensors: reading one runs nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from attngrid.cell import Cell
+from attngrid.errors import RecordError
+from attngrid.files import write_atomically
+from attngrid.model import create_model
+
+
+def write_weights(file: Path, cell: Cell, model: nn.Module) -> None:
+    """Write a trained cell's state dict, atomically, with its digest and configuration."""
+    tensors = {
+        # a copy each: layers that share a parameter each keep it
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+    }
+    metadata = {"digest": cell.digest, "config": json.dumps(cell.config())}
+    write_atomically(file, save(tensors, metadata))
+
+
+def read_weights(file: Path, digest: str) -> dict[str, Tensor]:
+    """Read the state dict of the cell with this digest, onto the CPU.
+
+    Raises:
+        RecordError: no such file, no safetensors, or another cell's; the message names the file.
+    """
+    try:
+        with safe_open(file, framework="pt") as stream:
+            found = (stream.metadata() or {}).get("digest")
+            if found != digest:
+                raise RecordError(
+                    f"{file}: is of another cell: found the digest {found}, expected {digest}"
+                )
+            return {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise RecordError(f"{file}: cannot be read: {error}") from None
+
+
+def load_model(cell: Cell) -> nn.Module:
+    """Build a cell's network with the weights that were kept of it.
+
+    Raises:
+        RecordError: as ``read_weights``, or weights that are not this network's.
+    """
+    model = create_model(**cell.model_arguments())
+    try:
+        model.load_state_dict(read_weights(cell.weights, cell.digest))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise RecordError(f"{cell.weights}: does not fit its network: {reason}") from None
+    return model
