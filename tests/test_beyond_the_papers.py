@@ -154,8 +154,8 @@ def test_the_control_of_a_smaller_reduction_is_wider() -> None:
 
 
 def test_a_control_says_what_it_matches() -> None:
-    assert model_label("resnet18", "none_wide:csm") == "ResNet-18, widened to CSM's parameters"
-    assert attention_label("none_wide:my.py:Mine:macs") == "widened to Mine's MACs"
+    assert model_label("resnet18", "none_wide:csm") == "ResNet-18, wide (CSM's params)"
+    assert attention_label("none_wide:my.py:Mine:macs") == "wide (Mine's MACs)"
     assert find("none_wide:cam:macs").same_as == "none_wide:se:macs"
     for name, message in {
         "none_wide": "say which module",

@@ -268,16 +268,11 @@ def backbone_label(backbone: str) -> str:
 
 def attention_label(attention: str) -> str:
     """How tables and figures write an attention module, a user's by its class."""
-    prefix, _, module = attention.partition(":")
-    if prefix == "none_wide":
-        module, macs = module.removesuffix(":macs"), module.endswith(":macs")
-        return f"widened to {attention_label(module)}'s {'MACs' if macs else 'parameters'}"
-    entry = attentions.REGISTRY.get(attention) or attentions.TIMM.get(attention)
-    return entry.label if entry else attention.rpartition(":")[2]
+    return attentions.label(attention)
 
 
 def model_label(backbone: str, attention: str) -> str:
-    """``ResNet-18``, ``ResNet-18 + SE``, ``ResNet-18, widened to SE's parameters``."""
+    """``ResNet-18``, ``ResNet-18 + SE``, ``ResNet-18, wide (SE's params)``."""
     label = backbone_label(backbone)
     if attention == "none":
         return label

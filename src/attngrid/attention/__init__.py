@@ -117,6 +117,15 @@ def find(name: str) -> Entry:
     return registry.find("attention", REGISTRY, name)
 
 
+def label(name: str) -> str:
+    """How tables and figures write an attention module, a user's by its class."""
+    if control := _CONTROL.fullmatch(name):
+        quantity = "MACs" if control["quantity"] else "params"
+        return f"wide ({label(control['module'] or '')}'s {quantity})"
+    entry = REGISTRY.get(name) or TIMM.get(name)
+    return entry.label if entry else name.rpartition(":")[2]
+
+
 def _control(name: str, control: re.Match[str]) -> Entry:
     """The baseline, widened until it has as many parameters, or MACs, as a module gives it."""
     module, macs = control["module"], control["quantity"] is not None
@@ -130,7 +139,7 @@ def _control(name: str, control: re.Match[str]) -> Entry:
     entry = find(module)
     return Entry(
         "torch.nn:Identity",
-        f"widened to {entry.label}'s {'MACs' if macs else 'parameters'}",
+        label(name),
         accepts=entry.accepts,
         same_as=entry.same_as and f"none_wide:{entry.same_as}{':macs' if macs else ''}",
         sha256=entry.sha256,

@@ -99,7 +99,10 @@ def draw_maps(title: str, images: Strip, columns: Sequence[Column], rows: int) -
     widths = [SPACE * len(band) + 2 * MARGIN for band in bands]
     panels = [1 + sum(column.panels for column in band) for band in bands]
     side = min(LARGEST, *((PAGE - w) / n - GAP for w, n in zip(widths, panels, strict=True)))
-    band_height = HEAD + rows * (side + FOOT)
+    # some 15 letters fit over a panel of an inch
+    labels = {c: textwrap.wrap(c.label, max(8, int(15 * side * c.panels))) for c in columns}
+    head = HEAD + LINE * (max(map(len, labels.values()), default=1) - 1)
+    band_height = head + rows * (side + FOOT)
     lines = textwrap.wrap(title, 110)
     start = MARGIN + LINE * len(lines)
     height = start + len(bands) * band_height + MARGIN
@@ -111,12 +114,13 @@ def draw_maps(title: str, images: Strip, columns: Sequence[Column], rows: int) -
 
     write(MARGIN, start, "\n".join(lines), fontsize=8)
     for number, band in enumerate(bands):
-        x, top = MARGIN, start + number * band_height + HEAD
+        x, top = MARGIN, start + number * band_height + head
         for column in (Column("", (images,)), *band):
             middle = x + (column.panels * (side + GAP) - GAP) / 2
-            write(middle, top - 0.21, column.label, fontsize=7, ha="center")
+            label = "\n".join(labels.get(column, ()))
+            write(middle, top - 0.21, label, fontsize=7, ha="center", va="baseline")
             if not column.strips:
-                centre = top + (band_height - HEAD - FOOT) / 2
+                centre = top + (band_height - head - FOOT) / 2
                 look = {"rotation": 90, "ha": "center", "va": "center", "color": "#777777"}
                 write(middle, centre, column.why, fontsize=7, **look)
             for place, strip in enumerate(column.strips):
