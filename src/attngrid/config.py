@@ -37,7 +37,7 @@ RESIDENT_TRANSFORMS = ("flip", "random_crop")
 TABLES = Path("workflow/tables")
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
-FigureName = Literal["modules", "ordering", "accuracy_macs", "maps"]
+FigureName = Literal["modules", "ordering", "accuracy_macs", "maps", "maf_curve"]
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 Item = TypeVar("Item")
 

@@ -1,4 +1,4 @@
-"""Figures: the CSM paper's Figs. 4, 5 and 6, and accuracy against multiply-accumulates."""
+"""Figures: CSM's Figs. 4, 5 and 6, MAF's training curve, accuracy against cost."""
 
 from __future__ import annotations
 
@@ -87,13 +87,7 @@ def ordering(results: Results, reference: Path) -> Figure:
             curve = panel[panel["attention"] == name]
             if curve.empty:
                 continue
-            accuracy = (100 - curve["test_top1_error"]).groupby(curve["epoch"])
-            mean, deviation = accuracy.mean(), accuracy.std(ddof=1).fillna(0)
-            seeds = curve["seed"].nunique()
-            (line,) = axis.plot(mean.index, mean, label=f"{label}, n = {seeds}")
-            axis.fill_between(
-                mean.index, mean - deviation, mean + deviation, color=line.get_color(), alpha=0.2
-            )
+            _draw_curve(axis, curve, "test_top1_error", f"{label}, n = {curve['seed'].nunique()}")
         axis.set_xlabel("epoch")
         axis.set_ylabel("top-1 accuracy on the\ntest set (%), mean ± std")
         axis.legend()
@@ -101,6 +95,47 @@ def ordering(results: Results, reference: Path) -> Figure:
     if not panels:
         _say_nothing(axes[0])
     return figure
+
+
+def maf_curve(results: Results, reference: Path) -> Figure:
+    """The training of MobileNetV1 with MAF_C: its authors' published log, and ours.
+
+    They stand in panels of their own; ours has the mean over seeds and their deviation.
+    """
+    ours = results.epochs[
+        (results.epochs["backbone"] == "mobilenet_v1") & (results.epochs["attention"] == "maf_c")
+    ]
+    panels = list(_panels(ours))
+    figure, axes = _figure(1 + max(1, len(panels)))
+    log = pd.read_csv(shipped(reference / "maf_c_mobilenet_v1_imagenet_curve.csv"))
+    axes[0].set_title("Published: MobileNetV1 + MAF_C\nImageNet-1K, 224×224")
+    axes[0].plot(log["epoch"], log["val_top1_accuracy"], label="validation")
+    axes[0].plot(log["epoch"], log["train_top1_accuracy"], label="training")
+    axes[0].set_ylabel("top-1 accuracy (%)")
+    for axis, (title, panel) in zip(axes[1:], panels, strict=False):
+        axis.set_title(title)
+        seeds = panel["seed"].nunique()
+        _draw_curve(axis, panel, "test_top1_error", f"held out, n = {seeds}")
+        _draw_curve(axis, panel, "train_top1_error", f"training, n = {seeds}")
+        axis.set_ylabel("top-1 accuracy (%), mean ± std")
+    for axis in axes[: 1 + len(panels)]:
+        axis.set_xlabel("epoch")
+        axis.legend(loc="lower right")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    if not panels:
+        axes[1].set(title="Ours", xticks=[], yticks=[])
+        _say(axes[1], NOTHING)
+    return figure
+
+
+def _draw_curve(axis: Axes, epochs: pd.DataFrame, error: str, label: str) -> None:
+    """Accuracy by epoch, mean and standard deviation over the seeds."""
+    accuracy = (100 - epochs[error]).groupby(epochs["epoch"])
+    mean, deviation = accuracy.mean(), accuracy.std(ddof=1).fillna(0)
+    (line,) = axis.plot(mean.index, mean, label=label)
+    axis.fill_between(
+        mean.index, mean - deviation, mean + deviation, color=line.get_color(), alpha=0.2
+    )
 
 
 def accuracy_macs(results: Results, reference: Path) -> Figure:
@@ -185,6 +220,7 @@ FIGURES: dict[str, Callable[[Results, Path], Figure]] = {
     "modules": modules,
     "ordering": ordering,
     "accuracy_macs": accuracy_macs,
+    "maf_curve": maf_curve,
     "maps": maps,
 }
 

@@ -16,6 +16,7 @@ from attngrid.render.tables import Table
 CAPTIONS = {
     "modules": "CSM, Fig. 5: the baseline, CAM, SAM and CSM; mean and deviation over seeds.",
     "ordering": "CSM, Fig. 6: which attention comes first; mean and standard deviation over seeds.",
+    "maf_curve": "MobileNetV1 with MAF_C on ImageNet-1K: its authors' published log, and ours.",
     "accuracy_macs": "Accuracy against multiply-accumulates; mean and standard deviation.",
     "maps": (
         "In kind CSM, Fig. 4, on this study's own data: Grad-CAM of the true class on the last "
