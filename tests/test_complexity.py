@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 with (ROOT / "reference/cbam_table4.csv").open(encoding="utf-8") as stream:
     TABLE_4 = list(csv.DictReader(stream))
+with (ROOT / "results/complexity.csv").open(encoding="utf-8") as stream:
+    COMMITTED = list(csv.DictReader(stream))
 
 
 def row_id(row: dict[str, str]) -> str:
@@ -61,6 +64,99 @@ def test_torchs_counter_on_meta_agrees_on_every_model() -> None:
         assert counter.get_total_flops() == 2 * row["macs"], (model.backbone, model.attention)
         assert row["torch_macs"] == row["macs"]
         assert sum(p.numel() for p in network.parameters()) == row["params"]
+
+
+Counts = tuple[int, int]  # parameters, multiply-accumulates
+
+# The MobileNets' tables, stage by stage, and the sides of their maps
+PROJECTED = {
+    "mobilenet_v1": [[64], [128] * 2, [256] * 2, [512] * 6, [1024] * 2],
+    "mobilenet_v2": [[16], [24] * 2, [32] * 3, [64] * 4 + [96] * 3, [160] * 3 + [320]],
+    "mobilenet_v3_large": [[16], [24] * 2, [40] * 3, [80] * 4 + [112] * 2, [160] * 3],
+}
+EXPANDED = {
+    "mobilenet_v1": [[32], [64, 128], [128, 256], [256] + [512] * 5, [512, 1024]],
+    "mobilenet_v2": [
+        [32],
+        [96, 144],
+        [144, 192, 192],
+        [192] + [384] * 4 + [576] * 2,
+        [576] + [960] * 3,
+    ],
+    "mobilenet_v3_large": [
+        [16],
+        [64, 72],
+        [72, 120, 120],
+        [240, 200, 184, 184, 480, 672],
+        [672, 960, 960],
+    ],
+}
+WITH_SE = {"mobilenet_v3_large": [0, 0, 3, 2, 3]}  # the last so many of a stage; else all
+SIDES = {"224": [112, 56, 28, 14, 7], "32": [32, 32, 16, 8, 4]}
+
+
+def bam_branch(c: int, h: int, n: int) -> Counts:
+    """A 1×1, two 3×3 and a 1×1 convolution with bias; three BatchNorms."""
+    params = (c * h + h) + 2 * (9 * h * h + h) + (h + 1) + 3 * 2 * h
+    return params, n * (c * h + 2 * 9 * h * h + h)
+
+
+def perceptron(squeezes: int, c: int, h: int, times: int = 1) -> Counts:
+    return (squeezes * c * h + h) + (h * c + c), times * (squeezes * c * h + h * c)
+
+
+def conv7(statistics: int, n: int) -> Counts:
+    """Without bias, and its BatchNorm of one channel."""
+    return 49 * statistics + 2, 49 * statistics * n
+
+
+# for C channels, h = max(1, C // 16) hidden ones and n positions
+ADDED: dict[str, Callable[[int, int, int], list[Counts]]] = {
+    "se": lambda c, h, n: [perceptron(1, c, h)],
+    "cbam": lambda c, h, n: [perceptron(1, c, h, times=2), conv7(2, n)],
+    "maf": lambda c, h, n: [perceptron(2, c, h)],
+    "maf_c": lambda c, h, n: [perceptron(2, c, h), conv7(2, n)],
+    "bam": lambda c, h, n: [perceptron(1, c, h), (2 * h, 0), bam_branch(c, h, n)],
+    "maf_b": lambda c, h, n: [perceptron(2, c, h), bam_branch(c, h, n)],
+    "srap": lambda c, h, n: [perceptron(1, c, h), conv7(2, n)],
+    "srap_avg_max": lambda c, h, n: [perceptron(1, c, h), conv7(2, n)],
+    "srap_avg_max_std": lambda c, h, n: [perceptron(1, c, h), conv7(3, n)],
+}
+
+
+def sites(backbone: str, attention: str) -> list[list[int]]:
+    """The channels at each of a stage's modules."""
+    if attention in ("bam", "maf_b"):
+        return [stage[-1:] for stage in PROJECTED[backbone][:3]]
+    stages = (EXPANDED if attention.startswith("srap") else PROJECTED)[backbone]
+    last = WITH_SE.get(backbone, [len(stage) for stage in stages])
+    return [stage[len(stage) - count :] for stage, count in zip(stages, last, strict=True)]
+
+
+@pytest.mark.parametrize("size", SIDES)
+@pytest.mark.parametrize("attention", ADDED)
+@pytest.mark.parametrize("backbone", PROJECTED)
+def test_what_a_module_adds_to_a_mobilenet_is_its_formula_at_each_site(
+    backbone: str, attention: str, size: str
+) -> None:
+    """At 224×224 and 1000 classes, at 32×32 and 100: the rows of the committed table."""
+    counted = {
+        row["attention"]: (int(row["params"]), int(row["macs"]))
+        for row in COMMITTED
+        if (row["backbone"], row["input_size"]) == (backbone, size)
+    }
+    added = [
+        counts
+        for stage, side in zip(sites(backbone, attention), SIDES[size], strict=False)
+        for c in stage
+        for counts in ADDED[attention](c, max(1, c // 16), side * side)
+    ]
+    expected = [sum(column) for column in zip(*added, strict=True)]
+    found = [
+        with_it - without
+        for with_it, without in zip(counted[attention], counted["none"], strict=True)
+    ]
+    assert found == expected
 
 
 def test_both_attention_products_are_counted() -> None:

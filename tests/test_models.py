@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
 import torch
 import torchvision
+from timm.layers import SEModule
+from timm.layers.cbam import CbamModule
 from torch import nn
 
 import attngrid
@@ -17,7 +22,10 @@ from attngrid.errors import ConfigError, UnknownNameError
 
 
 def copy_in_order(source: nn.Module, target: nn.Module) -> None:
-    """Copy parameters and statistics between networks that register them in another order."""
+    """Copy parameters and statistics between networks that name their layers differently.
+
+    What is a 1×1 convolution in one may be linear in the other.
+    """
 
     def layers(model: nn.Module) -> list[nn.Module]:
         kinds = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
@@ -25,7 +33,9 @@ def copy_in_order(source: nn.Module, target: nn.Module) -> None:
 
     pairs = list(zip(layers(source), layers(target), strict=True))
     for theirs, ours in pairs:
-        ours.load_state_dict(theirs.state_dict())
+        state = theirs.state_dict()
+        shapes = {name: tensor.shape for name, tensor in ours.state_dict().items()}
+        ours.load_state_dict({name: state[name].reshape(shapes[name]) for name in shapes})
 
 
 @pytest.mark.parametrize(
@@ -59,6 +69,33 @@ def test_original_bottlenecks_stride_on_the_first_convolution(name: str, groups:
     assert {m.groups for m in model.modules() if isinstance(m, nn.Conv2d)} == {1, groups}
 
 
+@pytest.mark.parametrize(
+    ("attention", "layer"),
+    [
+        ("se", partial(SEModule, rd_divisor=1)),
+        ("cbam", partial(CbamModule, mlp_bias=True)),
+    ],
+)
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [("resnet18", "resnet18"), ("resnet50_v1.5", "resnet50")]
+)
+def test_resnet_with_attention_equals_timms_with_the_same_weights(
+    ours: str, theirs: str, attention: str, layer: Any
+) -> None:
+    """timm's own ``seresnet18`` rounds the hidden widths to multiples of 8, so 64 channels to 8.
+
+    Its CBAM has no biases unless told, and stacks [avg; max].
+    """
+    reference = timm.create_model(theirs, zero_init_last=False, block_args={"attn_layer": layer})
+    reference.train()(torch.randn(4, 3, 96, 96))  # moves the running statistics
+    model = attngrid.create_model(ours, attention)
+    copy_in_order(reference, model)
+    for gate in (m for m in model.modules() if type(m).__name__ == "SpatialGate"):
+        gate.conv.weight.data = gate.conv.weight.data.flip(1)  # type: ignore[union-attr,operator]
+    x = torch.randn(2, 3, 96, 96)
+    torch.testing.assert_close(model.eval()(x), reference.eval()(x), rtol=1e-4, atol=1e-4)
+
+
 def squeeze_excitations(model: nn.Module) -> list[nn.Module]:
     return [m for m in model.modules() if type(m).__name__ == "SqueezeExcitation"]
 
@@ -82,15 +119,10 @@ def test_mobilenet_v3_equals_torchvisions_with_the_same_weights(size: str) -> No
     model = attngrid.create_model(
         f"mobilenet_v3_{size}", "se_v3", input_bn=False, conv_head=False
     ).eval()
-    kinds = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
-    theirs = [m for m in reference.modules() if isinstance(m, kinds)]
-    ours = [m for m in model.modules() if isinstance(m, kinds)]
-    for source, target in zip(theirs, ours, strict=True):
-        # SE and the hidden layer are convolutions in one and linear in the other
-        for name, parameter in target.state_dict().items():
-            parameter.copy_(source.state_dict()[name].reshape(parameter.shape))
-        if isinstance(target, nn.BatchNorm2d):
-            target.eps = source.eps  # torchvision's 0.001 is TensorFlow's
+    copy_in_order(reference, model)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 0.001  # torchvision's is TensorFlow's
     reference.classifier[0].bias.data.zero_()
     x = torch.randn(2, 3, 96, 96)
     torch.testing.assert_close(model(x), reference(x), rtol=1e-4, atol=1e-4)
@@ -197,16 +229,22 @@ def test_every_pair_builds_and_runs_without_memory(
 
 
 @pytest.mark.parametrize("attention", attngrid.list_attentions())
-@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v1", "mobilenet_v2"])
+@pytest.mark.parametrize("backbone", ["resnet50", *FAMILIES])
 def test_save_and_load_keeps_the_outputs(backbone: str, attention: str, tmp_path: Path) -> None:
-    options = {"stem": "cifar", "num_classes": 5, "width": 0.25}
-    model = attngrid.create_model(backbone, attention, **options)
+    options: dict[str, Any] = {"stem": "cifar", "num_classes": 5, "width": 0.25}
+    saved, loaded = (attngrid.create_model(backbone, attention, **options) for _ in range(2))
+    with torch.no_grad():
+        for parameter in saved.parameters():  # what starts at 0 or 1 is to be carried, too
+            parameter += 0.1 * torch.randn_like(parameter)
     x = torch.randn(2, 3, 16, 16)
-    model.train()(x)  # moves the running statistics
-    torch.save(model.state_dict(), tmp_path / "weights.pt")
-    other = attngrid.create_model(backbone, attention, **options)
-    other.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
-    assert torch.equal(other.eval()(x), model.eval()(x))
+    saved.train()(x)  # moves the running statistics
+    torch.save(saved.state_dict(), tmp_path / "weights.pt")
+    assert not torch.equal(loaded.eval()(x), saved.eval()(x))
+    state = torch.load(tmp_path / "weights.pt", weights_only=True)
+    loaded.load_state_dict(state, strict=True)
+    assert torch.equal(loaded(x), saved(x))
+    for name, tensor in loaded.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
 
 
 def test_wide_resnet_widens_the_stages_and_not_the_stem() -> None:

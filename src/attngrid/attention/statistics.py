@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from attngrid.errors import UnknownNameError
+from attngrid.errors import ConfigError, UnknownNameError
 
 CHANNEL = (2, 3)  # per channel: over height and width
 POSITION = (1,)  # per position: over channels
@@ -44,8 +44,11 @@ def find_all(names: Sequence[str]) -> list[Statistic]:
     """The statistics of some names.
 
     Raises:
+        ConfigError: no name at all.
         UnknownNameError: a name that is none of ``STATISTICS``.
     """
+    if not names:
+        raise ConfigError(f"statistics must be one or more of {', '.join(STATISTICS)}, found none")
     for name in names:
         if name not in STATISTICS:
             raise UnknownNameError("statistic", name, STATISTICS)
