@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+import attngrid
 from attngrid.cell import Cell, Options
 from attngrid.config import Study, json_schema, load_study, read_yaml, validate
 from attngrid.errors import ConfigError
@@ -130,6 +131,10 @@ def test_a_missing_table_or_published_file_is_named(
         "published: is missing, and a column names": printed,
         "attentions.*unknown attention 'cssm': did you mean": good | {"attentions": ["cssm"]},
         "columns: is required": {"caption": "x"},
+        "columns.0.counted: 'torch_macs' wants counted_at": good
+        | {"columns": [{"title": "A", "counted": "torch_macs"}]},
+        "models.0.backbones.*unknown backbone 'resnet19': did you mean": good
+        | {"models": [{"backbones": ["resnet19"], "attentions": ["none"]}]},
     }.items():
         mine.write_text(yaml.safe_dump(message))
         with pytest.raises(ConfigError, match=content):
@@ -193,10 +198,23 @@ def test_shipped_studies_are_valid(name: str) -> None:
 
 def test_the_demo_covers_the_csm_study() -> None:
     study = load_study(ROOT / "config/config.yaml")
-    attentions = {cell.attention for cell in study.cells}
-    assert attentions == {"none", "se", "cbam", "cam", "sam", "csm", "csm_sam_first"}
+    attentions: dict[str, set[str]] = {}
+    for cell in study.cells:
+        attentions.setdefault(cell.backbone, set()).add(cell.attention)
+    assert attentions == {
+        "resnet18": {"none", "se", "cbam", "cam", "sam", "csm", "csm_sam_first"},
+        "mobilenet_v2": {"none", "maf_c", "srap"},
+    }
     assert {cell.seed for cell in study.cells} == {0, 1}
     assert {cell.options.width for cell in study.cells} == {0.25}
+
+
+def test_the_papers_study_has_every_backbone_with_every_module() -> None:
+    ran = {(c.backbone, c.attention) for c in load_study(ROOT / "config/imagenet.yaml").cells}
+    names = set(attngrid.list_backbones()) - {"resnet50_v1.5", "mobilenet_v3_small"}
+    modules = ("none", "se", "cbam", "bam", "csm", "maf", "maf_c", "srap")
+    assert len(names) == 11
+    assert {(name, module) for name in names for module in modules} <= ran
 
 
 def test_the_papers_grids_cover_the_published_rows() -> None:

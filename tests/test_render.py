@@ -121,6 +121,79 @@ def test_each_recipe_has_columns_of_its_own(tiny: dict[str, Any], study: Study) 
     assert rows["ResNet-18"] == ["--", "10.00 ± 0.00", "2", "40.00 ± 0.00", "2"]
 
 
+def test_a_condition_can_be_a_row(tiny: dict[str, Any], study: Study) -> None:
+    block = tiny["grid"][0]
+    tiny["grid"].append(
+        block | {"attentions": ["se"], "options": block["options"] | {"placement": "last_stage"}}
+    )
+    placed = validate(Study, tiny, "tiny.yaml")
+    for cell in placed.cells:
+        fake_record(cell, 20.0 if cell.options.placement == "default" else 30.0)
+    made = table(placed, "placement")
+    assert {head.group for head in made.heads} == {"Ours: digits, 16×16, 0.0625× width, tiny"}
+    condition, error = (
+        next(i for i, head in enumerate(made.heads) if head.title == title)
+        for title in ("Condition", "Top-1 error")
+    )
+    lines = [(row.label, *(row.values[i].text for i in (condition, error))) for row in made.rows]
+    assert lines == [
+        ("ResNet-18", "default", "20.00 ± 0.00"),
+        ("ResNet-18 + SE", "default", "20.00 ± 0.00"),
+        ("ResNet-18 + SE", "placement last_stage", "30.00 ± 0.00"),
+        ("ResNet-18 + CAM", "default", "20.00 ± 0.00"),
+    ]
+
+
+def test_the_mobilenets_have_their_rows_and_the_authors_figures(study: Study) -> None:
+    made = table(study, "mobilenets")
+    rows = text(made)
+    assert len(rows) == 22
+    assert rows["MobileNetV1 + MAF_C"][:2] == ["73.128", "91.374"]
+    printed = [label for label, values in rows.items() if values[0] != "--"]
+    assert printed == ["MobileNetV1 + MAF_C"]
+    assert all("--" not in values[2:4] for values in rows.values())
+
+
+def test_the_audit_sets_each_counter_beside_the_print(study: Study) -> None:
+    made = table(study, "flops_audit")
+    titles = [head.title for head in made.heads]
+    assert not any(head.group.startswith("Ours") for head in made.heads)
+    published, counted, by_torch = (titles.index("GFLOPs"), 1, titles.index("Torch's counter"))
+    rows = text(made)
+    printed = {label: v for label, v in rows.items() if v[published] != "--"}
+    assert len(printed) == 24
+    for values in printed.values():
+        assert values[published] == values[counted] == values[by_torch]
+    assert rows["ResNet-50 v1.5"][counted] == "4.089"
+
+
+def test_a_long_table_breaks_between_backbones_and_keeps_its_number(
+    tiny: dict[str, Any], study: Study
+) -> None:
+    tiny["grid"][0]["backbones"] = ["resnet18", "resnet34", "mobilenet_v1", "wrn18_1.5"]
+    tiny["grid"][0]["attentions"] = list(attngrid.list_attentions())[:20]
+    long = validate(Study, tiny, "tiny.yaml")
+    made = table(long, "grid")
+    assert [row for part in made.parts for row in part] == list(made.rows)
+    assert [len(part) for part in made.parts] == [40, 40]
+    write_table(long, made)
+    tex = Path("tables/tiny.grid.tex").read_text()
+    assert tex.count(r"\begin{table}") == 2
+    assert tex.count(r"\label{") == tex.count(r"\addtocounter{table}{-1}") == 1
+
+
+def test_a_backbone_longer_than_a_page_breaks_too(tiny: dict[str, Any], study: Study) -> None:
+    recipe = tiny["recipes"]["tiny"]
+    tiny["recipes"] = {f"r{i}": recipe | {"epochs": 1 + i} for i in range(5)}
+    tiny["grid"][0] |= {
+        "recipes": list(tiny["recipes"]),
+        "attentions": attngrid.list_attentions(),
+    }
+    made = table(validate(Study, tiny, "tiny.yaml"), "grid")
+    assert max(len(part) for part in made.parts) == 42
+    assert [row for part in made.parts for row in part] == list(made.rows)
+
+
 def test_published_file_is_the_sources_print() -> None:
     """Spot values of the papers' tables, so that an edit of reference/ is noticed."""
     table3 = pd.read_csv(ROOT / "reference/csm_table3.csv", keep_default_na=False)
@@ -277,6 +350,20 @@ def test_ordering_draws_mean_and_deviation_of_the_test_curves(
     assert list(first.get_ydata()) == [49.5, 79.0]
     band = axis.collections[0].get_paths()[0].vertices
     assert band[:, 1].max() == pytest.approx(79 + 2**0.5)
+
+
+def test_mafs_published_curve_is_in_a_panel_of_its_own(tiny: dict[str, Any], study: Study) -> None:
+    published, ours = FIGURES["maf_curve"](collect(study), ROOT / "reference").axes
+    assert [text.get_text() for text in ours.texts] == [NOTHING]
+    validation = published.lines[0].get_ydata()
+    assert (len(validation), max(validation)) == (100, 73.128)  # as its authors' README says
+    tiny["grid"][0] |= {"backbones": ["mobilenet_v1"], "attentions": ["maf_c"]}
+    run = validate(Study, tiny, "t")
+    for cell in run.cells:
+        fake_record(cell, 50.0 + cell.seed, 20.0 + 2 * cell.seed)
+    published, ours = FIGURES["maf_curve"](collect(run), ROOT / "reference").axes
+    assert list(ours.lines[0].get_ydata()) == [49.5, 79.0]
+    assert list(published.lines[0].get_ydata()) == list(validation)
 
 
 def test_modules_keeps_the_published_bars_in_a_panel_of_their_own(study: Study) -> None:
