@@ -188,6 +188,10 @@ def runs(cell: Cell, process: subprocess.Popen[str]) -> Callable[[], bool]:
     return lambda: (read_status(cell.status) or {}).get("pid") == process.pid
 
 
+def changed(file: Path) -> int:
+    return file.stat().st_mtime_ns if file.is_file() else 0
+
+
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments_change_no_bit(tiny: dict[str, Any], study: Study) -> None:
     tiny["recipes"]["tiny"] |= {"epochs": 4, "batch_size": 64}
@@ -204,9 +208,13 @@ def test_twenty_kills_at_random_moments_change_no_bit(tiny: dict[str, Any], stud
     while len(kills) < 20:
         cell.record.unlink()
         while not cell.record.exists():
+            before = changed(cell.checkpoint)
             process = start(study)
-            if wait_until(runs(cell, process), process):
-                time.sleep(draw.uniform(0, 0.5))
+            alive = wait_until(runs(cell, process), process)
+            if alive and draw.random() < 0.8:  # the others before the first step
+                alive = wait_until(lambda: changed(cell.checkpoint) != before, process)  # noqa: B023
+            if alive:
+                time.sleep(draw.uniform(0, 0.3))
                 number = draw.choice([signal.SIGKILL] * 3 + [*checkpoint.SIGNALS])
                 process.send_signal(number)
                 kills.append(number)

@@ -39,7 +39,7 @@ class Checkpoints:
         self, file: Path, digest: str, share: float, say: Callable[[str], None] = print
     ) -> None:
         self.file = file
-        self.previous = file.with_suffix(".previous.ckpt")
+        self.new, self.previous = file.with_suffix(".new"), file.with_suffix(".previous")
         self.digest = digest
         self.share = share
         self.say = say
@@ -66,10 +66,11 @@ class Checkpoints:
         payload = buffer.getbuffer()
         header = _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n"
         try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
+            # whole on the disk before the older ones move: a full one costs none of them
+            write_atomically(self.new, header + payload)
             if self.file.is_file():
                 self.file.replace(self.previous)
-            write_atomically(self.file, header + payload)
+            self.new.replace(self.file)
         except OSError as error:
             self.say(f"no checkpoint written: {self.file}: {error.strerror or error}")
         self.cost = time.perf_counter() - start
@@ -102,8 +103,13 @@ class Checkpoints:
 
     def remove(self) -> None:
         """Forget the training: its record is written."""
-        for file in (self.file, self.previous):
+        for file in (self.new, self.file, self.previous):
             file.unlink(missing_ok=True)
+
+    def remove_previous(self) -> None:
+        """Make room: the newest is enough, where it is."""
+        if self.file.is_file():
+            self.previous.unlink(missing_ok=True)
 
     def __enter__(self) -> Checkpoints:
         """From here on a signal asks for a last checkpoint instead of ending the process."""

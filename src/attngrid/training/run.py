@@ -129,7 +129,7 @@ def _run_cell(study: Study, cell: Cell, record: Path) -> None:
                 f"{record}: {error.strerror}; its weights and older checkpoint are given up for it"
             )
             cell.weights.unlink(missing_ok=True)
-            checkpoints.previous.unlink(missing_ok=True)
+            checkpoints.remove_previous()
             write_record(record, cell, metrics, run)
     except DivergedError as error:
         with suppress(OSError):
