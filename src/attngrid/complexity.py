@@ -31,11 +31,15 @@ with warnings.catch_warnings():
     from fvcore.nn import FlopCountAnalysis
     from fvcore.nn.jit_handles import get_shape
 
+# Both products of attention: PyTorch's fused operator, and the one of attention/sam.py.
+ATTENTION_OPERATORS = ("aten::scaled_dot_product_attention", "attngrid::attend_by_rows")
+
 # fvcore's names of the operators whose counts are multiply-accumulates, by the column they go to.
 MAC_OPERATORS = {
     "conv_macs": frozenset({"conv"}),
     "linear_macs": frozenset({"addmm", "linear"}),
-    "product_macs": frozenset({"matmul", "mm", "bmm", "einsum", "scaled_dot_product_attention"}),
+    "product_macs": frozenset({"matmul", "mm", "bmm", "einsum"})
+    | {name.split("::")[1] for name in ATTENTION_OPERATORS},
 }
 NORM_OPERATORS = frozenset({"batch_norm", "group_norm", "instance_norm", "layer_norm"})
 
@@ -60,7 +64,7 @@ class UncountedOperatorError(AttngridError):
 
 
 def _attention_macs(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
-    """Both products of fused attention, which fvcore leaves out: query·key and weights·value."""
+    """Both products of attention, which fvcore leaves out here: query·key and weights·value."""
     *batch, queries, width = get_shape(inputs[0])
     keys, value_width = get_shape(inputs[2])[-2:]
     return int(prod(batch) * queries * keys * (width + value_width))
@@ -175,7 +179,7 @@ def count(model: nn.Module, input_size: int) -> dict[str, int]:
         analysis = FlopCountAnalysis(
             model, torch.zeros(1, 3, input_size, input_size, device=device)
         )
-        analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
+        analysis.set_op_handle(**dict.fromkeys(ATTENTION_OPERATORS, _attention_macs))
         analysis.set_op_handle(**dict.fromkeys(COST_FREE_OPERATORS))
         by_operator = analysis.by_operator()
         if unknown := analysis.unsupported_ops():
