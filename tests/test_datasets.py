@@ -14,6 +14,7 @@ import sys
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,15 +22,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.io
 import torch
 import yaml
+from PIL import Image
 from torchvision import datasets
+from torchvision.transforms import Resize
+from torchvision.transforms.functional import pil_to_tensor
 
+from attngrid import data
 from attngrid.cli import main
-from attngrid.config import load_study
+from attngrid.config import Study, load_study, validate
+from attngrid.data import dogs, folders
 from attngrid.data.images import load
 from attngrid.data.prepare import prepare, report_file
-from attngrid.errors import DataError
+from attngrid.errors import ConfigError, DataError
 from conftest import environment
 
 Snakemake = Callable[..., subprocess.CompletedProcess[str]]
@@ -268,6 +275,266 @@ def test_processes_that_want_the_same_dataset_at_once_do_the_work_once(
     assert sorted(text.count("works") for text in said) == [0, 0, 1]
     assert all("'train': 50000" in text for text in said)
     assert tree(folder).keys() == {"cifar-10-python.tar.gz", *cifar.files}
+
+
+# Stanford Dogs
+
+
+def picture(number: int, size: tuple[int, int], kind: str = "JPEG", mode: str = "RGB") -> bytes:
+    """A file with a smooth random picture of a width and height."""
+    rng = np.random.default_rng(number)
+    channels = {"RGB": 3, "CMYK": 4}[mode]
+    small = rng.integers(0, 256, (5, 4, channels), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(small, mode).resize(size, Image.Resampling.BICUBIC).save(stream, kind)
+    return stream.getvalue()
+
+
+class Dogs:
+    """Archives as Stanford's, of 120 breeds with two pictures to train on and one to test on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.pictures: dict[str, bytes] = {}
+        lists: dict[str, list[str]] = {"train": [], "test": []}
+        for breed in range(120):
+            for number in range(3):
+                name = f"n{breed:08d}-Breed_{breed}/n{breed:08d}_{number}.jpg"
+                self.pictures[name] = picture(3 * breed + number, (40 + breed, 60 + number))
+                lists["test" if number == 2 else "train"].append(name)
+        random.Random(0).shuffle(lists["train"])
+        self.lists = lists
+        members = {f"Images/{name}": content for name, content in self.pictures.items()}
+        self.images = tar(folder / "stanford-dogs/images.tar", members)
+        mats: dict[str, bytes] = {}
+        for split, names in lists.items():
+            cells = np.empty((len(names), 1), dtype=object)
+            cells[:, 0] = names
+            stream = io.BytesIO()
+            labels = np.array([[int(name[1:9]) + 1] for name in names], dtype=np.uint8)
+            scipy.io.savemat(stream, {"file_list": cells, "labels": labels})
+            mats[f"{split}_list.mat"] = stream.getvalue()
+        md5 = tar(folder / "stanford-dogs/lists.tar", mats)
+        self.release = dogs.Release(
+            replace(dogs.OFFICIAL.images, md5=self.images),
+            replace(dogs.OFFICIAL.lists, md5=md5),
+            (240, 120),
+        )
+
+
+def test_stanford_dogs_are_squashed_as_torchvision_does_and_split_as_the_lists_say(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Dogs(folder)
+    monkeypatch.setattr(dogs, "OFFICIAL", made.release)
+    train, test = load("dogs", folder, download=False, classes=None)
+    assert train.pixels_NCHW.shape == (240, 3, 256, 256)
+    assert test.pixels_NCHW.shape == (120, 3, 256, 256)
+    assert train.pixels_NCHW.dtype == torch.uint8
+    squash = Resize((256, 256))  # the authors' transform, on PIL images
+    for split, images in {"train": train, "test": test}.items():
+        names = made.lists[split]
+        assert images.labels_N.tolist() == [int(name[1:9]) for name in names]
+        for number in range(0, len(names), 17):
+            with Image.open(io.BytesIO(made.pictures[names[number]])) as image:
+                expected = pil_to_tensor(squash(image))
+            assert torch.equal(images.pixels_NCHW[number], expected)
+    # the first classes, as a subset is named
+    few, _ = load("dogs", folder, download=False, classes=7)
+    assert len(few) == 14
+    # nothing is left over, and the archives are not needed any more
+    assert not list((folder / ".attngrid").glob("*.unfinished"))
+    for archive in ("images.tar", "lists.tar"):
+        (folder / "stanford-dogs" / archive).unlink()
+    prepare("dogs", folder)
+
+
+def test_stanford_dogs_that_are_not_there_name_both_archives_and_their_checksums(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DataError) as raised:
+        prepare("dogs", folder)
+    for part in (
+        "stanford-dogs/images.tar",
+        "http://vision.stanford.edu/aditya86/ImageNetDogs/images.tar",
+        "1bb1f2a596ae7057f99d7d75860002ef",
+    ):
+        assert part in str(raised.value)
+    assert dogs.OFFICIAL.lists.md5 == "edbb9f16854ec66506b5f09b583e0656"
+    assert dogs.OFFICIAL.counts == (12_000, 8_580)
+    # lists that name other images than there should be
+    made = Dogs(folder)
+    monkeypatch.setattr(dogs, "OFFICIAL", replace(made.release, counts=(241, 120)))
+    with pytest.raises(DataError, match="names 240 images of 120 classes, expected 241 of 120"):
+        prepare("dogs", folder)
+    assert tree(folder).keys() == {"stanford-dogs/images.tar", "stanford-dogs/lists.tar"}
+
+
+# Image folders
+
+
+@pytest.fixture
+def birds(tmp_path: Path) -> Path:
+    """Three classes, eleven images, among them the kinds that are in ImageNet by mistake."""
+    root = tmp_path / "birds"
+    for label, name in enumerate(("wren", "owl", "Heron")):
+        for split, count in {"train": 3, "val": 1}.items():
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                content = picture(10 * label + number, (30, 20))
+                (root / split / name / f"{name} {number}.JPEG").write_bytes(content)
+    (root / "train/owl/owl 1.JPEG").write_bytes(picture(90, (30, 20), mode="CMYK"))
+    (root / "train/owl/owl 2.JPEG").write_bytes(picture(91, (30, 20), kind="PNG"))
+    # after its end, as some cameras do
+    with (root / "val/owl/owl 0.JPEG").open("ab") as stream:
+        stream.write(b"trailing bytes")
+    (root / "train/wren/notes.txt").write_text("no image")
+    return root
+
+
+@pytest.mark.parametrize("thorough", [False, True])
+def test_an_image_folder_is_indexed_as_torchvisions_imagefolder_has_it(
+    birds: Path, folder: Path, thorough: bool
+) -> None:
+    name = f"imagefolder:{birds}"
+    report = prepare(name, folder, thorough=thorough)
+    assert report is not None
+    assert report["images"] == {"train": 9, "test": 3}
+    assert (report["classes"], report["ignored"], report["thorough"]) == (3, 1, thorough)
+    for index, split in zip(folders.load(name, folder), ("train", "val"), strict=True):
+        expected = datasets.ImageFolder(str(birds / split))
+        assert index.classes == tuple(expected.classes)
+        found = [(str(index.path(n)), int(index.labels[n])) for n in range(len(index))]
+        assert found == expected.samples
+    few, _ = folders.load(name, folder, classes=2)
+    assert set(few.labels.tolist()) == {0, 1}
+    assert len(few) == 6
+
+
+def test_held_out_images_may_be_in_test(birds: Path, folder: Path) -> None:
+    (birds / "val").rename(birds / "test")
+    _, test = folders.load(f"imagefolder:{birds}:3", folder)
+    assert test.path(0) == birds / "test/Heron/Heron 0.JPEG"
+
+
+@pytest.mark.parametrize("thorough", [False, True])
+def test_files_that_are_no_whole_images_are_named(
+    birds: Path, folder: Path, thorough: bool
+) -> None:
+    wrens = birds / "train/wren"
+    whole = picture(0, (300, 200))
+    (wrens / "wren 0.JPEG").write_bytes(whole[: len(whole) * 2 // 3])
+    (wrens / "wren 1.JPEG").write_bytes(b"")
+    (wrens / "wren 2.JPEG").write_bytes(b"<html>not found</html>")
+    (wrens / "wren 3.JPEG").symlink_to(birds / "nowhere")
+    with pytest.raises(DataError) as raised:
+        prepare(f"imagefolder:{birds}", folder, thorough=thorough)
+    message = str(raised.value)
+    assert "birds: 4 of 13 images cannot be read" in message
+    for number in range(4):
+        assert f"wren {number}.JPEG (" in message
+    assert "truncated" in message
+    assert "\n" not in message
+    assert not report_file(f"imagefolder:{birds}", folder).exists()
+
+
+def test_damage_inside_a_file_is_found_by_decoding_it(birds: Path, folder: Path) -> None:
+    file = birds / "train/owl/owl 2.JPEG"  # a PNG, whose checksums tell
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes(content)
+    prepare(f"imagefolder:{birds}", folder)
+    with pytest.raises(DataError, match="1 of 12 images cannot be read"):
+        prepare(f"imagefolder:{birds}", folder, thorough=True)
+
+
+def test_the_classes_of_both_splits_must_be_the_same_and_have_images(
+    birds: Path, folder: Path
+) -> None:
+    name = f"imagefolder:{birds}:3"
+    (birds / "val/wren").rename(birds / "val/robin")
+    with pytest.raises(DataError, match=r"val lacks wren; .*train lacks robin"):
+        prepare(name, folder)
+    (birds / "val/robin").rename(birds / "val/wren")
+    (birds / "val/wren/wren 0.JPEG").unlink()
+    with pytest.raises(DataError, match=r"no image in .*val/wren$"):
+        prepare(name, folder)
+    with pytest.raises(DataError, match=r"found 3 classes in .*train, expected 4"):
+        prepare(f"imagefolder:{birds}:4", folder)
+    shutil.rmtree(birds / "val")
+    with pytest.raises(DataError, match=r"there is no folder .*val; put each image in"):
+        prepare(name, folder)
+    (birds / "val").mkdir()
+    (birds / "val/flat.JPEG").write_bytes(picture(0, (9, 9)))
+    with pytest.raises(DataError, match="val has no class folders"):
+        prepare(name, folder)
+
+
+def test_a_prepared_folder_is_looked_at_again_when_files_come_or_go(
+    birds: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"imagefolder:{birds}"
+    first = prepare(name, folder)
+    with monkeypatch.context() as patched:
+        patched.setattr(folders, "_images", None)  # would raise
+        assert prepare(name, folder) == first
+        assert len(folders.load(name, folder)[0]) == 9
+    shutil.copy(birds / "train/owl/owl 0.JPEG", birds / "train/owl/owl 9.JPEG")
+    assert len(folders.load(name, folder)[0]) == 10
+
+
+def test_imagenet_is_refused_by_its_counts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(
+        data.DATASETS, "imagenet", replace(data.DATASETS["imagenet"], num_classes=2)
+    )
+    with pytest.raises(DataError, match=r"there is no folder .*imagenet/train; put each image in"):
+        prepare("imagenet", folder)
+    for split in ("train", "val"):
+        for wnid in ("n01440764", "n01443537"):
+            (folder / "imagenet" / split / wnid).mkdir(parents=True)
+            content = picture(1, (9, 9))
+            (folder / "imagenet" / split / wnid / f"{wnid}_1.JPEG").write_bytes(content)
+    with pytest.raises(DataError, match=r"found 2 images in .*train, expected 1,281,167"):
+        prepare("imagenet", folder)
+    monkeypatch.setattr(folders, "IMAGENET_COUNTS", {"train": 2, "val": 2})
+    assert prepare("imagenet", folder) is not None
+    assert folders.load("imagenet", folder)[1].classes == ("n01440764", "n01443537")
+    for split in ("train", "val"):
+        (folder / "imagenet" / split / "n01443537").rename(folder / "imagenet" / split / "fish")
+    with pytest.raises(DataError, match=r"WordNet ids such as n01440764; found fish"):
+        prepare("imagenet", folder)
+
+
+def test_an_image_folder_is_the_same_dataset_wherever_it_is(
+    birds: Path, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def study(name: str) -> Study:
+        return validate(Study, on(tiny, name), "tiny.yaml")
+
+    there = study(f"imagefolder:{birds}").cells[0]
+    assert there.dataset == f"imagefolder:{birds}:3"
+    assert there.id.startswith("imagefolder_birds_3-resnet18-none-tiny-s0-")
+    # moved, or not there at all, as in a clone
+    birds.rename(tmp_path / "gone")
+    away = study("imagefolder:other/birds:3").cells[0]
+    assert away.id == there.id
+    assert away.matches(there.config())
+    assert not study("imagefolder:other/birds:4").cells[0].matches(there.config())
+    assert away.num_classes == 3
+    with pytest.raises(ConfigError, match=r"no folder .*birds/train to count .* write imagefolder"):
+        study(f"imagefolder:{birds}")
+    tiny["grid"].append(tiny["grid"][0] | {"dataset": "imagefolder:second/birds:3"})
+    with pytest.raises(ConfigError, match="would have the same records; rename a folder"):
+        study("imagefolder:first/birds:3")
+
+
+@pytest.mark.parametrize("name", ["imagenet", "dogs", "imagefolder:birds:3"])
+def test_what_cannot_be_trained_on_yet_says_so_before_a_job(
+    tiny: dict[str, Any], name: str
+) -> None:
+    study = validate(Study, on(tiny, name), "tiny.yaml")
+    with pytest.raises(ConfigError, match=f"cannot train on '{name}' yet, for want of"):
+        study.require_runnable()
+    study.require_runnable([])
 
 
 # The command and the workflow

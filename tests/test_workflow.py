@@ -38,7 +38,15 @@ def jobs(dry_run: str) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(
-    ("config", "trainings"), [("config", 18), ("cifar100", 169), ("imagenet", 95)]
+    ("config", "trainings"),
+    [
+        ("config", 18),
+        ("cifar10", 39),
+        ("cifar100", 169),
+        ("dogs", 63),
+        ("imagenet", 95),
+        ("placement", 114),
+    ],
 )
 def test_dry_run_of_the_shipped_studies(
     clone: Path, snakemake: Snakemake, config: str, trainings: int
@@ -136,7 +144,7 @@ def test_maps_without_captum_stop_before_the_first_job(
     assert (clone / "figures/tiny.maps.pdf").is_file()
 
 
-@pytest.mark.parametrize("config", ["imagenet", "cifar100"])
+@pytest.mark.parametrize("config", ["imagenet", "cifar100", "dogs"])
 def test_current_renders_what_is_committed(clone: Path, snakemake: Snakemake, config: str) -> None:
     """Without a record too; the tables in the repository are the ones it makes."""
     committed = {file: file.read_bytes() for file in (clone / "tables").glob(f"{config}.*")}

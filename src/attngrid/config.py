@@ -343,7 +343,8 @@ class Study(Strict):
         if dataset.archives:
             how = (
                 "set `data: {download: true}` to have it fetched, or put "
-                f"{' and '.join(str(folder / file) for file in packed)} there"
+                f"{' and '.join(str(folder / file) for file in packed)} there "
+                "(docs/datasets.md)"
             )
         raise ConfigError(f"study {self.study}: there is no {folder / missing[0]}; {how}")
 
