@@ -135,6 +135,11 @@ class Cell:
         return Path("results") / self.study / "weights" / f"{self.id}.safetensors"
 
     @property
+    def checkpoint(self) -> Path:
+        """Where a training that is not finished goes on from."""
+        return Path("results") / self.study / "checkpoints" / f"{self.id}.ckpt"
+
+    @property
     def label(self) -> str:
         """The cell for a person: ``ResNet-18 + SE, seed 0``."""
         return f"{model_label(self.backbone, self.attention)}, seed {self.seed}"

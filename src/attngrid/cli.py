@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -256,8 +257,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments.command(arguments)
     except AttngridError as error:
-        print(f"attngrid: error: {error}", file=sys.stderr)
-        return 1
+        with suppress(OSError):  # whoever reads this may have ended first
+            print(f"attngrid: error: {error}", file=sys.stderr, flush=True)
+        return getattr(error, "exit_code", 1)
     return 0
 
 

@@ -24,7 +24,7 @@ from pydantic import (
 
 from attngrid import attention as attentions
 from attngrid import backbones, data
-from attngrid.cell import Cell, Options, Precision, attention_label, backbone_label
+from attngrid.cell import Cell, Options, Precision, Share, attention_label, backbone_label
 from attngrid.errors import AttngridError, ConfigError, UnknownNameError
 from attngrid.files import shipped, write_atomically
 from attngrid.training.recipe import Recipe, Strict, shipped_recipes
@@ -95,6 +95,9 @@ class Compute(Strict):
     precision: Precision = Field("float32", description="bfloat16: under autocast")
     threads: PositiveInt = Field(1, description="CPU threads a cell uses, the same everywhere")
     deterministic: bool = Field(True, description="refuse operators that are not")
+    checkpoint_share: Share = Field(
+        0.01, description="of a cell's time that may go into checkpoints; 0: at signals only"
+    )
 
 
 class Data(Strict):

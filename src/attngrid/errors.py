@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -38,3 +39,23 @@ class DivergedError(AttngridError):
     def __init__(self, epoch: int, step: int, loss: float) -> None:
         super().__init__(f"diverged: the loss became {loss} in epoch {epoch}, step {step}")
         self.epoch, self.step = epoch, step
+
+
+class InterruptedTrainingError(AttngridError):
+    """A training that a signal ended after a last checkpoint."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(f"stopped by {number.name}; the next run goes on from its checkpoint")
+        self.exit_code = 128 + number
+
+
+class BusyCellError(AttngridError):
+    """A cell that another process is training."""
+
+
+class OutOfMemoryError(AttngridError):
+    """A training that did not fit, on a CPU or on a GPU."""
+
+
+class WriteError(AttngridError):
+    """A file that could not be written: a full disk, a read-only folder."""

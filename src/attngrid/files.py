@@ -36,3 +36,9 @@ def write_atomically(file: Path, content: str | bytes) -> None:
         scratch.replace(file)
     finally:
         scratch.unlink(missing_ok=True)
+    # the new name, too, survives a loss of power
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -159,7 +159,11 @@ class Batches:
         return full + (rest > (self.generator is not None))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of normalised N×3×H×W float32 images and N labels."""
+        """An epoch's batches of normalised N×3×H×W float32 images and N labels."""
+        return self.epoch()
+
+    def epoch(self, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same from a batch on; those before it are drawn and not made."""
         count, device = len(self.images), self.images.labels_N.device
         if self.generator is None:
             order_N = torch.arange(count, device=device)
@@ -169,7 +173,8 @@ class Batches:
         flipped_N1 = self._draw(2 if self.flip else 1) == 1
         shift = 2 * self.crop.padding + 1 if self.crop else 1
         down_N1, right_N1 = self._draw(shift), self._draw(shift)
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
+        size = self.batch_size
+        for start in range(first * size, len(self) * size, size):
             batch = slice(start, start + self.batch_size)
             pixels_NCHW = self.images.pixels_NCHW[order_N[batch]]
             if self.flip or self.crop:

@@ -130,6 +130,7 @@ RUN_COLUMNS = (
     "device",
     "device_name",
     "deterministic",
+    "resumed",
     "torch",
     "commit",
     "started",

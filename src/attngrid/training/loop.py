@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -18,11 +21,61 @@ from attngrid.cell import Cell
 from attngrid.data.images import Batches, channel_statistics, load
 from attngrid.errors import DivergedError
 from attngrid.model import create_model
+from attngrid.training.checkpoint import Checkpoints
 
 # Called after each epoch with its line of the curve and the seconds since the start.
 Progress = Callable[[dict[str, Any], float], None]
 # Called once with the trained model.
 Finished = Callable[[nn.Module], None]
+
+
+@dataclass
+class Position:
+    """Where a training is, beside its model and its optimizer.
+
+    Attributes:
+        generator: the state of the order's and augmentation's generator as the epoch began.
+        correct: hits of the epoch's batches so far.
+        epoch: from 1.
+        step: the epoch's next, from 0.
+        losses: of the epoch's batches so far, each summed over its images.
+        seen: images of the epoch so far.
+        images_seen: of the epochs before.
+        curve: their lines.
+        training_s, testing_s: seconds so far.
+        resumed: how often the training went on from a checkpoint.
+    """
+
+    generator: Tensor
+    correct: Tensor
+    epoch: int = 1
+    step: int = 0
+    losses: list[Tensor] = field(default_factory=list)
+    seen: int = 0
+    images_seen: int = 0
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    training_s: float = 0.0
+    testing_s: float = 0.0
+    resumed: int = 0
+
+    def end_epoch(self, line: dict[str, Any]) -> None:
+        """Note the epoch's line and begin the next one."""
+        self.curve.append(line)
+        self.images_seen += self.seen
+        self.epoch, self.step, self.seen, self.losses = self.epoch + 1, 0, 0, []
+        self.correct = torch.zeros_like(self.correct)
+
+    def state(self) -> dict[str, Any]:
+        """As a checkpoint holds it."""
+        losses = torch.stack(self.losses) if self.losses else torch.zeros(0)
+        return {**vars(self), "losses": losses}
+
+    @classmethod
+    def restored(cls, state: dict[str, Any], device: torch.device) -> Position:
+        """From a checkpoint."""
+        losses, correct = list(state["losses"].to(device)), state["correct"].to(device)
+        changes = {"losses": losses, "correct": correct, "resumed": state["resumed"] + 1}
+        return cls(**{**state, **changes})
 
 
 def choose_device(device: str) -> torch.device:
@@ -42,6 +95,9 @@ def make_deterministic(seed: int, threads: int, *, strict: bool) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
+    # a module of the user's own may draw from these
+    np.random.seed(seed)
+    random.seed(seed)
     torch.use_deterministic_algorithms(strict)
     torch.backends.cudnn.benchmark = False
     # float32 means float32, whatever a GPU offers in its place
@@ -56,10 +112,11 @@ def train(
     *,
     progress: Progress,
     finished: Finished | None = None,
+    checkpoints: Checkpoints | None = None,
     download: bool = False,
     deterministic: bool = True,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Train a cell from its seed and test it after every epoch.
+    """Train a cell, from its seed or from its checkpoint, and test it after every epoch.
 
     Args:
         cell: what to train, and how.
@@ -67,6 +124,7 @@ def train(
         folder: holds the datasets.
         progress: told of every epoch.
         finished: given the model after its last epoch.
+        checkpoints: where a training that was killed goes on from, to the same bits.
         download: fetch a dataset that is missing.
         deterministic: refuse operators that are not.
 
@@ -77,6 +135,8 @@ def train(
     Raises:
         DivergedError: an infinite or undefined training loss, with its epoch and step.
         DataError: images that are not where they should be.
+        InterruptedTrainingError: a signal, after a last checkpoint.
+        RecordError: a checkpoint of another cell.
     """
     recipe = cell.recipe
     make_deterministic(cell.seed, cell.threads, strict=deterministic)
@@ -104,14 +164,31 @@ def train(
         enabled = cell.precision == "bfloat16"
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
-    curve: list[dict[str, Any]] = []
-    start, training_s, images_seen = time.perf_counter(), 0.0, 0
-    for epoch in range(1, recipe.epochs + 1):
-        epoch_start = time.perf_counter()
+    at = Position(generator.get_state(), torch.zeros((), dtype=torch.int64, device=device))
+    if checkpoints is not None and (saved := checkpoints.load()) is not None:
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        at = Position.restored(saved["position"], device)
+        generator.set_state(at.generator)
+
+    def checkpoint() -> None:
+        if checkpoints is not None and checkpoints.due():
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            checkpoints.save({**state, "position": at.state()})
+
+    last = time.perf_counter()
+
+    def lap() -> float:
+        """Seconds since the last one."""
+        nonlocal last
+        before, last = last, time.perf_counter()
+        return last - before
+
+    while at.epoch <= recipe.epochs:
         model.train()
-        losses, correct, seen = [], torch.zeros((), dtype=torch.int64, device=device), 0
-        for step, (images, labels) in enumerate(batches):
-            learning_rate = recipe.learning_rate_at(epoch - 1 + step / len(batches))
+        at.generator = generator.get_state()
+        for images, labels in batches.epoch(at.step):
+            learning_rate = recipe.learning_rate_at(at.epoch - 1 + at.step / len(batches))
             optimizer.param_groups[0]["lr"] = learning_rate
             with autocast():
                 logits = model(images.contiguous(memory_format=torch.channels_last))
@@ -120,56 +197,68 @@ def train(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             # read once an epoch: asking for a value every step would stall a GPU
-            losses.append(loss.detach() * len(labels))
-            correct += (logits.argmax(1) == labels).sum()
-            seen += len(labels)
-        loss_sums = torch.stack(losses).cpu()
-        training_s += time.perf_counter() - epoch_start
-        images_seen += seen
+            at.losses.append(loss.detach() * len(labels))
+            at.correct += (logits.argmax(1) == labels).sum()
+            at.seen += len(labels)
+            at.step += 1
+            at.training_s += lap()
+            checkpoint()
+        loss_sums = torch.stack(at.losses).cpu()
+        at.training_s += lap()
         if not (finite := loss_sums.isfinite()).all():
             first = int((~finite).nonzero()[0])
-            raise DivergedError(epoch, first + 1, float(loss_sums[first]))
+            raise DivergedError(at.epoch, first + 1, float(loss_sums[first]))
 
         with autocast():
-            test = evaluate(model, test_batches)
+            test = evaluate(model, test_batches, checkpoint)
         if not math.isfinite(test["test_loss"]):
-            raise DivergedError(epoch, len(batches), test["test_loss"])
-        curve.append(
-            {
-                "epoch": epoch,
-                "learning_rate": learning_rate,
-                "train_loss": float(loss_sums.double().sum()) / seen,
-                "train_top1_error": percent_wrong(correct, seen),
-                **test,
-            }
-        )
-        progress(curve[-1], time.perf_counter() - start)
+            raise DivergedError(at.epoch, len(batches), test["test_loss"])
+        line = {
+            "epoch": at.epoch,
+            "learning_rate": optimizer.param_groups[0]["lr"],
+            "train_loss": float(loss_sums.double().sum()) / at.seen,
+            "train_top1_error": percent_wrong(at.correct, at.seen),
+            **test,
+        }
+        at.testing_s += lap()
+        at.end_epoch(line)
+        progress(line, at.training_s + at.testing_s)
 
-    best = min(curve, key=lambda line: line["test_top1_error"])
+    best = min(at.curve, key=lambda line: line["test_top1_error"])
     metrics = {
-        "top1_error": curve[-1]["test_top1_error"],
-        "top5_error": curve[-1]["test_top5_error"],
+        "top1_error": at.curve[-1]["test_top1_error"],
+        "top5_error": at.curve[-1]["test_top5_error"],
         "best_epoch": best["epoch"],
         "best_top1_error": best["test_top1_error"],
         "best_top5_error": best["test_top5_error"],
         "train_images": len(train_images),
         "test_images": len(test_images),
         "params": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "curve": curve,
-    }
-    speed = {
-        "wall_s": time.perf_counter() - start,
-        "training_s": training_s,
-        "images_per_s": images_seen / training_s,
+        "curve": at.curve,
     }
     if finished is not None:
         finished(model)
-    return metrics, speed
+    return metrics, {
+        "wall_s": at.training_s + at.testing_s,
+        "training_s": at.training_s,
+        "images_per_s": at.images_seen / at.training_s,
+        "resumed": at.resumed,
+    }
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
-    """Loss, and top-1 and top-5 error in percent, over all images of ``batches``."""
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    between: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Loss, and top-1 and top-5 error in percent, over all images of ``batches``.
+
+    Args:
+        model: left in evaluation mode.
+        batches: normalised images and labels.
+        between: called after each batch.
+    """
     model.eval()
     losses, hits_1, hits_5, seen = [], [], [], 0
     for images, labels in batches:
@@ -179,6 +268,7 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict
         hits_1.append(ranked[:, 0].sum())
         hits_5.append(ranked.sum())
         seen += len(labels)
+        between()
     return {
         "test_loss": float(torch.stack(losses).double().sum()) / seen,
         "test_top1_error": percent_wrong(torch.stack(hits_1).sum(), seen),

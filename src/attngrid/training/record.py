@@ -21,7 +21,7 @@ from attngrid.files import write_atomically
 from attngrid.training.recipe import Strict
 
 # what a training says of itself when it left neither a record nor a reason
-STOPPED = "stopped before its end; the next run trains it from its first epoch"
+STOPPED = "stopped before its end; the next run goes on from its last checkpoint"
 LIBRARIES = ("torchvision", "numpy", "scikit-learn")
 Percent = Annotated[float, Field(ge=0, le=100)]
 

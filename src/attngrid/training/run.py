@@ -9,11 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import nn
 
 from attngrid.cell import Cell
 from attngrid.config import Study
-from attngrid.errors import DivergedError
+from attngrid.errors import (
+    AttngridError,
+    BusyCellError,
+    DivergedError,
+    OutOfMemoryError,
+    WriteError,
+)
+from attngrid.training.checkpoint import Checkpoints
 from attngrid.training.loop import choose_device, train
 from attngrid.training.record import (
     environment,
@@ -31,8 +39,44 @@ def run_cell(study: Study, cell: Cell, record: Path) -> None:
     """Train a cell of a study, keep its weights if the study does, and write its record.
 
     Where training ends early the cell's status file says so, ``diverged`` or ``failed``, and
-    the error is raised again.
+    the error is raised again. The next call goes on from the cell's checkpoint.
+
+    Raises:
+        BusyCellError: another process trains this cell.
+        InterruptedTrainingError: a signal, after a last checkpoint.
+        OutOfMemoryError, WriteError: with what to do about it.
     """
+    try:
+        cell.status.parent.mkdir(parents=True, exist_ok=True)
+        # given back by the system, however this process ends
+        with FileLock(cell.status.with_suffix(".lock"), timeout=0):
+            _run_cell(study, cell, record)
+    except Timeout:
+        other = read_status(cell.status) or {}
+        where = f"process {other.get('pid', '?')} on {other.get('host', '?')}"
+        raise BusyCellError(f"{cell.id}: is being trained by {where}; nothing was done") from None
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise _out_of_memory(cell, error) from error
+    except RuntimeError as error:
+        if "allocate memory" not in str(error):
+            raise
+        raise _out_of_memory(cell, error) from error
+    except OSError as error:
+        raise WriteError(
+            f"{error.filename or cell.record}: {error.strerror or error}; what was there before is "
+            "there still, and the next run goes on from the last checkpoint"
+        ) from error
+
+
+def _out_of_memory(cell: Cell, error: BaseException) -> OutOfMemoryError:
+    first = str(error).strip().partition("\n")[0]
+    return OutOfMemoryError(
+        f"{cell.id}: out of memory at batches of {cell.recipe.batch_size} images: {first}. "
+        "Train fewer cells beside each other, or take a recipe with a smaller batch_size"
+    )
+
+
+def _run_cell(study: Study, cell: Cell, record: Path) -> None:
     device = choose_device(study.compute.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     position = f"[{list(study.trainings).index(cell.id) + 1}/{len(study.trainings)}]"
@@ -40,7 +84,8 @@ def run_cell(study: Study, cell: Cell, record: Path) -> None:
 
     def progress(line: dict[str, Any], elapsed: float) -> None:
         done = line["epoch"]
-        write_status(cell.status, "running", epoch=done, epochs=epochs)
+        with suppress(OSError):  # no training ends for want of a status
+            write_status(cell.status, "running", epoch=done, epochs=epochs)
         left = elapsed / done * (epochs - done)
         _say(
             f"{position} {cell.label}: epoch {done}/{epochs}, top-1 "
@@ -48,20 +93,24 @@ def run_cell(study: Study, cell: Cell, record: Path) -> None:
         )
 
     write_status(cell.status, "running", epoch=0, epochs=epochs)
+    share = study.compute.checkpoint_share
+    checkpoints = Checkpoints(cell.checkpoint, cell.digest, share, _say)
     # taken now: the checkout may have moved on when the training ends
     machine = environment(device.type, name, _torch_versions())
     started, start = now(), time.perf_counter()
     trained: list[nn.Module] = []
     try:
-        metrics, speed = train(
-            cell,
-            device,
-            Path(study.data.folder),
-            progress=progress,
-            finished=trained.append,
-            download=study.data.download,
-            deterministic=study.compute.deterministic,
-        )
+        with checkpoints:
+            metrics, speed = train(
+                cell,
+                device,
+                Path(study.data.folder),
+                progress=progress,
+                finished=trained.append,
+                checkpoints=checkpoints,
+                download=study.data.download,
+                deterministic=study.compute.deterministic,
+            )
         run = {
             "started": started,
             **speed,
@@ -72,13 +121,28 @@ def run_cell(study: Study, cell: Cell, record: Path) -> None:
         # a record elsewhere is somebody's trial, and the study keeps the weights it has
         if study.keep.weights == "last" and record.absolute() == cell.record.absolute():
             _keep_weights(cell, trained[0])
-        write_record(record, cell, metrics, run)
+        try:
+            write_record(record, cell, metrics, run)
+        except OSError as error:
+            # a full disk: what can be made again makes room for what cannot
+            _say(
+                f"{record}: {error.strerror}; its weights and older checkpoint are given up for it"
+            )
+            cell.weights.unlink(missing_ok=True)
+            checkpoints.previous.unlink(missing_ok=True)
+            write_record(record, cell, metrics, run)
     except DivergedError as error:
-        write_status(cell.status, "diverged", str(error), epoch=error.epoch, step=error.step)
+        with suppress(OSError):
+            write_status(cell.status, "diverged", str(error), epoch=error.epoch, step=error.step)
         raise
-    except Exception as error:
-        write_status(cell.status, "failed", f"{type(error).__name__}: {error}")
+    except BaseException as error:
+        message = (
+            str(error) if isinstance(error, AttngridError) else f"{type(error).__name__}: {error}"
+        )
+        with suppress(OSError):
+            write_status(cell.status, "failed", message)
         raise
+    checkpoints.remove()
     cell.status.unlink(missing_ok=True)
     _say(
         f"{position} {cell.label}: done, top-1 {100 - metrics['top1_error']:.1f} % in "
@@ -139,4 +203,6 @@ def _duration(seconds: float) -> str:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    # whoever reads this may have ended first, at Ctrl-C for instance
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,149 @@
+"""Checkpoints: a training that is killed goes on from one, to the same bits."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+
+from attngrid.errors import InterruptedTrainingError, RecordError
+from attngrid.files import write_atomically
+
+# What a checkpoint starts with; its SHA-256 and a line's end follow, then what torch saved.
+_MAGIC = b"attngrid checkpoint 1\n"
+_HEADER = len(_MAGIC) + 65
+FIRST_COST = 0.1  # seconds, guessed before one has been written
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+class Checkpoints:
+    """The newest two checkpoints of a cell, written within a share of its time.
+
+    Args:
+        file: of the newest; the one before it lies beside it.
+        digest: the cell's; a checkpoint of another is refused.
+        share: of the training's time that writing may take; 0 writes at signals only.
+        say: told of a checkpoint that cannot be read or written.
+    """
+
+    def __init__(
+        self, file: Path, digest: str, share: float, say: Callable[[str], None] = print
+    ) -> None:
+        self.file = file
+        self.previous = file.with_suffix(".previous.ckpt")
+        self.digest = digest
+        self.share = share
+        self.say = say
+        self.start = time.perf_counter()
+        self.spent, self.cost = 0.0, FIRST_COST
+        self.stopped_by: signal.Signals | None = None
+
+    def due(self) -> bool:
+        """Whether another one fits the share by now, or a signal wants the last one."""
+        elapsed = time.perf_counter() - self.start
+        return self.stopped_by is not None or self.spent + self.cost <= self.share * elapsed
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write the newest atomically and keep the one before it.
+
+        A full disk ends no training: that there is no new checkpoint is said, and it goes on.
+
+        Raises:
+            InterruptedTrainingError: a signal asked for this one, the last.
+        """
+        start = time.perf_counter()
+        buffer = io.BytesIO()
+        torch.save({"digest": self.digest, "rng": _random_states(), **state}, buffer)
+        payload = buffer.getbuffer()
+        header = _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n"
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            if self.file.is_file():
+                self.file.replace(self.previous)
+            write_atomically(self.file, header + payload)
+        except OSError as error:
+            self.say(f"no checkpoint written: {self.file}: {error.strerror or error}")
+        self.cost = time.perf_counter() - start
+        self.spent += self.cost
+        if self.stopped_by is not None:
+            raise InterruptedTrainingError(self.stopped_by)
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest sound checkpoint, and the state of every generator as it was; None if none.
+
+        Raises:
+            RecordError: a sound checkpoint of another cell.
+        """
+        for file in (self.file, self.previous):
+            if not file.is_file():
+                continue
+            try:
+                state = _read(file)
+            except Exception as error:  # whatever a torn file makes of torch's reader
+                self.say(f"{file}: damaged, passed over: {type(error).__name__}: {error}")
+                continue
+            if state["digest"] != self.digest:
+                raise RecordError(
+                    f"{file}: is of another cell: found the digest {state['digest']}, expected "
+                    f"{self.digest}; remove it to train from the first epoch"
+                )
+            _restore_random_states(state["rng"])
+            return state
+        return None
+
+    def remove(self) -> None:
+        """Forget the training: its record is written."""
+        for file in (self.file, self.previous):
+            file.unlink(missing_ok=True)
+
+    def __enter__(self) -> Checkpoints:
+        """From here on a signal asks for a last checkpoint instead of ending the process."""
+        self._handlers = {number: signal.signal(number, self._stop) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Signals do again what they did before."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self.stopped_by = signal.Signals(number)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    content = file.read_bytes()
+    payload = memoryview(content)[_HEADER:]
+    expected = _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n"
+    if content[:_HEADER] != expected:
+        raise ValueError("its content is not what was written")
+    state: dict[str, Any] = torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
+    return state
+
+
+def _random_states() -> dict[str, Any]:
+    """Of every generator that a model or a library may draw from."""
+    name, keys, *rest = np.random.get_state(legacy=True)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
+        "python": random.getstate(),
+    }
+
+
+def _restore_random_states(states: dict[str, Any]) -> None:
+    torch.set_rng_state(states["torch"])
+    if len(states["cuda"]) == torch.cuda.device_count() > 0:
+        torch.cuda.set_rng_state_all(states["cuda"])
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    random.setstate(states["python"])

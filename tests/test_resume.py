@@ -1,0 +1,334 @@
+"""Trainings that are killed, starved and doubled: they end with the bits of an undisturbed one."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from attngrid.cell import Cell
+from attngrid.config import Study, load_study, validate
+from attngrid.errors import InterruptedTrainingError, OutOfMemoryError, RecordError, WriteError
+from attngrid.training import checkpoint, loop
+from attngrid.training.checkpoint import Checkpoints
+from attngrid.training.record import read_record, read_status
+from attngrid.training.run import run_cell
+from conftest import environment
+
+CPU = torch.device("cpu")
+
+# It draws from every generator there is, at every step.
+DRAWS = """
+import random
+import numpy as np
+import torch
+
+class Draws(torch.nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(1))
+    def forward(self, x):
+        if self.training:
+            x = x * (1 + 0.01 * random.random() + 0.01 * float(np.random.rand()))
+            x = torch.nn.functional.dropout(x, 0.1)
+        return x * self.scale
+"""
+
+
+@pytest.fixture
+def study(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """Two epochs of six steps, with dropout."""
+    monkeypatch.chdir(tmp_path)
+    Path("draws.py").write_text(DRAWS)
+    tiny["grid"][0] |= {"attentions": ["draws.py:Draws"], "seeds": [0]}
+    tiny["recipes"]["tiny"] |= {"epochs": 2, "nesterov": True, "momentum": 0.9}
+    tiny["compute"] |= {"checkpoint_share": 1.0}
+    Path("study.yaml").write_text(yaml.safe_dump(tiny))
+    return validate(Study, tiny, "study.yaml")
+
+
+def train(cell: Cell, checkpoints: Checkpoints | None = None) -> dict[str, Any]:
+    metrics, speed = loop.train(
+        cell,
+        CPU,
+        Path("data"),
+        progress=lambda line, elapsed: None,
+        checkpoints=checkpoints,
+    )
+    return metrics | {"resumed": speed["resumed"]}
+
+
+class Stopping(Checkpoints):
+    """Writes one checkpoint, after so many chances, and ends the training there."""
+
+    def __init__(self, cell: Cell, after: int) -> None:
+        super().__init__(cell.checkpoint, cell.digest, 1.0, lambda line: None)
+        self.left = after
+
+    def due(self) -> bool:
+        self.left -= 1
+        if self.left == 0:
+            self.stopped_by = signal.SIGTERM
+        return self.left == 0
+
+
+def test_a_training_stopped_after_any_step_ends_with_the_same_bits(study: Study) -> None:
+    (cell,) = study.trainings.values()
+    undisturbed = train(cell)
+    # six steps and one batch of test images an epoch: within, at its end, after its test
+    for after in (1, 5, 6, 7, 8, 14):
+        with pytest.raises(InterruptedTrainingError, match="SIGTERM"):
+            train(cell, Stopping(cell, after))
+        assert train(cell, Stopping(cell, 0)) == undisturbed | {"resumed": 1}, after
+        Stopping(cell, 0).remove()
+    assert not cell.checkpoint.exists()
+
+
+def test_a_training_stopped_at_every_second_step_ends_with_the_same_bits(study: Study) -> None:
+    (cell,) = study.trainings.values()
+    stops = 0
+    while True:
+        try:
+            metrics = train(cell, Stopping(cell, 2))
+            break
+        except InterruptedTrainingError:
+            stops += 1
+    assert stops == metrics["resumed"] >= 6
+    assert metrics == train(cell) | {"resumed": stops}
+
+
+@pytest.mark.parametrize("damage", ["truncated", "a bit", "empty", "no checkpoint"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(study: Study, damage: str) -> None:
+    (cell,) = study.trainings.values()
+    for after in (3, 2):
+        with pytest.raises(InterruptedTrainingError):
+            train(cell, Stopping(cell, after))
+    content = cell.checkpoint.read_bytes()
+    cell.checkpoint.write_bytes(
+        {
+            "truncated": content[: len(content) // 2],
+            "a bit": content[:-1000] + bytes([content[-1000] ^ 1]) + content[-999:],
+            "empty": b"",
+            "no checkpoint": b"x" * 10_000,
+        }[damage]
+    )
+    told: list[str] = []
+    saved = Checkpoints(cell.checkpoint, cell.digest, 0.0, told.append).load()
+    assert saved is not None
+    assert saved["position"]["step"] == 3
+    (line,) = told
+    assert line.startswith(f"{cell.checkpoint}: damaged, passed over")
+    # and with both gone it starts again
+    Checkpoints(cell.checkpoint, cell.digest, 0.0).previous.write_bytes(b"")
+    assert Checkpoints(cell.checkpoint, cell.digest, 0.0, told.append).load() is None
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(study: Study) -> None:
+    (cell,) = study.trainings.values()
+    with pytest.raises(InterruptedTrainingError):
+        train(cell, Stopping(cell, 3))
+    with pytest.raises(
+        RecordError, match=rf"{cell.checkpoint}: is of another cell: .*{cell.digest}"
+    ):
+        Checkpoints(cell.checkpoint, "0" * 64, 0.01).load()
+
+
+def test_checkpoints_keep_to_their_share_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock of the test's own: a step a second, half a second a checkpoint."""
+    clock = [0.0]
+    monkeypatch.setattr(checkpoint.time, "perf_counter", lambda: clock[0])
+
+    def write(file: Path, content: bytes) -> None:
+        clock[0] += 0.5
+
+    monkeypatch.setattr(checkpoint, "write_atomically", write)
+    checkpoints = Checkpoints(tmp_path / "c.ckpt", "d", 0.01)
+    for _ in range(1000):
+        clock[0] += 1
+        if checkpoints.due():
+            checkpoints.save({})
+    assert 0.009 * clock[0] < checkpoints.spent <= 0.01 * clock[0]
+
+
+def start(study: Study, *, limit: tuple[int, int] | None = None) -> subprocess.Popen[str]:
+    """The command that the workflow's rule runs."""
+    (cell,) = study.trainings.values()
+    return subprocess.Popen(
+        ["attngrid", "train", "study.yaml", cell.id],
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=(lambda: resource.setrlimit(*limit)) if limit else None,  # type: ignore[arg-type]
+    )
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> bool:
+    """False where the process ended first."""
+    while process.poll() is None:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def runs(cell: Cell, process: subprocess.Popen[str]) -> Callable[[], bool]:
+    return lambda: (read_status(cell.status) or {}).get("pid") == process.pid
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_change_no_bit(tiny: dict[str, Any], study: Study) -> None:
+    tiny["recipes"]["tiny"] |= {"epochs": 4, "batch_size": 64}
+    Path("study.yaml").write_text(yaml.safe_dump(tiny))
+    study = load_study("study.yaml")
+    (cell,) = study.trainings.values()
+    process = start(study)
+    _, told = process.communicate()
+    assert process.returncode == 0, told
+    undisturbed = json.loads(cell.record.read_text())
+    assert undisturbed["run"]["resumed"] == 0
+    draw = random.Random(0)
+    kills, resumed = [], 0
+    while len(kills) < 20:
+        cell.record.unlink()
+        while not cell.record.exists():
+            process = start(study)
+            if wait_until(runs(cell, process), process):
+                time.sleep(draw.uniform(0, 0.5))
+                number = draw.choice([signal.SIGKILL] * 3 + [*checkpoint.SIGNALS])
+                process.send_signal(number)
+                kills.append(number)
+            process.communicate()
+        record = json.loads(cell.record.read_text())
+        resumed += record["run"]["resumed"]
+        for block in ("config", "metrics"):
+            assert record[block] == undisturbed[block], [number.name for number in kills]
+    assert resumed >= 10  # most kills came after a checkpoint
+    assert not cell.checkpoint.exists()
+    read_record(cell.record, cell)
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_the_rules_pipeline_leaves_a_checkpoint(
+    tiny: dict[str, Any], study: Study
+) -> None:
+    """`tee` dies of the same Ctrl-C, and nobody reads what the training says."""
+    tiny["recipes"]["tiny"] |= {"epochs": 50}
+    Path("study.yaml").write_text(yaml.safe_dump(tiny))
+    (cell,) = load_study("study.yaml").trainings.values()
+    process = subprocess.Popen(
+        f"attngrid train study.yaml {cell.id} 2>&1 | tee log",
+        shell=True,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert wait_until(lambda: (read_status(cell.status) or {}).get("epoch", 0) > 1, process)
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    deadline = time.monotonic() + 60
+    while "SIGINT" not in (message := (read_status(cell.status) or {}).get("message", "")):
+        assert time.monotonic() < deadline, message
+        time.sleep(0.05)
+    assert "the next run goes on from its checkpoint" in message
+    saved = Checkpoints(cell.checkpoint, cell.digest, 0.0).load()
+    assert saved is not None
+    assert saved["position"]["epoch"] > 1
+
+
+@pytest.mark.slow
+def test_two_runs_of_a_cell_at_once_are_one(tiny: dict[str, Any], study: Study) -> None:
+    tiny["recipes"]["tiny"] |= {"epochs": 30}
+    Path("study.yaml").write_text(yaml.safe_dump(tiny))
+    study = load_study("study.yaml")
+    (cell,) = study.trainings.values()
+    first = start(study)
+    assert wait_until(runs(cell, first), first)
+    second = start(study)
+    _, told = second.communicate()
+    assert second.returncode == 1
+    assert f"{cell.id}: is being trained by process {first.pid} on" in told
+    assert (read_status(cell.status) or {})["state"] == "running"
+    first.terminate()
+    _, told = first.communicate()
+    assert first.returncode == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM; the next run goes on from its checkpoint" in told
+
+
+@pytest.mark.slow
+def test_a_full_disk_costs_checkpoints_and_weights_and_no_record(study: Study) -> None:
+    """No file may pass 100 kB: a record fits, the model does not."""
+    (cell,) = study.trainings.values()
+    process = start(study, limit=(resource.RLIMIT_FSIZE, (100_000, 100_000)))
+    _, told = process.communicate()
+    assert process.returncode == 0, told
+    assert f"no checkpoint written: {cell.checkpoint}: File too large" in told
+    assert "weights not kept" in told
+    assert read_record(cell.record, cell).metrics.top1_error == train(cell)["top1_error"]
+    assert not list(Path("results").rglob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_a_record_that_cannot_be_written_keeps_the_checkpoint_and_says_so(study: Study) -> None:
+    (cell,) = study.trainings.values()
+    cell.record.parent.mkdir(parents=True)
+    other = cell.record.with_name("of-another-cell.json")
+    other.write_text("{}")
+    with pytest.raises(InterruptedTrainingError):
+        train(cell, Stopping(cell, 3))
+    process = start(study, limit=(resource.RLIMIT_FSIZE, (1000, 1000)))
+    _, told = process.communicate()
+    assert process.returncode == 1
+    assert "File too large; what was there before is there still" in told
+    assert other.read_text() == "{}"
+    assert not cell.record.exists()
+    # with room again it goes on and ends with the same bits
+    run_cell(study, cell, cell.record)
+    record = read_record(cell.record, cell)
+    assert record.run["resumed"] == 1
+    assert record.metrics.top1_error == train(cell)["top1_error"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(study: Study) -> None:
+    (cell,) = study.trainings.values()
+    Path("results").write_text("in the way")
+    with pytest.raises(WriteError, match=r"^results/tiny.*: Not a directory"):
+        run_cell(study, cell, cell.record)
+
+
+@pytest.mark.parametrize(
+    "raised", ["torch.empty(1 << 50)", "raise torch.OutOfMemoryError('CUDA out of memory.')"]
+)
+def test_too_little_memory_is_said_with_what_to_do(
+    tiny: dict[str, Any], study: Study, raised: str
+) -> None:
+    Path("large.py").write_text(
+        "import torch\n"
+        "class Large(torch.nn.Identity):\n"
+        "    def __init__(self, channels):\n"
+        "        super().__init__()\n"
+        "    def forward(self, x):\n"
+        "        if self.training:\n"
+        f"            {raised}\n"
+        "        return x\n"
+    )
+    tiny["grid"][0]["attentions"] = ["large.py:Large"]
+    large = validate(Study, tiny, "study.yaml")
+    (cell,) = large.trainings.values()
+    with pytest.raises(OutOfMemoryError, match=r"batches of 256 images.*smaller batch_size"):
+        run_cell(large, cell, cell.record)
+    assert (read_status(cell.status) or {})["state"] == "failed"
