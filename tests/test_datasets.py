@@ -248,6 +248,28 @@ def test_what_is_prepared_is_not_looked_at_again_until_it_changes(
     assert len(checked) == 14
 
 
+def test_what_a_killed_preparation_left_is_no_obstacle(cifar: Cifar, folder: Path) -> None:
+    shutil.copy(cifar.archive, folder)
+    left = folder / ".attngrid/cifar10.unfinished/cifar-10-batches-py"
+    left.mkdir(parents=True)
+    (left / "test_batch").write_bytes(b"half")
+    (folder / ".attngrid/downloads").mkdir()
+    (folder / ".attngrid/downloads/cifar-10-python.tar.gz").write_bytes(b"half")
+    prepare("cifar10", folder)
+    assert not left.exists()
+    # half a download, too
+    (folder / "cifar-10-python.tar.gz").unlink()
+    shutil.rmtree(folder / "cifar-10-batches-py")
+    prepare("cifar10", folder, download=True)
+    assert tree(folder).keys() == {"cifar-10-python.tar.gz", *cifar.files}
+
+
+def test_a_data_folder_that_cannot_be_written_is_named(folder: Path) -> None:
+    (folder / ".attngrid").write_text("a file where a folder should be")
+    with pytest.raises(DataError, match=r"CIFAR-10 could not be prepared: .*must be writable"):
+        prepare("cifar10", folder)
+
+
 def test_processes_that_want_the_same_dataset_at_once_do_the_work_once(
     cifar: Cifar, folder: Path, tmp_path: Path
 ) -> None:
