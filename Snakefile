@@ -39,9 +39,11 @@ wildcard_constraints:
     cell=r"[^/]+",
     table="|".join(map(re.escape, study.descriptions)) or "-",
     figure="|".join(study.figures) or "-",
+    dataset="|".join(map(re.escape, study.prepared)) or "-",
 
 
 include: "workflow/rules/complexity.smk"
+include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/collect.smk"
 include: "workflow/rules/maps.smk"
@@ -61,9 +63,11 @@ rule all:
 
 # Nothing is started where a cell could not be trained or its maps not be made.
 onstart:
-    needed = {job.rule.name for job in workflow.dag.needrun_jobs()}
-    if "train" in needed:
-        study.require_runnable()
+    jobs = list(workflow.dag.needrun_jobs())
+    needed = {job.rule.name for job in jobs}
+    study.require_runnable(
+        [job.wildcards.cell for job in jobs if job.rule.name == "train"]
+    )
     # conda's environments have what their rules need
     if "maps" in needed and not workflow.deployment_settings.deployment_method:
         study.require_captum()

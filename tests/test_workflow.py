@@ -38,7 +38,15 @@ def jobs(dry_run: str) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(
-    ("config", "trainings"), [("config", 12), ("cifar100", 151), ("imagenet", 30)]
+    ("config", "trainings"),
+    [
+        ("config", 18),
+        ("cifar10", 39),
+        ("cifar100", 169),
+        ("dogs", 63),
+        ("imagenet", 95),
+        ("placement", 114),
+    ],
 )
 def test_dry_run_of_the_shipped_studies(
     clone: Path, snakemake: Snakemake, config: str, trainings: int
@@ -51,7 +59,7 @@ def test_dry_run_of_the_shipped_studies(
 
 def test_the_demo_is_the_default(clone: Path, snakemake: Snakemake) -> None:
     done = snakemake(clone, "-n")
-    assert jobs(done.stdout + done.stderr)["train"] == 12
+    assert jobs(done.stdout + done.stderr)["train"] == 18
     assert not (clone / "results/demo/records").exists()
 
 
@@ -111,7 +119,7 @@ def test_a_study_that_cannot_be_trained_stops_before_its_first_job(
 ) -> None:
     done = snakemake(clone, "--cores", "1", "--configfile", "config/imagenet.yaml")
     assert done.returncode != 0
-    assert "cannot read the images of 'imagenet'" in done.stderr
+    assert "cannot train on 'imagenet' yet" in done.stderr
     assert not (clone / "logs").exists()
     tiny["grid"][0] |= {"dataset": "cifar100"}
     done = snakemake(clone, "--cores", "1", "--configfile", write(clone, tiny))
@@ -136,7 +144,7 @@ def test_maps_without_captum_stop_before_the_first_job(
     assert (clone / "figures/tiny.maps.pdf").is_file()
 
 
-@pytest.mark.parametrize("config", ["imagenet", "cifar100"])
+@pytest.mark.parametrize("config", ["imagenet", "cifar100", "dogs"])
 def test_current_renders_what_is_committed(clone: Path, snakemake: Snakemake, config: str) -> None:
     """Without a record too; the tables in the repository are the ones it makes."""
     committed = {file: file.read_bytes() for file in (clone / "tables").glob(f"{config}.*")}

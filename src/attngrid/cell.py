@@ -93,7 +93,7 @@ class Cell:
         own counts by its file's content. Study, device, workers and paths are no part of it.
         """
         content: dict[str, Any] = {
-            "dataset": _identity(self.dataset, data.find(self.dataset)),
+            "dataset": _identity(data.short_name(self.dataset), data.find(self.dataset)),
             "backbone": _identity(self.backbone, backbones.find(self.backbone)),
             "attention": _identity(self.trained_attention, attentions.find(self.attention)),
             "recipe": self.recipe.digested(),
@@ -111,7 +111,7 @@ class Cell:
     def id(self) -> str:
         """A name for files: readable, path-safe, and unique by eight digits of the digest."""
         names = (
-            _slug(self.dataset),
+            _slug(data.short_name(self.dataset)),
             _slug(self.backbone),
             _slug(self.trained_attention),
             self.recipe_name,
@@ -238,12 +238,14 @@ class Cell:
     def matches(self, config: Mapping[str, Any]) -> bool:
         """Whether a record's ``config`` block is this cell's, whatever defaults came since."""
         recipe = {name: value for name, value in config["recipe"].items() if name != "name"}
-        # a class of the user's own is the same wherever its file is
         names = {
             "dataset": self.dataset,
             "backbone": self.backbone,
             "attention": self.trained_attention,
         }
+        if data.find(self.dataset).folder is not None:
+            del names["dataset"]  # the digest has it, wherever the folder is
+        # a class of the user's own is the same wherever its file is
         own = self.sha256
         return (
             config["digest"] == self.digest

@@ -28,6 +28,33 @@ def train(arguments: argparse.Namespace) -> None:
     run_cell(study, cell, arguments.record or cell.record)
 
 
+def prepare(arguments: argparse.Namespace) -> None:
+    """Check a study's datasets once, fetching or unpacking what they need."""
+    from attngrid import data
+    from attngrid.config import load_study
+    from attngrid.data.prepare import prepare as make_ready
+
+    study = load_study(arguments.study)
+    names = list(dict.fromkeys(block.dataset for block in study.grid))
+    if arguments.dataset is not None:
+        if arguments.dataset not in names:
+            raise UnknownNameError(f"dataset of study {study.study}", arguments.dataset, names)
+        names = [arguments.dataset]
+    folder = Path(study.data.folder)
+    for name in names:
+        report = make_ready(name, folder, download=study.data.download, thorough=arguments.thorough)
+        label = data.find(name).label
+        if report is None:
+            print(f"{label}: nothing to prepare", file=sys.stderr)
+            continue
+        images = report["images"]
+        print(
+            f"{label}: {images['train']:,} training and {images['test']:,} held-out images of "
+            f"{report['classes']} classes, checked {report['checked']}",
+            file=sys.stderr,
+        )
+
+
 def complexity(arguments: argparse.Namespace) -> None:
     """Count the models of a study, or of config/complexity.yaml."""
     from attngrid import complexity as counting
@@ -186,6 +213,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     for command in (
         init,
+        prepare,
         train,
         complexity,
         collect,
@@ -211,6 +239,9 @@ def parser() -> argparse.ArgumentParser:
         if command is train:
             sub.add_argument("cell", metavar="CELL", help="the cell's id")
             sub.add_argument("--record", type=Path, help="where to write the record")
+        if command is prepare:
+            sub.add_argument("dataset", nargs="?", metavar="DATASET", help="one of the study's")
+            sub.add_argument("--thorough", action="store_true", help="decode every image")
         if command in (table, figure):
             sub.add_argument("name", metavar="NAME")
         if command is current:

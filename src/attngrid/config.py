@@ -52,7 +52,7 @@ def _known(find: Callable[[str], object]) -> AfterValidator:
     return AfterValidator(check)
 
 
-Dataset = Annotated[str, _known(data.find)]
+Dataset = Annotated[str, AfterValidator(data.full_name)]
 Backbone = Annotated[str, _known(backbones.find)]
 Attention = Annotated[str, _known(attentions.find)]
 RecipeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=40)]
@@ -63,7 +63,9 @@ Listed = Annotated[tuple[Item, ...], Field(strict=False, min_length=1)]
 class Block(Strict):
     """A part of the grid: every backbone with every attention, recipe and seed."""
 
-    dataset: Dataset = Field(description="a dataset's name, or my_dataset.py:MyDataset")
+    dataset: Dataset = Field(
+        description="a dataset's name, imagefolder:PATH, or my_dataset.py:MyDataset"
+    )
     backbones: Listed[Backbone] = Field(
         description="names of list_backbones(), or my_backbone.py:MyBackbone"
     )
@@ -146,6 +148,12 @@ class Study(Strict):
                         f"grid: {other!r} and {name!r} would both be {label(name)!r} in the "
                         "tables; rename a class"
                     )
+        folders: dict[str, str] = {}
+        for name in dict.fromkeys(block.dataset for block in self.grid):
+            if (other := folders.setdefault(data.short_name(name), name)) != name:
+                raise ValueError(
+                    f"grid: {other!r} and {name!r} would have the same records; rename a folder"
+                )
         if len(self.descriptions) < len(self.tables):
             raise ValueError(
                 f"tables: found {list(self.tables)}; each needs a file name of its own"
@@ -160,7 +168,8 @@ class Study(Strict):
                     recipe = self.recipe(name)
                 except UnknownNameError as error:
                     raise ValueError(f"grid.{number}.recipes: {error}") from None
-                if data.find(block.dataset).target is not None:
+                dataset = data.find(block.dataset)
+                if dataset.target is not None and dataset.waits_for is None:
                     _fits_resident_images(recipe, name, f"grid.{number}.recipes", block.dataset)
         return self
 
@@ -285,30 +294,62 @@ class Study(Strict):
         figures = [file for figure in self.figures for file in self.figure_files(figure)]
         return [*tables, *figures, self.results / "report.html"]
 
-    def require_runnable(self) -> None:
+    def reports(self, cell_id: str) -> list[Path]:
+        """The report that a cell's dataset is prepared, if it is one that has to be."""
+        from attngrid.data.prepare import report_file
+
+        name = self.training(cell_id).dataset
+        return [report_file(name, Path(self.data.folder))] if data.find(name).prepare else []
+
+    @cached_property
+    def prepared(self) -> dict[str, str]:
+        """The datasets that have to be prepared, by the stem of their report."""
+        found = {
+            report.stem: cell.dataset
+            for cell in self.trainings.values()
+            for report in self.reports(cell.id)
+        }
+        return found
+
+    def require_runnable(self, cells: Iterable[str] | None = None) -> None:
         """Raise where a cell could not be trained here, before the first one is started.
 
+        Args:
+            cells: the ids of those that are to be trained; all, where it is left out.
+
         Raises:
-            ConfigError: a dataset that this version cannot read, or whose files are neither
+            ConfigError: a dataset that this version cannot train on, or whose files are neither
                 there nor to be fetched; an optional package that is not installed.
         """
-        for cell in self.trainings.values():
+        wanted = [self.training(cell) for cell in (self.trainings if cells is None else cells)]
+        for cell in wanted:
             attentions.find(cell.attention).require_package()
-        for name in dict.fromkeys(cell.dataset for cell in self.trainings.values()):
-            dataset = data.find(name)
-            if dataset.target is None:
-                readable = [known for known, d in data.DATASETS.items() if d.target]
+        for name in dict.fromkeys(cell.dataset for cell in wanted):
+            if (waits_for := data.find(name).waits_for) is not None:
+                ready = [known for known, d in data.DATASETS.items() if d.waits_for is None]
                 raise ConfigError(
-                    f"study {self.study}: this version cannot read the images of {name!r}, so its "
-                    f"cells cannot be trained (it reads {', '.join(readable)}). `snakemake "
-                    "current` renders what has been measured, `snakemake complexity` counts models"
+                    f"study {self.study}: this version cannot train on {name!r} yet, for want of "
+                    f"{waits_for} (it trains on {', '.join(ready)}). `snakemake current` renders "
+                    f"what has been measured, `snakemake complexity` counts models, `attngrid "
+                    "prepare` checks the images"
                 )
-            missing = [f for f in dataset.files if not (Path(self.data.folder) / f).is_file()]
-            if missing and not self.data.download:
-                raise ConfigError(
-                    f"study {self.study}: there is no {self.data.folder}/{missing[0]}; set `data: "
-                    "{download: true}` to let torchvision fetch it, or put it there"
-                )
+            self._require_files(name)
+
+    def _require_files(self, name: str) -> None:
+        """Raise where a dataset's files are neither there nor to be had."""
+        dataset, folder = data.find(name), Path(self.data.folder)
+        missing = [file for file in dataset.files if not (folder / file).exists()]
+        packed = [file for file in dataset.archives if not (folder / file).exists()]
+        if not missing or (dataset.archives and (self.data.download or not packed)):
+            return
+        how = f"put it there ({name}'s images are not fetched)"
+        if dataset.archives:
+            how = (
+                "set `data: {download: true}` to have it fetched, or put "
+                f"{' and '.join(str(folder / file) for file in packed)} there "
+                "(docs/datasets.md)"
+            )
+        raise ConfigError(f"study {self.study}: there is no {folder / missing[0]}; {how}")
 
     def require_captum(self) -> None:
         """Raise where the attention maps could not be made.

@@ -15,7 +15,9 @@ rule table:
         frames=rules.collect.output,
         complexity=shipped("results/complexity.csv"),
         description=lambda wildcards: study.descriptions[wildcards.table],
-        templates=[shipped(f"workflow/templates/table.{kind}.j2") for kind in ("tex", "md")],
+        templates=[
+            shipped(f"workflow/templates/table.{kind}.j2") for kind in ("tex", "md")
+        ],
     output:
         [f"tables/{study.study}.{{table}}.{kind}" for kind in ("tex", "md", "csv")],
     log:

@@ -1,5 +1,5 @@
-# One training a cell, without an input: a cell is trained again when its id, which carries the
-# digest of what it computes, is another one, and not when a file or its name is.
+# One training a cell. A cell is trained again when its id, which carries the digest of what it
+# computes, is another one, or when its record is removed; not when a file or its time is.
 
 
 # What is trained is asked for by name, and so is collect's mark: Snakemake does not look behind a
@@ -10,11 +10,20 @@ rule records:
     localrule: True
 
 
+# Only what has no record is this rule's. A record that exists is a source file to all that follows,
+# so that nothing about images, their folder or their report can ask for it, or for them, again.
 rule train:
+    input:
+        lambda wildcards: study.reports(wildcards.cell),
     output:
         study.results / "records/{cell}.json",
     log:
         f"logs/{study.study}/{{cell}}.log",
+    wildcard_constraints:
+        cell="|".join(
+            re.escape(c.id) for c in study.trainings.values() if not c.record.is_file()
+        )
+        or "-",
     conda:
         "../envs/attngrid.yaml"
     threads: study.compute.threads

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, ValidationError
@@ -21,9 +23,13 @@ class Dataset:
         num_classes: labels.
         input_size: height and width of what the model sees, in pixels.
         stem: of the ResNets at that size.
-        target: ``module:function`` that reads the images; None where this version cannot.
+        target: ``module:function`` that reads all images at once; None where they stay in files.
         files: what must be in the data folder, or be fetched, before it can be read.
         sha256: of the file, for a dataset of the user's own.
+        archives: what ``files`` can be made of, in the data folder.
+        prepare: ``module:function`` that checks what is on disk, once; None where nothing is to do.
+        waits_for: what training on it still needs in this version; None where it can be trained.
+        folder: of an ``imagefolder:``, with its train/ and val/ or test/.
     """
 
     label: str
@@ -33,20 +39,70 @@ class Dataset:
     target: str | None
     files: tuple[str, ...] = ()
     sha256: str | None = None
+    archives: tuple[str, ...] = ()
+    prepare: str | None = None
+    waits_for: str | None = None
+    folder: str | None = None
 
+
+# To train on one of these, make it None: a recipe is then held against RESIDENT_TRANSFORMS of
+# attngrid.config where the dataset has a target.
+DOGS_WAITS_FOR: str | None = "resize, crop_to and brightness on images in memory"
+FOLDERS_WAIT_FOR: str | None = "batches read from image files"
 
 DATASETS: dict[str, Dataset] = {
     "digits": Dataset("digits", 10, 16, "cifar", "attngrid.data.images:digits"),
+    "cifar10": Dataset(
+        "CIFAR-10",
+        10,
+        32,
+        "cifar",
+        "attngrid.data.cifar:cifar10",
+        tuple(
+            f"cifar-10-batches-py/{name}"
+            for name in (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch", "batches.meta")
+        ),
+        archives=("cifar-10-python.tar.gz",),
+        prepare="attngrid.data.cifar:prepare",
+    ),
     "cifar100": Dataset(
         "CIFAR-100",
         100,
         32,
         "cifar",
-        "attngrid.data.images:cifar100",
+        "attngrid.data.cifar:cifar100",
         ("cifar-100-python/train", "cifar-100-python/test", "cifar-100-python/meta"),
+        archives=("cifar-100-python.tar.gz",),
+        prepare="attngrid.data.cifar:prepare",
     ),
-    "imagenet": Dataset("ImageNet-1K", 1000, 224, "imagenet", None),
+    "imagenet": Dataset(
+        "ImageNet-1K",
+        1000,
+        224,
+        "imagenet",
+        None,
+        ("imagenet/train", "imagenet/val"),
+        prepare="attngrid.data.folders:prepare",
+        waits_for=FOLDERS_WAIT_FOR,
+    ),
+    "dogs": Dataset(
+        "Stanford Dogs",
+        120,
+        224,
+        "imagenet",
+        "attngrid.data.dogs:dogs",
+        tuple(
+            f"stanford-dogs/squashed-256/{split}_{what}.npy"
+            for split in ("train", "test")
+            for what in ("images", "labels")
+        ),
+        archives=("stanford-dogs/images.tar", "stanford-dogs/lists.tar"),
+        prepare="attngrid.data.dogs:prepare",
+        waits_for=DOGS_WAITS_FOR,
+    ),
 }
+
+FOLDER = re.compile(r"imagefolder:(?P<path>.+?)(?::(?P<classes>\d+))?")
 
 
 class OwnDataset(Strict):
@@ -60,7 +116,9 @@ class OwnDataset(Strict):
 
 
 def find(name: str) -> Dataset:
-    """The dataset of a name, or of a user's ``file.py:Class``.
+    """The dataset of a name, of an ``imagefolder:PATH``, or of a user's ``file.py:Class``.
+
+    An ``imagefolder:PATH:N`` has N classes; without the N its folder has to be there.
 
     Such a class has ``num_classes`` and ``input_size``, and may have ``label``, ``stem`` and
     ``files``, as plain values that are read without running the file, and a static
@@ -73,8 +131,12 @@ def find(name: str) -> Dataset:
     """
     if name in DATASETS:
         return DATASETS[name]
+    if match := FOLDER.fullmatch(name):
+        return _image_folder(match["path"], match["classes"])
     if not registry.is_own(name):
-        raise UnknownNameError("dataset", name, [*DATASETS, "my_dataset.py:MyDataset"])
+        raise UnknownNameError(
+            "dataset", name, [*DATASETS, "imagefolder:PATH", "my_dataset.py:MyDataset"]
+        )
     own = registry.find_own("dataset", name)
     constants = own.constants()
     said = {key: constants[key] for key in OwnDataset.model_fields if key in constants}
@@ -87,3 +149,48 @@ def find(name: str) -> Dataset:
         message = item["msg"][0].lower() + item["msg"][1:]
         raise ConfigError(f"{own.file}: {own.name}.{key}: {found}{message}") from None
     return Dataset(**dict(dataset), target=name, sha256=own.sha256)
+
+
+def full_name(name: str) -> str:
+    """The name that says all: of an ``imagefolder:PATH`` with its number of classes.
+
+    Raises:
+        UnknownNameError, ConfigError: as ``find`` does.
+    """
+    dataset = find(name)
+    if dataset.folder is None:
+        return name
+    return f"imagefolder:{dataset.folder}:{dataset.num_classes}"
+
+
+def short_name(name: str) -> str:
+    """The name for files and digests: an image folder's is not where it happens to be."""
+    dataset = find(name)
+    if dataset.folder is None:
+        return name
+    return f"imagefolder:{dataset.label}:{dataset.num_classes}"
+
+
+def _image_folder(path: str, classes: str | None) -> Dataset:
+    """The dataset of a folder, which is looked at where the number of classes is not said."""
+    train = Path(path) / "train"
+    if classes is None and not train.is_dir():
+        raise ConfigError(
+            f"dataset 'imagefolder:{path}': there is no folder {train} to count the classes of; "
+            f"put the images there, or write imagefolder:{path}:N for N classes, which renders "
+            "what was measured without them"
+        )
+    number = int(classes) if classes else sum(entry.is_dir() for entry in train.iterdir())
+    if number < 2:
+        raise ConfigError(f"dataset 'imagefolder:{path}': found {number} classes, needs 2 or more")
+    return Dataset(
+        Path(path).absolute().name,
+        number,
+        224,
+        "imagenet",
+        None,
+        (str(train.absolute()),),
+        prepare="attngrid.data.folders:prepare",
+        waits_for=FOLDERS_WAIT_FOR,
+        folder=str(Path(path)),
+    )

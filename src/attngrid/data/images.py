@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from attngrid import data, registry
+from attngrid.data.prepare import prepare
 from attngrid.errors import AttngridError, DataError
 from attngrid.training.recipe import Flip, RandomCrop, Transform
 
@@ -59,12 +59,14 @@ def load(name: str, folder: Path, *, download: bool, classes: int | None) -> tup
     """
     dataset = data.find(name)
     if dataset.target is None:
-        raise DataError(f"this version cannot read the images of {name!r}")
+        raise DataError(f"the images of {name!r} stay in their files: attngrid.data.folders.load")
+    if dataset.prepare is not None:
+        prepare(name, folder, download=download)
     if dataset.sha256 is not None:
         splits = _load_own(name, dataset, folder)
     else:
         module, _, function = dataset.target.rpartition(":")
-        splits = getattr(importlib.import_module(module), function)(folder, download)
+        splits = getattr(importlib.import_module(module), function)(folder)
     if classes is not None:
         splits = tuple(split.first_classes(classes) for split in splits)
     train, test = splits
@@ -100,7 +102,7 @@ def _load_own(name: str, dataset: data.Dataset, folder: Path) -> tuple[Images, .
     return train, test
 
 
-def digits(folder: Path, download: bool) -> tuple[Images, Images]:
+def digits(folder: Path) -> tuple[Images, Images]:
     """scikit-learn's 1,797 scans of digits, 8×8, enlarged to 16×16 (bilinear).
 
     Every fifth image of each digit, in the order of the file, is held out.
@@ -119,35 +121,6 @@ def digits(folder: Path, download: bool) -> tuple[Images, Images]:
     targets = torch.from_numpy(labels)
     return Images(pixels[~held_out], targets[~held_out]), Images(
         pixels[held_out], targets[held_out]
-    )
-
-
-def cifar100(folder: Path, download: bool) -> tuple[Images, Images]:
-    """CIFAR-100 (Krizhevsky 2009): 50,000 and 10,000 images of 32×32, read by torchvision.
-
-    torchvision fetches the archive and checks its MD5.
-    """
-    from torchvision.datasets import CIFAR100
-
-    # several cells may start at once: one fetches, the others wait for it
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".cifar100.lock"):
-        try:
-            splits = [
-                CIFAR100(str(folder), train=train, download=download) for train in (True, False)
-            ]
-        except RuntimeError as error:
-            raise DataError(
-                f"CIFAR-100 is not in {folder}/cifar-100-python ({error}). Set `data: {{download: "
-                "true}` in the configuration to let torchvision fetch it, or put its train, test "
-                "and meta files there"
-            ) from error
-    return tuple(  # type: ignore[return-value]
-        Images(
-            torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous(),
-            torch.tensor(split.targets, dtype=torch.int64),
-        )
-        for split in splits
     )
 
 

@@ -1,0 +1,674 @@
+"""Datasets on disk: found, checked once, and what is said where they are not as they should be."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import random
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+import yaml
+from PIL import Image
+from torchvision import datasets
+from torchvision.transforms import Resize
+from torchvision.transforms.functional import pil_to_tensor
+
+from attngrid import data
+from attngrid.cli import main
+from attngrid.config import Study, load_study, validate
+from attngrid.data import dogs, folders
+from attngrid.data.images import load
+from attngrid.data.prepare import prepare, report_file
+from attngrid.errors import ConfigError, DataError
+from conftest import environment
+
+Snakemake = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def tar(file: Path, members: dict[str, bytes]) -> str:
+    """Write an archive; return its MD5."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, "w:gz" if file.suffix == ".gz" else "w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return md5(file.read_bytes())
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder, but what the preparation keeps for itself."""
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and ".attngrid" not in file.parts
+    }
+
+
+# CIFAR, by files in the format that its authors describe, with checksums of their own
+
+
+class Cifar:
+    """A few random images as CIFAR-10's archive has them."""
+
+    def __init__(self, folder: Path) -> None:
+        rng = np.random.default_rng(0)
+        self.archive = folder / "cifar-10-python.tar.gz"
+        self.pixels = rng.integers(0, 256, (60, 3072), dtype=np.uint8)
+        self.labels = [n % 10 for n in range(60)]
+        names = [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]
+        self.files = {
+            f"cifar-10-batches-py/{name}": pickle.dumps(
+                {"data": self.pixels[10 * n : 10 * n + 10], "labels": self.labels[:10]}
+            )
+            for n, name in enumerate(names)
+        }
+        meta = {"label_names": [f"class {n}" for n in range(10)]}
+        self.files["cifar-10-batches-py/batches.meta"] = pickle.dumps(meta)
+        self.attributes: dict[str, Any] = {"tgz_md5": tar(self.archive, self.files)}
+        sums = [[name, md5(self.files[f"cifar-10-batches-py/{name}"])] for name in names]
+        self.attributes["train_list"], self.attributes["test_list"] = sums[:5], sums[5:]
+        self.attributes["meta"] = {
+            "filename": "batches.meta",
+            "key": "label_names",
+            "md5": md5(self.files["cifar-10-batches-py/batches.meta"]),
+        }
+
+    def sitecustomize(self, folder: Path) -> str:
+        """A folder for PYTHONPATH with which every attngrid command takes these for official."""
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(
+            "import sys\n"
+            "if any('attngrid' in argument for argument in sys.orig_argv):\n"
+            "    from torchvision.datasets import CIFAR10\n"
+            f"    for name, value in {self.attributes!r}.items():\n"
+            "        setattr(CIFAR10, name, value)\n"
+        )
+        return os.pathsep.join([str(folder), *filter(None, [os.getenv("PYTHONPATH")])])
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], str]]:
+    """Serve a folder on this machine alone; give its address."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    servers = []
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    def start(folder: Path) -> str:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder))
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{server.server_port}/"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable[[Path], str]) -> Cifar:
+    made = Cifar(tmp_path / "elsewhere")
+    made.attributes["url"] = serve(tmp_path / "elsewhere") + made.archive.name
+    for name, value in made.attributes.items():
+        monkeypatch.setattr(datasets.CIFAR10, name, value)
+    return made
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data"
+
+
+def test_the_checksums_are_the_official_ones() -> None:
+    """As www.cs.toronto.edu/~kriz/cifar.html prints them beside the archives."""
+    assert datasets.CIFAR10.tgz_md5 == "c58f30108f718f92721af3b95e74349a"
+    assert datasets.CIFAR100.tgz_md5 == "eb9058c3a382ffc7106e4002c42a8d85"
+
+
+def test_cifar10_is_unpacked_from_its_archive_and_read(cifar: Cifar, folder: Path) -> None:
+    shutil.copy(cifar.archive, folder)
+    train, test = load("cifar10", folder, download=False, classes=None)
+    assert train.pixels_NCHW.dtype == torch.uint8
+    expected = cifar.pixels.reshape(60, 3, 32, 32)
+    np.testing.assert_array_equal(train.pixels_NCHW, expected[:50])
+    np.testing.assert_array_equal(test.pixels_NCHW, expected[50:])
+    assert train.labels_N.tolist() == list(range(10)) * 5
+    report = json.loads(report_file("cifar10", folder).read_text())
+    assert report["checksums"]["cifar-10-batches-py/test_batch"] == (
+        f"md5:{md5(cifar.files['cifar-10-batches-py/test_batch'])}"
+    )
+
+
+def test_an_archive_is_fetched_only_if_the_configuration_says_so(
+    cifar: Cifar, folder: Path
+) -> None:
+    with pytest.raises(DataError) as raised:
+        prepare("cifar10", folder)
+    for part in (str(folder / "cifar-10-python.tar.gz"), "download: true", datasets.CIFAR10.url):
+        assert part in str(raised.value)
+    prepare("cifar10", folder, download=True)
+    assert tree(folder).keys() == {"cifar-10-python.tar.gz", *cifar.files}
+
+
+def test_a_source_that_is_not_there_names_the_file_to_put_by_hand(
+    cifar: Cifar, folder: Path
+) -> None:
+    cifar.archive.unlink()
+    with pytest.raises(DataError, match=r"could not be fetched .*: put the file of .* at .*gz$"):
+        prepare("cifar10", folder, download=True)
+
+
+@pytest.mark.parametrize("download", [False, True])
+def test_a_wrong_checksum_deletes_nothing(cifar: Cifar, folder: Path, download: bool) -> None:
+    (folder / "cifar-10-python.tar.gz").write_bytes(cifar.archive.read_bytes()[:-7])
+    before = tree(folder)
+    with pytest.raises(DataError, match="Nothing was deleted: move it away"):
+        prepare("cifar10", folder, download=download)
+    assert tree(folder) == before
+    # a damaged file among the unpacked ones
+    shutil.copy(cifar.archive, folder)
+    prepare("cifar10", folder)
+    (folder / "cifar-10-batches-py/test_batch").write_bytes(b"damaged")
+    before = tree(folder)
+    with pytest.raises(DataError, match=r"test_batch has the MD5 .*, expected"):
+        prepare("cifar10", folder, download=download)
+    assert tree(folder) == before
+
+
+def test_a_download_with_a_wrong_checksum_is_kept_aside(
+    cifar: Cifar, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", "0" * 32)
+    with pytest.raises(DataError, match=r"it is kept as .*cifar-10-python\.tar\.gz"):
+        prepare("cifar10", folder, download=True)
+    assert tree(folder) == {}
+    kept = folder / ".attngrid/downloads/cifar-10-python.tar.gz"
+    assert kept.read_bytes() == cifar.archive.read_bytes()
+
+
+def test_an_archive_cannot_write_outside_its_folder(
+    cifar: Cifar, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evil = {**cifar.files, "../evil": b"evil", "../../evil": b"evil"}
+    monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", tar(folder / "cifar-10-python.tar.gz", evil))
+    before = tree(folder)
+    with pytest.raises(DataError, match=r"evil.*outside the destination.*nothing of this archive"):
+        prepare("cifar10", folder)
+    assert tree(folder) == before
+    assert not list(folder.parent.rglob("evil"))
+
+
+def test_what_is_prepared_is_not_looked_at_again_until_it_changes(
+    cifar: Cifar, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(cifar.archive, folder)
+    first = prepare("cifar10", folder)
+    (folder / "cifar-10-python.tar.gz").unlink()  # has served
+    checked: list[Path] = []
+
+    def note(file: Path, md5: str) -> str:
+        checked.append(file)
+        return md5
+
+    monkeypatch.setattr("attngrid.data.cifar.checked", note)
+    assert prepare("cifar10", folder) == first
+    assert not checked
+    os.utime(folder / "cifar-10-batches-py/test_batch", (1, 1))
+    prepare("cifar10", folder)
+    assert len(checked) == 7
+    # a report that nobody understands is no obstacle
+    report_file("cifar10", folder).write_text("[]")
+    prepare("cifar10", folder)
+    assert len(checked) == 14
+
+
+def test_what_a_killed_preparation_left_is_no_obstacle(cifar: Cifar, folder: Path) -> None:
+    shutil.copy(cifar.archive, folder)
+    left = folder / ".attngrid/cifar10.unfinished/cifar-10-batches-py"
+    left.mkdir(parents=True)
+    (left / "test_batch").write_bytes(b"half")
+    (folder / ".attngrid/downloads").mkdir()
+    (folder / ".attngrid/downloads/cifar-10-python.tar.gz").write_bytes(b"half")
+    prepare("cifar10", folder)
+    assert not left.exists()
+    # half a download, too
+    (folder / "cifar-10-python.tar.gz").unlink()
+    shutil.rmtree(folder / "cifar-10-batches-py")
+    prepare("cifar10", folder, download=True)
+    assert tree(folder).keys() == {"cifar-10-python.tar.gz", *cifar.files}
+
+
+def test_a_data_folder_that_cannot_be_written_is_named(folder: Path) -> None:
+    (folder / ".attngrid").write_text("a file where a folder should be")
+    with pytest.raises(DataError, match=r"CIFAR-10 could not be prepared: .*must be writable"):
+        prepare("cifar10", folder)
+
+
+def test_processes_that_want_the_same_dataset_at_once_do_the_work_once(
+    cifar: Cifar, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copy(cifar.archive, folder)
+    program = (
+        "import sys, time; from pathlib import Path\n"
+        "from attngrid.data import cifar; from attngrid.data.prepare import prepare\n"
+        "work = cifar.extract\n"
+        "def extract(*arguments):\n"
+        "    print('works', flush=True); time.sleep(0.5); work(*arguments)\n"
+        "cifar.extract = extract\n"
+        "Path(sys.argv[2], str(time.time_ns())).touch()\n"
+        "while len(list(Path(sys.argv[2]).iterdir())) < 3: time.sleep(0.01)\n"
+        "print(prepare('cifar10', Path(sys.argv[1]))['images'])\n"
+    )
+    (tmp_path / "ready").mkdir()
+    command = [sys.executable, "-c", program, str(folder), str(tmp_path / "ready"), "attngrid"]
+    variables = environment() | {"PYTHONPATH": cifar.sitecustomize(tmp_path / "site")}
+    running = [
+        subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    said = [process.communicate(timeout=120)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0]
+    assert sorted(text.count("works") for text in said) == [0, 0, 1]
+    assert all("'train': 50000" in text for text in said)
+    assert tree(folder).keys() == {"cifar-10-python.tar.gz", *cifar.files}
+
+
+# Stanford Dogs
+
+
+def picture(number: int, size: tuple[int, int], kind: str = "JPEG", mode: str = "RGB") -> bytes:
+    """A file with a smooth random picture of a width and height."""
+    rng = np.random.default_rng(number)
+    channels = {"RGB": 3, "CMYK": 4}[mode]
+    small = rng.integers(0, 256, (5, 4, channels), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(small, mode).resize(size, Image.Resampling.BICUBIC).save(stream, kind)
+    return stream.getvalue()
+
+
+class Dogs:
+    """Archives as Stanford's, of 120 breeds with two pictures to train on and one to test on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.pictures: dict[str, bytes] = {}
+        lists: dict[str, list[str]] = {"train": [], "test": []}
+        for breed in range(120):
+            for number in range(3):
+                name = f"n{breed:08d}-Breed_{breed}/n{breed:08d}_{number}.jpg"
+                self.pictures[name] = picture(3 * breed + number, (40 + breed, 60 + number))
+                lists["test" if number == 2 else "train"].append(name)
+        random.Random(0).shuffle(lists["train"])
+        self.lists = lists
+        members = {f"Images/{name}": content for name, content in self.pictures.items()}
+        self.images = tar(folder / "stanford-dogs/images.tar", members)
+        mats: dict[str, bytes] = {}
+        for split, names in lists.items():
+            cells = np.empty((len(names), 1), dtype=object)
+            cells[:, 0] = names
+            stream = io.BytesIO()
+            labels = np.array([[int(name[1:9]) + 1] for name in names], dtype=np.uint8)
+            scipy.io.savemat(stream, {"file_list": cells, "labels": labels})
+            mats[f"{split}_list.mat"] = stream.getvalue()
+        md5 = tar(folder / "stanford-dogs/lists.tar", mats)
+        self.release = dogs.Release(
+            replace(dogs.OFFICIAL.images, md5=self.images),
+            replace(dogs.OFFICIAL.lists, md5=md5),
+            (240, 120),
+        )
+
+
+def test_stanford_dogs_are_squashed_as_torchvision_does_and_split_as_the_lists_say(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Dogs(folder)
+    monkeypatch.setattr(dogs, "OFFICIAL", made.release)
+    train, test = load("dogs", folder, download=False, classes=None)
+    assert train.pixels_NCHW.shape == (240, 3, 256, 256)
+    assert test.pixels_NCHW.shape == (120, 3, 256, 256)
+    assert train.pixels_NCHW.dtype == torch.uint8
+    squash = Resize((256, 256))  # the authors' transform, on PIL images
+    for split, images in {"train": train, "test": test}.items():
+        names = made.lists[split]
+        assert images.labels_N.tolist() == [int(name[1:9]) for name in names]
+        for number in range(0, len(names), 17):
+            with Image.open(io.BytesIO(made.pictures[names[number]])) as image:
+                expected = pil_to_tensor(squash(image))
+            assert torch.equal(images.pixels_NCHW[number], expected)
+    # the first classes, as a subset is named
+    few, _ = load("dogs", folder, download=False, classes=7)
+    assert len(few) == 14
+    # nothing is left over, and the archives are not needed any more
+    assert not list((folder / ".attngrid").glob("*.unfinished"))
+    for archive in ("images.tar", "lists.tar"):
+        (folder / "stanford-dogs" / archive).unlink()
+    prepare("dogs", folder)
+
+
+def test_stanford_dogs_that_are_not_there_name_both_archives_and_their_checksums(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DataError) as raised:
+        prepare("dogs", folder)
+    for part in (
+        "stanford-dogs/images.tar",
+        "http://vision.stanford.edu/aditya86/ImageNetDogs/images.tar",
+        "1bb1f2a596ae7057f99d7d75860002ef",
+    ):
+        assert part in str(raised.value)
+    assert dogs.OFFICIAL.lists.md5 == "edbb9f16854ec66506b5f09b583e0656"
+    assert dogs.OFFICIAL.counts == (12_000, 8_580)
+    # lists that name other images than there should be
+    made = Dogs(folder)
+    monkeypatch.setattr(dogs, "OFFICIAL", replace(made.release, counts=(241, 120)))
+    with pytest.raises(DataError, match="names 240 images of 120 classes, expected 241 of 120"):
+        prepare("dogs", folder)
+    assert tree(folder).keys() == {"stanford-dogs/images.tar", "stanford-dogs/lists.tar"}
+
+
+# Image folders
+
+
+@pytest.fixture
+def birds(tmp_path: Path) -> Path:
+    """Three classes, eleven images, among them the kinds that are in ImageNet by mistake."""
+    root = tmp_path / "birds"
+    for label, name in enumerate(("wren", "owl", "Heron")):
+        for split, count in {"train": 3, "val": 1}.items():
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                content = picture(10 * label + number, (30, 20))
+                (root / split / name / f"{name} {number}.JPEG").write_bytes(content)
+    (root / "train/owl/owl 1.JPEG").write_bytes(picture(90, (30, 20), mode="CMYK"))
+    (root / "train/owl/owl 2.JPEG").write_bytes(picture(91, (30, 20), kind="PNG"))
+    # after its end, as some cameras do
+    with (root / "val/owl/owl 0.JPEG").open("ab") as stream:
+        stream.write(b"trailing bytes")
+    (root / "train/wren/notes.txt").write_text("no image")
+    return root
+
+
+@pytest.mark.parametrize("thorough", [False, True])
+def test_an_image_folder_is_indexed_as_torchvisions_imagefolder_has_it(
+    birds: Path, folder: Path, thorough: bool
+) -> None:
+    name = f"imagefolder:{birds}"
+    report = prepare(name, folder, thorough=thorough)
+    assert report is not None
+    assert report["images"] == {"train": 9, "test": 3}
+    assert (report["classes"], report["ignored"], report["thorough"]) == (3, 1, thorough)
+    for index, split in zip(folders.load(name, folder), ("train", "val"), strict=True):
+        expected = datasets.ImageFolder(str(birds / split))
+        assert index.classes == tuple(expected.classes)
+        found = [(str(index.path(n)), int(index.labels[n])) for n in range(len(index))]
+        assert found == expected.samples
+    few, _ = folders.load(name, folder, classes=2)
+    assert set(few.labels.tolist()) == {0, 1}
+    assert len(few) == 6
+
+
+def test_held_out_images_may_be_in_test(birds: Path, folder: Path) -> None:
+    (birds / "val").rename(birds / "test")
+    _, test = folders.load(f"imagefolder:{birds}:3", folder)
+    assert test.path(0) == birds / "test/Heron/Heron 0.JPEG"
+
+
+@pytest.mark.parametrize("thorough", [False, True])
+def test_files_that_are_no_whole_images_are_named(
+    birds: Path, folder: Path, thorough: bool
+) -> None:
+    wrens = birds / "train/wren"
+    whole = picture(0, (300, 200))
+    (wrens / "wren 0.JPEG").write_bytes(whole[: len(whole) * 2 // 3])
+    (wrens / "wren 1.JPEG").write_bytes(b"")
+    (wrens / "wren 2.JPEG").write_bytes(b"<html>not found</html>")
+    (wrens / "wren 3.JPEG").symlink_to(birds / "nowhere")
+    with pytest.raises(DataError) as raised:
+        prepare(f"imagefolder:{birds}", folder, thorough=thorough)
+    message = str(raised.value)
+    assert "birds: 4 of 13 images cannot be read" in message
+    for number in range(4):
+        assert f"wren {number}.JPEG (" in message
+    assert "truncated" in message
+    assert "\n" not in message
+    assert not report_file(f"imagefolder:{birds}", folder).exists()
+
+
+def test_damage_inside_a_file_is_found_by_decoding_it(birds: Path, folder: Path) -> None:
+    file = birds / "train/owl/owl 2.JPEG"  # a PNG, whose checksums tell
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes(content)
+    prepare(f"imagefolder:{birds}", folder)
+    with pytest.raises(DataError, match="1 of 12 images cannot be read"):
+        prepare(f"imagefolder:{birds}", folder, thorough=True)
+
+
+def test_the_classes_of_both_splits_must_be_the_same_and_have_images(
+    birds: Path, folder: Path
+) -> None:
+    name = f"imagefolder:{birds}:3"
+    (birds / "val/wren").rename(birds / "val/robin")
+    with pytest.raises(DataError, match=r"val lacks wren; .*train lacks robin"):
+        prepare(name, folder)
+    (birds / "val/robin").rename(birds / "val/wren")
+    (birds / "val/wren/wren 0.JPEG").unlink()
+    with pytest.raises(DataError, match=r"no image in .*val/wren$"):
+        prepare(name, folder)
+    with pytest.raises(DataError, match=r"found 3 classes in .*train, expected 4"):
+        prepare(f"imagefolder:{birds}:4", folder)
+    shutil.rmtree(birds / "val")
+    with pytest.raises(DataError, match=r"there is no folder .*val; put each image in"):
+        prepare(name, folder)
+    (birds / "val").mkdir()
+    (birds / "val/flat.JPEG").write_bytes(picture(0, (9, 9)))
+    with pytest.raises(DataError, match="val has no class folders"):
+        prepare(name, folder)
+
+
+def test_a_prepared_folder_is_looked_at_again_when_files_come_or_go(
+    birds: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"imagefolder:{birds}"
+    first = prepare(name, folder)
+    with monkeypatch.context() as patched:
+        patched.setattr(folders, "_images", None)  # would raise
+        assert prepare(name, folder) == first
+        assert len(folders.load(name, folder)[0]) == 9
+    shutil.copy(birds / "train/owl/owl 0.JPEG", birds / "train/owl/owl 9.JPEG")
+    assert len(folders.load(name, folder)[0]) == 10
+
+
+def test_imagenet_is_refused_by_its_counts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(
+        data.DATASETS, "imagenet", replace(data.DATASETS["imagenet"], num_classes=2)
+    )
+    with pytest.raises(DataError, match=r"there is no folder .*imagenet/train; put each image in"):
+        prepare("imagenet", folder)
+    for split in ("train", "val"):
+        for wnid in ("n01440764", "n01443537"):
+            (folder / "imagenet" / split / wnid).mkdir(parents=True)
+            content = picture(1, (9, 9))
+            (folder / "imagenet" / split / wnid / f"{wnid}_1.JPEG").write_bytes(content)
+    with pytest.raises(DataError, match=r"found 2 images in .*train, expected 1,281,167"):
+        prepare("imagenet", folder)
+    monkeypatch.setattr(folders, "IMAGENET_COUNTS", {"train": 2, "val": 2})
+    assert prepare("imagenet", folder) is not None
+    assert folders.load("imagenet", folder)[1].classes == ("n01440764", "n01443537")
+    for split in ("train", "val"):
+        (folder / "imagenet" / split / "n01443537").rename(folder / "imagenet" / split / "fish")
+    with pytest.raises(DataError, match=r"WordNet ids such as n01440764; found fish"):
+        prepare("imagenet", folder)
+
+
+def test_an_image_folder_is_the_same_dataset_wherever_it_is(
+    birds: Path, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def study(name: str) -> Study:
+        return validate(Study, on(tiny, name), "tiny.yaml")
+
+    there = study(f"imagefolder:{birds}").cells[0]
+    assert there.dataset == f"imagefolder:{birds}:3"
+    assert there.id.startswith("imagefolder_birds_3-resnet18-none-tiny-s0-")
+    # moved, or not there at all, as in a clone
+    birds.rename(tmp_path / "gone")
+    away = study("imagefolder:other/birds:3").cells[0]
+    assert away.id == there.id
+    assert away.matches(there.config())
+    assert not study("imagefolder:other/birds:4").cells[0].matches(there.config())
+    assert away.num_classes == 3
+    with pytest.raises(ConfigError, match=r"no folder .*birds/train to count .* write imagefolder"):
+        study(f"imagefolder:{birds}")
+    tiny["grid"].append(tiny["grid"][0] | {"dataset": "imagefolder:second/birds:3"})
+    with pytest.raises(ConfigError, match="would have the same records; rename a folder"):
+        study("imagefolder:first/birds:3")
+
+
+@pytest.mark.parametrize("name", ["imagenet", "dogs", "imagefolder:birds:3"])
+def test_what_cannot_be_trained_on_yet_says_so_before_a_job(
+    tiny: dict[str, Any], name: str
+) -> None:
+    study = validate(Study, on(tiny, name), "tiny.yaml")
+    with pytest.raises(ConfigError, match=f"cannot train on '{name}' yet, for want of"):
+        study.require_runnable()
+    study.require_runnable([])
+
+
+# The command and the workflow
+
+
+def on(tiny: dict[str, Any], dataset: str) -> dict[str, Any]:
+    """The tiny study, two cells of it, on another dataset."""
+    tiny["grid"][0] |= {"dataset": dataset, "attentions": ["none", "se"], "seeds": [0]}
+    tiny["tables"], tiny["figures"] = ["grid"], []
+    return tiny
+
+
+def test_the_command_prepares_what_a_study_reads(
+    cifar: Cifar, folder: Path, tiny: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = folder.parent / "tiny.yaml"
+    study.write_text(yaml.safe_dump(on(tiny, "cifar10") | {"data": {"folder": str(folder)}}))
+    assert main(["prepare", str(study)]) == 1
+    assert "attngrid: error: there is no" in capsys.readouterr().err
+    shutil.copy(cifar.archive, folder)
+    assert main(["prepare", str(study), "cifar10"]) == 0
+    assert "CIFAR-10: 50,000 training and 10,000 held-out images of 10" in capsys.readouterr().err
+    assert main(["prepare", str(study), "cifar100"]) == 1
+    assert "unknown dataset of study tiny 'cifar100'" in capsys.readouterr().err
+
+
+def jobs(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
+    """The jobs a dry run announces, by rule."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = (done.stdout + done.stderr).partition("Job stats:")[2].partition("total")[0]
+    pairs = [line.split() for line in lines.splitlines()]
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
+
+
+def shuffle_times(clone: Path) -> None:
+    shuffled = random.Random(0)
+    for file in clone.rglob("*"):
+        if file.is_file():
+            time = 1_700_000_000 + shuffled.randrange(10**6)
+            os.utime(file, (time, time))
+
+
+@pytest.mark.parametrize("config", ["cifar100", "placement"])
+def test_with_its_records_a_study_asks_for_no_dataset(
+    clone: Path, snakemake: Snakemake, config: str
+) -> None:
+    cells = load_study(clone / f"config/{config}.yaml").trainings
+    arguments = ("-n", "--configfile", f"config/{config}.yaml")
+    found = jobs(snakemake(clone, *arguments))
+    assert (found["train"], found["prepare"]) == (len(cells), 1)
+    for cell in cells.values():
+        (clone / cell.record).parent.mkdir(parents=True, exist_ok=True)
+        (clone / cell.record).write_text("{}")
+    shuffle_times(clone)
+    found = jobs(snakemake(clone, *arguments))
+    assert "collect" in found
+    assert not {"train", "prepare"} & set(found)
+    # one of them gone: it alone, after its dataset
+    (clone / next(iter(cells.values())).record).unlink()
+    found = jobs(snakemake(clone, *arguments))
+    assert (found["train"], found["prepare"]) == (1, 1)
+
+
+@pytest.mark.slow
+def test_a_dataset_is_prepared_before_the_first_training_and_wanted_by_no_finished_one(
+    clone: Path,
+    snakemake: Snakemake,
+    tiny: dict[str, Any],
+    cifar: Cifar,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", cifar.sitecustomize(clone / "site"))
+    study = on(tiny, "cifar10")
+    (clone / "tiny.yaml").write_text(yaml.safe_dump(study))
+    arguments = ("--cores", "2", "--configfile", "tiny.yaml")
+    done = snakemake(clone, *arguments)
+    assert done.returncode != 0
+    assert "cifar-10-python.tar.gz there" in done.stderr
+    assert not (clone / "logs").exists()
+
+    (clone / "data").mkdir()
+    shutil.copy(cifar.archive, clone / "data")
+    assert jobs(snakemake(clone, "-n", *arguments))["prepare"] == 1
+    done = snakemake(clone, *arguments)
+    assert done.returncode == 0, done.stderr
+    cells = [clone / cell.record for cell in load_study(clone / "tiny.yaml").trainings.values()]
+    report = report_file("cifar10", clone / "data")
+    assert all(report.stat().st_mtime_ns < cell.stat().st_mtime_ns for cell in cells)
+    records = [cell.read_bytes() for cell in cells]
+
+    # a second run; a folder that is gone, or is elsewhere; a clone; all the same
+    again = snakemake(clone, *arguments)
+    assert "Nothing to be done" in again.stdout + again.stderr
+    shutil.move(clone / "data", clone / "moved")
+    again = snakemake(clone, *arguments)
+    assert "Nothing to be done" in again.stdout + again.stderr
+    (clone / "tiny.yaml").write_text(yaml.safe_dump(study | {"data": {"folder": "moved"}}))
+    assert not {"train", "prepare"} & set(jobs(snakemake(clone, "-n", *arguments)))
+    (clone / "tiny.yaml").write_text(yaml.safe_dump(study))
+    for rendered in ("tables", ".snakemake", "logs"):
+        shutil.rmtree(clone / rendered)
+    shuffle_times(clone)
+    done = snakemake(clone, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert (clone / "tables/tiny.grid.tex").is_file()
+
+    # another seed is trained, and it alone; its dataset is prepared for it
+    study["grid"][0]["seeds"] = [0, 1]
+    (clone / "tiny.yaml").write_text(yaml.safe_dump(study | {"data": {"folder": "moved"}}))
+    report_file("cifar10", clone / "moved").unlink()
+    found = jobs(snakemake(clone, "-n", *arguments))
+    assert (found["train"], found["prepare"]) == (2, 1)
+    done = snakemake(clone, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert [cell.read_bytes() for cell in cells] == records

@@ -1,0 +1,18 @@
+# Each dataset is checked, unpacked or fetched once, before the first training that reads it. The
+# report is beside the images, so that studies with one data folder share it.
+
+
+# where Snakemake itself runs: the nodes of a cluster often have no network
+rule prepare:
+    output:
+        f"{study.data.folder}/.attngrid/{{dataset}}.json",
+    log:
+        f"logs/{study.study}/prepare.{{dataset}}.log",
+    localrule: True
+    conda:
+        "../envs/attngrid.yaml"
+    params:
+        study=str(study.snapshot),
+        name=lambda wildcards: study.prepared[wildcards.dataset],
+    shell:
+        "attngrid prepare {params.study:q} {params.name:q} 2>&1 | tee {log:q} >&2"
