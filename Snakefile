@@ -1,22 +1,20 @@
 # The grid, at a glance: configuration → cells → records → tidy frames → tables and figures.
 # `snakemake --cores all` runs the demo; `--configfile config/cifar100.yaml` another study.
-import os
 import re
-from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
 from attngrid.config import Study, name_sources, validate
 from attngrid.errors import AttngridError
-from attngrid.files import shipped
+from attngrid.files import set_home, shipped
 from attngrid.render.description import check_descriptions
 
 min_version("9.0")
 
 
 # The commands look here for what a study in a folder of its own does not have.
-os.environ["ATTNGRID_HOME"] = str(workflow.current_basedir)
+set_home(workflow.current_basedir)
 
 
 # A study named on the command line, or in a Snakefile that includes this one, stands alone:

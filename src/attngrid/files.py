@@ -17,6 +17,11 @@ def home() -> Path:
     return Path(os.environ.get("ATTNGRID_HOME") or Path(__file__).resolve().parents[2])
 
 
+def set_home(checkout: object) -> None:
+    """Tell this process, and those it starts, where the checkout is."""
+    os.environ["ATTNGRID_HOME"] = str(checkout)
+
+
 def shipped(file: str | Path) -> Path:
     """A file that the project ships, unless the folder one is in has one of that name."""
     there = home() / file

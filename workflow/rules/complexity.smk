@@ -12,7 +12,7 @@ rule complexity:
 # checkout's
 rule count_papers:
     input:
-        "config/complexity.yaml",
+        models="config/complexity.yaml",
     output:
         "results/complexity.csv",
     log:
@@ -23,14 +23,14 @@ rule count_papers:
     resources:
         mem_mb=2000,
     shell:
-        "attngrid complexity {input[0]:q} --output {output:q} 2>&1 | tee {log:q} >&2"
+        "attngrid complexity {input.models:q} --output {output:q} 2>&1 | tee {log:q} >&2"
 
 
 # the models that this study trains, at their own size
 rule count_study:
     input:
-        study.snapshot,
-        study.own_files,
+        models=study.snapshot,
+        own=study.own_files,
     output:
         study.results / "complexity.csv",
     log:
@@ -41,4 +41,4 @@ rule count_study:
     resources:
         mem_mb=2000,
     shell:
-        "attngrid complexity {input[0]:q} --output {output:q} 2>&1 | tee {log:q} >&2"
+        "attngrid complexity {input.models:q} --output {output:q} 2>&1 | tee {log:q} >&2"
