@@ -42,12 +42,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     Returns:
         B×N×C in the dtype of ``value``. Scores and softmax are float32 where that is narrower.
     """
-    _, positions, width = key.shape
-    channels = value.shape[2]
+    positions, channels = value.shape[1:]
     kept = positions <= MAP_KEPT_UP_TO
-    if query.device.type != "cpu" or (
-        width == channels and not (kept and channels > NARROW * positions)
-    ):
+    equal, narrow = key.shape[2] == channels, channels <= NARROW * positions
+    if query.device.type != "cpu" or (equal and (narrow or not kept)):
         return _fused(query, key, value)
     if kept:
         return _explicit(query, key, value)
