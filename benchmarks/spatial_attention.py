@@ -55,7 +55,8 @@ def literal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 def fused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """PyTorch's operator, which wants four dimensions."""
     heads = [tensor.unsqueeze(1) for tensor in (query, key, value)]
-    return scaled_dot_product_attention(heads[0], heads[1], heads[2], scale=1.0).squeeze(1)
+    out: Tensor = scaled_dot_product_attention(heads[0], heads[1], heads[2], scale=1.0)
+    return out.squeeze(1)
 
 
 FORMS = {"literal": literal, "fused": fused, "ours": attend}
