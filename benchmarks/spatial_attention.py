@@ -55,8 +55,7 @@ def literal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 def fused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """PyTorch's operator, which wants four dimensions."""
     heads = [tensor.unsqueeze(1) for tensor in (query, key, value)]
-    out: Tensor = scaled_dot_product_attention(heads[0], heads[1], heads[2], scale=1.0)
-    return out.squeeze(1)
+    return scaled_dot_product_attention(heads[0], heads[1], heads[2], scale=1.0).squeeze(1)
 
 
 FORMS = {"literal": literal, "fused": fused, "ours": attend}
@@ -70,7 +69,7 @@ def tensors(
 
     def normal(width: int) -> Tensor:
         x = torch.randn(batch, n, width, generator=generator, device=device)
-        return (x * width**-0.25).to(dtype)
+        return torch.mul(x, width**-0.25).to(dtype)
 
     return [normal(width).requires_grad_() for width in (d, d, c)], normal(c)
 
