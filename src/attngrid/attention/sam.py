@@ -10,19 +10,17 @@ computes again: for what the fused operator has no kernel for on the CPU.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.library import custom_op
+from torch import Tensor, library, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from attngrid.errors import ConfigError
 
 # Up to this N speed comes first and the map may be kept for the backward pass; then memory does.
 MAP_KEPT_UP_TO = 1024
-# With fewer channels a position the passes over the map outweigh the products.
-NARROW = 1 / 10
+# From this many positions a channel on, the passes over the map outweigh the products.
+NARROW = 10
 # Entries of the map computed at once, 2 MB in float32: pieces stay near the processor and reuse
 # memory, where a larger tensor is page by page the system's, given back and asked for anew.
 PIECE = 2**19
@@ -31,7 +29,7 @@ PIECE = 2**19
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """``softmax(query·keyᵀ)·value`` with one head and the scale 1.
 
-    On the CPU: explicit up to N = 1,024, but fused where d = C ≤ N/10; beyond, fused where d = C,
+    On the CPU: explicit up to N = 1,024, but fused where d = C ≤ N / 10; beyond, fused where d = C,
     else by rows. On a GPU, where the forms are not measured yet: fused.
 
     Args:
@@ -42,10 +40,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     Returns:
         B×N×C in the dtype of ``value``. Scores and softmax are float32 where that is narrower.
     """
-    positions, channels = value.shape[1:]
+    _, positions, channels = value.shape
     kept = positions <= MAP_KEPT_UP_TO
-    equal, narrow = key.shape[2] == channels, channels <= NARROW * positions
-    if query.device.type != "cpu" or (equal and (narrow or not kept)):
+    narrow = channels * NARROW <= positions
+    if not value.is_cpu or ((narrow or not kept) and key.shape[2] == channels):
         return _fused(query, key, value)
     if kept:
         return _explicit(query, key, value)
@@ -63,73 +61,22 @@ def _fused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def _explicit(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    images = max(1, PIECE // int(key.shape[1]) ** 2)
+    batch, positions, _ = value.shape
+    images = max(1, PIECE // int(positions) ** 2)
     # a compiler lays its memory out itself, and would unroll the pieces
-    if len(query) <= images or torch.compiler.is_compiling():
+    if batch <= images or torch.compiler.is_compiling():
         return _product(query, key, value)
     pieces = zip(*(torch.split(tensor, images) for tensor in (query, key, value)), strict=True)
     return torch.cat([_product(*piece) for piece in pieces])
 
 
 def _product(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    wide = torch.promote_types(query.dtype, torch.float32)
-    # without a 1/√d the products are large: autocast's bfloat16 would leave them 8 bits
+    if value.dtype not in (torch.bfloat16, torch.float16):
+        return torch.bmm(torch.bmm(query, key.transpose(1, 2)).softmax(-1), value)
+    # without a 1/√d the products are large, and bfloat16 would leave them 8 bits
     with torch.autocast("cpu", enabled=False):
-        scores = torch.bmm(query.to(wide), key.to(wide).transpose(1, 2))
+        scores = torch.bmm(query.float(), key.float().transpose(1, 2))
         return torch.bmm(scores.softmax(-1).to(value.dtype), value)
-
-
-# An operator of its own, so that a compiler need not unroll the loop over the pieces.
-@custom_op("attngrid::attend_by_rows", mutates_args=())
-def _by_rows(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """``_product`` by rows of the map, image by image; its gradient computes them again."""
-    out = value.new_empty(value.shape)
-    for image, rows in _pieces(query):
-        out[image, rows] = _product(query[image, rows], key[image], value[image])
-    return out
-
-
-@custom_op("attngrid::attend_by_rows_backward", mutates_args=())
-def _by_rows_backward(
-    query: Tensor, key: Tensor, value: Tensor, out: Tensor, grad_out: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = query.dtype
-    wide = torch.promote_types(dtype, torch.float32)
-    query, key, value, out, grad_out = (t.to(wide) for t in (query, key, value, out, grad_out))
-    grads = [t.new_zeros(t.shape) for t in (query, key, value)]
-    # a softmax's gradient is map ⊙ (grad_map − Σᵢ map ⊙ grad_map), and the sum is this
-    sums = (out * grad_out).sum(-1, keepdim=True)
-    with torch.autocast("cpu", enabled=False):
-        for image, rows in _pieces(query):
-            q, k, v, grad = query[image, rows], key[image], value[image], grad_out[image, rows]
-            grad_q, grad_k, grad_v = (t[image] for t in grads)
-            map_ = torch.bmm(q, k.transpose(1, 2)).softmax(-1)
-            grad_v.baddbmm_(map_.transpose(1, 2), grad)
-            grad_scores = torch.bmm(grad, v.transpose(1, 2))
-            grad_scores.sub_(sums[image, rows]).mul_(map_)
-            grad_q[:, rows] = torch.bmm(grad_scores, k)
-            grad_k.baddbmm_(grad_scores.transpose(1, 2), q)
-    grad_query, grad_key, grad_value = (t.to(dtype) for t in grads)
-    return grad_query, grad_key, grad_value
-
-
-@_by_rows.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    return value.new_empty(value.shape)
-
-
-@_by_rows_backward.register_fake
-def _(*tensors: Tensor) -> tuple[Tensor, ...]:
-    return tuple(tensor.new_empty(tensor.shape) for tensor in tensors[:3])
-
-
-def _save(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs, output)
-
-
-_by_rows.register_autograd(
-    lambda ctx, grad_out: _by_rows_backward(*ctx.saved_tensors, grad_out), setup_context=_save
-)
 
 
 def _pieces(query: Tensor) -> Iterator[tuple[slice, slice]]:
@@ -139,6 +86,61 @@ def _pieces(query: Tensor) -> Iterator[tuple[slice, slice]]:
     for image in range(images):
         for row in range(0, positions, rows):
             yield slice(image, image + 1), slice(row, row + rows)
+
+
+# By rows is an operator of its own, so that a compiler need not unroll its loop.
+_NAME = "attngrid::attend_by_rows"
+library.define(_NAME, "(Tensor query, Tensor key, Tensor value) -> Tensor")
+_by_rows = torch.ops.attngrid.attend_by_rows
+
+
+@library.impl(_NAME, "cpu")
+def _forward(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    out = value.new_empty(value.shape)
+    for image, rows in _pieces(query):
+        out[image, rows] = _product(query[image, rows], key[image], value[image])
+    return out
+
+
+_NAME_BACKWARD = f"{_NAME}_backward"
+library.define(
+    _NAME_BACKWARD,
+    "(Tensor query, Tensor key, Tensor value, Tensor out, Tensor grad) -> (Tensor, Tensor, Tensor)",
+)
+_by_rows_backward = torch.ops.attngrid.attend_by_rows_backward
+
+
+@library.impl(_NAME_BACKWARD, "cpu")
+def _backward(
+    query: Tensor, key: Tensor, value: Tensor, out: Tensor, grad: Tensor
+) -> tuple[Tensor, ...]:
+    dtype = query.dtype
+    wide = torch.promote_types(dtype, torch.float32)
+    query, key, value, out, grad = (t.to(wide) for t in (query, key, value, out, grad))
+    grads = [t.new_zeros(t.shape) for t in (query, key, value)]
+    # a softmax's gradient is map ⊙ (grad_map − Σᵢ map ⊙ grad_map), and the sum is this
+    sums = (out * grad).sum(-1, keepdim=True)
+    with torch.autocast("cpu", enabled=False):
+        for image, rows in _pieces(query):
+            q, k, v, g = query[image, rows], key[image], value[image], grad[image, rows]
+            grad_q, grad_k, grad_v = (t[image] for t in grads)
+            map_ = torch.bmm(q, k.transpose(1, 2)).softmax(-1)
+            grad_v.baddbmm_(map_.transpose(1, 2), g)
+            grad_scores = torch.bmm(g, v.transpose(1, 2)).sub_(sums[image, rows]).mul_(map_)
+            grad_q[:, rows] = torch.bmm(grad_scores, k)
+            grad_k.baddbmm_(grad_scores.transpose(1, 2), q)
+    return tuple(t.to(dtype) for t in grads)
+
+
+library.register_fake(_NAME, lambda query, key, value: value.new_empty(value.shape))
+library.register_fake(
+    _NAME_BACKWARD, lambda *inputs: tuple(tensor.new_empty(tensor.shape) for tensor in inputs[:3])
+)
+library.register_autograd(
+    _NAME,
+    lambda ctx, grad: _by_rows_backward(*ctx.saved_tensors, grad),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs, output),
+)
 
 
 class SpatialSelfAttention(nn.Module):
