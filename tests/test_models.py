@@ -16,6 +16,7 @@ from torch import nn
 
 import attngrid
 from attngrid import attention as attentions
+from attngrid.backbones import resnet
 from attngrid.backbones.mobilenet import Unit
 from attngrid.complexity import count
 from attngrid.errors import ConfigError, UnknownNameError
@@ -245,6 +246,23 @@ def test_save_and_load_keeps_the_outputs(backbone: str, attention: str, tmp_path
     assert torch.equal(loaded(x), saved(x))
     for name, tensor in loaded.state_dict().items():
         assert torch.equal(tensor, state[name]), name
+
+
+@pytest.mark.parametrize("channels", [8, 16])
+def test_a_strided_1x1_convolution_of_few_channels_is_pytorchs(channels: int) -> None:
+    """PyTorch's own in its other memory layout, in which oneDNN's gradient is sound."""
+    ours = resnet.Conv2d(channels, 4, 1, 2, bias=False)
+    theirs = nn.Conv2d(channels, 4, 1, 2, bias=False)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(3, channels, 13, 12)
+    found = ours.to(memory_format=torch.channels_last)(  # type: ignore[call-overload]
+        x.contiguous(memory_format=torch.channels_last)
+    )
+    expected = theirs(x)
+    torch.testing.assert_close(found, expected)
+    found.square().sum().backward()
+    expected.square().sum().backward()
+    torch.testing.assert_close(ours.weight.grad, theirs.weight.grad)
 
 
 def test_wide_resnet_widens_the_stages_and_not_the_stem() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor, nn
+from torch.nn.functional import conv2d
 
 from attngrid.backbones.sites import Sites, initialise_attention
 from attngrid.errors import ConfigError
@@ -13,10 +14,27 @@ from attngrid.errors import ConfigError
 StrideOn = Literal["1x1", "3x3"]
 
 
+class Conv2d(nn.Conv2d):
+    """PyTorch's, but that a strided 1×1 convolution of few channels picks its pixels first.
+
+    The result is the same. oneDNN 3.12 writes past its workspace in that one's gradient where the
+    channels lie side by side and are fewer than it takes at once (oneDNN issue 6035).
+    """
+
+    ONEDNN_BLOCK = 16
+
+    def forward(self, x: Tensor) -> Tensor:
+        narrow = x.is_cpu and self.in_channels < self.ONEDNN_BLOCK
+        if not narrow or self.kernel_size != (1, 1) or self.stride == (1, 1):
+            return super().forward(x)
+        rows, columns = self.stride
+        return conv2d(x[:, :, ::rows, ::columns], self.weight, self.bias)
+
+
 def _conv_bn(
     inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
 ) -> list[nn.Module]:
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+    conv = Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
     return [conv, nn.BatchNorm2d(outputs)]
 
 
