@@ -1,6 +1,7 @@
 # The grid, at a glance: configuration → cells → records → tidy frames → tables and figures.
 # `snakemake --cores all` runs the demo; `--configfile config/cifar100.yaml` another study.
 import re
+import sys
 
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
@@ -31,6 +32,12 @@ try:
 except AttngridError as error:
     raise WorkflowError(f"{error}") from None
 study.write_snapshot()
+if (superseded := study.superseded) and workflow.is_main_process:
+    print(
+        f"study {study.study}: not trained, since there are records of their names and another "
+        f"configuration: {', '.join(superseded)}. `attngrid retire` puts those aside",
+        file=sys.stderr,
+    )
 
 
 wildcard_constraints:

@@ -48,6 +48,16 @@ def environment() -> dict[str, str]:
     return os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
 
 
+def jobs(dry_run: str) -> dict[str, int]:
+    """The jobs a dry run announces, by rule."""
+    lines = dry_run.partition("Job stats:")[2].partition("total")[0].splitlines()
+    return {
+        parts[0]: int(parts[1])
+        for line in lines
+        if len(parts := line.split()) == 2 and parts[1].isdigit()
+    }
+
+
 @pytest.fixture
 def tiny() -> dict[str, Any]:
     """A study that trains in seconds, to be changed at will."""

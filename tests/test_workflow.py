@@ -17,7 +17,7 @@ import yaml
 from attngrid.config import Study, load_study, validate
 from attngrid.evidence.maps import pictured, read_maps
 from attngrid.training.record import read_record
-from conftest import environment
+from conftest import environment, jobs
 
 Snakemake = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -25,16 +25,6 @@ Snakemake = Callable[..., subprocess.CompletedProcess[str]]
 def write(clone: Path, content: dict[str, Any]) -> str:
     (clone / "tiny.yaml").write_text(yaml.safe_dump(content))
     return "tiny.yaml"
-
-
-def jobs(dry_run: str) -> dict[str, int]:
-    """The jobs a dry run announces, by rule."""
-    lines = dry_run.partition("Job stats:")[2].partition("total")[0].splitlines()
-    return {
-        parts[0]: int(parts[1])
-        for line in lines
-        if len(parts := line.split()) == 2 and parts[1].isdigit()
-    }
 
 
 @pytest.mark.parametrize(
@@ -193,14 +183,19 @@ def test_a_grid_from_nothing_to_its_tables_and_what_does_not_train_it_again(
     for edit in edits:
         write(clone, tiny | edit)
         assert [trains(fresh=fresh) for fresh in (False, True)] == [0, 0]
-    # another seed trains that seed alone, another module itself, another recipe everything
+    # another seed trains that seed alone, another module itself
     more = tiny["grid"][0]
     for grid, expected in ((more | {"seeds": [0, 1, 2]}, 2), (more | {"attentions": ["cbam"]}, 2)):
         write(clone, tiny | {"grid": [grid]})
         assert [trains(fresh=fresh) for fresh in (False, True)] == [expected, expected]
     recipe = tiny["recipes"]["tiny"] | {"learning_rate": 0.01}
+    # another recipe nothing, until the records of the old one are retired; then everything
     write(clone, tiny | {"recipes": {"tiny": recipe}})
+    assert [trains(fresh=fresh) for fresh in (False, True)] == [0, 0]
+    subprocess.run(["attngrid", "retire", "tiny.yaml"], cwd=clone, env=environment(), check=True)
     assert [trains(fresh=fresh) for fresh in (False, True)] == [4, 4]
+    for file in (clone / "results/tiny/retired").iterdir():
+        file.rename(clone / "results/tiny/records" / file.name)
 
     # another study of this name was rendered meanwhile: the next run renders its own again
     write(clone, tiny | {"grid": [more | {"attentions": ["none", "cbam"]}]})

@@ -225,6 +225,27 @@ class Cell:
             "digest": self.digest,
         }
 
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], study: str) -> Cell:
+        """The cell of a record's ``config`` block.
+
+        Raises:
+            KeyError, TypeError, ValueError: a block that is no cell's.
+        """
+        recipe = dict(config["recipe"])
+        return cls(
+            study=study,
+            dataset=data.full_name(config["dataset"]),
+            backbone=config["backbone"],
+            attention=config["attention"],
+            recipe_name=recipe.pop("name"),
+            recipe=Recipe.model_validate(recipe),
+            seed=config["seed"],
+            options=Options.model_validate(config["options"]),
+            precision=config["precision"],
+            threads=config["threads"],
+        )
+
     @property
     def sha256(self) -> dict[str, str]:
         """Of the files of the user's own that this cell runs, by what they are for."""
@@ -256,6 +277,11 @@ class Cell:
             and (config["seed"], config["precision"]) == (self.seed, self.precision)
             and config["threads"] == self.threads
         )
+
+
+def cell_names(cell_id: str) -> str:
+    """An id without its digest: what a cell is called, whatever its configuration says."""
+    return cell_id.rpartition("-")[0]
 
 
 def _shown(value: Any) -> str:

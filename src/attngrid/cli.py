@@ -91,6 +91,38 @@ def collect(arguments: argparse.Namespace) -> None:
         raise RecordError("\n".join(lines))
 
 
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Test a record's network again, with the weights that were kept, and compare."""
+    from attngrid.training.evaluation import evaluate_record
+
+    cell, record, found = evaluate_record(arguments.record, arguments.data, arguments.device)
+    print(f"{cell.label}: {cell.condition}")
+    pairs = [
+        (name, getattr(record.metrics, name), found[f"test_{name}"])
+        for name in ("top1_error", "top5_error")
+    ]
+    for name, recorded, now in pairs:
+        print(f"{name}  recorded {recorded:.4f} %  now {now:.4f} %")
+    if any(recorded != now for _, recorded, now in pairs):
+        device = record.run["device_name"]
+        raise RecordError(
+            f"{arguments.record}: these weights do not make its errors; it was trained on {device} "
+            f"with torch {record.run['torch']}"
+        )
+
+
+def retire(arguments: argparse.Namespace) -> None:
+    """Put a study's stale records aside, so that the next run trains their cells again."""
+    from attngrid.config import load_study
+    from attngrid.evidence.stale import retire as put_aside
+
+    study = load_study(arguments.study)
+    moved = put_aside(study)
+    for file, now in moved:
+        print(f"{file} -> {now}")
+    print(f"{study.study}: {len(moved)} stale records put aside", file=sys.stderr)
+
+
 def visualize(arguments: argparse.Namespace) -> None:
     """Make the attention maps of the networks whose weights were kept."""
     from attngrid.config import load_study
@@ -216,7 +248,9 @@ def parser() -> argparse.ArgumentParser:
         prepare,
         train,
         complexity,
+        evaluate,
         collect,
+        retire,
         visualize,
         table,
         figure,
@@ -234,6 +268,10 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--output", type=Path, required=True, help="the CSV to write")
         elif command is init:
             sub.add_argument("folder", type=Path, help="a new one; the study takes its name")
+        elif command is evaluate:
+            sub.add_argument("record", type=Path, metavar="RECORD")
+            sub.add_argument("--data", type=Path, default=Path("data"), help="holds the datasets")
+            sub.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
         elif command is not schema:
             sub.add_argument("study", type=Path, metavar="STUDY")
         if command is train:

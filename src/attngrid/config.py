@@ -24,9 +24,18 @@ from pydantic import (
 
 from attngrid import attention as attentions
 from attngrid import backbones, data
-from attngrid.cell import Cell, Options, Precision, Share, attention_label, backbone_label
+from attngrid.cell import (
+    Cell,
+    Options,
+    Precision,
+    Share,
+    attention_label,
+    backbone_label,
+    cell_names,
+)
 from attngrid.errors import AttngridError, ConfigError, UnknownNameError
 from attngrid.files import shipped, write_atomically
+from attngrid.training.fingerprint import code_digest
 from attngrid.training.recipe import Recipe, Strict, shipped_recipes
 
 # What a resident dataset can do to its training images, each once; its test images stay as
@@ -212,6 +221,17 @@ class Study(Strict):
             trainings.setdefault(cell.id, cell)
         return trainings
 
+    @property
+    def superseded(self) -> dict[str, Path]:
+        """Cells without a record whose names have one of another configuration, with that one."""
+        known = {file.stem: file for file in sorted((self.results / "records").glob("*.json"))}
+        others = {cell_names(id): file for id, file in known.items() if id not in self.trainings}
+        return {
+            id: others[cell_names(id)]
+            for id in self.trainings
+            if id not in known and cell_names(id) in others
+        }
+
     def training(self, cell_id: str) -> Cell:
         """The cell of an id."""
         if cell_id not in self.trainings:
@@ -258,8 +278,11 @@ class Study(Strict):
 
     @property
     def collected(self) -> Path:
-        """A mark that the frames are this configuration's, with all its cells in them."""
-        return self.snapshot.with_suffix(".collected")
+        """A mark that the frames are this configuration's, with all its cells in them.
+
+        Its name carries the code, too: under another one records may have become stale.
+        """
+        return self.snapshot.with_suffix(f".{code_digest()[:8]}.collected")
 
     def resolved(self) -> str:
         """The configuration with all its defaults, as JSON."""

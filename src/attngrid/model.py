@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +30,7 @@ def create_model(
     stem: str = "imagenet",
     width: float = 1.0,
     input_size: int | None = None,
+    pretrained: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> nn.Module:
     """Build a backbone with an attention module in it; random weights from torch's generator.
@@ -43,6 +46,8 @@ def create_model(
         width: scales the stages' widths.
         input_size: pixels a side of the images, 224 or 32 by the stem; only modules with weights
             for each position and MACs to be matched depend on it.
+        pretrained: the record of a training whose weights were kept,
+            ``results/demo/records/....json``; the other arguments are those it was trained with.
         **options: of the backbone (``placement``, ``input_bn``) or of the attention module
             (``reduction``).
 
@@ -54,7 +59,23 @@ def create_model(
         UnknownNameError: an unknown backbone or attention; the message lists near matches.
         ConfigError: an option that neither takes, a value out of range, or a class of the
             user's own that is not one.
+        RecordError: a record that is not of this network, or whose weights are not there.
     """
+    if pretrained is not None:
+        from attngrid.training.weights import load_pretrained  # it builds networks, too
+
+        model = create_model(
+            backbone,
+            attention,
+            num_classes=num_classes,
+            stem=stem,
+            width=width,
+            input_size=input_size,
+            **options,
+        )
+        trained_as = attentions.find(attention).same_as or attention
+        load_pretrained(model, Path(pretrained), backbone, trained_as)
+        return model
     backbone_entry, attention_entry = backbones.find(backbone), attentions.find(attention)
     if stem not in INPUT_SIZES:
         raise ConfigError(f"stem must be 'imagenet' or 'cifar', found {stem!r}")

@@ -1,12 +1,13 @@
 # One training a cell. A cell is trained again when its id, which carries the digest of what it
-# computes, is another one, or when its record is removed; not when a file or its time is.
+# computes, is another one, or when its record is removed; not when a file or its time is. Where a
+# record of another configuration has the cell's names, it is trained once that one is retired.
 
 
 # What is trained is asked for by name, and so is collect's mark: Snakemake does not look behind a
 # table that exists, and `current` may have made it without them.
 rule records:
     input:
-        [cell.record for cell in study.trainings.values()],
+        [c.record for c in study.trainings.values() if c.id not in superseded],
     localrule: True
 
 

@@ -13,6 +13,7 @@ from attngrid.cell import MODEL_KEY
 from attngrid.config import Study
 from attngrid.errors import AttngridError, RecordError
 from attngrid.evidence.maps import Maps, read_maps
+from attngrid.evidence.stale import stale_records
 from attngrid.files import write_atomically
 from attngrid.training.record import STOPPED, read_record, read_status
 
@@ -21,9 +22,9 @@ ERRORS = ("top1_error", "top5_error", "best_top1_error", "best_top5_error")
 GROUP = ("study", "dataset", "backbone", "attention", "recipe", "options", "condition")
 COUNTS = ("params", "macs", "fvcore_total")
 # A cell of these was tried and has no figure to show.
-LOST = ("diverged", "failed", "refused")
+LOST = ("diverged", "failed", "refused", "stale")
 INTEGERS = ("best_epoch", "train_images", "test_images", *COUNTS)
-STATES = ("measured", "diverged", "failed", "refused", "running", "not_run")
+STATES = ("measured", *LOST, "running", "not_run")
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def collect(study: Study, *, trained_by_now: bool = False) -> Results:
             that what still says so has failed.
     """
     counted = _counted(study)
+    stale = stale_records(study)
     cells, epochs = [], []
     for cell in study.cells:
         row: dict[str, Any] = {
@@ -100,7 +102,9 @@ def collect(study: Study, *, trained_by_now: bool = False) -> Results:
             **counted.get(cell.model_key, {}),
         }
         names = {key: row[key] for key in (*GROUP, "seed", "id")}
-        if cell.record.is_file():
+        if cell.id in stale:
+            row |= {"state": "stale", "message": stale[cell.id][1]}
+        elif cell.record.is_file():
             try:
                 record = read_record(cell.record, cell)
             except RecordError as error:
@@ -203,12 +207,13 @@ def write_results(study: Study, results: Results) -> None:
     for name in ("cells", "epochs", "summary"):
         frame: pd.DataFrame = getattr(results, name)
         write_atomically(study.results / f"{name}.csv", frame.to_csv(index=False))
-    if (results.cells["state"] == "measured").all():
+    # what is stale is not trained by this run either
+    if results.cells["state"].isin(["measured", "stale"]).all():
         write_atomically(study.collected, "")
 
 
 def unfinished(results: Results) -> list[str]:
-    """One line for each cell that diverged or failed, or whose record was refused."""
+    """One line for each cell that diverged or failed, or whose record was refused or is stale."""
     rows = results.cells[results.cells["state"].isin(LOST)]
     rows = rows.drop_duplicates("id")
     return [f"{row['id']}: {row['state']}: {row['message']}" for row in rows.to_dict("records")]

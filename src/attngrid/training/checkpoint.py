@@ -7,7 +7,8 @@ import io
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -133,6 +134,16 @@ def _read(file: Path) -> dict[str, Any]:
         raise ValueError("its content is not what was written")
     state: dict[str, Any] = torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
     return state
+
+
+@contextmanager
+def kept_random_states() -> Iterator[None]:
+    """What is drawn inside changes no draw outside."""
+    states = _random_states()
+    try:
+        yield
+    finally:
+        _restore_random_states(states)
 
 
 def _random_states() -> dict[str, Any]:

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from attngrid.cell import Cell
+from attngrid.cell import Cell, Precision
 from attngrid.data.images import Batches, channel_statistics, load
 from attngrid.errors import DivergedError
 from attngrid.model import create_model
 from attngrid.training.checkpoint import Checkpoints
+from attngrid.training.recipe import Recipe
 
 # Called after each epoch with its line of the curve and the seconds since the start.
 Progress = Callable[[dict[str, Any], float], None]
@@ -85,6 +86,13 @@ def choose_device(device: str) -> torch.device:
     return torch.device(device)
 
 
+def seed_all(seed: int) -> None:
+    """Every generator; a module of the user's own may draw from any."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+
+
 def make_deterministic(seed: int, threads: int, *, strict: bool) -> None:
     """Same seed, same machine, same versions: the same bits.
 
@@ -94,15 +102,28 @@ def make_deterministic(seed: int, threads: int, *, strict: bool) -> None:
     # cuBLAS reads this when it starts; without it, deterministic mode refuses to multiply
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
-    torch.manual_seed(seed)
-    # a module of the user's own may draw from these
-    np.random.seed(seed)
-    random.seed(seed)
+    seed_all(seed)
     torch.use_deterministic_algorithms(strict)
     torch.backends.cudnn.benchmark = False
     # float32 means float32, whatever a GPU offers in its place
     torch.backends.cudnn.allow_tf32 = False
     torch.set_float32_matmul_precision("highest")
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's SGD; the learning rate is set at every step."""
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+    )
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
+    """bfloat16 where the precision says so."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def train(
@@ -152,17 +173,7 @@ def train(
 
     model = create_model(**cell.model_arguments())
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
-    )
-
-    def autocast() -> AbstractContextManager[Any]:
-        enabled = cell.precision == "bfloat16"
-        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+    optimizer = make_optimizer(model, recipe)
 
     at = Position(generator.get_state(), torch.zeros((), dtype=torch.int64, device=device))
     if checkpoints is not None and (saved := checkpoints.load()) is not None:
@@ -190,7 +201,7 @@ def train(
         for images, labels in batches.epoch(at.step):
             learning_rate = recipe.learning_rate_at(at.epoch - 1 + at.step / len(batches))
             optimizer.param_groups[0]["lr"] = learning_rate
-            with autocast():
+            with autocast(cell.precision, device):
                 logits = model(images.contiguous(memory_format=torch.channels_last))
             loss = cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
             optimizer.zero_grad(set_to_none=True)
@@ -209,7 +220,7 @@ def train(
             first = int((~finite).nonzero()[0])
             raise DivergedError(at.epoch, first + 1, float(loss_sums[first]))
 
-        with autocast():
+        with autocast(cell.precision, device):
             test = evaluate(model, test_batches, checkpoint)
         if not math.isfinite(test["test_loss"]):
             raise DivergedError(at.epoch, len(batches), test["test_loss"])

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from attngrid.cell import Cell
-from attngrid.errors import RecordError
+from attngrid.errors import AttngridError, RecordError
 from attngrid.files import write_atomically
 from attngrid.training.recipe import Strict
 
@@ -100,6 +100,20 @@ def read_record(file: Path, cell: Cell | None = None) -> Record:
     if not matches:
         raise RecordError(f"{file}: config: is not that of this cell, or not of its digest")
     return record
+
+
+def read_cell(file: Path) -> tuple[Cell, Record]:
+    """Read a record and the cell that its own configuration says it is of.
+
+    Raises:
+        RecordError: as ``read_record``; a user's file that is not what it was, or not there.
+    """
+    record = read_record(file)
+    try:
+        cell = Cell.from_config(record.config, study=file.absolute().parents[1].name)
+    except (AttngridError, KeyError, TypeError, ValueError) as error:
+        raise RecordError(f"{file}: config: {error}") from None
+    return cell, read_record(file, cell)
 
 
 def write_status(file: Path, state: str, message: str = "", **more: Any) -> None:

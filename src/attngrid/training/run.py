@@ -22,6 +22,7 @@ from attngrid.errors import (
     WriteError,
 )
 from attngrid.training.checkpoint import Checkpoints
+from attngrid.training.fingerprint import fingerprint
 from attngrid.training.loop import choose_device, train
 from attngrid.training.record import (
     environment,
@@ -98,6 +99,7 @@ def _run_cell(study: Study, cell: Cell, record: Path) -> None:
     # taken now: the checkout may have moved on when the training ends
     machine = environment(device.type, name, _torch_versions())
     started, start = now(), time.perf_counter()
+    behaviour = _fingerprint(cell)
     trained: list[nn.Module] = []
     try:
         with checkpoints:
@@ -117,6 +119,7 @@ def _run_cell(study: Study, cell: Cell, record: Path) -> None:
             **machine,
             "deterministic": study.compute.deterministic,
             "peak_memory_mb": _peak_memory_mb(device),
+            "fingerprint": behaviour,
         }
         # a record elsewhere is somebody's trial, and the study keeps the weights it has
         if study.keep.weights == "last" and record.absolute() == cell.record.absolute():
@@ -148,6 +151,15 @@ def _run_cell(study: Study, cell: Cell, record: Path) -> None:
         f"{position} {cell.label}: done, top-1 {100 - metrics['top1_error']:.1f} % in "
         f"{_duration(time.perf_counter() - start)}; {_left(study)}"
     )
+
+
+def _fingerprint(cell: Cell) -> dict[str, Any] | None:
+    """What the cell computes; None where it cannot be said, which no training ends for."""
+    try:
+        return fingerprint(cell)
+    except Exception as error:  # a user's module may want a GPU
+        _say(f"{cell.label}: no fingerprint: {type(error).__name__}: {error}")
+        return None
 
 
 def _keep_weights(cell: Cell, model: nn.Module) -> None:

@@ -14,6 +14,7 @@ from attngrid.cell import Cell
 from attngrid.errors import RecordError
 from attngrid.files import write_atomically
 from attngrid.model import create_model
+from attngrid.training.record import read_record
 
 
 def write_weights(file: Path, cell: Cell, model: nn.Module) -> None:
@@ -52,9 +53,40 @@ def load_model(cell: Cell) -> nn.Module:
         RecordError: as ``read_weights``, or weights that are not this network's.
     """
     model = create_model(**cell.model_arguments())
+    load_weights(model, cell.weights, cell.digest)
+    return model
+
+
+def load_pretrained(model: nn.Module, record: Path, backbone: str, attention: str) -> None:
+    """Give a network the weights that were kept of a record's training.
+
+    Raises:
+        RecordError: as ``read_record`` and ``read_weights``; a record of another backbone or
+            attention module; weights that are not this network's.
+    """
+    config = read_record(record).config
+    trained = (config["backbone"], config["attention"])
+    if trained != (backbone, attention):
+        raise RecordError(
+            f"{record}: is of {trained[0]!r} with {trained[1]!r}, expected {backbone!r} with "
+            f"{attention!r}"
+        )
+    load_weights(model, weights_of(record), config["digest"])
+
+
+def weights_of(record: Path) -> Path:
+    """Where the weights of a record's training are, if they were kept."""
+    return record.absolute().parents[1] / "weights" / f"{record.stem}.safetensors"
+
+
+def load_weights(model: nn.Module, file: Path, digest: str) -> None:
+    """Give a network the weights of the cell with this digest.
+
+    Raises:
+        RecordError: as ``read_weights``, or weights that are not this network's.
+    """
     try:
-        model.load_state_dict(read_weights(cell.weights, cell.digest))
+        model.load_state_dict(read_weights(file, digest))
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise RecordError(f"{cell.weights}: does not fit its network: {reason}") from None
-    return model
+        raise RecordError(f"{file}: does not fit its network: {reason}") from None

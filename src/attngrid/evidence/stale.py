@@ -1,0 +1,94 @@
+"""Records that are not of what would be trained now: of another configuration, or of other code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from attngrid.cell import Cell
+from attngrid.config import Study
+from attngrid.errors import RecordError
+from attngrid.files import write_atomically
+from attngrid.training.fingerprint import agrees, code_digest, key, losses_of
+from attngrid.training.record import Record, read_record
+
+REMEDY = "`attngrid retire` puts it aside, and the next run trains this cell again"
+
+
+def superseded(record: Path) -> str:
+    """Why a cell that has a record under another digest is not trained by itself."""
+    return f"{record}: is of another configuration of this cell; {REMEDY}"
+
+
+class Behaviour:
+    """Whether the code computes what it did when a record was made.
+
+    A record of the same sources needs no answer. For others the cell's losses are computed once a
+    model and recipe, and kept in the study's results until the sources change again.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self.file = study.results / "fingerprints.json"
+        self.known: dict[str, list[float]] = {}
+        self.computed = False
+        try:
+            content = json.loads(self.file.read_text("utf-8"))
+            if content["code"] == code_digest():
+                self.known = content["losses"]
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # computed again
+
+    def changed(self, cell: Cell, record: Record) -> bool:
+        """Whether the record's fingerprint is no longer the cell's."""
+        recorded = record.run.get("fingerprint")
+        if recorded is None or recorded["code"] == code_digest():
+            return False
+        name = key(cell)
+        if name not in self.known:
+            self.known[name] = losses_of(cell)
+            self.computed = True
+        return not agrees(recorded, self.known[name])
+
+    def keep(self) -> None:
+        """Write what was computed."""
+        if self.computed:
+            content = {"code": code_digest(), "losses": self.known}
+            write_atomically(self.file, json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def stale_records(study: Study) -> dict[str, tuple[Path, str]]:
+    """A study's stale records by the id of the cell that they stand in the way of, and why."""
+    found = {id: (file, superseded(file)) for id, file in study.superseded.items()}
+    behaviour = Behaviour(study)
+    for cell in study.trainings.values():
+        if cell.record.is_file():
+            try:
+                record = read_record(cell.record, cell)
+            except RecordError:
+                continue  # refused, which says more
+            if behaviour.changed(cell, record):
+                found[cell.id] = (
+                    cell.record,
+                    f"{cell.record}: this code does not compute what it did; {REMEDY}",
+                )
+    behaviour.keep()
+    return found
+
+
+def retire(study: Study) -> list[tuple[Path, Path]]:
+    """Move a study's stale records to its ``retired/``, where nothing reads them.
+
+    Returns:
+        Where each was and where it is.
+    """
+    moved = []
+    for file, _ in stale_records(study).values():
+        target = study.results / "retired" / file.name
+        number = 1
+        while target.exists():  # an earlier one of the same cell
+            number += 1
+            target = target.with_name(f"{file.stem}.{number}.json")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file.rename(target)
+        moved.append((file, target))
+    return moved

@@ -1,0 +1,48 @@
+"""Testing a trained cell again, from its record and the weights that were kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from attngrid.cell import Cell
+from attngrid.data.images import Batches, channel_statistics, load
+from attngrid.model import create_model
+from attngrid.training.loop import autocast, choose_device, evaluate, make_deterministic
+from attngrid.training.record import Record, read_cell
+from attngrid.training.weights import load_weights, weights_of
+
+
+def evaluate_record(
+    file: Path, folder: Path, device: str = "auto"
+) -> tuple[Cell, Record, dict[str, float]]:
+    """Test a record's network on its held-out images, as after its last epoch.
+
+    On the kind of device that it was trained on the errors are the record's, exactly.
+
+    Args:
+        file: the record; its weights are where the study keeps them.
+        folder: holds the datasets.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Returns:
+        The cell, its record, and ``test_loss``, ``test_top1_error`` and ``test_top5_error``.
+
+    Raises:
+        RecordError: no record, no weights, or those of another cell.
+        DataError: images that are not where they should be.
+    """
+    cell, record = read_cell(file)
+    where = choose_device(device)
+    make_deterministic(cell.seed, cell.threads, strict=bool(record.run["deterministic"]))
+    train_images, test_images = load(
+        cell.dataset, folder, download=False, classes=cell.options.classes
+    )
+    mean_C, std_C = (statistic.to(where) for statistic in channel_statistics(train_images))
+    model = create_model(**cell.model_arguments())
+    load_weights(model, weights_of(file), cell.digest)
+    model.to(device=where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with autocast(cell.precision, where):
+        found = evaluate(model, Batches(test_images.to(where), 500, mean_C, std_C))
+    return cell, record, found
