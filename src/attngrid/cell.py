@@ -15,6 +15,7 @@ from pydantic import Field, PositiveInt
 
 from attngrid import attention as attentions
 from attngrid import backbones, data, registry
+from attngrid.site import results_folder
 from attngrid.training.recipe import Number, Positive, Recipe, Strict
 
 Share = Annotated[Number, Field(ge=0, le=1)]
@@ -122,22 +123,22 @@ class Cell:
     @property
     def record(self) -> Path:
         """Where the cell's measured numbers go."""
-        return Path("results") / self.study / "records" / f"{self.id}.json"
+        return results_folder() / self.study / "records" / f"{self.id}.json"
 
     @property
     def status(self) -> Path:
         """Where the cell says that it runs, or why it has no record."""
-        return Path("results") / self.study / "status" / f"{self.id}.json"
+        return results_folder() / self.study / "status" / f"{self.id}.json"
 
     @property
     def weights(self) -> Path:
         """Where the trained network's weights are kept, if they are."""
-        return Path("results") / self.study / "weights" / f"{self.id}.safetensors"
+        return results_folder() / self.study / "weights" / f"{self.id}.safetensors"
 
     @property
     def checkpoint(self) -> Path:
         """Where a training that is not finished goes on from."""
-        return Path("results") / self.study / "checkpoints" / f"{self.id}.ckpt"
+        return results_folder() / self.study / "checkpoints" / f"{self.id}.ckpt"
 
     @property
     def label(self) -> str:

@@ -40,7 +40,7 @@ def prepare(arguments: argparse.Namespace) -> None:
         if arguments.dataset not in names:
             raise UnknownNameError(f"dataset of study {study.study}", arguments.dataset, names)
         names = [arguments.dataset]
-    folder = Path(study.data.folder)
+    folder = study.data_folder
     for name in names:
         report = make_ready(name, folder, download=study.data.download, thorough=arguments.thorough)
         label = data.find(name).label
@@ -93,9 +93,12 @@ def collect(arguments: argparse.Namespace) -> None:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Test a record's network again, with the weights that were kept, and compare."""
+    from attngrid.site import data_folder
     from attngrid.training.evaluation import evaluate_record
 
-    cell, record, found = evaluate_record(arguments.record, arguments.data, arguments.device)
+    cell, record, found = evaluate_record(
+        arguments.record, arguments.data or data_folder(), arguments.device
+    )
     print(f"{cell.label}: {cell.condition}")
     pairs = [
         (name, getattr(record.metrics, name), found[f"test_{name}"])
@@ -270,7 +273,7 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("folder", type=Path, help="a new one; the study takes its name")
         elif command is evaluate:
             sub.add_argument("record", type=Path, metavar="RECORD")
-            sub.add_argument("--data", type=Path, default=Path("data"), help="holds the datasets")
+            sub.add_argument("--data", type=Path, help="of the datasets, if not the site's")
             sub.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
         elif command is not schema:
             sub.add_argument("study", type=Path, metavar="STUDY")

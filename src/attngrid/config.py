@@ -35,6 +35,8 @@ from attngrid.cell import (
 )
 from attngrid.errors import AttngridError, ConfigError, UnknownNameError
 from attngrid.files import shipped, write_atomically
+from attngrid.site import data_folder as site_data_folder
+from attngrid.site import results_folder
 from attngrid.training.fingerprint import code_digest
 from attngrid.training.recipe import Recipe, Strict, shipped_recipes
 
@@ -112,7 +114,9 @@ class Compute(Strict):
 class Data(Strict):
     """Where the images are."""
 
-    folder: str = Field("data", description="holds cifar-100-python/ and so on")
+    folder: str | None = Field(
+        None, description="holds cifar-100-python/ and so on; left out: where the site has them"
+    )
     download: bool = Field(
         False, description="fetch what is missing; nothing else uses the network"
     )
@@ -254,7 +258,12 @@ class Study(Strict):
     @property
     def results(self) -> Path:
         """The folder of the study's measured numbers."""
-        return Path("results") / self.study
+        return results_folder() / self.study
+
+    @property
+    def data_folder(self) -> Path:
+        """The folder of the datasets."""
+        return site_data_folder() if self.data.folder is None else Path(self.data.folder)
 
     @property
     def maps(self) -> Path:
@@ -322,7 +331,7 @@ class Study(Strict):
         from attngrid.data.prepare import report_file
 
         name = self.training(cell_id).dataset
-        return [report_file(name, Path(self.data.folder))] if data.find(name).prepare else []
+        return [report_file(name, self.data_folder)] if data.find(name).prepare else []
 
     @cached_property
     def prepared(self) -> dict[str, str]:
@@ -360,7 +369,7 @@ class Study(Strict):
 
     def _require_files(self, name: str) -> None:
         """Raise where a dataset's files are neither there nor to be had."""
-        dataset, folder = data.find(name), Path(self.data.folder)
+        dataset, folder = data.find(name), self.data_folder
         missing = [file for file in dataset.files if not (folder / file).exists()]
         packed = [file for file in dataset.archives if not (folder / file).exists()]
         if not missing or (dataset.archives and (self.data.download or not packed)):

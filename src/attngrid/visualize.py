@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +36,7 @@ def visualize(study: Study, kept: Maps) -> Maps:
     @cache
     def fixed(dataset: str, classes: int | None) -> tuple[Images, Tensor]:
         """The fixed images, as they are and as the network sees them."""
-        folder, download = Path(study.data.folder), study.data.download
+        folder, download = study.data_folder, study.data.download
         train, test = load(dataset, folder, download=download, classes=classes)
         first = first_of_each_class(test, IMAGES)
         mean_C, std_C = channel_statistics(train)

@@ -5,7 +5,7 @@
 # where Snakemake itself runs: the nodes of a cluster often have no network
 rule prepare:
     output:
-        f"{study.data.folder}/.attngrid/{{dataset}}.json",
+        f"{study.data_folder}/.attngrid/{{dataset}}.json",
     log:
         f"logs/{study.study}/prepare.{{dataset}}.log",
     localrule: True

@@ -15,6 +15,7 @@ from attngrid.errors import AttngridError, RecordError
 from attngrid.evidence.maps import Maps, read_maps
 from attngrid.evidence.stale import stale_records
 from attngrid.files import write_atomically
+from attngrid.site import results_folder
 from attngrid.training.record import STOPPED, read_record, read_status
 
 ERRORS = ("top1_error", "top5_error", "best_top1_error", "best_top5_error")
@@ -44,18 +45,18 @@ class Results:
     maps: Maps | None = None
 
 
-def load_results(study: str, folder: str | Path = ".") -> Results:
+def load_results(study: str, folder: str | Path | None = None) -> Results:
     """The collected frames and the attention maps of a study, for a notebook.
 
     Args:
         study: its name, ``demo`` for ``results/demo``.
-        folder: the one that holds ``results/``.
+        folder: the one that holds ``results/``; left out: where the site has them.
 
     Raises:
         AttngridError: the study has not been collected.
         RecordError: its maps cannot be read.
     """
-    home = Path(folder) / "results" / study
+    home = (results_folder() if folder is None else Path(folder) / "results") / study
     if missing := [n for n in ("cells", "epochs", "summary") if not (home / f"{n}.csv").is_file()]:
         raise AttngridError(
             f"{home.absolute()}: there is no {' or '.join(f'{name}.csv' for name in missing)}; "

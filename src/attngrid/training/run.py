@@ -14,6 +14,7 @@ from torch import nn
 
 from attngrid.cell import Cell
 from attngrid.config import Study
+from attngrid.data.staging import staged
 from attngrid.errors import (
     AttngridError,
     BusyCellError,
@@ -21,6 +22,7 @@ from attngrid.errors import (
     OutOfMemoryError,
     WriteError,
 )
+from attngrid.site import scratch_folder
 from attngrid.training.checkpoint import Checkpoints
 from attngrid.training.fingerprint import fingerprint
 from attngrid.training.loop import choose_device, train
@@ -100,13 +102,16 @@ def _run_cell(study: Study, cell: Cell, record: Path) -> None:
     machine = environment(device.type, name, _torch_versions())
     started, start = now(), time.perf_counter()
     behaviour = _fingerprint(cell)
+    folder = study.data_folder
+    if (scratch := scratch_folder()) is not None:
+        folder = staged(cell.dataset, folder, scratch, _say)
     trained: list[nn.Module] = []
     try:
         with checkpoints:
             metrics, speed = train(
                 cell,
                 device,
-                Path(study.data.folder),
+                folder,
                 progress=progress,
                 finished=trained.append,
                 checkpoints=checkpoints,
