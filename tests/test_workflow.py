@@ -46,6 +46,7 @@ def jobs(dry_run: str) -> dict[str, int]:
         ("dogs", 63),
         ("imagenet", 95),
         ("placement", 114),
+        ("tuning", 24),
     ],
 )
 def test_dry_run_of_the_shipped_studies(
