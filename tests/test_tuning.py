@@ -25,6 +25,7 @@ from attngrid.errors import ConfigError, DataError, DivergedTrialsError, RecordE
 from attngrid.evidence.frames import collect, unfinished, write_results
 from attngrid.render.tables import build_table
 from attngrid.training import loop
+from attngrid.training.checkpoint import Checkpoints
 from attngrid.training.record import read_record, read_trial, write_record
 from attngrid.training.run import run_cell
 from attngrid.training.tuning import as_chosen, choose, read_choice, write_choice
@@ -364,6 +365,24 @@ def test_an_edited_tuned_record_is_refused(study: Study) -> None:
             read_record(tuned_cell.record, tuned_cell)
 
 
+def test_a_tuned_record_of_another_setting_than_the_choice_is_refused(study: Study) -> None:
+    """Its id is the same for all of them."""
+    tuned_cell = cell(study)
+    fake_record(tuned_cell.with_setting(0.1, 5e-4), 30.0)
+    state = collect(study).cells.set_index("id")["state"]
+    assert state[tuned_cell.id] == "measured"
+    for errors, expected in {
+        (50.0, 50.0, 50.0, 50.0, 10.0, 50.0): "measured",
+        (50.0, 50.0, 50.0, 50.0, 60.0, 50.0): "refused",
+    }.items():
+        fake_trials(tuned_cell, *errors)
+        write_choice(tuned_cell, choose(tuned_cell))
+        results = collect(study)
+        assert results.cells.set_index("id")["state"][tuned_cell.id] == expected
+    (line,) = unfinished(results)
+    assert f"{tuned_cell.record}: config.recipe: is not what {tuned_cell.choice} chose" in line
+
+
 # Training
 
 
@@ -408,9 +427,13 @@ def test_a_tuned_cell_is_trained_as_a_recipe_with_that_setting_is(
 
 
 def test_a_tuned_cell_does_not_go_on_from_the_checkpoint_of_another_choice(study: Study) -> None:
-    first, second = (cell(study).with_setting(*GRID[n]) for n in (0, 1))
-    assert first.digest == second.digest == cell(study).digest
-    assert replace(first, tuning=None).digest != replace(second, tuning=None).digest
+    tuned_cell = cell(study)
+    before = replace(tuned_cell.with_setting(*GRID[0]), tuning=None)
+    Checkpoints(tuned_cell.checkpoint, before.digest, 1.0).save({})
+    fake_trials(tuned_cell, 50.0, 40.0, 50.0, 50.0, 50.0, 50.0)
+    write_choice(tuned_cell, choose(tuned_cell))
+    with pytest.raises(RecordError, match=r"is of another cell.*remove it to train from the first"):
+        run_cell(study, tuned_cell, tuned_cell.record)
 
 
 # Frames and tables

@@ -16,7 +16,7 @@ from attngrid.config import Study
 from attngrid.errors import AttngridError, RecordError
 from attngrid.evidence.maps import Maps, read_maps
 from attngrid.files import write_atomically
-from attngrid.training.record import STOPPED, read_record, read_status, read_trial
+from attngrid.training.record import STOPPED, Record, read_record, read_status, read_trial
 from attngrid.training.tuning import read_choice
 
 ERRORS = ("top1_error", "top5_error", "best_top1_error", "best_top5_error")
@@ -103,7 +103,7 @@ def collect(study: Study, *, trained_by_now: bool = False) -> Results:
         names = {key: row[key] for key in (*GROUP, "seed", "id")}
         if cell.record.is_file():
             try:
-                record = read_record(cell.record, cell)
+                record = _measured(cell)
             except RecordError as error:
                 cells.append(row | {"state": "refused", "message": str(error)})
                 continue
@@ -143,6 +143,20 @@ def _group(cell: Cell) -> dict[str, str]:
 def _setting(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """What trials vary of a recipe."""
     return {name: recipe[name] for name in TUNED_KEYS}
+
+
+def _measured(cell: Cell) -> Record:
+    """A cell's record; of a tuned one, that of what its trials chose, where that is here.
+
+    Raises:
+        RecordError: as ``read_record`` and ``read_choice``, or another setting.
+    """
+    record = read_record(cell.record, cell)
+    if cell.choice is not None and cell.choice.is_file():
+        chosen = read_choice(cell).chosen.model_dump()
+        if _setting(record.config["recipe"]) != chosen:
+            raise RecordError(f"{cell.record}: config.recipe: is not what {cell.choice} chose")
+    return record
 
 
 def _unmeasured(cell: Cell, trained_by_now: bool) -> dict[str, str]:
