@@ -7,7 +7,6 @@ import re
 import subprocess
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from attngrid.data.images import load, validation_part
 from attngrid.errors import ConfigError, DataError, DivergedTrialsError, RecordError
 from attngrid.evidence.frames import collect, unfinished, write_results
 from attngrid.render.tables import build_table
-from attngrid.training import loop
+from attngrid.training import loop, run
 from attngrid.training.checkpoint import Checkpoints
 from attngrid.training.record import read_record, read_trial, write_record
 from attngrid.training.run import run_cell
@@ -273,6 +272,7 @@ def test_no_test_image_reaches_a_trial(study: Study, monkeypatch: pytest.MonkeyP
         ((50.0, 30.0, 30.0, 30.0, 40.0, 40.0), (0.02, 5e-4)),  # the smaller of each
         ((None, 90.0, None, None, None, 90.5), (0.02, 5e-4)),  # diverged is worst of all
         ((None, 100.0, None, None, None, None), (0.02, 5e-4)),
+        ((1.0, 1.0, 1.0, 1.0, 1.0, 0.0), (0.1, 1e-3)),
     ],
 )
 def test_the_least_validation_error_is_chosen(
@@ -426,10 +426,21 @@ def test_a_tuned_cell_is_trained_as_a_recipe_with_that_setting_is(
     assert len(list(Path("results/tiny/records").iterdir())) == 2
 
 
-def test_a_tuned_cell_does_not_go_on_from_the_checkpoint_of_another_choice(study: Study) -> None:
-    tuned_cell = cell(study)
-    before = replace(tuned_cell.with_setting(*GRID[0]), tuning=None)
-    Checkpoints(tuned_cell.checkpoint, before.digest, 1.0).save({})
+def test_a_tuned_cell_does_not_go_on_from_the_checkpoint_of_another_choice(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned_cell, digests = cell(study), []
+
+    class Noted(Checkpoints):
+        def __init__(self, file: Path, digest: str, *others: Any) -> None:
+            digests.append(digest)
+            super().__init__(file, digest, *others)
+
+    monkeypatch.setattr(run, "Checkpoints", Noted)
+    fake_trials(tuned_cell, 40.0, 50.0, 50.0, 50.0, 50.0, 50.0)
+    write_choice(tuned_cell, choose(tuned_cell))
+    run_cell(study, tuned_cell, tuned_cell.record)
+    Checkpoints(tuned_cell.checkpoint, digests[0], 1.0).save({})
     fake_trials(tuned_cell, 50.0, 40.0, 50.0, 50.0, 50.0, 50.0)
     write_choice(tuned_cell, choose(tuned_cell))
     with pytest.raises(RecordError, match=r"is of another cell.*remove it to train from the first"):
