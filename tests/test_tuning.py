@@ -318,6 +318,10 @@ def test_a_missing_or_edited_trial_is_named(study: Study) -> None:
         choose(tuned_cell)
     (line,) = unfinished(collect(study))
     assert f"{tuned_cell.trials[2].id}: refused" in line
+    diverge(tuned_cell.trials[2])
+    file.write_text(file.read_text().replace('"diverged":', '"message":'))
+    with pytest.raises(RecordError, match=r"trials/.*: run: .*either metrics or, in its run"):
+        choose(tuned_cell)
     file.unlink()
     with pytest.raises(RecordError, match=r"trials/.*cannot be read"):
         choose(tuned_cell)

@@ -289,9 +289,9 @@ def _summarise(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _common(values: pd.Series[float]) -> float | None:
-    """The one value of all that there are."""
-    (value, *others) = values.dropna().unique() if values.notna().any() else [None]
-    return None if others else value
+    """The value of all that have one; None where none has, or they differ."""
+    distinct = values.dropna().unique()
+    return float(distinct[0]) if len(distinct) == 1 else None
 
 
 def _counted(study: Study) -> dict[tuple[Any, ...], dict[str, int]]:
@@ -335,7 +335,7 @@ def counts(cells: pd.DataFrame) -> str:
 def unfinished(results: Results) -> list[str]:
     """One line for each cell that diverged or failed, or whose record was refused.
 
-    So for trials, but a diverged one is as good as any: it is not chosen.
+    So for trials, but one that diverged is finished: it has lost.
     """
     rows = results.cells[results.cells["state"].isin(LOST)]
     if results.trials is not None:

@@ -76,6 +76,12 @@ class Trial(Record):
 
     metrics: Metrics | None  # type: ignore[assignment]
 
+    @model_validator(mode="after")
+    def _metrics_or_why_not(self) -> Trial:
+        if (self.metrics is None) != ("diverged" in self.run):
+            raise ValueError("a trial has either metrics or, in its run, diverged")
+        return self
+
 
 def write_record(
     file: Path, cell: Cell, metrics: Mapping[str, Any] | None, run: Mapping[str, Any]
@@ -106,7 +112,7 @@ def _read(kind: type[AnyRecord], file: Path, cell: Cell | None) -> AnyRecord:
         record = kind.model_validate(json.loads(file.read_text("utf-8")))
     except ValidationError as error:
         item = error.errors(include_url=False)[0]
-        field = ".".join(map(str, item["loc"]))
+        field = ".".join(map(str, item["loc"])) or "run"
         raise RecordError(f"{file}: {field}: {item['msg']}") from None
     except (OSError, ValueError) as error:
         raise RecordError(f"{file}: cannot be read: {error}") from None
