@@ -49,6 +49,7 @@ wildcard_constraints:
 
 include: "workflow/rules/complexity.smk"
 include: "workflow/rules/data.smk"
+include: "workflow/rules/tune.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/collect.smk"
 include: "workflow/rules/maps.smk"
@@ -71,7 +72,7 @@ onstart:
     jobs = list(workflow.dag.needrun_jobs())
     needed = {job.rule.name for job in jobs}
     study.require_runnable(
-        [job.wildcards.cell for job in jobs if job.rule.name == "train"]
+        [job.wildcards.cell for job in jobs if job.rule.name in ("trial", "train")]
     )
     # conda's environments have what their rules need
     if "maps" in needed and not workflow.deployment_settings.deployment_method:

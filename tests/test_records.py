@@ -258,7 +258,7 @@ def test_a_record_of_another_configuration_is_stale_until_it_is_retired(
 
     before = inside.read_text()
     assert main(["retire", "study.yaml"]) == 0
-    assert Path("results/tiny/retired", inside.name).read_text() == before
+    assert Path("results/tiny/retired/records", inside.name).read_text() == before
     assert state(study)[0] == "not_run"
     dry = snakemake(Path.cwd(), *snakefile, "-n", "--cores", "1")
     assert jobs(dry.stdout + dry.stderr)["train"] == 1
@@ -293,7 +293,7 @@ def test_a_second_retired_record_overwrites_no_first(inside: Path) -> None:
         inside.write_text(content)
         study_of("cbam", learning_rate=learning_rate)
         assert main(["retire", "study.yaml"]) == 0
-    assert len(list(Path("results/tiny/retired").iterdir())) == 2
+    assert len(list(Path("results/tiny/retired/records").iterdir())) == 2
 
 
 def test_a_record_without_a_fingerprint_stays_what_it_is(inside: Path) -> None:

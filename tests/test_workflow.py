@@ -36,6 +36,7 @@ def write(clone: Path, content: dict[str, Any]) -> str:
         ("dogs", 63),
         ("imagenet", 95),
         ("placement", 114),
+        ("tuning", 24),
     ],
 )
 def test_dry_run_of_the_shipped_studies(
@@ -194,7 +195,7 @@ def test_a_grid_from_nothing_to_its_tables_and_what_does_not_train_it_again(
     assert [trains(fresh=fresh) for fresh in (False, True)] == [0, 0]
     subprocess.run(["attngrid", "retire", "tiny.yaml"], cwd=clone, env=environment(), check=True)
     assert [trains(fresh=fresh) for fresh in (False, True)] == [4, 4]
-    for file in (clone / "results/tiny/retired").iterdir():
+    for file in (clone / "results/tiny/retired/records").iterdir():
         file.rename(clone / "results/tiny/records" / file.name)
 
     # another study of this name was rendered meanwhile: the next run renders its own again

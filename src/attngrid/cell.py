@@ -6,20 +6,28 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from attngrid import attention as attentions
 from attngrid import backbones, data, registry
 from attngrid.site import results_folder
-from attngrid.training.recipe import Number, Positive, Recipe, Strict
+from attngrid.training.recipe import Number, Positive, Recipe, Strict, WeightDecay
 
 Share = Annotated[Number, Field(ge=0, le=1)]
 Precision = Literal["float32", "bfloat16"]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+# What trials vary of a recipe, how few of them are no tuning, and what a tuned recipe's name ends
+# with: no recipe of a configuration can.
+TUNED_KEYS = ("learning_rate", "weight_decay")
+FEWEST_TRIALS = 6
+TUNED = "+tuned"
 
 # The columns of a complexity table that identify a model.
 MODEL_KEY = ("backbone", "attention", "stem", "num_classes", "input_size", "options")
@@ -66,9 +74,58 @@ class Options(Strict):
         return dict(sorted(self.model_dump(exclude_defaults=True).items()))
 
 
+def _each_once(values: tuple[float, ...]) -> tuple[float, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError(f"found {list(values)}; each once")
+    return values
+
+
+class Tuning(Strict):
+    """The trials that every model gets, the baseline included: learning rates × weight decays."""
+
+    recipes: tuple[str, ...] | None = Field(
+        None, strict=False, min_length=1, description="which of the grid's are tuned; left out: all"
+    )
+    learning_rates: Annotated[tuple[Positive, ...], AfterValidator(_each_once)] = Field(
+        strict=False, min_length=1, description="to be tried, before the schedule"
+    )
+    weight_decays: Annotated[tuple[WeightDecay, ...], AfterValidator(_each_once)] = Field(
+        strict=False, min_length=1, description="to be tried, each with every learning rate"
+    )
+    validation_images: PositiveInt = Field(
+        description="of the training images, as many of each class, which trials are tested on"
+    )
+    seed: Seed = Field(0, description="of the trials")
+
+    @model_validator(mode="after")
+    def _is_a_search(self) -> Tuning:
+        if (found := len(self.settings)) < FEWEST_TRIALS:
+            raise ValueError(
+                f"found {len(self.learning_rates)} learning_rates × {len(self.weight_decays)} "
+                f"weight_decays = {found} trials a model; needs {FEWEST_TRIALS} or more"
+            )
+        return self
+
+    @property
+    def settings(self) -> list[tuple[float, float]]:
+        """Learning rate and weight decay of each trial, in rising order."""
+        return list(product(sorted(self.learning_rates), sorted(self.weight_decays)))
+
+    def digested(self) -> dict[str, Any]:
+        """What changes the choice: which recipes are tuned beside it, and the order, do not."""
+        content = self.model_dump(mode="json", exclude={"recipes"}, exclude_defaults=True)
+        lists = {name: sorted(content[name]) for name in ("learning_rates", "weight_decays")}
+        return content | lists
+
+
 @dataclass(frozen=True)
 class Cell:
-    """Dataset × backbone × attention × recipe × seed, with options, in a study."""
+    """Dataset × backbone × attention × recipe × seed, with options, in a study.
+
+    With a ``tuning`` the learning rate and the weight decay of its recipe are those that its
+    ``trials`` choose. A trial is a cell, too: of its ``validation`` training images it sees the
+    figures, and of the test images nothing.
+    """
 
     study: str
     dataset: str
@@ -80,6 +137,8 @@ class Cell:
     options: Options = field(default_factory=Options)
     precision: Precision = "float32"
     threads: int = 1
+    tuning: Tuning | None = None
+    validation: int = 0
 
     @cached_property
     def trained_attention(self) -> str:
@@ -97,10 +156,14 @@ class Cell:
             "dataset": _identity(data.short_name(self.dataset), data.find(self.dataset)),
             "backbone": _identity(self.backbone, backbones.find(self.backbone)),
             "attention": _identity(self.trained_attention, attentions.find(self.attention)),
-            "recipe": self.recipe.digested(),
+            "recipe": self._frozen(self.recipe),
             "seed": self.seed,
             "options": self.effective_options.changed(),
         }
+        if self.tuning is not None:
+            content["tuning"] = self.tuning.digested()
+        if self.validation:
+            content["validation"] = self.validation
         if self.precision != "float32":
             content["precision"] = self.precision
         if self.threads != 1:
@@ -120,10 +183,50 @@ class Cell:
         )
         return "-".join((*names, self.digest[:8]))
 
+    def _frozen(self, recipe: Recipe) -> dict[str, Any]:
+        """What of a recipe is this cell's before any trial has been made."""
+        free = TUNED_KEYS if self.tuning is not None else ()
+        return {name: value for name, value in recipe.digested().items() if name not in free}
+
+    def tuned(self, tuning: Tuning) -> Cell:
+        """The same cell with its learning rate and weight decay tuned."""
+        return replace(self, recipe_name=self.recipe_name + TUNED, tuning=tuning)
+
+    def with_setting(self, learning_rate: float, weight_decay: float) -> Cell:
+        """The same cell, to be trained with these; a tuned cell's id stays what it is."""
+        setting = {"learning_rate": learning_rate, "weight_decay": weight_decay}
+        return replace(self, recipe=self.recipe.model_copy(update=setting))
+
+    @cached_property
+    def trials(self) -> tuple[Cell, ...]:
+        """What a tuned cell's setting is chosen by; the same for all its seeds."""
+        if self.tuning is None:
+            return ()
+        name = self.recipe_name.removesuffix(TUNED)
+        return tuple(
+            replace(
+                self.with_setting(learning_rate, weight_decay),
+                recipe_name=f"{name}+lr{learning_rate:g}+wd{weight_decay:g}",
+                seed=self.tuning.seed,
+                tuning=None,
+                validation=self.tuning.validation_images,
+            )
+            for learning_rate, weight_decay in self.tuning.settings
+        )
+
+    @property
+    def choice(self) -> Path | None:
+        """Where a tuned cell's setting is, for all its seeds under the name of the trials'."""
+        if self.tuning is None:
+            return None
+        name = replace(self, seed=self.tuning.seed).id
+        return results_folder() / self.study / "tuning" / f"{name}.json"
+
     @property
     def record(self) -> Path:
         """Where the cell's measured numbers go."""
-        return results_folder() / self.study / "records" / f"{self.id}.json"
+        folder = "trials" if self.validation else "records"
+        return results_folder() / self.study / folder / f"{self.id}.json"
 
     @property
     def status(self) -> Path:
@@ -143,7 +246,10 @@ class Cell:
     @property
     def label(self) -> str:
         """The cell for a person: ``ResNet-18 + SE, seed 0``."""
-        return f"{model_label(self.backbone, self.attention)}, seed {self.seed}"
+        label = f"{model_label(self.backbone, self.attention)}, seed {self.seed}"
+        if self.validation:
+            label += f", {setting_label(self.recipe.learning_rate, self.recipe.weight_decay)}"
+        return label
 
     @property
     def num_classes(self) -> int:
@@ -222,6 +328,9 @@ class Cell:
             "options": self.effective_options.model_dump(mode="json"),
             "precision": self.precision,
             "threads": self.threads,
+            # of most cells neither is a part
+            **({"tuning": self.tuning.digested()} if self.tuning else {}),
+            **({"validation": self.validation} if self.validation else {}),
             "sha256": self.sha256,
             "digest": self.digest,
         }
@@ -245,6 +354,8 @@ class Cell:
             options=Options.model_validate(config["options"]),
             precision=config["precision"],
             threads=config["threads"],
+            tuning=Tuning.model_validate(config["tuning"]) if "tuning" in config else None,
+            validation=config.get("validation", 0),
         )
 
     @property
@@ -259,7 +370,10 @@ class Cell:
 
     def matches(self, config: Mapping[str, Any]) -> bool:
         """Whether a record's ``config`` block is this cell's, whatever defaults came since."""
-        recipe = {name: value for name, value in config["recipe"].items() if name != "name"}
+        recipe = Recipe.model_validate(
+            {name: value for name, value in config["recipe"].items() if name != "name"}
+        )
+        setting = (recipe.learning_rate, recipe.weight_decay)
         names = {
             "dataset": self.dataset,
             "backbone": self.backbone,
@@ -273,7 +387,10 @@ class Cell:
             config["digest"] == self.digest
             and config["sha256"] == own
             and all(config[kind] == name for kind, name in names.items() if kind not in own)
-            and Recipe.model_validate(recipe).digested() == self.recipe.digested()
+            and self._frozen(recipe) == self._frozen(self.recipe)
+            and (self.tuning is None or setting in self.tuning.settings)
+            and config.get("tuning") == (self.tuning.digested() if self.tuning else None)
+            and config.get("validation", 0) == self.validation
             and Options.model_validate(config["options"]) == self.effective_options
             and (config["seed"], config["precision"]) == (self.seed, self.precision)
             and config["threads"] == self.threads
@@ -303,6 +420,11 @@ def backbone_label(backbone: str) -> str:
 def attention_label(attention: str) -> str:
     """How tables and figures write an attention module, a user's by its class."""
     return attentions.label(attention)
+
+
+def setting_label(learning_rate: float, weight_decay: float) -> str:
+    """``learning rate 0.1, weight decay 0.0005``."""
+    return f"learning rate {learning_rate:g}, weight decay {weight_decay:g}"
 
 
 def model_label(backbone: str, attention: str) -> str:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attngrid.errors import AttngridError, RecordError, UnknownNameError
+from attngrid.errors import AttngridError, DivergedTrialsError, RecordError, UnknownNameError
 
 if TYPE_CHECKING:
     from attngrid.config import Study
@@ -19,13 +19,36 @@ if TYPE_CHECKING:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Train one cell of a study and write its record."""
+    """Train one cell or trial of a study and write its record."""
     from attngrid.config import load_study
     from attngrid.training.run import run_cell
 
     study = load_study(arguments.study)
     cell = study.training(arguments.cell)
     run_cell(study, cell, arguments.record or cell.record)
+
+
+def tune(arguments: argparse.Namespace) -> None:
+    """Choose a model's learning rate and weight decay by its trials."""
+    from attngrid.cell import setting_label
+    from attngrid.config import load_study
+    from attngrid.training.record import write_status
+    from attngrid.training.tuning import choose, write_choice
+
+    study = load_study(arguments.study)
+    cell = study.choices.get(arguments.name)
+    if cell is None:
+        raise UnknownNameError(f"choice of study {study.study}", arguments.name, study.choices)
+    try:
+        choice = choose(cell)
+    except DivergedTrialsError as error:
+        for other in study.trainings.values():
+            if other.choice == cell.choice:
+                write_status(other.status, "diverged", str(error))
+        raise
+    write_choice(cell, choice)
+    setting = setting_label(choice.chosen.learning_rate, choice.chosen.weight_decay)
+    print(f"{cell.choice}: {setting}, of {len(choice.trials)} trials", file=sys.stderr)
 
 
 def prepare(arguments: argparse.Namespace) -> None:
@@ -206,9 +229,9 @@ def current(arguments: argparse.Namespace) -> None:
     for name in study.figures:
         write_figure(study, name, results, Path("reference"))
     write_report(study, results, tables)
-    states = results.cells.drop_duplicates("id")["state"].value_counts()
-    counts = ", ".join(f"{count} {str(state).replace('_', ' ')}" for state, count in states.items())
-    print(f"{study.study}: {counts}", file=sys.stderr)
+    print(f"{study.study}: {frames.counts(results.cells)}", file=sys.stderr)
+    if results.trials is not None:
+        print(f"{study.study}, trials: {frames.counts(results.trials)}", file=sys.stderr)
     for line in frames.unfinished(results):
         print(f"  {line}", file=sys.stderr)
 
@@ -250,6 +273,7 @@ def parser() -> argparse.ArgumentParser:
         init,
         prepare,
         train,
+        tune,
         complexity,
         evaluate,
         collect,
@@ -278,12 +302,12 @@ def parser() -> argparse.ArgumentParser:
         elif command is not schema:
             sub.add_argument("study", type=Path, metavar="STUDY")
         if command is train:
-            sub.add_argument("cell", metavar="CELL", help="the cell's id")
+            sub.add_argument("cell", metavar="CELL", help="the id of a cell or trial")
             sub.add_argument("--record", type=Path, help="where to write the record")
         if command is prepare:
             sub.add_argument("dataset", nargs="?", metavar="DATASET", help="one of the study's")
             sub.add_argument("--thorough", action="store_true", help="decode every image")
-        if command in (table, figure):
+        if command in (tune, table, figure):
             sub.add_argument("name", metavar="NAME")
         if command is current:
             sub.add_argument(

@@ -28,7 +28,9 @@ from attngrid.cell import (
     Cell,
     Options,
     Precision,
+    Seed,
     Share,
+    Tuning,
     attention_label,
     backbone_label,
     cell_names,
@@ -47,7 +49,6 @@ RESIDENT_TRANSFORMS = ("flip", "random_crop")
 # Where the shipped table descriptions are.
 TABLES = Path("workflow/tables")
 
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
 FigureName = Literal["modules", "ordering", "accuracy_macs", "maps", "maf_curve"]
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 Item = TypeVar("Item")
@@ -139,6 +140,9 @@ class Study(Strict):
     title: str = Field("", description="one line for the report")
     grid: Listed[Block]
     recipes: dict[RecipeName, Recipe] = Field({}, description="recipes of the study's own, by name")
+    tuning: Tuning | None = Field(
+        None, description="trains the grid once more, with each model's best of equally many trials"
+    )
     compute: Compute = Compute()
     data: Data = Data()
     keep: Keep = Keep()
@@ -186,6 +190,36 @@ class Study(Strict):
                     _fits_resident_images(recipe, name, f"grid.{number}.recipes", block.dataset)
         return self
 
+    @model_validator(mode="after")
+    def _tuning_fits(self) -> Study:
+        if self.tuning is None:
+            return self
+        in_grid = dict.fromkeys(name for block in self.grid for name in block.recipes)
+        for name in self.tuning.recipes or ():
+            if name not in in_grid:
+                raise ValueError(f"tuning.recipes: {UnknownNameError('recipe', name, in_grid)}")
+        for block in self.grid:
+            if not any(self._is_tuned(name) for name in block.recipes):
+                continue
+            dataset, images = data.find(block.dataset), self.tuning.validation_images
+            classes = block.options.classes or dataset.num_classes
+            of_each, rest = divmod(images, classes)
+            wrong = f"tuning.validation_images: found {images}; "
+            if rest:
+                raise ValueError(
+                    f"{wrong}needs a multiple of {classes}, as many images of each class of "
+                    f"{block.dataset}"
+                )
+            if dataset.fewest is not None and of_each >= dataset.fewest:
+                raise ValueError(
+                    f"{wrong}can be {(dataset.fewest - 1) * classes} at most: {block.dataset} has "
+                    f"{dataset.fewest} training images of a class, and trials need some of them"
+                )
+        return self
+
+    def _is_tuned(self, recipe: str) -> bool:
+        return self.tuning is not None and recipe in (self.tuning.recipes or (recipe,))
+
     def recipe(self, name: str) -> Recipe:
         """A recipe of the study's own, or a shipped one."""
         known = {**shipped_recipes(), **self.recipes}
@@ -201,21 +235,26 @@ class Study(Strict):
     def _cells(self) -> Iterator[Cell]:
         for block in self.grid:
             for recipe in block.recipes:
-                for backbone in block.backbones:
-                    for seed in block.seeds:
-                        for attention in block.attentions:
-                            yield Cell(
-                                study=self.study,
-                                dataset=block.dataset,
-                                backbone=backbone,
-                                attention=attention,
-                                recipe_name=recipe,
-                                recipe=self.recipe(recipe),
-                                seed=seed,
-                                options=block.options,
-                                precision=self.compute.precision,
-                                threads=self.compute.threads,
-                            )
+                frozen = [
+                    Cell(
+                        study=self.study,
+                        dataset=block.dataset,
+                        backbone=backbone,
+                        attention=attention,
+                        recipe_name=recipe,
+                        recipe=self.recipe(recipe),
+                        seed=seed,
+                        options=block.options,
+                        precision=self.compute.precision,
+                        threads=self.compute.threads,
+                    )
+                    for backbone in block.backbones
+                    for seed in block.seeds
+                    for attention in block.attentions
+                ]
+                yield from frozen
+                if self.tuning is not None and self._is_tuned(recipe):
+                    yield from (cell.tuned(self.tuning) for cell in frozen)
 
     @cached_property
     def trainings(self) -> dict[str, Cell]:
@@ -236,11 +275,26 @@ class Study(Strict):
             if id not in known and cell_names(id) in others
         }
 
+    @cached_property
+    def choices(self) -> dict[str, Cell]:
+        """A tuned cell of each choice that trials make, by the choice's name."""
+        choices: dict[str, Cell] = {}
+        for cell in self.trainings.values():
+            if cell.choice is not None:
+                choices.setdefault(cell.choice.stem, cell)
+        return choices
+
+    @cached_property
+    def trials(self) -> dict[str, Cell]:
+        """The trials of all choices, by id."""
+        return {trial.id: trial for cell in self.choices.values() for trial in cell.trials}
+
     def training(self, cell_id: str) -> Cell:
-        """The cell of an id."""
-        if cell_id not in self.trainings:
-            raise UnknownNameError(f"cell of study {self.study}", cell_id, self.trainings)
-        return self.trainings[cell_id]
+        """The cell or trial of an id."""
+        known = {**self.trainings, **self.trials}
+        if cell_id not in known:
+            raise UnknownNameError(f"cell of study {self.study}", cell_id, known)
+        return known[cell_id]
 
     @cached_property
     def own_files(self) -> list[Path]:
@@ -332,6 +386,11 @@ class Study(Strict):
 
         name = self.training(cell_id).dataset
         return [report_file(name, self.data_folder)] if data.find(name).prepare else []
+
+    def needs(self, cell_id: str) -> list[Path]:
+        """What there must be before a cell is trained: its dataset's report, its choice."""
+        choice = self.training(cell_id).choice
+        return [*self.reports(cell_id), *([choice] if choice is not None else [])]
 
     @cached_property
     def prepared(self) -> dict[str, str]:
@@ -473,6 +532,8 @@ def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[st
     node: dict[str, Any] = schema
 
     def resolve(node: dict[str, Any]) -> dict[str, Any]:
+        # a section that may be left out is one or null
+        node = next((one for one in node.get("anyOf", ()) if "$ref" in one), node)
         while "$ref" in node:
             node = schema["$defs"][node["$ref"].rpartition("/")[2]]
         return node

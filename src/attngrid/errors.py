@@ -41,6 +41,10 @@ class DivergedError(AttngridError):
         self.epoch, self.step = epoch, step
 
 
+class DivergedTrialsError(AttngridError):
+    """A model of whose trials none came to its end, so that there is nothing to choose."""
+
+
 class InterruptedTrainingError(AttngridError):
     """A training that a signal ended after a last checkpoint."""
 

@@ -10,6 +10,7 @@ rule collect:
         cells=study.results / "cells.csv",
         epochs=study.results / "epochs.csv",
         summary=study.results / "summary.csv",
+        trials=[study.results / "trials.csv"] if study.tuning else [],
         mark=study.collected,
     log:
         f"logs/{study.study}/collect.log",

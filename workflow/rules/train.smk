@@ -15,7 +15,7 @@ rule records:
 # so that nothing about images, their folder or their report can ask for it, or for them, again.
 rule train:
     input:
-        lambda wildcards: study.reports(wildcards.cell),
+        lambda wildcards: study.needs(wildcards.cell),
     output:
         study.results / "records/{cell}.json",
     log:

@@ -30,6 +30,7 @@ class Dataset:
         prepare: ``module:function`` that checks what is on disk, once; None where nothing is to do.
         waits_for: what training on it still needs in this version; None where it can be trained.
         folder: of an ``imagefolder:``, with its train/ and val/ or test/.
+        fewest: training images of the smallest class; None where only the images tell.
     """
 
     label: str
@@ -43,6 +44,7 @@ class Dataset:
     prepare: str | None = None
     waits_for: str | None = None
     folder: str | None = None
+    fewest: int | None = None
 
 
 # To train on one of these, make it None: a recipe is then held against RESIDENT_TRANSFORMS of
@@ -51,7 +53,7 @@ DOGS_WAITS_FOR: str | None = "resize, crop_to and brightness on images in memory
 FOLDERS_WAIT_FOR: str | None = "batches read from image files"
 
 DATASETS: dict[str, Dataset] = {
-    "digits": Dataset("digits", 10, 16, "cifar", "attngrid.data.images:digits"),
+    "digits": Dataset("digits", 10, 16, "cifar", "attngrid.data.images:digits", fewest=140),
     "cifar10": Dataset(
         "CIFAR-10",
         10,
@@ -64,6 +66,7 @@ DATASETS: dict[str, Dataset] = {
         ),
         archives=("cifar-10-python.tar.gz",),
         prepare="attngrid.data.cifar:prepare",
+        fewest=5000,
     ),
     "cifar100": Dataset(
         "CIFAR-100",
@@ -74,6 +77,7 @@ DATASETS: dict[str, Dataset] = {
         ("cifar-100-python/train", "cifar-100-python/test", "cifar-100-python/meta"),
         archives=("cifar-100-python.tar.gz",),
         prepare="attngrid.data.cifar:prepare",
+        fewest=500,
     ),
     "imagenet": Dataset(
         "ImageNet-1K",
@@ -84,6 +88,7 @@ DATASETS: dict[str, Dataset] = {
         ("imagenet/train", "imagenet/val"),
         prepare="attngrid.data.folders:prepare",
         waits_for=FOLDERS_WAIT_FOR,
+        fewest=732,
     ),
     "dogs": Dataset(
         "Stanford Dogs",
@@ -99,6 +104,7 @@ DATASETS: dict[str, Dataset] = {
         archives=("stanford-dogs/images.tar", "stanford-dogs/lists.tar"),
         prepare="attngrid.data.dogs:prepare",
         waits_for=DOGS_WAITS_FOR,
+        fewest=100,
     ),
 }
 

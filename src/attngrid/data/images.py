@@ -34,15 +34,20 @@ class Images:
 
     def first_classes(self, classes: int) -> Images:
         """Only the images of labels below ``classes``."""
-        kept = self.labels_N < classes
-        return Images(self.pixels_NCHW[kept], self.labels_N[kept])
+        return self.only(self.labels_N < classes)
+
+    def only(self, kept_N: Tensor) -> Images:
+        """Only the images where ``kept`` is true."""
+        return Images(self.pixels_NCHW[kept_N], self.labels_N[kept_N])
 
     def to(self, device: torch.device) -> Images:
         """The same on another device."""
         return Images(self.pixels_NCHW.to(device), self.labels_N.to(device))
 
 
-def load(name: str, folder: Path, *, download: bool, classes: int | None) -> tuple[Images, Images]:
+def load(
+    name: str, folder: Path, *, download: bool, classes: int | None, validation: int = 0
+) -> tuple[Images, Images]:
     """Read a dataset.
 
     Args:
@@ -50,12 +55,13 @@ def load(name: str, folder: Path, *, download: bool, classes: int | None) -> tup
         folder: where its files are.
         download: fetch what is missing.
         classes: keep the first so many only.
+        validation: hold out so many training images in place of the test images.
 
     Returns:
         The training and the held-out split.
 
     Raises:
-        DataError: files missing or damaged; the message says what to do.
+        DataError: files missing or damaged, or too few images; the message says what to do.
     """
     dataset = data.find(name)
     if dataset.target is None:
@@ -70,7 +76,42 @@ def load(name: str, folder: Path, *, download: bool, classes: int | None) -> tup
     if classes is not None:
         splits = tuple(split.first_classes(classes) for split in splits)
     train, test = splits
+    if validation:
+        held_out_N = validation_part(train.labels_N, validation)
+        train, test = train.only(~held_out_N), train.only(held_out_N)
     return train, test
+
+
+def validation_part(labels_N: Tensor, images: int) -> Tensor:
+    """Which training images trials are tested on: a function of the labels and the number alone.
+
+    As many of each class, at even distances in the order of the images: whatever model, seed,
+    machine or version asks, they are the same.
+
+    Args:
+        labels_N: of the training images.
+        images: how many; a multiple of the classes.
+
+    Returns:
+        N booleans.
+
+    Raises:
+        DataError: no multiple of the classes, or a class with none left to train on.
+    """
+    classes = torch.unique(labels_N)
+    of_each, rest = divmod(images, len(classes))
+    fewest = int(torch.bincount(labels_N)[classes].min())
+    if rest or of_each >= fewest:
+        raise DataError(
+            f"tuning.validation_images: found {images}; needs a multiple of the {len(classes)} "
+            f"classes, and fewer than {fewest} of each: the smallest has no more training images"
+        )
+    held_out_N = torch.zeros_like(labels_N, dtype=torch.bool)
+    for label in classes:
+        places = (labels_N == label).nonzero()[:, 0]
+        middles = (2 * torch.arange(of_each) + 1) * len(places) // (2 * of_each)
+        held_out_N[places[middles]] = True
+    return held_out_N
 
 
 def _load_own(name: str, dataset: data.Dataset, folder: Path) -> tuple[Images, ...]:

@@ -10,7 +10,7 @@ from attngrid.config import Study
 from attngrid.errors import RecordError
 from attngrid.files import write_atomically
 from attngrid.training.fingerprint import agrees, code_digest, key, losses_of
-from attngrid.training.record import Record, read_record
+from attngrid.training.record import Record, read_trial
 
 REMEDY = "`attngrid retire` puts it aside, and the next run trains this cell again"
 
@@ -28,6 +28,7 @@ class Behaviour:
     """
 
     def __init__(self, study: Study) -> None:
+        self.study = study.study
         self.file = study.results / "fingerprints.json"
         self.known: dict[str, list[float]] = {}
         self.computed = False
@@ -38,11 +39,12 @@ class Behaviour:
         except (OSError, ValueError, KeyError, TypeError):
             pass  # computed again
 
-    def changed(self, cell: Cell, record: Record) -> bool:
-        """Whether the record's fingerprint is no longer the cell's."""
+    def changed(self, record: Record) -> bool:
+        """Whether the record's fingerprint is no longer that of its model and recipe."""
         recorded = record.run.get("fingerprint")
         if recorded is None or recorded["code"] == code_digest():
             return False
+        cell = Cell.from_config(record.config, self.study)  # a tuned one with what was chosen
         name = key(cell)
         if name not in self.known:
             self.known[name] = losses_of(cell)
@@ -60,13 +62,13 @@ def stale_records(study: Study) -> dict[str, tuple[Path, str]]:
     """A study's stale records by the id of the cell that they stand in the way of, and why."""
     found = {id: (file, superseded(file)) for id, file in study.superseded.items()}
     behaviour = Behaviour(study)
-    for cell in study.trainings.values():
+    for cell in (*study.trials.values(), *study.trainings.values()):
         if cell.record.is_file():
             try:
-                record = read_record(cell.record, cell)
+                record = read_trial(cell.record, cell)
             except RecordError:
                 continue  # refused, which says more
-            if behaviour.changed(cell, record):
+            if behaviour.changed(record):
                 found[cell.id] = (
                     cell.record,
                     f"{cell.record}: this code does not compute what it did; {REMEDY}",
@@ -78,12 +80,21 @@ def stale_records(study: Study) -> dict[str, tuple[Path, str]]:
 def retire(study: Study) -> list[tuple[Path, Path]]:
     """Move a study's stale records to its ``retired/``, where nothing reads them.
 
+    What stale trials have chosen goes along.
+
     Returns:
         Where each was and where it is.
     """
     moved = []
-    for file, _ in stale_records(study).values():
-        target = study.results / "retired" / file.name
+    stale = stale_records(study)
+    files = [file for file, _ in stale.values()]
+    files += [
+        cell.choice
+        for cell in study.choices.values()
+        if cell.choice and cell.choice.is_file() and any(t.id in stale for t in cell.trials)
+    ]
+    for file in dict.fromkeys(files):
+        target = study.results / "retired" / file.parent.name / file.name
         number = 1
         while target.exists():  # an earlier one of the same cell
             number += 1

@@ -43,13 +43,16 @@ class Column(Strict):
     published: str | None = Field(None, description="column of the published CSV")
     counted: Counted | None = Field(None, description="column of results/complexity.csv")
     measured: Measured | None = Field(None, description="mean over seeds, from the study")
+    recipe: Literal["learning_rate", "weight_decay"] | None = Field(
+        None, description="of the recipe; where it is tuned, the chosen one"
+    )
     unit: float = Field(1.0, gt=0, strict=False, description="counted values are divided by this")
     decimals: NonNegativeInt = 2
 
     @model_validator(mode="after")
     def _something(self) -> Column:
-        if not (self.published or self.counted or self.measured):
-            raise ValueError("names neither a published, a counted nor a measured column")
+        if not (self.published or self.counted or self.measured or self.recipe):
+            raise ValueError("names none of published, counted, measured and recipe")
         return self
 
 

@@ -44,14 +44,18 @@ def write_report(
         for name in study.figures
     ]
     measured = results.cells[results.cells["state"] == "measured"].drop_duplicates("id")
+    trials = results.cells[:0] if results.trials is None else results.trials
+    tried = trials[trials["state"].isin(["measured", "diverged"])].drop_duplicates("id")
     file = study.results / "report.html"
     page = html.get_template("report.html.j2").render(
         study=study,
         tables=tables,
         figures=figures,
         trainings=len(study.trainings),
+        trials=len(study.trials),
         measured=len(measured),
-        hours=measured["wall_s"].sum() / 3600,
+        tried=len(tried),
+        hours=(measured["wall_s"].sum() + tried["wall_s"].sum()) / 3600,
         machines=sorted(set(measured["device_name"].dropna())),
         unfinished=unfinished(results),
         configuration=json.dumps(study.model_dump(mode="json"), indent=1),

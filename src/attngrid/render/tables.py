@@ -170,6 +170,9 @@ def build_table(
                 add(head, column.title, column.decimals, counts)
             if column.measured:
                 add(head, column.title, column.decimals, [_measured(row, column) for row in ours])
+            if column.recipe:
+                settings = [_number(row[column.recipe] if row else None, column) for row in ours]
+                add(head, column.title, column.decimals, settings)
         add(head, "n", None, map(_seeds, ours))
 
     return Table(
@@ -316,6 +319,8 @@ def _frame(
                     mean, std = statistics(row, column) if row["n"] else (None, None)
                     line[f"measured_{column.measured}_mean"] = mean
                     line[f"measured_{column.measured}_std"] = std
+                if column.recipe:
+                    line[f"recipe_{column.recipe}"] = row.get(column.recipe)
             lines.append(line)
     return pd.DataFrame(lines)
 

@@ -139,6 +139,8 @@ def train(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train a cell, from its seed or from its checkpoint, and test it after every epoch.
 
+    The tests make its curve; nothing is chosen by them. A trial is tested on its validation part.
+
     Args:
         cell: what to train, and how.
         device: where.
@@ -163,7 +165,9 @@ def train(
     make_deterministic(cell.seed, cell.threads, strict=deterministic)
     generator = torch.Generator().manual_seed(cell.seed)  # order and augmentation
     classes = cell.options.classes
-    train_images, test_images = load(cell.dataset, folder, download=download, classes=classes)
+    train_images, test_images = load(
+        cell.dataset, folder, download=download, classes=classes, validation=cell.validation
+    )
     mean_C, std_C = (statistic.to(device) for statistic in channel_statistics(train_images))
     train_images, test_images = train_images.to(device), test_images.to(device)
     batches = Batches(

@@ -22,6 +22,7 @@ def _scientific(value: object) -> object:
 Number = Annotated[float, BeforeValidator(_scientific)]
 Positive = Annotated[Number, Field(gt=0)]
 Fraction = Annotated[Number, Field(ge=0, lt=1)]
+WeightDecay = Annotated[Number, Field(ge=0)]
 
 
 class Strict(BaseModel):
@@ -110,7 +111,7 @@ class Recipe(Strict):
     learning_rate: Positive
     momentum: Fraction = 0.9
     nesterov: bool = False
-    weight_decay: Annotated[Number, Field(ge=0)] = 0.0
+    weight_decay: WeightDecay = 0.0
     label_smoothing: Fraction = 0.0
     schedule: Schedule
     train_transforms: tuple[Transform, ...] = Field((), strict=False)

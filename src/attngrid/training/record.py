@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
@@ -24,6 +24,7 @@ from attngrid.training.recipe import Strict
 STOPPED = "stopped before its end; the next run goes on from its last checkpoint"
 LIBRARIES = ("torchvision", "numpy", "scikit-learn")
 Percent = Annotated[float, Field(ge=0, le=100)]
+AnyRecord = TypeVar("AnyRecord", bound="Record")
 
 
 class Epoch(Strict):
@@ -70,11 +71,24 @@ class Record(Strict):
     run: dict[str, Any]
 
 
+class Trial(Record):
+    """A trial's record. One that diverged has no metrics; its ``run`` says where it did."""
+
+    metrics: Metrics | None  # type: ignore[assignment]
+
+    @model_validator(mode="after")
+    def _metrics_or_why_not(self) -> Trial:
+        if (self.metrics is None) != ("diverged" in self.run):
+            raise ValueError("a trial has either metrics or, in its run, diverged")
+        return self
+
+
 def write_record(
-    file: Path, cell: Cell, metrics: Mapping[str, Any], run: Mapping[str, Any]
+    file: Path, cell: Cell, metrics: Mapping[str, Any] | None, run: Mapping[str, Any]
 ) -> None:
-    """Write a finished cell's record, atomically."""
-    record = Record.model_validate({"config": cell.config(), "metrics": metrics, "run": run})
+    """Write a finished cell's record, atomically; only a trial can be without metrics."""
+    kind = Trial if cell.validation else Record
+    record = kind.model_validate({"config": cell.config(), "metrics": metrics, "run": run})
     write_atomically(file, json.dumps(record.model_dump(mode="json"), indent=1) + "\n")
 
 
@@ -85,11 +99,20 @@ def read_record(file: Path, cell: Cell | None = None) -> Record:
         RecordError: no JSON, a field that is missing or cannot be, or another cell's; the
             message names the file, the field and what was found.
     """
+    return _read(Record, file, cell)
+
+
+def read_trial(file: Path, cell: Cell) -> Trial:
+    """Read a trial's record; otherwise as ``read_record``."""
+    return _read(Trial, file, cell)
+
+
+def _read(kind: type[AnyRecord], file: Path, cell: Cell | None) -> AnyRecord:
     try:
-        record = Record.model_validate(json.loads(file.read_text("utf-8")))
+        record = kind.model_validate(json.loads(file.read_text("utf-8")))
     except ValidationError as error:
         item = error.errors(include_url=False)[0]
-        field = ".".join(map(str, item["loc"]))
+        field = ".".join(map(str, item["loc"])) or "run"
         raise RecordError(f"{file}: {field}: {item['msg']}") from None
     except (OSError, ValueError) as error:
         raise RecordError(f"{file}: cannot be read: {error}") from None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +32,12 @@ from attngrid.training.record import (
     environment,
     now,
     processor_name,
-    read_record,
     read_status,
+    read_trial,
     write_record,
     write_status,
 )
+from attngrid.training.tuning import as_chosen
 from attngrid.training.weights import write_weights
 
 
@@ -42,10 +45,12 @@ def run_cell(study: Study, cell: Cell, record: Path) -> None:
     """Train a cell of a study, keep its weights if the study does, and write its record.
 
     Where training ends early the cell's status file says so, ``diverged`` or ``failed``, and
-    the error is raised again. The next call goes on from the cell's checkpoint.
+    the error is raised again. The next call goes on from the cell's checkpoint. A trial that
+    diverges has been made: its record says so, and nothing is raised.
 
     Raises:
         BusyCellError: another process trains this cell.
+        RecordError: a tuned cell whose trials have not chosen yet.
         InterruptedTrainingError: a signal, after a last checkpoint.
         OutOfMemoryError, WriteError: with what to do about it.
     """
@@ -53,7 +58,7 @@ def run_cell(study: Study, cell: Cell, record: Path) -> None:
         cell.status.parent.mkdir(parents=True, exist_ok=True)
         # given back by the system, however this process ends
         with FileLock(cell.status.with_suffix(".lock"), timeout=0):
-            _run_cell(study, cell, record)
+            _run_cell(study, as_chosen(cell), record)
     except Timeout:
         other = read_status(cell.status) or {}
         where = f"process {other.get('pid', '?')} on {other.get('host', '?')}"
@@ -82,7 +87,8 @@ def _out_of_memory(cell: Cell, error: BaseException) -> OutOfMemoryError:
 def _run_cell(study: Study, cell: Cell, record: Path) -> None:
     device = choose_device(study.compute.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
-    position = f"[{list(study.trainings).index(cell.id) + 1}/{len(study.trainings)}]"
+    beside = study.trials if cell.validation else study.trainings
+    position = f"[{list(beside).index(cell.id) + 1}/{len(beside)}]"
     epochs = cell.recipe.epochs
 
     def progress(line: dict[str, Any], elapsed: float) -> None:
@@ -97,7 +103,9 @@ def _run_cell(study: Study, cell: Cell, record: Path) -> None:
 
     write_status(cell.status, "running", epoch=0, epochs=epochs)
     share = study.compute.checkpoint_share
-    checkpoints = Checkpoints(cell.checkpoint, cell.digest, share, _say)
+    # by what is trained: a tuned cell's own digest is the same whatever was chosen for it
+    digest = replace(cell, tuning=None).digest
+    checkpoints = Checkpoints(cell.checkpoint, digest, share, _say)
     # taken now: the checkout may have moved on when the training ends
     machine = environment(device.type, name, _torch_versions())
     started, start = now(), time.perf_counter()
@@ -126,8 +134,9 @@ def _run_cell(study: Study, cell: Cell, record: Path) -> None:
             "peak_memory_mb": _peak_memory_mb(device),
             "fingerprint": behaviour,
         }
-        # a record elsewhere is somebody's trial, and the study keeps the weights it has
-        if study.keep.weights == "last" and record.absolute() == cell.record.absolute():
+        # a record elsewhere is somebody's own, and the study keeps the weights it has
+        ours = record.absolute() == cell.record.absolute()
+        if study.keep.weights == "last" and ours and not cell.validation:
             _keep_weights(cell, trained[0])
         try:
             write_record(record, cell, metrics, run)
@@ -140,9 +149,15 @@ def _run_cell(study: Study, cell: Cell, record: Path) -> None:
             checkpoints.remove_previous()
             write_record(record, cell, metrics, run)
     except DivergedError as error:
-        with suppress(OSError):
-            write_status(cell.status, "diverged", str(error), epoch=error.epoch, step=error.step)
-        raise
+        if not cell.validation:
+            at = {"epoch": error.epoch, "step": error.step}
+            with suppress(OSError):
+                write_status(cell.status, "diverged", str(error), **at)
+            raise
+        wall_s = time.perf_counter() - start
+        run = {"started": started, "wall_s": wall_s, **machine, "diverged": str(error)}
+        write_record(record, cell, None, run)
+        result = str(error)
     except BaseException as error:
         message = (
             str(error) if isinstance(error, AttngridError) else f"{type(error).__name__}: {error}"
@@ -150,11 +165,13 @@ def _run_cell(study: Study, cell: Cell, record: Path) -> None:
         with suppress(OSError):
             write_status(cell.status, "failed", message)
         raise
+    else:
+        result = f"done, top-1 {100 - metrics['top1_error']:.1f} %"
     checkpoints.remove()
     cell.status.unlink(missing_ok=True)
     _say(
-        f"{position} {cell.label}: done, top-1 {100 - metrics['top1_error']:.1f} % in "
-        f"{_duration(time.perf_counter() - start)}; {_left(study)}"
+        f"{position} {cell.label}: {result} in {_duration(time.perf_counter() - start)}; "
+        f"{_left(beside)}"
     )
 
 
@@ -177,20 +194,21 @@ def _keep_weights(cell: Cell, model: nn.Module) -> None:
         _say(f"{cell.label}: weights not kept: {type(error).__name__}: {error}")
 
 
-def _left(study: Study) -> str:
+def _left(cells: Mapping[str, Cell]) -> str:
     """How much of the grid is left, by the cells finished so far and those running now."""
     walls = []
-    for cell in study.trainings.values():
+    for cell in cells.values():
         with suppress(Exception):
-            walls.append(read_record(cell.record).run["wall_s"])
-    running = [read_status(c.status) for c in study.trainings.values() if c.status.is_file()]
+            walls.append(read_trial(cell.record, cell).run["wall_s"])
+    running = [read_status(c.status) for c in cells.values() if c.status.is_file()]
     # this cell has just ended; whatever took its place runs beside the others
     parallel = 1 + sum(status is not None and status["state"] == "running" for status in running)
-    missing = len(study.trainings) - len(walls)
+    missing = len(cells) - len(walls)
+    done = f"{len(walls)} of {len(cells)} cells"
     if not missing or not walls:
-        return f"{len(walls)} of {len(study.trainings)} cells"
+        return done
     seconds = missing * sum(walls) / len(walls) / min(parallel, missing)
-    return f"{len(walls)} of {len(study.trainings)} cells, about {_duration(seconds)} left"
+    return f"{done}, about {_duration(seconds)} left"
 
 
 def _torch_versions() -> dict[str, str | None]:

@@ -1,0 +1,599 @@
+"""Tuning: equal budgets, no test image before the end, and what is chosen by what."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import attngrid
+from attngrid.cell import Cell, Tuning
+from attngrid.cli import main
+from attngrid.config import Study, load_study, validate
+from attngrid.data import DATASETS
+from attngrid.data.images import load, validation_part
+from attngrid.errors import ConfigError, DataError, DivergedTrialsError, RecordError
+from attngrid.evidence.frames import collect, unfinished, write_results
+from attngrid.render.tables import build_table
+from attngrid.training import loop, run
+from attngrid.training.checkpoint import Checkpoints
+from attngrid.training.record import read_record, read_trial, write_record
+from attngrid.training.run import run_cell
+from attngrid.training.tuning import as_chosen, choose, read_choice, write_choice
+from test_evidence import fake_record
+from test_workflow import jobs
+
+ROOT = Path(__file__).resolve().parent.parent
+TUNING: dict[str, Any] = {
+    "learning_rates": [0.1, 0.02],
+    "weight_decays": [5e-4, 0.0, 1e-3],
+    "validation_images": 300,
+}
+GRID = [(0.02, 0.0), (0.02, 5e-4), (0.02, 1e-3), (0.1, 0.0), (0.1, 5e-4), (0.1, 1e-3)]
+
+
+@pytest.fixture
+def tuned(tiny: dict[str, Any]) -> dict[str, Any]:
+    return tiny | {"tuning": dict(TUNING)}
+
+
+@pytest.fixture
+def study(tuned: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.json").write_text(json.dumps(tuned))
+    return validate(Study, tuned, "tiny.yaml")
+
+
+def cell(study: Study, attention: str = "none", seed: int = 0) -> Cell:
+    (found,) = (c for c in study.cells if c.tuning and (c.attention, c.seed) == (attention, seed))
+    return found
+
+
+def setting(cell: Cell) -> tuple[float, float]:
+    return cell.recipe.learning_rate, cell.recipe.weight_decay
+
+
+def diverge(trial: Cell) -> None:
+    write_record(trial.record, trial, None, {"diverged": "diverged: the loss became nan"})
+
+
+def fake_trials(cell: Cell, *errors: float | None) -> None:
+    """Trials with these validation errors, in the order of ``GRID``; None diverged."""
+    for trial, error in zip(cell.trials, errors, strict=True):
+        fake_record(trial, error) if error is not None else diverge(trial)
+
+
+# Budgets and identities
+
+
+def test_every_module_gets_the_same_trials_the_baseline_too(study: Study) -> None:
+    for tuned_cell in filter(lambda cell: cell.tuning, study.cells):
+        assert [setting(trial) for trial in tuned_cell.trials] == GRID
+        for trial in tuned_cell.trials:
+            assert (trial.seed, trial.validation, trial.tuning) == (0, 300, None)
+            assert trial.options == tuned_cell.options
+    budget = Counter(trial.trained_attention for trial in study.trials.values())
+    assert budget == {"none": 6, "se": 6}  # cam reads se's
+    assert len({cell.record for cell in study.trials.values()}) == 12
+
+
+def test_the_shipped_study_tunes_every_module_alike_and_keeps_its_frozen_cells() -> None:
+    study = load_study(ROOT / "config/tuning.yaml")
+    budget = Counter(trial.attention for trial in study.trials.values())
+    assert budget == dict.fromkeys(("none", "se", "cbam", "csm"), 6)
+    assert {trial.validation for trial in study.trials.values()} == {5000}
+    frozen = {cell.id for cell in study.cells if not cell.tuning}
+    csm = load_study(ROOT / "config/cifar100.yaml")
+    assert frozen <= set(csm.trainings)
+    assert len(study.trainings) == 2 * len(frozen) == 24
+
+
+def test_tuning_changes_no_frozen_cell(tiny: dict[str, Any], study: Study) -> None:
+    before = validate(Study, tiny, "tiny.yaml")
+    after = [cell for cell in study.cells if not cell.tuning]
+    assert [cell.digest for cell in after] == [cell.digest for cell in before.cells]
+    assert [cell.config() for cell in after] == [cell.config() for cell in before.cells]
+    assert len(study.trainings) == 2 * len(before.trainings)
+
+
+@pytest.mark.parametrize(
+    ("change", "new_trials"),
+    [
+        ({"learning_rates": [0.1, 0.02, 0.5]}, 3),  # those that there were are kept
+        ({"weight_decays": [5e-4, 0.0, 2e-3]}, 2),
+        ({"validation_images": 200}, 6),
+        ({"seed": 1}, 6),
+    ],
+)
+def test_another_tuning_is_another_tuned_cell(
+    tuned: dict[str, Any], study: Study, change: dict[str, Any], new_trials: int
+) -> None:
+    other = validate(Study, tuned | {"tuning": TUNING | change}, "t")
+    before, after = cell(study), cell(other)
+    assert before.id != after.id
+    assert before.choice != after.choice
+    assert not after.matches(before.config())
+    assert len({t.id for t in after.trials} - {t.id for t in before.trials}) == new_trials
+    assert [c.id for c in study.cells if not c.tuning] == [
+        c.id for c in other.cells if not c.tuning
+    ]
+
+
+def test_the_order_of_values_and_the_recipes_own_setting_change_no_tuned_cell(
+    tuned: dict[str, Any], study: Study
+) -> None:
+    tuned["tuning"] |= {"learning_rates": [0.02, 0.1], "seed": 0, "recipes": ["tiny"]}
+    tuned["recipes"]["tiny"] |= {"learning_rate": 7.0, "weight_decay": 0.25}
+    other = validate(Study, tuned, "t")
+    assert cell(other).id == cell(study).id
+    assert list(other.trials) == list(study.trials)
+    tuned["recipes"]["tiny"]["epochs"] = 2
+    assert cell(validate(Study, tuned, "t")).id != cell(study).id
+
+
+def test_only_the_named_recipes_are_tuned(tuned: dict[str, Any]) -> None:
+    tuned["recipes"]["other"] = tuned["recipes"]["tiny"] | {"epochs": 2}
+    tuned["grid"][0]["recipes"] = ["tiny", "other"]
+    tuned["tuning"]["recipes"] = ["other"]
+    study = validate(Study, tuned, "t")
+    assert {c.recipe_name for c in study.cells} == {"tiny", "other", "other+tuned"}
+    assert len(study.trials) == 12
+
+
+def test_a_choice_is_one_for_all_seeds_and_for_two_names_of_one_function(study: Study) -> None:
+    assert cell(study, "se", 0).choice == cell(study, "se", 1).choice == cell(study, "cam").choice
+    assert cell(study, "cam").record == cell(study, "se").record
+    assert cell(study, "se", 0).record != cell(study, "se", 1).record
+    assert len(study.choices) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"learning_rates": [0.1]}, ["1 learning_rates × 3 weight_decays = 3", "6 or more"]),
+        ({"learning_rates": [0.1, 0.1]}, ["tuning.learning_rates", "[0.1, 0.1]", "each once"]),
+        ({"learning_rates": [0.1, 0]}, ["tuning.learning_rates.1", "found 0", "greater than 0"]),
+        ({"weight_decays": [-1.0]}, ["tuning.weight_decays.0", "found -1.0"]),
+        ({"weight_decays": []}, ["tuning.weight_decays", "at least 1 item"]),
+        ({"weight_decays": 5e-4}, ["tuning.weight_decays", "needs a list"]),
+        ({"validation_images": 0}, ["tuning.validation_images", "found 0"]),
+        ({"validation_images": 305}, ["tuning.validation_images", "305", "multiple of 10"]),
+        ({"validation_images": 1400}, ["1400", "1390 at most", "140 training images of a class"]),
+        ({"recipes": ["tinny"]}, ["tuning.recipes", "'tinny'", "did you mean tiny"]),
+        ({"recipes": []}, ["tuning.recipes", "at least 1 item"]),
+        ({"seed": -1}, ["tuning.seed", "found -1"]),
+        ({"trials": 6}, ["tuning.trials", "unknown key", "learning_rates"]),
+    ],
+)
+def test_a_mistake_in_tuning_is_named(
+    tuned: dict[str, Any], change: dict[str, Any], expected: list[str]
+) -> None:
+    tuned["tuning"] |= change
+    with pytest.raises(ConfigError) as caught:
+        validate(Study, tuned, "my.yaml")
+    message = str(caught.value)
+    assert message.startswith("my.yaml: tuning")
+    assert "\n" not in message
+    for words in expected:
+        assert words in message
+
+
+def test_a_subset_of_classes_has_a_validation_part_of_its_own_classes(
+    tuned: dict[str, Any],
+) -> None:
+    tuned["grid"][0]["options"] = {"classes": 4}
+    with pytest.raises(ConfigError, match="can be 556 at most"):
+        validate(Study, tuned | {"tuning": TUNING | {"validation_images": 560}}, "t")
+    validate(Study, tuned | {"tuning": TUNING | {"validation_images": 556}}, "t")
+
+
+# The validation part
+
+
+def test_the_validation_part_is_balanced_disjoint_and_of_training_images_alone() -> None:
+    whole, test = load("digits", Path("data"), download=False, classes=None)
+    rest, part = load("digits", Path("data"), download=False, classes=None, validation=300)
+    assert torch.bincount(part.labels_N).tolist() == [30] * 10
+    assert len(rest) + len(part) == len(whole)
+
+    def images(split: Any) -> Counter[bytes]:
+        return Counter(pixels.numpy().tobytes() for pixels in split.pixels_NCHW)
+
+    assert images(rest) + images(part) == images(whole)
+    # the digits have no scan twice, so that no image is in two splits
+    assert not images(part) & images(rest)
+    assert not images(part) & images(test)
+
+
+def test_the_validation_part_is_fixed() -> None:
+    """Written out by hand: the middles of equal stretches of each class."""
+    labels = torch.tensor([0, 1, 0, 0, 1, 0, 0, 1, 0, 2, 2, 2, 2])
+    zeros, ones, twos = [0, 2, 3, 5, 6, 8], [1, 4, 7], [9, 10, 11, 12]
+    one_each = sorted([zeros[3], ones[1], twos[2]])
+    assert validation_part(labels, 3).nonzero()[:, 0].tolist() == one_each
+    two_each = sorted([zeros[1], zeros[4], ones[0], ones[2], twos[1], twos[3]])
+    assert validation_part(labels, 6).nonzero()[:, 0].tolist() == two_each
+    for wrong in (4, 9):
+        with pytest.raises(DataError, match=r"validation_images: found .* multiple of the 3"):
+            validation_part(labels, wrong)
+
+
+def test_the_validation_part_of_cifar100_would_be_fifty_of_each_class() -> None:
+    labels = torch.randperm(50_000, generator=torch.Generator().manual_seed(0)) % 100
+    part = validation_part(labels, 5000)
+    assert part.sum() == 5000
+    assert torch.bincount(labels[part]).tolist() == [50] * 100
+
+
+def test_the_smallest_class_of_the_digits_is_what_the_configuration_is_held_against() -> None:
+    whole, _ = load("digits", Path("data"), download=False, classes=None)
+    assert DATASETS["digits"].fewest == int(torch.bincount(whole.labels_N).min())
+
+
+def test_no_test_image_reaches_a_trial(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test split of noise changes a frozen cell's figures and no trial's."""
+    trial, frozen = cell(study).trials[0], study.cells[0]
+
+    def metrics(cell: Cell) -> dict[str, Any]:
+        folder, device = Path("data"), torch.device("cpu")
+        return loop.train(cell, device, folder, progress=lambda line, elapsed: None)[0]
+
+    before = metrics(trial), metrics(frozen)
+    assert (before[0]["train_images"], before[0]["test_images"]) == (1142, 300)
+    assert (before[1]["train_images"], before[1]["test_images"]) == (1442, 355)
+    from attngrid.data import images
+
+    digits = images.digits
+
+    def without_test_images(folder: Path) -> Any:
+        train, test = digits(folder)
+        return train, images.Images(255 - test.pixels_NCHW, test.labels_N.flip(0))
+
+    monkeypatch.setattr(images, "digits", without_test_images)
+    assert metrics(trial) == before[0]
+    assert metrics(frozen)["curve"] != before[1]["curve"]
+
+
+# The choice
+
+
+@pytest.mark.parametrize(
+    ("errors", "expected"),
+    [
+        ((50.0, 40.0, 30.0, 20.0, 10.0, 60.0), (0.1, 5e-4)),
+        ((50.0, 30.0, 30.0, 30.0, 40.0, 40.0), (0.02, 5e-4)),  # the smaller of each
+        ((None, 90.0, None, None, None, 90.5), (0.02, 5e-4)),  # diverged is worst of all
+        ((None, 100.0, None, None, None, None), (0.02, 5e-4)),
+        ((1.0, 1.0, 1.0, 1.0, 1.0, 0.0), (0.1, 1e-3)),
+    ],
+)
+def test_the_least_validation_error_is_chosen(
+    study: Study, errors: tuple[float | None, ...], expected: tuple[float, float]
+) -> None:
+    tuned_cell = cell(study)
+    fake_trials(tuned_cell, *errors)
+    write_choice(tuned_cell, choose(tuned_cell))
+    for seed in (0, 1):
+        trained = as_chosen(cell(study, seed=seed))
+        assert setting(trained) == expected
+        # its name is known before
+        assert (trained.id, trained.record) == (cell(study, seed=seed).id, trained.record)
+        assert cell(study, seed=seed).matches(trained.config())
+    assert as_chosen(study.cells[0]) is study.cells[0]
+
+
+def test_where_all_trials_diverge_the_model_has(
+    study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_trials(cell(study), *[None] * 6)
+    with pytest.raises(DivergedTrialsError, match="all 6 trials diverged; add smaller"):
+        choose(cell(study))
+    choice = cell(study).choice
+    assert choice is not None
+    assert main(["tune", "tiny.json", choice.stem]) == 1
+    assert "ResNet-18, seed 0, tiny+tuned: all 6 trials diverged" in capsys.readouterr().err
+    assert not choice.exists()
+    frame = collect(study).cells
+    assert (frame.loc[frame["recipe"] == "tiny+tuned", "state"].tolist()) == [
+        "diverged" if attention == "none" else "not_run"
+        for _ in range(2)
+        for attention in ("none", "se", "cam")
+    ]
+
+
+def test_a_missing_or_edited_trial_is_named(study: Study) -> None:
+    tuned_cell = cell(study)
+    fake_trials(tuned_cell, *[50.0] * 6)
+    file = tuned_cell.trials[2].record
+    file.write_text(file.read_text().replace('"validation": 300', '"validation": 200'))
+    with pytest.raises(RecordError, match=r"trials/.*config: is not that of this cell"):
+        choose(tuned_cell)
+    (line,) = unfinished(collect(study))
+    assert f"{tuned_cell.trials[2].id}: refused" in line
+    diverge(tuned_cell.trials[2])
+    file.write_text(file.read_text().replace('"diverged":', '"message":'))
+    with pytest.raises(RecordError, match=r"trials/.*: run: .*either metrics or, in its run"):
+        choose(tuned_cell)
+    file.unlink()
+    with pytest.raises(RecordError, match=r"trials/.*cannot be read"):
+        choose(tuned_cell)
+
+
+def test_a_choice_that_is_not_the_best_of_these_trials_is_refused(
+    tuned: dict[str, Any], study: Study
+) -> None:
+    tuned_cell, other = cell(study), cell(study, "se")
+    with pytest.raises(RecordError, match=r"tuning/.*cannot be read.*attngrid tune"):
+        run_cell(study, tuned_cell, tuned_cell.record)
+    for each in (tuned_cell, other):
+        fake_trials(each, 50.0, 40.0, 30.0, 20.0, 10.0, 60.0)
+        write_choice(each, choose(each))
+    assert tuned_cell.choice is not None
+    assert other.choice is not None
+    good = tuned_cell.choice.read_text()
+    edited = json.loads(good)
+    edited["chosen"] = {"learning_rate": 0.02, "weight_decay": 0.0}
+    for content, message in {
+        json.dumps(edited): "chosen: .*is not the setting of the least",
+        other.choice.read_text(): "trials: are not those of this cell",
+        good[:40]: "cannot be read",
+    }.items():
+        tuned_cell.choice.write_text(content)
+        with pytest.raises(RecordError, match=message):
+            read_choice(tuned_cell)
+        rows = collect(study).cells.set_index("id")
+        assert rows.loc[tuned_cell.id, "state"] == "refused"
+        assert rows.loc[other.id, "state"].tolist() == ["not_run"] * 2  # se and cam
+
+
+def test_an_edited_tuned_record_is_refused(study: Study) -> None:
+    tuned_cell = cell(study)
+    fake_record(tuned_cell.with_setting(0.1, 5e-4), 30.0)
+    good = tuned_cell.record.read_text()
+    assert read_record(tuned_cell.record, tuned_cell).config["recipe"]["learning_rate"] == 0.1
+    for old, new in {
+        '"learning_rate": 0.1,\n   "momentum"': '"learning_rate": 0.3,\n   "momentum"',
+        '"validation_images": 300': '"validation_images": 310',
+    }.items():
+        assert good.count(old) == 1
+        tuned_cell.record.write_text(good.replace(old, new))
+        with pytest.raises(RecordError, match="config: is not that of this cell"):
+            read_record(tuned_cell.record, tuned_cell)
+
+
+def test_a_tuned_record_of_another_setting_than_the_choice_is_refused(study: Study) -> None:
+    """Its id is the same for all of them."""
+    tuned_cell = cell(study)
+    fake_record(tuned_cell.with_setting(0.1, 5e-4), 30.0)
+    state = collect(study).cells.set_index("id")["state"]
+    assert state[tuned_cell.id] == "measured"
+    for errors, expected in {
+        (50.0, 50.0, 50.0, 50.0, 10.0, 50.0): "measured",
+        (50.0, 50.0, 50.0, 50.0, 60.0, 50.0): "refused",
+    }.items():
+        fake_trials(tuned_cell, *errors)
+        write_choice(tuned_cell, choose(tuned_cell))
+        results = collect(study)
+        assert results.cells.set_index("id")["state"][tuned_cell.id] == expected
+    (line,) = unfinished(results)
+    assert f"{tuned_cell.record}: config.recipe: is not what {tuned_cell.choice} chose" in line
+
+
+# Training
+
+
+def test_a_trial_that_diverges_leaves_a_record_and_raises_nothing(
+    tuned: dict[str, Any], study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tuned["recipes"]["tiny"] |= {"schedule": {"kind": "step"}}
+    tuned["tuning"]["learning_rates"] = [0.02, 1e20]
+    study = validate(Study, tuned, "t")
+    trial = cell(study).trials[3]
+    assert trial.recipe.learning_rate == 1e20
+    run_cell(study, trial, trial.record)
+    record = read_trial(trial.record, trial)
+    assert record.metrics is None
+    assert "in epoch 1, step" in record.run["diverged"]
+    assert not trial.status.exists()
+    assert "learning rate 1e+20, weight decay 0: diverged: " in capsys.readouterr().err
+    with pytest.raises(RecordError, match="metrics: "):
+        read_record(trial.record)  # no measured cell's
+
+
+def test_a_tuned_cell_is_trained_as_a_recipe_with_that_setting_is(
+    tuned: dict[str, Any], study: Study
+) -> None:
+    """On all training images, and to the bits of a frozen cell that has what was chosen."""
+    tuned_cell, frozen = cell(study), study.cells[0]
+    assert setting(frozen) == GRID[0]
+    for trial in tuned_cell.trials[1:]:
+        fake_record(trial, 99.9)
+    trial = tuned_cell.trials[0]
+    for each in (trial, frozen):
+        run_cell(study, each, each.record)
+    write_choice(tuned_cell, choose(tuned_cell))
+    run_cell(study, tuned_cell, tuned_cell.record)
+    record = read_record(tuned_cell.record, tuned_cell)
+    assert record.metrics == read_record(frozen.record, frozen).metrics
+    assert record.metrics.train_images == 1442
+    assert record.config["recipe"]["name"] == "tiny+tuned"
+    assert (tuned_cell.weights.is_file(), trial.weights.exists()) == (True, False)
+    assert not list(Path("results/tiny/checkpoints").glob("*"))
+    assert len(list(Path("results/tiny/records").iterdir())) == 2
+
+
+def test_a_tuned_cell_does_not_go_on_from_the_checkpoint_of_another_choice(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned_cell, digests = cell(study), []
+
+    class Noted(Checkpoints):
+        def __init__(self, file: Path, digest: str, *others: Any) -> None:
+            digests.append(digest)
+            super().__init__(file, digest, *others)
+
+    monkeypatch.setattr(run, "Checkpoints", Noted)
+    fake_trials(tuned_cell, 40.0, 50.0, 50.0, 50.0, 50.0, 50.0)
+    write_choice(tuned_cell, choose(tuned_cell))
+    run_cell(study, tuned_cell, tuned_cell.record)
+    Checkpoints(tuned_cell.checkpoint, digests[0], 1.0).save({})
+    fake_trials(tuned_cell, 50.0, 40.0, 50.0, 50.0, 50.0, 50.0)
+    write_choice(tuned_cell, choose(tuned_cell))
+    with pytest.raises(RecordError, match=r"is of another cell.*remove it to train from the first"):
+        run_cell(study, tuned_cell, tuned_cell.record)
+
+
+# Frames and tables
+
+
+def test_trials_are_a_tidy_frame(study: Study) -> None:
+    fake_trials(cell(study), 50.0, 40.0, None, 20.0, 10.0, 60.0)
+    fake_trials(cell(study, "se"), *[30.0] * 6)
+    cell(study, "se").trials[5].record.unlink()
+    write_choice(cell(study), choose(cell(study)))
+    results = collect(study)
+    frame = results.trials
+    assert frame is not None
+    assert len(frame) == 18  # cam shows se's
+    none = frame[frame["attention"] == "none"]
+    assert list(zip(none["learning_rate"], none["weight_decay"], strict=True)) == GRID
+    assert none["state"].tolist() == ["measured"] * 2 + ["diverged"] + ["measured"] * 3
+    assert none["chosen"].tolist() == [False, False, False, False, True, False]
+    assert none["validation_top1_error"].isna().tolist() == [False, False, True] + [False] * 3
+    se = frame[frame["attention"] == "se"]
+    assert se["chosen"].isna().all()
+    assert se["state"].tolist() == ["measured"] * 5 + ["not_run"]
+    # one that diverged is no loss, and does not stand among what is
+    assert unfinished(results) == []
+    write_results(study, results)
+    read = attngrid.load_results("tiny").trials
+    assert read is not None
+    assert list(read.columns) == list(frame.columns)
+    assert set(read["condition"]) <= set(results.summary["condition"])
+    text = (ROOT / "docs/results.md").read_text("utf-8")
+    assert {column for column in frame.columns if f"`{column}`" not in text} == set()
+
+
+def test_frozen_and_tuned_stand_side_by_side_or_below_each_other(study: Study) -> None:
+    for each in study.cells:
+        fake_record(each.with_setting(0.1, 5e-4) if each.tuning else each, 30.0 - each.seed)
+        if each.attention == "none" and each.tuning:
+            each.record.unlink()
+    summary = collect(study).summary
+    beside = build_table(study, summary, ROOT / "workflow/tables/tuned.yaml")
+    assert list(dict(beside.groups)) == [
+        "Ours: digits, 16×16, 0.0625× width, tiny",
+        "Ours: digits, 16×16, 0.0625× width, tiny+tuned",
+    ]
+    rows = {row.label: [value.text for value in row.values] for row in beside.rows}
+    frozen = ["29.50 ± 0.71", "14.75 ± 0.35", "0.020", "0.00000", "2"]
+    chosen = ["29.50 ± 0.71", "14.75 ± 0.35", "0.100", "0.00050", "2"]
+    assert rows["ResNet-18 + SE"] == rows["ResNet-18 + CAM"] == frozen + chosen
+    assert rows["ResNet-18"] == frozen + ["--"] * 5
+    assert beside.frame["recipe_learning_rate"].tolist()[2:] == [0.02, 0.1, 0.02, 0.1]
+    below = build_table(study, summary, ROOT / "workflow/tables/grid.yaml")
+    lines = [(row.label, row.values[0].text) for row in below.rows]
+    assert lines[:3] == [
+        ("ResNet-18", "tiny"),
+        ("ResNet-18", "tiny+tuned"),
+        ("ResNet-18 + SE", "tiny"),
+    ]
+
+
+# The DAG
+
+
+def test_the_dag_tries_chooses_and_trains_and_records_alone_decide(
+    clone: Path, snakemake: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    arguments = ("-n", "--configfile", "config/tuning.yaml")
+    study = load_study(clone / "config/tuning.yaml")
+
+    def found() -> list[int]:
+        done = snakemake(clone, *arguments)
+        assert done.returncode == 0, done.stderr
+        counted = jobs(done.stdout + done.stderr)
+        return [counted.get(rule, 0) for rule in ("trial", "tune", "train", "prepare")]
+
+    def write(file: Path) -> None:
+        (clone / file).parent.mkdir(parents=True, exist_ok=True)
+        (clone / file).write_text("{}")
+
+    assert found() == [24, 4, 24, 1]
+    first, *others = study.choices.values()
+    # a trial that has been made is not made again, nor one whose model has its choice
+    write(first.trials[0].record)
+    assert found() == [23, 4, 24, 1]
+    assert first.choice is not None
+    write(first.choice)
+    assert found() == [18, 3, 24, 1]
+    # nor is anything chosen for a cell that has its record
+    for cell in study.trainings.values():
+        if cell.choice in (first.choice, others[0].choice):
+            write(cell.record)
+    assert found() == [12, 2, 18, 1]
+    for cell in study.trainings.values():
+        write(cell.record)
+    assert found() == [0, 0, 0, 0]
+
+
+@pytest.mark.slow
+def test_a_study_is_tuned_from_its_trials_to_its_tables(
+    clone: Path,
+    snakemake: Callable[..., subprocess.CompletedProcess[str]],
+    tuned: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Most is done in this process: Snakemake starts one trial, which diverges, and a training."""
+    tuned["grid"][0] |= {"attentions": ["none", "se"], "seeds": [0]}
+    tuned["recipes"]["tiny"] |= {"schedule": {"kind": "step"}}
+    tuned["tuning"]["learning_rates"] = [0.02, 1e20]
+    tuned |= {"tables": ["tuned"], "figures": [], "keep": {"weights": "none"}}
+    (clone / "tiny.yaml").write_text(yaml.safe_dump(tuned))
+    monkeypatch.chdir(clone)
+    study = load_study("tiny.yaml")
+    none, se = cell(study), cell(study, "se")
+    for each in [*study.trials.values(), *(c for c in study.cells if not c.tuning)]:
+        if each != none.trials[3]:
+            run_cell(study, each, each.record)
+    assert se.choice is not None
+    assert main(["tune", "tiny.yaml", se.choice.stem]) == 0
+    assert main(["train", "tiny.yaml", se.id]) == 0
+
+    arguments = ("--cores", "1", "--configfile", "tiny.yaml")
+    table = Path("tables/tiny.tuned.md")
+    assert snakemake(clone, "current", *arguments).returncode == 0
+    dashes = re.findall(r"^\| (.*?) \|.*(?: -- \|){5}$", table.read_text("utf-8"), re.MULTILINE)
+    assert dashes == ["ResNet-18"]
+    done = snakemake(clone, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert len(list(Path("results/tiny/trials").iterdir())) == 12
+    assert len(list(Path("results/tiny/records").iterdir())) == 4
+    results = attngrid.load_results("tiny")
+    trials = results.trials
+    assert trials is not None
+    assert trials["state"].tolist() == (["measured"] * 3 + ["diverged"] * 3) * 2
+    chosen = trials[trials["chosen"].astype(bool)].set_index("attention")
+    cells = results.cells[results.cells["recipe"] == "tiny+tuned"].set_index("attention")
+    for name in ("none", "se"):
+        least = trials.loc[trials["attention"] == name, "validation_top1_error"].min()
+        assert chosen.loc[name, "validation_top1_error"] == least
+        for key in ("learning_rate", "weight_decay"):
+            assert cells.loc[name, key] == chosen.loc[name, key]
+    assert cells["train_images"].tolist() == [1442, 1442]
+    assert " -- " not in table.read_text("utf-8")
+
+
+def test_a_tuning_is_equal_whatever_order_its_values_are_in() -> None:
+    one = Tuning(learning_rates=(0.1, 0.2), weight_decays=(0.0, 1.0, 2.0), validation_images=10)
+    two = Tuning(learning_rates=(0.2, 0.1), weight_decays=(2.0, 1.0, 0.0), validation_images=10)
+    assert one.digested() == two.digested()
+    assert one.settings == two.settings
