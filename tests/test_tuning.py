@@ -494,8 +494,8 @@ def test_frozen_and_tuned_stand_side_by_side_or_below_each_other(study: Study) -
         "Ours: digits, 16×16, 0.0625× width, tiny+tuned",
     ]
     rows = {row.label: [value.text for value in row.values] for row in beside.rows}
-    frozen = ["29.50 ± 0.71", "14.75 ± 0.35", "0.020", "0.00000", "2"]
-    chosen = ["29.50 ± 0.71", "14.75 ± 0.35", "0.100", "0.00050", "2"]
+    frozen = ["29.50 ± 0.71", "14.75 ± 0.35", "0.020", "0.00", "2"]
+    chosen = ["29.50 ± 0.71", "14.75 ± 0.35", "0.100", "5.00", "2"]
     assert rows["ResNet-18 + SE"] == rows["ResNet-18 + CAM"] == frozen + chosen
     assert rows["ResNet-18"] == frozen + ["--"] * 5
     assert beside.frame["recipe_learning_rate"].tolist()[2:] == [0.02, 0.1, 0.02, 0.1]

@@ -46,7 +46,7 @@ class Column(Strict):
     recipe: Literal["learning_rate", "weight_decay"] | None = Field(
         None, description="of the recipe; where it is tuned, the chosen one"
     )
-    unit: float = Field(1.0, gt=0, strict=False, description="counted values are divided by this")
+    unit: float = Field(1.0, gt=0, strict=False, description="divides counted and recipe values")
     decimals: NonNegativeInt = 2
 
     @model_validator(mode="after")
