@@ -37,6 +37,7 @@ from attngrid.data import dogs, folders
 from attngrid.data.images import load
 from attngrid.data.prepare import prepare, report_file
 from attngrid.errors import ConfigError, DataError
+from attngrid.training.recipe import shipped_recipes
 from conftest import environment
 
 Snakemake = Callable[..., subprocess.CompletedProcess[str]]
@@ -549,21 +550,58 @@ def test_an_image_folder_is_the_same_dataset_wherever_it_is(
         study("imagefolder:first/birds:3")
 
 
-@pytest.mark.parametrize("name", ["imagenet", "dogs", "imagefolder:birds:3"])
-def test_what_cannot_be_trained_on_yet_says_so_before_a_job(
-    tiny: dict[str, Any], name: str
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("imagenet", "data/imagenet/train"),
+        ("dogs", "data/stanford-dogs/squashed-256/train_images.npy"),
+        ("imagefolder:birds:3", "birds/train"),
+    ],
+)
+def test_images_that_are_not_there_are_named_before_a_job(
+    tiny: dict[str, Any], name: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     study = validate(Study, on(tiny, name), "tiny.yaml")
-    with pytest.raises(ConfigError, match=f"cannot train on '{name}' yet, for want of"):
+    with pytest.raises(ConfigError, match=f"there is no .*{file}; "):
         study.require_runnable()
     study.require_runnable([])
+
+
+@pytest.mark.slow
+def test_a_cell_is_trained_on_stanford_dogs_by_its_authors_recipe(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On archives of made-up pictures, the first 7 classes, for an epoch."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dogs, "OFFICIAL", Dogs(Path("data")).release)
+    authors = shipped_recipes()["dogs_200ep"].model_dump()
+    tiny["recipes"]["tiny"] = authors | {"epochs": 1, "batch_size": 7, "schedule": {"kind": "step"}}
+    tiny["grid"][0] |= {
+        "dataset": "dogs",
+        "backbones": ["mobilenet_v2"],
+        "attentions": ["srap"],
+        "seeds": [0],
+        "options": {"width": 0.0625, "classes": 7},
+    }
+    Path("study.yaml").write_text(yaml.safe_dump(tiny))
+    (cell,) = load_study("study.yaml").trainings.values()
+    assert main(["train", "study.yaml", cell.id]) == 0
+    metrics = json.loads(cell.record.read_text())["metrics"]
+    assert (metrics["train_images"], metrics["test_images"]) == (14, 7)
+    assert main(["evaluate", str(cell.record)]) == 0
 
 
 # The command and the workflow
 
 
 def on(tiny: dict[str, Any], dataset: str) -> dict[str, Any]:
-    """The tiny study, two cells of it, on another dataset."""
+    """The tiny study, two cells of it, on another dataset, with transforms that fit it."""
+    authors = {"dogs": "dogs_200ep", "imagenet": "imagenet_100ep", "imagefolder": "imagenet_100ep"}
+    if (name := authors.get(dataset.partition(":")[0])) is not None:
+        recipe = shipped_recipes()[name].model_dump()
+        transforms = ("train_transforms", "test_transforms")
+        tiny["recipes"]["tiny"] |= {key: recipe[key] for key in transforms}
     tiny["grid"][0] |= {"dataset": dataset, "attentions": ["none", "se"], "seeds": [0]}
     tiny["tables"], tiny["figures"] = ["grid"], []
     return tiny

@@ -110,7 +110,7 @@ def test_a_study_that_cannot_be_trained_stops_before_its_first_job(
 ) -> None:
     done = snakemake(clone, "--cores", "1", "--configfile", "config/imagenet.yaml")
     assert done.returncode != 0
-    assert "cannot train on 'imagenet' yet" in done.stderr
+    assert "there is no data/imagenet/train; put it there" in done.stderr
     assert not (clone / "logs").exists()
     tiny["grid"][0] |= {"dataset": "cifar100"}
     done = snakemake(clone, "--cores", "1", "--configfile", write(clone, tiny))

@@ -40,11 +40,20 @@ from attngrid.files import shipped, write_atomically
 from attngrid.site import data_folder as site_data_folder
 from attngrid.site import results_folder
 from attngrid.training.fingerprint import code_digest
-from attngrid.training.recipe import Recipe, Strict, shipped_recipes
+from attngrid.training.recipe import (
+    CropTo,
+    RandomResizedCrop,
+    Recipe,
+    Resize,
+    Strict,
+    Transform,
+    shipped_recipes,
+)
 
-# What a resident dataset can do to its training images, each once; its test images stay as
-# they are. The other transforms belong to image folders.
-RESIDENT_TRANSFORMS = ("flip", "random_crop")
+# What can be done to training images and to test images, each once: of datasets in memory, and of
+# those in files.
+RESIDENT = ("flip", "random_crop", "resize", "crop_to", "brightness"), ("resize", "crop_to")
+STREAMED = ("flip", "random_resized_crop", "resize", "crop_to", "brightness"), ("resize", "crop_to")
 
 # Where the shipped table descriptions are.
 TABLES = Path("workflow/tables")
@@ -106,6 +115,9 @@ class Compute(Strict):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA if there is one")
     precision: Precision = Field("float32", description="bfloat16: under autocast")
     threads: PositiveInt = Field(1, description="CPU threads a cell uses, the same everywhere")
+    workers: Annotated[int, Field(ge=0)] = Field(
+        4, description="processes that read a cell's image files ahead; images in memory need none"
+    )
     deterministic: bool = Field(True, description="refuse operators that are not")
     checkpoint_share: Share = Field(
         0.01, description="of a cell's time that may go into checkpoints; 0: at signals only"
@@ -185,9 +197,9 @@ class Study(Strict):
                     recipe = self.recipe(name)
                 except UnknownNameError as error:
                     raise ValueError(f"grid.{number}.recipes: {error}") from None
-                dataset = data.find(block.dataset)
-                if dataset.target is not None and dataset.waits_for is None:
-                    _fits_resident_images(recipe, name, f"grid.{number}.recipes", block.dataset)
+                where = f"grid.{number}.recipes: {name!r}"
+                for split in ("train", "test"):
+                    _fits_images(recipe, split, f"{where}: {split}_transforms", block.dataset)
         return self
 
     @model_validator(mode="after")
@@ -392,6 +404,11 @@ class Study(Strict):
         choice = self.training(cell_id).choice
         return [*self.reports(cell_id), *([choice] if choice is not None else [])]
 
+    def cores(self, cell_id: str) -> int:
+        """What a training keeps busy: its threads, and the processes that read its images."""
+        in_files = data.find(self.training(cell_id).dataset).target is None
+        return self.compute.threads + (self.compute.workers if in_files else 0)
+
     @cached_property
     def prepared(self) -> dict[str, str]:
         """The datasets that have to be prepared, by the stem of their report."""
@@ -409,21 +426,13 @@ class Study(Strict):
             cells: the ids of those that are to be trained; all, where it is left out.
 
         Raises:
-            ConfigError: a dataset that this version cannot train on, or whose files are neither
-                there nor to be fetched; an optional package that is not installed.
+            ConfigError: a dataset whose files are neither there nor to be fetched; an optional
+                package that is not installed.
         """
         wanted = [self.training(cell) for cell in (self.trainings if cells is None else cells)]
         for cell in wanted:
             attentions.find(cell.attention).require_package()
         for name in dict.fromkeys(cell.dataset for cell in wanted):
-            if (waits_for := data.find(name).waits_for) is not None:
-                ready = [known for known, d in data.DATASETS.items() if d.waits_for is None]
-                raise ConfigError(
-                    f"study {self.study}: this version cannot train on {name!r} yet, for want of "
-                    f"{waits_for} (it trains on {', '.join(ready)}). `snakemake current` renders "
-                    f"what has been measured, `snakemake complexity` counts models, `attngrid "
-                    "prepare` checks the images"
-                )
             self._require_files(name)
 
     def _require_files(self, name: str) -> None:
@@ -455,15 +464,43 @@ class Study(Strict):
             )
 
 
-def _fits_resident_images(recipe: Recipe, name: str, where: str, dataset: str) -> None:
-    found = [transform.kind for transform in recipe.train_transforms]
-    wrong = [kind for kind in found if kind not in RESIDENT_TRANSFORMS or found.count(kind) > 1]
-    wrong += [transform.kind for transform in recipe.test_transforms]
-    if wrong:
+def _fits_images(recipe: Recipe, split: str, where: str, dataset_name: str) -> None:
+    """Raise where a recipe's transforms cannot be done, or do not make the network's input."""
+    dataset = data.find(dataset_name)
+    resident = dataset.target is not None
+    allowed = (RESIDENT if resident else STREAMED)[split == "test"]
+    transforms: tuple[Transform, ...] = getattr(recipe, f"{split}_transforms")
+    found = [transform.kind for transform in transforms]
+    if wrong := [kind for kind in found if kind not in allowed or found.count(kind) > 1]:
         raise ValueError(
-            f"{where}: {name!r} has the transforms {', '.join(dict.fromkeys(wrong))}; training "
-            f"images of {dataset} can have {', '.join(RESIDENT_TRANSFORMS)}, each once, "
-            "test images none"
+            f"{where}: found {', '.join(dict.fromkeys(wrong))}; {split} images of {dataset_name} "
+            f"can have {', '.join(allowed)}, each once"
+        )
+    size: int | None = (dataset.stored_size or dataset.input_size) if resident else None
+    for transform in transforms:
+        if (
+            isinstance(transform, Resize)
+            and resident
+            and (transform.size, transform.squash)
+            != (
+                size,
+                True,
+            )
+        ):
+            raise ValueError(
+                f"{where}: resize: {dataset_name} is stored at {size}×{size} and not resized; "
+                f"{{size: {size}, squash: true}} says so"
+            )
+        if isinstance(transform, CropTo | RandomResizedCrop):
+            size = transform.size
+        elif isinstance(transform, Resize):
+            size = transform.size if transform.squash else None
+    if size != dataset.input_size:
+        made = "images of any shape" if size is None else f"{size}×{size}"
+        raise ValueError(
+            f"{where}: make {made} of {dataset_name}, whose networks see "
+            f"{dataset.input_size}×{dataset.input_size}; end with crop_to: "
+            f"{{size: {dataset.input_size}}}"
         )
 
 

@@ -7,10 +7,12 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from attngrid.cell import Cell
 from attngrid.config import Study
-from attngrid.data.images import Batches, Images, channel_statistics, load
+from attngrid.data.images import Images, normalised
 from attngrid.errors import ConfigError
 from attngrid.evidence.maps import CellMaps, Maps, with_weights
+from attngrid.training.batches import make_batches
 from attngrid.training.loop import choose_device, make_deterministic
 from attngrid.training.weights import load_model
 
@@ -34,17 +36,16 @@ def visualize(study: Study, kept: Maps) -> Maps:
     images, cells = dict(kept.images), dict(kept.cells)
 
     @cache
-    def fixed(dataset: str, classes: int | None) -> tuple[Images, Tensor]:
+    def fixed(dataset: str, recipe: str, classes: int | None) -> tuple[Images, Tensor]:
         """The fixed images, as they are and as the network sees them."""
-        folder, download = study.data_folder, study.data.download
-        train, test = load(dataset, folder, download=download, classes=classes)
-        first = first_of_each_class(test, IMAGES)
-        mean_C, std_C = channel_statistics(train)
-        return first, next(iter(Batches(first, IMAGES, mean_C, std_C)))[0].to(device)
+        _, test = make_batches(of[dataset, recipe, classes], study.data_folder, device)
+        first = test.first_of_each_class(IMAGES)
+        return first, normalised(first.pixels_NCHW.to(device), test.mean_C, test.std_C)
 
+    of = {_sees(cell): cell for cell in with_weights(study)}
     for cell in with_weights(study):
         make_deterministic(cell.seed, cell.threads, strict=study.compute.deterministic)
-        first, x_NCHW = fixed(cell.dataset, cell.options.classes)
+        first, x_NCHW = fixed(*_sees(cell))
         model = load_model(cell).to(device).eval()
         if not hasattr(model, "stages"):
             raise ConfigError(
@@ -67,11 +68,9 @@ def visualize(study: Study, kept: Maps) -> Maps:
     return Maps(images, cells)
 
 
-def first_of_each_class(images: Images, classes: int) -> Images:
-    """The first image of each of the first classes, in their order."""
-    labels = torch.unique(images.labels_N)[:classes]
-    index = torch.stack([(images.labels_N == label).nonzero()[0, 0] for label in labels])
-    return Images(images.pixels_NCHW[index], images.labels_N[index])
+def _sees(cell: Cell) -> tuple[str, str, int | None]:
+    """What cells share that see the same held-out images."""
+    return cell.dataset, cell.recipe_name, cell.options.classes
 
 
 def grad_cam(model: nn.Module, x_NCHW: Tensor, labels_N: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ rule train:
         or "-",
     conda:
         "../envs/attngrid.yaml"
-    threads: study.compute.threads
+    threads: lambda wildcards: study.cores(wildcards.cell)
     resources:
         mem_mb=4000,
         runtime="12h",

@@ -17,7 +17,7 @@ rule trial:
         or "-",
     conda:
         "../envs/attngrid.yaml"
-    threads: study.compute.threads
+    threads: lambda wildcards: study.cores(wildcards.cell)
     resources:
         mem_mb=4000,
         runtime="12h",

@@ -28,8 +28,8 @@ class Dataset:
         sha256: of the file, for a dataset of the user's own.
         archives: what ``files`` can be made of, in the data folder.
         prepare: ``module:function`` that checks what is on disk, once; None where nothing is to do.
-        waits_for: what training on it still needs in this version; None where it can be trained.
         folder: of an ``imagefolder:``, with its train/ and val/ or test/.
+        stored_size: height and width of the images as they are read; None where that is input_size.
         fewest: training images of the smallest class; None where only the images tell.
     """
 
@@ -42,15 +42,10 @@ class Dataset:
     sha256: str | None = None
     archives: tuple[str, ...] = ()
     prepare: str | None = None
-    waits_for: str | None = None
     folder: str | None = None
+    stored_size: int | None = None
     fewest: int | None = None
 
-
-# To train on one of these, make it None: a recipe is then held against RESIDENT_TRANSFORMS of
-# attngrid.config where the dataset has a target.
-DOGS_WAITS_FOR: str | None = "resize, crop_to and brightness on images in memory"
-FOLDERS_WAIT_FOR: str | None = "batches read from image files"
 
 DATASETS: dict[str, Dataset] = {
     "digits": Dataset("digits", 10, 16, "cifar", "attngrid.data.images:digits", fewest=140),
@@ -87,7 +82,6 @@ DATASETS: dict[str, Dataset] = {
         None,
         ("imagenet/train", "imagenet/val"),
         prepare="attngrid.data.folders:prepare",
-        waits_for=FOLDERS_WAIT_FOR,
         fewest=732,
     ),
     "dogs": Dataset(
@@ -103,7 +97,7 @@ DATASETS: dict[str, Dataset] = {
         ),
         archives=("stanford-dogs/images.tar", "stanford-dogs/lists.tar"),
         prepare="attngrid.data.dogs:prepare",
-        waits_for=DOGS_WAITS_FOR,
+        stored_size=256,
         fewest=100,
     ),
 }
@@ -197,6 +191,5 @@ def _image_folder(path: str, classes: str | None) -> Dataset:
         None,
         (str(train.absolute()),),
         prepare="attngrid.data.folders:prepare",
-        waits_for=FOLDERS_WAIT_FOR,
         folder=str(Path(path)),
     )

@@ -62,8 +62,12 @@ class FolderIndex:
 
     def first_classes(self, classes: int) -> FolderIndex:
         """Only the images of labels below ``classes``."""
-        kept = self.labels < classes
-        return FolderIndex(self.root, self.files[kept], self.labels[kept], self.classes[:classes])
+        first = self.only(self.labels < classes)
+        return FolderIndex(first.root, first.files, first.labels, self.classes[:classes])
+
+    def only(self, kept: npt.NDArray[np.bool_]) -> FolderIndex:
+        """Only the images where ``kept`` is true."""
+        return FolderIndex(self.root, self.files[kept], self.labels[kept], self.classes)
 
 
 def load(name: str, folder: Path, *, classes: int | None = None) -> tuple[FolderIndex, FolderIndex]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from attngrid import data, registry
 from attngrid.data.prepare import prepare
 from attngrid.errors import AttngridError, DataError
-from attngrid.training.recipe import Flip, RandomCrop, Transform
+from attngrid.training.recipe import Brightness, CropTo, Flip, RandomCrop, Transform
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def load(
     """
     dataset = data.find(name)
     if dataset.target is None:
-        raise DataError(f"the images of {name!r} stay in their files: attngrid.data.folders.load")
+        raise DataError(f"the images of {name!r} stay in their files: attngrid.data.stream")
     if dataset.prepare is not None:
         prepare(name, folder, download=download)
     if dataset.sha256 is not None:
@@ -173,9 +173,10 @@ class Batches:
     Args:
         images: on the device.
         batch_size: images a batch.
-        transforms: ``random_crop`` and ``flip``; each image draws its own.
         mean_C, std_C: of the training split, in [0, 255].
+        transforms: each training image draws its own; a test image has none but the centre crop.
         generator: a CPU generator; drawing on the CPU gives every device the same augmentation.
+            Without one these are test batches.
     """
 
     def __init__(
@@ -190,14 +191,21 @@ class Batches:
         self.images = images
         self.batch_size = batch_size
         self.mean_C, self.std_C = mean_C, std_C
-        self.crop = next((t for t in transforms if isinstance(t, RandomCrop)), None)
+        self.padding = next((t.padding for t in transforms if isinstance(t, RandomCrop)), 0)
+        height, width = images.pixels_NCHW.shape[2:]
+        sizes = [t.size for t in transforms if isinstance(t, CropTo)]
+        self.height, self.width = (sizes[0], sizes[0]) if sizes else (height, width)
         self.flip = any(isinstance(t, Flip) for t in transforms)
+        self.brightness = next((t.amount for t in transforms if isinstance(t, Brightness)), 0.0)
         self.generator = generator
 
+    @property
+    def count(self) -> int:
+        """Images of the split."""
+        return len(self.images)
+
     def __len__(self) -> int:
-        """Batches an epoch; training leaves out a last one of one image: batch norm needs two."""
-        full, rest = divmod(len(self.images), self.batch_size)
-        return full + (rest > (self.generator is not None))
+        return batches_of(self.count, self.batch_size, training=self.generator is not None)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """An epoch's batches of normalised N×3×H×W float32 images and N labels."""
@@ -205,35 +213,53 @@ class Batches:
 
     def epoch(self, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The same from a batch on; those before it are drawn and not made."""
-        count, device = len(self.images), self.images.labels_N.device
-        if self.generator is None:
-            order_N = torch.arange(count, device=device)
-        else:
-            order_N = torch.randperm(count, generator=self.generator).to(device)
+        device = self.images.labels_N.device
+        order_N = torch.arange(self.count)
+        if self.generator is not None:
+            order_N = torch.randperm(self.count, generator=self.generator)
+        order_N = order_N.to(device)
         # an epoch's draws at once: a copy to the device every step would stall it
         flipped_N1 = self._draw(2 if self.flip else 1) == 1
-        shift = 2 * self.crop.padding + 1 if self.crop else 1
-        down_N1, right_N1 = self._draw(shift), self._draw(shift)
-        size = self.batch_size
-        for start in range(first * size, len(self) * size, size):
+        height, width = self.images.pixels_NCHW.shape[2:]
+        down_N1 = self._draw_offset(height - self.height)
+        right_N1 = self._draw_offset(width - self.width)
+        factor_N1 = self._draw_factor()
+        for start in range(first * self.batch_size, len(self) * self.batch_size, self.batch_size):
             batch = slice(start, start + self.batch_size)
             pixels_NCHW = self.images.pixels_NCHW[order_N[batch]]
-            if self.flip or self.crop:
+            if self.flip or self.padding or (self.height, self.width) != (height, width):
                 pixels_NCHW = self._moved(
                     pixels_NCHW, flipped_N1[batch], down_N1[batch], right_N1[batch]
                 )
-            centred = pixels_NCHW.float() - self.mean_C[:, None, None]
-            yield centred / self.std_C[:, None, None], self.images.labels_N[order_N[batch]]
+            if factor_N1 is not None:
+                pixels_NCHW = (pixels_NCHW * factor_N1[batch, :, None, None]).clamp_(max=255)
+            images_NCHW = normalised(pixels_NCHW, self.mean_C, self.std_C)
+            yield images_NCHW, self.images.labels_N[order_N[batch]]
+
+    def first_of_each_class(self, classes: int) -> Images:
+        """The first image of each of the first classes, in their order, on the CPU."""
+        labels_N = self.images.labels_N
+        index = torch.stack(
+            [(labels_N == label).nonzero()[0, 0] for label in torch.unique(labels_N)[:classes]]
+        )
+        nowhere_N1 = torch.zeros_like(index)[:, None]
+        height, width = self.images.pixels_NCHW.shape[2:]
+        pixels_NCHW = self._moved(
+            self.images.pixels_NCHW[index],
+            nowhere_N1 == 1,
+            nowhere_N1 + self.padding + centre(height - self.height),
+            nowhere_N1 + self.padding + centre(width - self.width),
+        )
+        return Images(pixels_NCHW, labels_N[index]).to(torch.device("cpu"))
 
     def _moved(
         self, pixels_NCHW: Tensor, flipped_N1: Tensor, down_N1: Tensor, right_N1: Tensor
     ) -> Tensor:
-        """Each image padded, mirrored where ``flipped``, and cropped at its own place."""
-        height, width = pixels_NCHW.shape[2:]
-        if self.crop:
-            pixels_NCHW = torch.nn.functional.pad(pixels_NCHW, (self.crop.padding,) * 4)
-        rows_H = torch.arange(height, device=pixels_NCHW.device)
-        columns_W = torch.arange(width, device=pixels_NCHW.device)
+        """Each image padded, cropped at its own place, and mirrored where ``flipped``."""
+        if self.padding:
+            pixels_NCHW = torch.nn.functional.pad(pixels_NCHW, (self.padding,) * 4)
+        rows_H = torch.arange(self.height, device=pixels_NCHW.device)
+        columns_W = torch.arange(self.width, device=pixels_NCHW.device)
         rows_NH = down_N1 + rows_H
         columns_NW = right_N1 + torch.where(flipped_N1, columns_W.flip(0), columns_W)
         images_N11 = torch.arange(len(pixels_NCHW), device=pixels_NCHW.device)[:, None, None]
@@ -242,9 +268,22 @@ class Batches:
         ]
         return picked_NHWC.permute(0, 3, 1, 2)
 
+    def _draw_offset(self, room: int) -> Tensor:
+        """Where a crop begins: anywhere in training, at the centre in testing."""
+        if self.generator is None:
+            return self._draw(1) + centre(room)
+        return self._draw(room + 2 * self.padding + 1)
+
+    def _draw_factor(self) -> Tensor | None:
+        """The brightness of every image of an epoch, if it changes."""
+        if not self.brightness or self.generator is None:
+            return None
+        drawn_N1 = torch.rand((self.count, 1), generator=self.generator)
+        return (1 + self.brightness * (2 * drawn_N1 - 1)).to(self.images.labels_N.device)
+
     def _draw(self, upper: int) -> Tensor:
         """A whole number below ``upper`` for every image of an epoch."""
-        shape = (len(self.images), 1)
+        shape = (self.count, 1)
         drawn = (
             torch.randint(upper, shape, generator=self.generator)
             if upper > 1
@@ -253,15 +292,30 @@ class Batches:
         return drawn.to(self.images.labels_N.device)
 
 
+def batches_of(images: int, batch_size: int, *, training: bool) -> int:
+    """Batches an epoch; training leaves out a last one of one image: batch norm needs two."""
+    full, rest = divmod(images, batch_size)
+    return full + (rest > training)
+
+
+def centre(room: int) -> int:
+    """Where a centre crop begins, as torchvision rounds it."""
+    return round(room / 2)
+
+
+def normalised(pixels_NCHW: Tensor, mean_C: Tensor, std_C: Tensor) -> Tensor:
+    """Pixels in [0, 255] to float32 of mean 0 and deviation 1, by the channels' statistics."""
+    return (pixels_NCHW.float() - mean_C[:, None, None]) / std_C[:, None, None]
+
+
 def channel_statistics(images: Images) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each channel, in [0, 255], over a whole split."""
-    histogram_C256 = torch.stack(
-        [
-            torch.bincount(channel.flatten(), minlength=256)
-            for channel in images.pixels_NCHW.transpose(0, 1).int()
-        ]
-    ).double()
-    levels_256 = torch.arange(256, dtype=torch.float64, device=histogram_C256.device)
+    # some images at a time: counting wants eight bytes a pixel
+    histogram_C256 = torch.zeros(3, 256, dtype=torch.float64)
+    for some_NCHW in torch.split(images.pixels_NCHW, 1000):
+        for channel, pixels_NHW in enumerate(some_NCHW.transpose(0, 1).int()):
+            histogram_C256[channel] += torch.bincount(pixels_NHW.flatten(), minlength=256).cpu()
+    levels_256 = torch.arange(256, dtype=torch.float64)
     weights = histogram_C256 / histogram_C256.sum(1, keepdim=True)
     mean_C = (weights * levels_256).sum(1)
     variance_C = (weights * (levels_256 - mean_C[:, None]) ** 2).sum(1)

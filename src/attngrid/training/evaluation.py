@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from attngrid.cell import Cell
-from attngrid.data.images import Batches, channel_statistics, load
 from attngrid.model import create_model
+from attngrid.training.batches import make_batches
 from attngrid.training.loop import autocast, choose_device, evaluate, make_deterministic
 from attngrid.training.record import Record, read_cell
 from attngrid.training.weights import load_weights, weights_of
@@ -36,13 +36,10 @@ def evaluate_record(
     cell, record = read_cell(file)
     where = choose_device(device)
     make_deterministic(cell.seed, cell.threads, strict=bool(record.run["deterministic"]))
-    train_images, test_images = load(
-        cell.dataset, folder, download=False, classes=cell.options.classes
-    )
-    mean_C, std_C = (statistic.to(where) for statistic in channel_statistics(train_images))
+    _, test_batches = make_batches(cell, folder, where)
     model = create_model(**cell.model_arguments())
     load_weights(model, weights_of(file), cell.digest)
     model.to(device=where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     with autocast(cell.precision, where):
-        found = evaluate(model, Batches(test_images.to(where), 500, mean_C, std_C))
+        found = evaluate(model, test_batches)
     return cell, record, found

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from attngrid.cell import Cell, Precision
-from attngrid.data.images import Batches, channel_statistics, load
 from attngrid.errors import DivergedError
 from attngrid.model import create_model
+from attngrid.training.batches import make_batches
 from attngrid.training.checkpoint import Checkpoints
 from attngrid.training.recipe import Recipe
 
@@ -136,6 +136,7 @@ def train(
     checkpoints: Checkpoints | None = None,
     download: bool = False,
     deterministic: bool = True,
+    workers: int = 0,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train a cell, from its seed or from its checkpoint, and test it after every epoch.
 
@@ -150,6 +151,7 @@ def train(
         checkpoints: where a training that was killed goes on from, to the same bits.
         download: fetch a dataset that is missing.
         deterministic: refuse operators that are not.
+        workers: processes that read image files ahead.
 
     Returns:
         The ``metrics`` block of the record, errors in percent of the held-out images, and
@@ -164,16 +166,9 @@ def train(
     recipe = cell.recipe
     make_deterministic(cell.seed, cell.threads, strict=deterministic)
     generator = torch.Generator().manual_seed(cell.seed)  # order and augmentation
-    classes = cell.options.classes
-    train_images, test_images = load(
-        cell.dataset, folder, download=download, classes=classes, validation=cell.validation
+    batches, test_batches = make_batches(
+        cell, folder, device, generator=generator, download=download, workers=workers
     )
-    mean_C, std_C = (statistic.to(device) for statistic in channel_statistics(train_images))
-    train_images, test_images = train_images.to(device), test_images.to(device)
-    batches = Batches(
-        train_images, recipe.batch_size, mean_C, std_C, recipe.train_transforms, generator
-    )
-    test_batches = Batches(test_images, 500, mean_C, std_C)
 
     model = create_model(**cell.model_arguments())
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -246,8 +241,8 @@ def train(
         "best_epoch": best["epoch"],
         "best_top1_error": best["test_top1_error"],
         "best_top5_error": best["test_top5_error"],
-        "train_images": len(train_images),
-        "test_images": len(test_images),
+        "train_images": batches.count,
+        "test_images": test_batches.count,
         "params": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "curve": at.curve,
     }

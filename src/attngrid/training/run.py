@@ -14,6 +14,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
+from attngrid import data
 from attngrid.cell import Cell
 from attngrid.config import Study
 from attngrid.data.staging import staged
@@ -111,6 +112,7 @@ def _run_cell(study: Study, cell: Cell, record: Path) -> None:
     started, start = now(), time.perf_counter()
     behaviour = _fingerprint(cell)
     folder = study.data_folder
+    in_files = data.find(cell.dataset).target is None
     if (scratch := scratch_folder()) is not None:
         folder = staged(cell.dataset, folder, scratch, _say)
     trained: list[nn.Module] = []
@@ -125,12 +127,14 @@ def _run_cell(study: Study, cell: Cell, record: Path) -> None:
                 checkpoints=checkpoints,
                 download=study.data.download,
                 deterministic=study.compute.deterministic,
+                workers=study.compute.workers,
             )
         run = {
             "started": started,
             **speed,
             **machine,
             "deterministic": study.compute.deterministic,
+            "workers": study.compute.workers if in_files else 0,
             "peak_memory_mb": _peak_memory_mb(device),
             "fingerprint": behaviour,
         }

@@ -1,0 +1,518 @@
+"""What is done to the images: its distributions, and what is read from files while training."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch import Tensor
+from torchvision import transforms
+from torchvision.transforms import v2
+from torchvision.transforms.functional import pil_to_tensor
+
+from attngrid.cli import main
+from attngrid.config import Study, validate
+from attngrid.data import folders
+from attngrid.data.images import Batches, Images, channel_statistics
+from attngrid.data.stream import MEAN, STD, ShrunkResizedCrop, Stream, mixed
+from attngrid.errors import ConfigError, DataError, InterruptedTrainingError
+from attngrid.training import loop
+from attngrid.training.checkpoint import Checkpoints
+from attngrid.training.recipe import (
+    Brightness,
+    CropTo,
+    Flip,
+    RandomCrop,
+    RandomResizedCrop,
+    Resize,
+    Transform,
+    shipped_recipes,
+)
+
+CPU = torch.device("cpu")
+ZERO, ONE = torch.zeros(3), torch.ones(3)
+PAD4 = RandomCrop(kind="random_crop", padding=4)
+FLIP = Flip(kind="flip")
+TO8 = CropTo(kind="crop_to", size=8)
+CROP = RandomResizedCrop(kind="random_resized_crop", size=16)
+SHORTER = Resize(kind="resize", size=224)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def epoch(batches: Any, first: int = 0) -> tuple[Tensor, Tensor]:
+    images, labels = zip(*batches.epoch(first), strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+# In memory
+
+
+def marked(images: int, side: int) -> Images:
+    """Images whose pixels are their own row and column; each is its own class."""
+    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    one = torch.stack([rows + 1, columns + 1, torch.full_like(rows, 255)]).to(torch.uint8)
+    return Images(one.expand(images, -1, -1, -1).contiguous(), torch.arange(images))
+
+
+@pytest.fixture(scope="module")
+def drawn() -> tuple[Tensor, Tensor, Tensor]:
+    """Of 8,100 images with CIFAR's augmentation: how far down and right each was cut, and whether
+    it was flipped, as its own pixels say.
+    """
+    batches = Batches(marked(8100, 32), 128, ZERO, ONE, (PAD4, FLIP), seeded(0))
+    images, _ = epoch(batches)
+    middle = images[:, :, 16, 15:17]  # inside whatever the crop
+    flipped = middle[:, 1, 0] > middle[:, 1, 1]
+    down = middle[:, 0, 0] - 1 - 16 + 4
+    column = torch.where(flipped, middle[:, 1, 1], middle[:, 1, 0]) - 1
+    return down.int(), (column - 15 + 4).int(), flipped
+
+
+def chi_square(counts: Tensor) -> float:
+    """In standard deviations of its own distribution, about 0 for uniform counts."""
+    expected = counts.sum() / counts.numel()
+    freedom = counts.numel() - 1
+    statistic = float(((counts - expected) ** 2 / expected).sum())
+    return (statistic - freedom) / (2 * freedom) ** 0.5
+
+
+def test_every_offset_is_as_likely_as_any_other(drawn: tuple[Tensor, Tensor, Tensor]) -> None:
+    down, right, flipped = drawn
+    assert (int(down.min()), int(down.max())) == (0, 8)
+    counts = torch.bincount(down * 9 + right, minlength=81).float()
+    assert len(counts) == 81
+    assert abs(chi_square(counts)) < 4
+    assert abs(float(flipped.float().mean()) - 0.5) < 4 * 0.5 / len(flipped) ** 0.5
+
+
+def test_offsets_and_flips_are_independent_per_image(drawn: tuple[Tensor, Tensor, Tensor]) -> None:
+    """Of each other, and of the next image's, batches included."""
+    draws = torch.stack([d.double() for d in drawn])
+    beside = torch.cat([draws[:, :-1], draws[:, 1:]])
+    correlation = torch.corrcoef(beside) - torch.eye(6)
+    assert float(correlation.abs().max()) < 4 / beside.shape[1] ** 0.5
+
+
+def test_two_epochs_and_two_seeds_draw_differently() -> None:
+    batches = Batches(marked(64, 32), 64, ZERO, ONE, (PAD4, FLIP), seeded(0))
+    (one, _), (two, _) = epoch(batches), epoch(batches)
+    other, _ = epoch(Batches(marked(64, 32), 64, ZERO, ONE, (PAD4, FLIP), seeded(1)))
+    assert not torch.equal(one, two)
+    assert not torch.equal(one, other)
+
+
+def test_random_crop_is_a_window_of_the_zero_padded_image() -> None:
+    pixels = torch.randint(256, (50, 3, 8, 8), dtype=torch.uint8, generator=seeded(0))
+    images, labels = epoch(
+        Batches(Images(pixels, torch.arange(50)), 50, ZERO, ONE, (PAD4,), seeded(1))
+    )
+    padded = torch.nn.functional.pad(pixels, (4, 4, 4, 4)).float()
+    windows = padded.unfold(2, 8, 1).unfold(3, 8, 1)  # N×3×9×9×8×8
+    for image, label in zip(images, labels, strict=True):
+        assert (windows[label] == image[:, None, None]).all(dim=(0, 3, 4)).any()
+
+
+def test_crop_to_is_a_window_of_the_image_and_reaches_every_offset() -> None:
+    crop = CropTo(kind="crop_to", size=5)
+    images, _ = epoch(Batches(marked(2000, 8), 500, ZERO, ONE, (crop,), seeded(0)))
+    assert images.shape == (2000, 3, 5, 5)
+    assert (images[:, 2] == 255).all()  # no padding
+    corners = (images[:, 0, 0, 0] - 1) * 4 + images[:, 1, 0, 0] - 1
+    counts = torch.bincount(corners.int(), minlength=16).float()
+    assert len(counts) == 16
+    assert abs(chi_square(counts)) < 4
+
+
+@pytest.mark.parametrize(("side", "size"), [(256, 224), (9, 4), (8, 5)])
+def test_the_test_crop_is_torchvisions_centre_crop(side: int, size: int) -> None:
+    pixels = torch.randint(256, (2, 3, side, side), dtype=torch.uint8, generator=seeded(0))
+    crop = CropTo(kind="crop_to", size=size)
+    images, _ = epoch(Batches(Images(pixels, torch.arange(2)), 2, ZERO, ONE, (crop,)))
+    assert torch.equal(images, transforms.CenterCrop(size)(pixels).float())
+
+
+def test_brightness_is_a_factor_of_each_images_own() -> None:
+    grey = torch.full((20_000, 3, 1, 1), 100, dtype=torch.uint8)
+    jitter = Brightness(kind="brightness", amount=0.4)
+    images, _ = epoch(
+        Batches(Images(grey, torch.arange(len(grey))), 5000, ZERO, ONE, (jitter,), seeded(0))
+    )
+    factor = images[:, :, 0, 0] / 100
+    assert (factor == factor[:, :1]).all()  # of all channels alike
+    factor = factor[:, 0]
+    assert 0.6 <= float(factor.min()) < 0.601
+    assert 1.399 < float(factor.max()) <= 1.4 + 1e-6
+    counts = torch.histc(factor, bins=40, min=0.6, max=1.4)
+    assert abs(chi_square(counts)) < 4
+    assert abs(float(torch.corrcoef(torch.stack([factor[:-1], factor[1:]]))[0, 1])) < 0.03
+
+
+def test_brightness_leaves_the_range_of_pixels_as_torchvision_does() -> None:
+    white = torch.full((100, 3, 1, 1), 250, dtype=torch.uint8)
+    jitter = Brightness(kind="brightness", amount=0.4)
+    images, _ = epoch(
+        Batches(Images(white, torch.arange(100)), 100, ZERO, ONE, (jitter,), seeded(0))
+    )
+    assert float(images.max()) == 255
+    bright = v2.functional.adjust_brightness(white[0].float() / 255, 1.4)
+    assert float(bright.max()) == 1
+
+
+def test_channel_statistics_of_many_images_are_numpys() -> None:
+    pixels = torch.randint(256, (2500, 3, 2, 2), dtype=torch.uint8, generator=seeded(0))
+    mean_C, std_C = channel_statistics(Images(pixels, torch.zeros(2500)))
+    np.testing.assert_allclose(mean_C, pixels.numpy().mean((0, 2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(std_C, pixels.numpy().std((0, 2, 3)), rtol=1e-6)
+
+
+# From files
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of 12 training and 5 held-out JPEGs of many shapes, and a grey PNG."""
+    root = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 5)):
+        for label in ("ash", "oak"):
+            (root / split / label).mkdir(parents=True)
+            for number in range(count):
+                width, height = random.integers(40, 700, 2)
+                small = random.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+                picture = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+                picture.save(root / split / label / f"{number}.jpg", quality=90)
+    picture.convert("L").save(root / "train/oak/grey.png")
+    return root
+
+
+@pytest.fixture
+def index(pictures: Path, tmp_path: Path) -> tuple[folders.FolderIndex, folders.FolderIndex]:
+    return folders.load(f"imagefolder:{pictures}:2", tmp_path / "data")
+
+
+IMAGENET = shipped_recipes()["imagenet_100ep"]
+
+
+def streamed(
+    split: folders.FolderIndex,
+    workers: int = 0,
+    seed: int | None = 0,
+    recipe: tuple[Transform, ...] = IMAGENET.train_transforms,
+) -> Stream:
+    generator = None if seed is None else seeded(seed)
+    return Stream(split, 4, recipe, CPU, workers=workers, generator=generator)
+
+
+def test_test_images_are_torchvisions_pipeline(
+    index: tuple[folders.FolderIndex, folders.FolderIndex],
+) -> None:
+    """Resize 256, centre crop 224, and ImageNet's normalisation, in the order of the files."""
+    _, test = index
+    found, labels = epoch(streamed(test, seed=None, recipe=IMAGENET.test_transforms))
+    theirs = transforms.Compose(
+        [
+            transforms.Resize(256),
+            transforms.CenterCrop(224),
+            transforms.ToTensor(),
+            transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+    expected = [theirs(Image.open(test.path(n)).convert("RGB")) for n in range(len(test))]
+    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-5, atol=1e-5)
+    assert labels.tolist() == [0] * 5 + [1] * 5
+
+
+def test_the_squashed_dogs_transforms_are_torchvisions(
+    index: tuple[folders.FolderIndex, folders.FolderIndex],
+) -> None:
+    dogs = shipped_recipes()["dogs_200ep"].test_transforms
+    _, test = index
+    found, _ = epoch(streamed(test, seed=None, recipe=dogs))
+    theirs = transforms.Compose([transforms.Resize((256, 256)), transforms.CenterCrop(224)])
+    pixels = torch.stack([pil_to_tensor(theirs(Image.open(test.path(n)))) for n in range(10)])
+    mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
+    assert torch.equal(found, (pixels.float() - mean) / std)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+@pytest.mark.slow
+def test_an_epoch_is_the_same_whoever_reads_it(
+    index: tuple[folders.FolderIndex, folders.FolderIndex],
+) -> None:
+    train, _ = index
+    (alone, labels), (one, _), (three, _) = (epoch(streamed(train, n)) for n in (0, 1, 3))
+    assert torch.equal(alone, one)
+    assert torch.equal(alone, three)
+    assert len(alone) == len(train) - 1
+    assert sorted(labels.tolist()) != labels.tolist()
+    # and from its middle on
+    late, late_labels = epoch(streamed(train, 2), first=3)
+    assert torch.equal(late, alone[12:])
+    assert torch.equal(late_labels, labels[12:])
+
+
+def test_reading_draws_from_nobody_elses_generator(
+    index: tuple[folders.FolderIndex, folders.FolderIndex],
+) -> None:
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    epoch(streamed(index[0]))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_last_batch_of_one_image_is_left_out_of_training(
+    index: tuple[folders.FolderIndex, folders.FolderIndex],
+) -> None:
+    train, _ = index
+    assert len(train) == 25  # 6 batches of 4 and one image
+    assert len(streamed(train)) == 6
+    assert len(epoch(streamed(train))[1]) == 24
+    assert len(streamed(train, seed=None)) == 7
+
+
+def test_a_streamed_crop_has_torchvisions_distribution(tmp_path: Path) -> None:
+    """Area and shape of each crop, read off an image whose colours are its coordinates."""
+    size = 256
+    ramp = np.zeros((size, size, 3), np.uint8)
+    ramp[..., 0], ramp[..., 1] = np.arange(size)[:, None], np.arange(size)[None]
+    for split in ("train", "val"):
+        for label in "ab":
+            (tmp_path / "ramp" / split / label).mkdir(parents=True)
+            for number in range(300 if split == "train" else 1):
+                Image.fromarray(ramp).save(tmp_path / "ramp" / split / label / f"{number}.png")
+    train, _ = folders.load(f"imagefolder:{tmp_path / 'ramp'}:2", tmp_path / "data")
+    images, _ = epoch(streamed(train, recipe=(CROP, FLIP)))
+    pixels = images * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+    # between the centres of the first and the last pixel lie 15/16 of the crop
+    height = (pixels[:, 0, -1, 8] - pixels[:, 0, 0, 8]) * 16 / 15
+    across = (pixels[:, 1, 8, -1] - pixels[:, 1, 8, 0]) * 16 / 15
+    flipped, width = across < 0, across.abs()
+    torch.manual_seed(1)
+    theirs = [
+        transforms.RandomResizedCrop.get_params(
+            torch.empty(3, size, size), [0.08, 1.0], [3 / 4, 4 / 3]
+        )
+        for _ in range(4000)
+    ]
+    their_height, their_width = torch.tensor(theirs)[:, 2:].float().T
+    for found, expected in (
+        (height * width / size**2, their_height * their_width / size**2),
+        ((width / height).log(), (their_width / their_height).log()),
+        (height, their_height),
+    ):
+        error = (found.var() / len(found) + expected.var() / len(expected)).sqrt()
+        assert abs(float(found.mean() - expected.mean())) < 4 * float(error)
+        assert float(found.std() / expected.std()) == pytest.approx(1, abs=0.1)
+    assert abs(float(flipped.float().mean()) - 0.5) < 4 * 0.5 / len(flipped) ** 0.5
+    draws = torch.stack([height, width, flipped.float()]).double()
+    beside = torch.corrcoef(torch.cat([draws[:, :-1], draws[:, 1:]]))[:3, 3:]
+    assert float(beside.abs().max()) < 4 / len(height) ** 0.5  # of the next image's
+
+
+def test_a_large_jpeg_decoded_small_is_nearly_the_one_decoded_whole(tmp_path: Path) -> None:
+    """To a few grey levels; nothing is enlarged for it."""
+    random = np.random.default_rng(0)
+    small = random.integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    Image.fromarray(small).resize((1600, 1200), Image.Resampling.BICUBIC).save(
+        tmp_path / "large.jpg", quality=95
+    )
+    ours, theirs = ShrunkResizedCrop(64), v2.RandomResizedCrop(64)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        with Image.open(tmp_path / "large.jpg") as image:
+            found = pil_to_tensor(ours(image)).float()
+            shrunk = image.size != (1600, 1200)
+        torch.manual_seed(seed)
+        with Image.open(tmp_path / "large.jpg") as image:
+            expected = pil_to_tensor(theirs(image.convert("RGB"))).float()
+        assert shrunk
+        assert float((found - expected).abs().mean()) < 1.5
+
+
+def test_seeds_of_images_differ_in_their_low_bits() -> None:
+    """torch's generator looks at 32 of them."""
+    low = {mixed(seed, place) & 0xFFFFFFFF for seed in range(4) for place in range(5000)}
+    assert len(low) > 19_990
+
+
+# Training on them
+
+
+@pytest.fixture
+def study(
+    tiny: dict[str, Any], pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Study:
+    """Two epochs of the pictures, copied, at half a second each."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(pictures, "birds")
+    return birds(tiny, workers=0)
+
+
+def birds(tiny: dict[str, Any], workers: int) -> Study:
+    tiny["grid"][0] |= {
+        "dataset": "imagefolder:birds",
+        "backbones": ["mobilenet_v2"],
+        "attentions": ["none"],
+        "seeds": [0],
+        "options": {"width": 0.0625},
+    }
+    tiny["recipes"]["tiny"] |= {
+        "epochs": 2,
+        "batch_size": 8,
+        "train_transforms": [t.model_dump() for t in IMAGENET.train_transforms],
+        "test_transforms": [t.model_dump() for t in IMAGENET.test_transforms],
+    }
+    tiny["compute"] |= {"workers": workers}
+    Path("study.yaml").write_text(yaml.safe_dump(tiny))
+    return validate(Study, tiny, "study.yaml")
+
+
+def trained(study: Study, checkpoints: Checkpoints | None = None, workers: int = 0) -> Any:
+    (cell,) = study.trainings.values()
+    metrics, _ = loop.train(
+        cell,
+        CPU,
+        study.data_folder,
+        progress=lambda line, elapsed: None,
+        checkpoints=checkpoints,
+        workers=workers,
+    )
+    return metrics
+
+
+@pytest.mark.slow
+def test_an_image_folder_is_trained_by_the_command(study: Study) -> None:
+    (cell,) = study.trainings.values()
+    assert main(["train", "study.yaml", cell.id]) == 0
+    record = json.loads(cell.record.read_text())
+    assert (record["metrics"]["train_images"], record["metrics"]["test_images"]) == (25, 10)
+    assert main(["evaluate", str(cell.record)]) == 0
+
+
+@pytest.mark.slow
+def test_a_training_on_files_goes_on_from_the_middle_of_an_epoch_to_the_bit(study: Study) -> None:
+    (cell,) = study.trainings.values()
+    expected = trained(study)
+
+    class Once(Checkpoints):
+        """Stops at the second epoch's second step."""
+
+        saved = 0
+
+        def due(self) -> bool:
+            self.saved += 1
+            return self.saved == 6
+
+        def save(self, state: dict[str, Any]) -> None:
+            self.stopped_by = signal.SIGTERM
+            super().save(state)
+
+    with pytest.raises(InterruptedTrainingError):
+        trained(study, Once(cell.checkpoint, cell.digest, 1.0))
+    again = trained(study, Checkpoints(cell.checkpoint, cell.digest, 0.0), workers=2)
+    assert again == expected
+
+
+def train_images() -> Iterator[Path]:
+    yield from sorted(Path("birds/train").rglob("*.jpg"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_that_vanishes_while_training_is_named(
+    tiny: dict[str, Any], study: Study, workers: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    study = birds(tiny, workers)
+    assert main(["prepare", "study.yaml"]) == 0
+    file = next(train_images())
+    inside = file.parent.stat()
+    file.unlink()
+    os.utime(file.parent, ns=(inside.st_atime_ns, inside.st_mtime_ns))  # after it was prepared
+    (cell,) = study.trainings.values()
+    earlier = cell.record.parent / "another.json"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text("what was there")
+    assert main(["train", "study.yaml", cell.id]) == 1
+    error = capfd.readouterr().err
+    assert f"{file}: cannot be read: FileNotFoundError" in error
+    assert "Traceback" not in error
+    assert json.loads(cell.status.read_text())["state"] == "failed"
+    assert earlier.read_text() == "what was there"
+    assert not cell.record.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["cut", "noise"])
+def test_a_corrupt_jpeg_ends_the_training_by_name(
+    study: Study, damage: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["prepare", "study.yaml"]) == 0
+    file = next(train_images())
+    content = file.read_bytes()
+    # the ends are whole, which is all that a quick check sees
+    middle = len(content) // 2
+    broken = content[:100] + b"\0" * 50 if damage == "noise" else content[:middle]
+    file.write_bytes(broken)
+    (cell,) = study.trainings.values()
+    assert main(["train", "study.yaml", cell.id]) == 1
+    error = capfd.readouterr().err
+    assert f"{file}: cannot be read: " in error
+    assert "attngrid prepare --thorough" in error
+    assert "Traceback" not in error
+
+
+# Recipes that do not fit
+
+
+@pytest.mark.parametrize(
+    ("dataset", "split", "kinds", "message"),
+    [
+        ("digits", "train", [CROP], "found random_resized_crop; train images of digits can have"),
+        ("digits", "train", [FLIP, FLIP], "found flip; train images of digits can have"),
+        ("digits", "train", [TO8], r"make 8×8 of digits, .* 16×16; end with crop_to: \{size: 16\}"),
+        ("digits", "test", [FLIP], "found flip; test images of digits can have resize, crop_to"),
+        ("digits", "train", [TO8.model_copy(update={"size": 17})], "make 17×17 of digits"),
+        ("digits", "train", [SHORTER], "resize: digits is stored at 16×16 and not resized"),
+        ("dogs", "train", [FLIP], "make 256×256 of dogs, whose networks see 224×224"),
+        ("imagenet", "train", [PAD4], "found random_crop; train images of imagenet can have"),
+        ("imagenet", "test", [SHORTER], "make images of any shape of imagenet"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_its_images_is_one_clear_error(
+    tiny: dict[str, Any], dataset: str, split: str, kinds: list[Transform], message: str
+) -> None:
+    tiny["grid"][0] |= {"dataset": dataset}
+    recipe = tiny["recipes"]["tiny"]
+    if dataset == "imagenet":
+        for name in ("train", "test"):
+            fitting = getattr(IMAGENET, f"{name}_transforms")
+            recipe[f"{name}_transforms"] = [t.model_dump() for t in fitting]
+    recipe[f"{split}_transforms"] = [t.model_dump() for t in kinds]
+    with pytest.raises(
+        ConfigError, match=rf"grid\.0\.recipes: 'tiny': {split}_transforms: {message}"
+    ):
+        validate(Study, tiny, "tiny.yaml")
+
+
+def test_reading_what_is_not_there_is_a_clear_error(
+    index: tuple[folders.FolderIndex, folders.FolderIndex],
+) -> None:
+    train, _ = index
+    gone = folders.FolderIndex(train.root / "gone", train.files, train.labels, train.classes)
+    with pytest.raises(DataError, match=r"gone/.*cannot be read: FileNotFoundError"):
+        epoch(streamed(gone))
+    with pytest.raises(DataError, match="cannot be read"):
+        streamed(gone).first_of_each_class(2)
