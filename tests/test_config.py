@@ -66,7 +66,11 @@ def change(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
             [{"kind": "flip"}, {"kind": "flip"}],
             ["grid.0.recipes", "flip", "each once"],
         ),
-        ("recipes.tiny.test_transforms", [{"kind": "flip"}], ["flip", "test images none"]),
+        (
+            "recipes.tiny.test_transforms",
+            [{"kind": "flip"}],
+            ["flip", "test images of digits can have resize, crop_to"],
+        ),
         ("recipes.tiny.learning_rate", float("inf"), ["recipes.tiny.learning_rate", "inf"]),
         ("recipes.tiny.nesterov", "yes", ["recipes.tiny.nesterov", "'yes'", "boolean"]),
         ("grid.0.options", {"width": True}, ["grid.0.options.width", "True", "number"]),

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,8 @@ from attngrid.cli import main
 from attngrid.config import Study, validate
 from attngrid.data import folders
 from attngrid.data.images import Batches, Images, channel_statistics
-from attngrid.data.stream import MEAN, STD, ShrunkResizedCrop, Stream, mixed
-from attngrid.errors import ConfigError, DataError, InterruptedTrainingError
+from attngrid.data.stream import MEAN, STD, Decoded, ShrunkResizedCrop, Stream, mixed
+from attngrid.errors import ConfigError, DataError, InterruptedTrainingError, OutOfMemoryError
 from attngrid.training import loop
 from attngrid.training.checkpoint import Checkpoints
 from attngrid.training.recipe import (
@@ -38,6 +40,9 @@ from attngrid.training.recipe import (
     Transform,
     shipped_recipes,
 )
+from attngrid.training.record import read_status
+from attngrid.training.run import run_cell
+from conftest import environment
 
 CPU = torch.device("cpu")
 ZERO, ONE = torch.zeros(3), torch.ones(3)
@@ -361,7 +366,7 @@ def study(
     return birds(tiny, workers=0)
 
 
-def birds(tiny: dict[str, Any], workers: int) -> Study:
+def birds(tiny: dict[str, Any], workers: int, epochs: int = 2) -> Study:
     tiny["grid"][0] |= {
         "dataset": "imagefolder:birds",
         "backbones": ["mobilenet_v2"],
@@ -370,12 +375,12 @@ def birds(tiny: dict[str, Any], workers: int) -> Study:
         "options": {"width": 0.0625},
     }
     tiny["recipes"]["tiny"] |= {
-        "epochs": 2,
+        "epochs": epochs,
         "batch_size": 8,
         "train_transforms": [t.model_dump() for t in IMAGENET.train_transforms],
         "test_transforms": [t.model_dump() for t in IMAGENET.test_transforms],
     }
-    tiny["compute"] |= {"workers": workers}
+    tiny["compute"] |= {"workers": workers, "checkpoint_share": 0}
     Path("study.yaml").write_text(yaml.safe_dump(tiny))
     return validate(Study, tiny, "study.yaml")
 
@@ -474,6 +479,64 @@ def test_a_corrupt_jpeg_ends_the_training_by_name(
     assert "Traceback" not in error
 
 
+def test_a_reading_process_that_is_killed_says_what_to_change(
+    tiny: dict[str, Any], study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the system does when memory is short."""
+    study, training = birds(tiny, workers=2), os.getpid()
+    read = Decoded._read
+
+    def killed(*arguments: Any) -> Any:
+        if os.getpid() != training:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(*arguments)
+
+    monkeypatch.setattr(Decoded, "_read", killed)
+    (cell,) = study.trainings.values()
+    with pytest.raises(OutOfMemoryError, match=r"reads images was ended: .*fewer .*workers"):
+        run_cell(study, cell, cell.record)
+    assert (read_status(cell.status) or {})["state"] == "failed"
+
+
+@pytest.mark.slow
+def test_signals_to_a_training_and_its_readers_cost_nothing(
+    tiny: dict[str, Any], study: Study
+) -> None:
+    """Ctrl-C and a batch system tell every process; a kill leaves the next run free."""
+    (cell,) = birds(tiny, workers=2, epochs=30).trainings.values()
+
+    def start(epoch: int) -> subprocess.Popen[str]:
+        """A training that has come to the end of an epoch."""
+        process = subprocess.Popen(
+            ["attngrid", "train", "study.yaml", cell.id],
+            env=environment(),
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        for _ in range(1200):
+            status = read_status(cell.status) or {}
+            if status.get("pid") == process.pid and status.get("epoch", -1) >= epoch:
+                return process
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.05)
+        raise AssertionError("did not come that far in a minute")
+
+    for epoch, number in enumerate((signal.SIGINT, signal.SIGTERM, signal.SIGUSR1), 1):
+        process = start(epoch)
+        os.killpg(process.pid, number)
+        _, told = process.communicate(timeout=60)
+        assert process.returncode == 128 + number, told
+        assert "goes on from its checkpoint" in told.splitlines()[-1]
+    process = start(4)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    following = start(4)  # at once, with the readers of the killed one perhaps still there
+    os.killpg(following.pid, signal.SIGTERM)
+    following.communicate(timeout=60)
+    assert following.returncode == 128 + signal.SIGTERM
+
+
 # Recipes that do not fit
 
 
@@ -484,10 +547,16 @@ def test_a_corrupt_jpeg_ends_the_training_by_name(
         ("digits", "train", [FLIP, FLIP], "found flip; train images of digits can have"),
         ("digits", "train", [TO8], r"make 8×8 of digits, .* 16×16; end with crop_to: \{size: 16\}"),
         ("digits", "test", [FLIP], "found flip; test images of digits can have resize, crop_to"),
-        ("digits", "train", [TO8.model_copy(update={"size": 17})], "make 17×17 of digits"),
+        (
+            "digits",
+            "train",
+            [TO8.model_copy(update={"size": 17})],
+            "crop_to: found 17, of images of 16 pixels",
+        ),
         ("digits", "train", [SHORTER], "resize: digits is stored at 16×16 and not resized"),
         ("dogs", "train", [FLIP], "make 256×256 of dogs, whose networks see 224×224"),
         ("imagenet", "train", [PAD4], "found random_crop; train images of imagenet can have"),
+        ("imagenet", "test", [TO8], "crop_to: found 8, of images of any shape; resize them first"),
         ("imagenet", "test", [SHORTER], "make images of any shape of imagenet"),
     ],
 )

@@ -477,6 +477,7 @@ def _fits_images(recipe: Recipe, split: str, where: str, dataset_name: str) -> N
             f"can have {', '.join(allowed)}, each once"
         )
     size: int | None = (dataset.stored_size or dataset.input_size) if resident else None
+    shorter = size
     for transform in transforms:
         if (
             isinstance(transform, Resize)
@@ -491,9 +492,15 @@ def _fits_images(recipe: Recipe, split: str, where: str, dataset_name: str) -> N
                 f"{where}: resize: {dataset_name} is stored at {size}×{size} and not resized; "
                 f"{{size: {size}, squash: true}} says so"
             )
+        if isinstance(transform, CropTo) and (shorter is None or transform.size > shorter):
+            of = "any shape" if shorter is None else f"{shorter} pixels on the shorter side"
+            raise ValueError(
+                f"{where}: crop_to: found {transform.size}, of images of {of}; resize them first"
+            )
         if isinstance(transform, CropTo | RandomResizedCrop):
-            size = transform.size
+            size = shorter = transform.size
         elif isinstance(transform, Resize):
+            shorter = transform.size
             size = transform.size if transform.squash else None
     if size != dataset.input_size:
         made = "images of any shape" if size is None else f"{size}×{size}"

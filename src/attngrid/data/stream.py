@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from attngrid.training.recipe import (
 MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 BATCHES_AHEAD = 2  # of each worker
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+GRACE_S = 20
 
 
 class Stream:
@@ -96,9 +99,10 @@ class Stream:
             num_workers=self.workers,
             prefetch_factor=BATCHES_AHEAD if self.workers else None,
             pin_memory=self.device.type == "cuda",
+            worker_init_fn=outlast_signals,
             generator=torch.Generator(),  # or it would draw from everybody's
         )
-        for batch in loader:
+        for batch in started(loader):
             # as a value: of an exception a worker hands over its traceback
             if isinstance(batch, str):
                 raise DataError(batch)
@@ -181,6 +185,27 @@ class ShrunkResizedCrop(v2.RandomResizedCrop):  # type: ignore[misc]
         x, y = decoded.size[0] / full[0], decoded.size[1] / full[1]
         box = (left * x, top * y, (left + width) * x, (top + height) * y)
         return decoded.resize((columns, rows), Image.Resampling.BILINEAR, box)
+
+
+def started(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Start the reading processes; signals wait until each knows what to do with them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def outlast_signals(worker: int) -> None:
+    """Keep a reading process until its training ends it.
+
+    Ctrl-C and a batch system signal every process, and the training still wants a checkpoint of
+    this one's images. SIGTERM, with which it is ended in the last resort, ends it a while later.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE_S))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def _step(transform: Transform, *, training: bool) -> Any:

@@ -26,6 +26,7 @@ from attngrid.errors import (
     WriteError,
 )
 from attngrid.site import scratch_folder
+from attngrid.training.batches import processors
 from attngrid.training.checkpoint import Checkpoints
 from attngrid.training.fingerprint import fingerprint
 from attngrid.training.loop import choose_device, train
@@ -67,6 +68,8 @@ def run_cell(study: Study, cell: Cell, record: Path) -> None:
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise _out_of_memory(cell, error) from error
     except RuntimeError as error:
+        if "DataLoader worker" in str(error):
+            raise _reader_gone(cell, error) from error
         if "allocate memory" not in str(error):
             raise
         raise _out_of_memory(cell, error) from error
@@ -82,6 +85,15 @@ def _out_of_memory(cell: Cell, error: BaseException) -> OutOfMemoryError:
     return OutOfMemoryError(
         f"{cell.id}: out of memory at batches of {cell.recipe.batch_size} images: {first}. "
         "Train fewer cells beside each other, or take a recipe with a smaller batch_size"
+    )
+
+
+def _reader_gone(cell: Cell, error: BaseException) -> OutOfMemoryError:
+    first = str(error).strip().partition("\n")[0]
+    return OutOfMemoryError(
+        f"{cell.id}: a process that reads images was ended: {first}. Where memory or /dev/shm is "
+        "too small for it, take fewer `compute: {workers: ...}`; the next run goes on from the "
+        "last checkpoint"
     )
 
 
@@ -113,6 +125,7 @@ def _run_cell(study: Study, cell: Cell, record: Path) -> None:
     behaviour = _fingerprint(cell)
     folder = study.data_folder
     in_files = data.find(cell.dataset).target is None
+    workers = min(study.compute.workers, processors()) if in_files else 0
     if (scratch := scratch_folder()) is not None:
         folder = staged(cell.dataset, folder, scratch, _say)
     trained: list[nn.Module] = []
@@ -127,14 +140,14 @@ def _run_cell(study: Study, cell: Cell, record: Path) -> None:
                 checkpoints=checkpoints,
                 download=study.data.download,
                 deterministic=study.compute.deterministic,
-                workers=study.compute.workers,
+                workers=workers,
             )
         run = {
             "started": started,
             **speed,
             **machine,
             "deterministic": study.compute.deterministic,
-            "workers": study.compute.workers if in_files else 0,
+            "workers": workers,
             "peak_memory_mb": _peak_memory_mb(device),
             "fingerprint": behaviour,
         }
