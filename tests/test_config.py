@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -406,3 +407,24 @@ def test_a_study_survives_its_own_file(tiny: dict[str, Any], tmp_path: Path) -> 
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(tiny))
     assert [c.id for c in load_study(file).cells] == [c.id for c in study.cells]
+
+
+def test_every_shipped_recipe_says_where_it_is_from_and_what_to_expect() -> None:
+    for recipe in shipped_recipes().values():
+        assert recipe.source
+        assert recipe.expected
+
+
+def test_what_recipes_expect_is_what_the_reference_tables_print() -> None:
+    public = pd.read_csv(ROOT / "reference/public_cifar100.csv", keep_default_na=False)
+    table4 = pd.read_csv(ROOT / "reference/cbam_table4.csv", keep_default_na=False)
+    authors = pd.read_csv(ROOT / "reference/author_checkpoints.csv", keep_default_na=False)
+    recipes = shipped_recipes()
+    for backbone in ("resnet18", "resnet34", "resnet50"):
+        (row,) = public.query(f"backbone == '{backbone}' and attention == 'none'").itertuples()
+        for error in (row.top1_error, row.top5_error):
+            assert f"{error:.2f}" in recipes["cifar_200ep"].expected
+    (row,) = table4.query("backbone == 'resnet18' and attention == 'none'").itertuples()
+    (maf,) = authors.query("attention == 'maf_c'").itertuples()
+    for error in (row.top1_error, row.top5_error, 100 - maf.top1_accuracy, 100 - maf.top5_accuracy):
+        assert f"{error:.2f}" in recipes["imagenet_100ep"].expected

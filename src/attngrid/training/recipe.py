@@ -102,10 +102,11 @@ Transform = Annotated[
 class Recipe(Strict):
     """One way to train: SGD, its schedule and what is done to the images.
 
-    ``source`` is documentation and no part of a cell's digest.
+    ``source`` and ``expected`` are documentation and no part of a cell's digest.
     """
 
     source: str = ""
+    expected: str = ""
     epochs: PositiveInt
     batch_size: Annotated[int, Field(ge=2)]
     learning_rate: Positive
@@ -132,7 +133,7 @@ class Recipe(Strict):
 
     def digested(self) -> dict[str, Any]:
         """What changes the trained numbers, defaults left out: a new key stales no record."""
-        return self.model_dump(mode="json", exclude={"source"}, exclude_defaults=True)
+        return self.model_dump(mode="json", exclude={"source", "expected"}, exclude_defaults=True)
 
 
 @cache
