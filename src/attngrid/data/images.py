@@ -262,11 +262,11 @@ class Batches:
         columns_W = torch.arange(self.width, device=pixels_NCHW.device)
         rows_NH = down_N1 + rows_H
         columns_NW = right_N1 + torch.where(flipped_N1, columns_W.flip(0), columns_W)
-        images_N11 = torch.arange(len(pixels_NCHW), device=pixels_NCHW.device)[:, None, None]
-        picked_NHWC = pixels_NCHW.permute(0, 2, 3, 1)[
-            images_N11, rows_NH[:, :, None], columns_NW[:, None, :]
-        ]
-        return picked_NHWC.permute(0, 3, 1, 2)
+        # by its place in the flattened image, which a CPU gathers faster than it indexes
+        places_NHW = rows_NH[:, :, None] * pixels_NCHW.shape[3] + columns_NW[:, None, :]
+        places_NCP = places_NHW.flatten(1)[:, None].expand(-1, pixels_NCHW.shape[1], -1)
+        picked_NCP = pixels_NCHW.flatten(2).gather(2, places_NCP)
+        return picked_NCP.reshape(*picked_NCP.shape[:2], self.height, self.width)
 
     def _draw_offset(self, room: int) -> Tensor:
         """Where a crop begins: anywhere in training, at the centre in testing."""
