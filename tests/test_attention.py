@@ -20,11 +20,12 @@ from attngrid import attention as attentions
 from attngrid.attention.bam import BAM
 from attngrid.attention.cbam import CBAM
 from attngrid.attention.csm import ChannelSpatialAttention
+from attngrid.attention.forms import literal_forms
 from attngrid.attention.maf import MAF, MAFInBAM, MAFInCBAM
 from attngrid.attention.sam import SpatialSelfAttention
 from attngrid.attention.se import SqueezeExcitation, SqueezeExcitationV3
 from attngrid.attention.srap import SRAP
-from attngrid.attention.statistics import CHANNEL, POSITION, STATISTICS, deviation
+from attngrid.attention.statistics import CHANNEL, POSITION, STATISTICS, deviation, squeeze
 from attngrid.errors import ConfigError, UnknownNameError
 
 Array = NDArray[np.float64]
@@ -382,11 +383,13 @@ def test_an_unknown_statistic_is_named_and_none_refused(module: type[nn.Module])
 def test_deviation_is_sound_where_squares_of_float32_are_not() -> None:
     x = 30 + 0.01 * torch.randn(2, 4, 32, 32, generator=torch.Generator().manual_seed(0))
     expected = x.double().std((2, 3))
-    torch.testing.assert_close(deviation(x, CHANNEL).double(), expected, rtol=1e-4, atol=0)
+    for found in (deviation(x, CHANNEL).flatten(1), squeeze(x, ["std"], CHANNEL)[1][0]):
+        torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=0)
     squares = ((x**2).mean((2, 3)) - x.mean((2, 3)) ** 2).clamp(min=0).sqrt()
     assert ((squares - expected).abs() / expected).max() > 0.1  # what is avoided
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert deviation(x.bfloat16(), CHANNEL).dtype == torch.float32
+        assert squeeze(x.bfloat16(), ["std"], CHANNEL)[1][0].dtype == torch.float32
 
 
 def test_every_registered_module_is_covered_by_an_equation() -> None:
@@ -562,10 +565,38 @@ def test_statistics_of_bfloat16_maps_accumulate_in_float32(
 ) -> None:
     x = (3 + torch.randn(2, 512, 32, 32)).bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = STATISTICS[name](x, over)
+        _, (found,) = squeeze(x, [name], over)
     assert found.dtype == torch.float32
-    expected = STATISTICS[name](x.double(), over)
+    expected = STATISTICS[name](x.double(), over).reshape(found.shape)
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("size", [(4, 16, 6, 6), (2, 8, 1, 1), (3, 16, 5, 7)], ids=str)
+def test_fast_forms_agree_with_the_literal_ones(name: str, size: tuple[int, ...]) -> None:
+    """Outputs and gradients; rounded to eighths, so that maxima tie as they do in bfloat16."""
+    torch.manual_seed(2)
+    module = build(name, size[1]).train(size[-1] > 1)
+    for parameter in module.parameters():
+        if not parameter.any():
+            parameter.data.fill_(0.5)
+    x = (8 * torch.randn(size)).round() / 8
+    for images in (x, x.contiguous(memory_format=torch.channels_last)):
+        found = step(copy.deepcopy(module), images)
+        with literal_forms():
+            expected = step(copy.deepcopy(module), images)
+        for mine, theirs in zip(found, expected, strict=True):
+            assert relative_error(mine, theirs) < 1e-5 or theirs.norm() < 1e-5
+
+
+def test_a_squeezed_map_may_be_left_or_taken_alone() -> None:
+    """Gradients of the statistics alone, and of the map alone."""
+    x = torch.randn(2, 4, 3, 3, dtype=torch.float64, requires_grad=True)
+    everything = tuple(STATISTICS)
+    for over in (CHANNEL, POSITION):
+        assert torch.autograd.gradcheck(lambda x: tuple(squeeze(x, everything, over)[1]), x)  # noqa: B023
+        assert torch.autograd.gradcheck(lambda x: squeeze(x, everything, over)[0], x)  # noqa: B023
+        assert torch.autograd.gradcheck(lambda x: squeeze(x, ["avg"], over)[1][0], x)  # noqa: B023
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if not name.startswith("sam")])

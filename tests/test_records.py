@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import yaml
 from safetensors.torch import load_file
 
 import attngrid
-from attngrid.attention import sam, statistics
+from attngrid.attention import cbam, maf, sam, srap, statistics
 from attngrid.cell import Cell
 from attngrid.cli import main
 from attngrid.config import Study, validate
@@ -176,11 +177,16 @@ def test_a_refactoring_keeps_the_fingerprint(
 
 def population_deviation(patch: pytest.MonkeyPatch) -> None:
     """A standard deviation without Bessel's correction."""
-    patch.setitem(
-        statistics.STATISTICS,
-        "std",
-        lambda x, over, keepdim=False: x.std(over, correction=0, keepdim=keepdim),
-    )
+    squeeze = statistics.squeeze
+
+    def population(x: torch.Tensor, names: Sequence[str], over: tuple[int, ...]) -> Any:
+        x, found = squeeze(x, names, over)
+        count = math.prod(x.shape[dimension] for dimension in over)
+        factor = {"std": math.sqrt(1 - 1 / count)}
+        return x, [factor.get(name, 1) * value for name, value in zip(names, found, strict=True)]
+
+    for module in (cbam, maf, srap):
+        patch.setattr(module, "squeeze", population)
 
 
 def scaled_product(patch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from attngrid.attention.statistics import CHANNEL, mean
+from attngrid.attention.statistics import CHANNEL, squeeze
 from attngrid.errors import ConfigError
 
 
@@ -21,7 +21,8 @@ class ChannelBranch(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        logits_NC: Tensor = self.mlp(mean(x, CHANNEL))
+        _, (mean_NC,) = squeeze(x, ("avg",), CHANNEL)
+        logits_NC: Tensor = self.mlp(mean_NC)
         return logits_NC
 
 

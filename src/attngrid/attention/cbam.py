@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from attngrid.attention.bottleneck import bottleneck
-from attngrid.attention.statistics import CHANNEL, POSITION, find_all, maximum, mean
+from attngrid.attention.statistics import CHANNEL, POSITION, known, normalised_conv, squeeze
 
 
 class ChannelGate(nn.Module):
@@ -19,7 +18,8 @@ class ChannelGate(nn.Module):
         self.mlp = bottleneck(channels, channels, reduction)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits_NC: Tensor = self.mlp(mean(x, CHANNEL)) + self.mlp(maximum(x, CHANNEL))
+        x, (mean_NC, max_NC) = squeeze(x, ("avg", "max"), CHANNEL)
+        logits_NC: Tensor = self.mlp(mean_NC) + self.mlp(max_NC)
         gate_NC = logits_NC.sigmoid().to(x.dtype)
         return x * gate_NC[:, :, None, None]
 
@@ -33,7 +33,7 @@ class SpatialGate(nn.Module):
 
     def __init__(self, statistics: Sequence[str] = ("max", "avg")) -> None:
         super().__init__()
-        self.statistics = find_all(statistics)
+        self.statistics = known(statistics)
         self.conv = nn.Conv2d(len(self.statistics), 1, kernel_size=7, padding=3, bias=False)
         self.bn = nn.BatchNorm2d(1, momentum=0.01)
 
@@ -43,12 +43,14 @@ class SpatialGate(nn.Module):
 
     def spatial_map(self, x: Tensor) -> Tensor:
         """N×C×H×W to the gate ``σ(BN(conv7×7(·)))`` of CBAM's eq. 3, N×1×H×W."""
-        pooled = [statistic(x, POSITION, keepdim=True) for statistic in self.statistics]
-        logits_N1HW: Tensor = self.bn(self.conv(torch.cat(pooled, 1)))
-        return logits_N1HW.sigmoid()
+        return self._gate(squeeze(x, self.statistics, POSITION)[1])
+
+    def _gate(self, pooled: list[Tensor]) -> Tensor:
+        return normalised_conv(self.conv, self.bn, pooled).sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.spatial_map(x).to(x.dtype)
+        x, pooled = squeeze(x, self.statistics, POSITION)
+        return x * self._gate(pooled).to(x.dtype)
 
 
 class CBAM(nn.Sequential):

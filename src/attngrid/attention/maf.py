@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from attngrid.attention.bam import BAM
 from attngrid.attention.bottleneck import bottleneck
 from attngrid.attention.cbam import SpatialGate
-from attngrid.attention.statistics import CHANNEL, find_all
+from attngrid.attention.statistics import CHANNEL, known, squeeze
 
 
 class DeformedBottleneck(nn.Module):
@@ -24,13 +24,17 @@ class DeformedBottleneck(nn.Module):
 
     def __init__(self, channels: int, *, reduction: int, statistics: Sequence[str]) -> None:
         super().__init__()
-        self.statistics = find_all(statistics)
+        self.statistics = known(statistics)
         self.mlp = bottleneck(len(self.statistics) * channels, channels, reduction)
 
     def forward(self, x: Tensor) -> Tensor:
-        squeezes = [statistic(x, CHANNEL) for statistic in self.statistics]
-        logits_NC: Tensor = self.mlp(torch.cat(squeezes, 1))
-        return logits_NC
+        """N×C×H×W to logits N×C."""
+        return self.recalibrated(x)[1]
+
+    def recalibrated(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The map to go on with, as ``squeeze`` returns it, and the logits N×C."""
+        x, squeezes = squeeze(x, self.statistics, CHANNEL)
+        return x, self.mlp(torch.cat(squeezes, 1))
 
 
 class MAF(nn.Module):
@@ -43,7 +47,7 @@ class MAF(nn.Module):
         self.dbr = DeformedBottleneck(channels, reduction=reduction, statistics=statistics)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits_NC: Tensor = self.dbr(x)
+        x, logits_NC = self.dbr.recalibrated(x)
         return x * logits_NC.sigmoid().to(x.dtype)[:, :, None, None]
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, library, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from attngrid.attention.forms import is_literal
 from attngrid.errors import ConfigError
 
 # Up to this N speed comes first and the map may be kept for the backward pass; then memory does.
@@ -40,6 +41,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     Returns:
         B×N×C in the dtype of ``value``. Scores and softmax are float32 where that is narrower.
     """
+    if is_literal():
+        return _product(query, key, value)
     _, positions, channels = value.shape
     kept = positions <= MAP_KEPT_UP_TO
     narrow = channels * NARROW <= positions

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.functional import hardsigmoid
 
 from attngrid.attention.bottleneck import bottleneck, make_divisible
-from attngrid.attention.statistics import CHANNEL, mean
+from attngrid.attention.statistics import CHANNEL, squeeze
 
 
 class SqueezeExcitation(nn.Module):
@@ -24,7 +24,8 @@ class SqueezeExcitation(nn.Module):
         self.mlp = bottleneck(channels, channels, reduction)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate_NC: Tensor = self.mlp(mean(x, CHANNEL)).sigmoid().to(x.dtype)
+        x, (mean_NC,) = squeeze(x, ("avg",), CHANNEL)
+        gate_NC: Tensor = self.mlp(mean_NC).sigmoid().to(x.dtype)
         return x * gate_NC[:, :, None, None]
 
 
@@ -43,5 +44,6 @@ class SqueezeExcitationV3(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        gate_NC = hardsigmoid(self.mlp(mean(x, CHANNEL))).to(x.dtype)
+        x, (mean_NC,) = squeeze(x, ("avg",), CHANNEL)
+        gate_NC = hardsigmoid(self.mlp(mean_NC)).to(x.dtype)
         return x * gate_NC[:, :, None, None]

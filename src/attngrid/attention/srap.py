@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from attngrid.attention.bottleneck import bottleneck
-from attngrid.attention.statistics import CHANNEL, POSITION, find_all
+from attngrid.attention.forms import has_fast_form
+from attngrid.attention.statistics import CHANNEL, POSITION, known, normalised_conv, squeeze
 from attngrid.errors import ConfigError
 
 
@@ -35,7 +37,7 @@ class SRAP(nn.Module):
         rates: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        self.statistics = find_all(statistics)
+        self.statistics = known(statistics)
         count = len(self.statistics)
         rates = [1 / count] * count if rates is None else list(rates)
         if len(rates) != count or min(rates) < 0 or not math.isclose(sum(rates), 1):
@@ -62,14 +64,16 @@ class SRAP(nn.Module):
 
     def spatial_map(self, x: Tensor) -> Tensor:
         """N×C×H×W to w_s, N×1×H×W."""
-        position = [statistic(x, POSITION, keepdim=True) for statistic in self.statistics]
+        return self._spatial(squeeze(x, self.statistics, POSITION)[1])
+
+    def _spatial(self, position: list[Tensor]) -> Tensor:
         # products one by one: the gradient of torch.prod looks for zeros, and a GPU waits
         residual_N1HW = math.prod(position[1:], start=position[0]).sigmoid()
-        weights_N1HW: Tensor = self.bn(self.conv(torch.cat(position, 1))) + residual_N1HW
-        return weights_N1HW
+        return normalised_conv(self.conv, self.bn, position) + residual_N1HW
 
     def forward(self, x: Tensor) -> Tensor:
-        channel = [statistic(x, CHANNEL) for statistic in self.statistics]
+        x, channel = squeeze(x, self.statistics, CHANNEL)
+        x, position = squeeze(x, self.statistics, POSITION)
         largest = [
             values_NC.sort(1, descending=True).values[:, :size]
             for values_NC, size in zip(channel, self.sizes, strict=True)
@@ -77,5 +81,35 @@ class SRAP(nn.Module):
         selected_NC = torch.cat(largest, 1)[:, self.interleaved]
         residual_NC = math.prod(channel[1:], start=channel[0]).sigmoid()
         weights_NC: Tensor = (self.mlp(selected_NC) + residual_NC).relu()
-        gate = (weights_NC[:, :, None, None] * self.spatial_map(x)).sigmoid()
-        return x * (1 + gate).to(x.dtype)
+        return _gated(x, weights_NC[:, :, None, None], self._spatial(position))
+
+
+def _gated(x: Tensor, channel_NC11: Tensor, position_N1HW: Tensor) -> Tensor:
+    """``x ⊙ (1 + σ(w_c ⊙ w_s))``."""
+    if has_fast_form(x):
+        out: Tensor = _Gated.apply(x, channel_NC11, position_N1HW)
+        return out
+    gate = (channel_NC11 * position_N1HW).sigmoid()
+    return x * (1 + gate).to(x.dtype)
+
+
+class _Gated(torch.autograd.Function):
+    """The same on the CPU, where the gate, as large as the map, is made anew and not kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, channel_NC11: Tensor, position_N1HW: Tensor) -> Tensor:
+        ctx.save_for_backward(x, channel_NC11, position_N1HW)
+        gate = (channel_NC11 * position_N1HW).sigmoid_()
+        return x * gate.add_(1).to(x.dtype)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        x, channel_NC11, position_N1HW = ctx.saved_tensors
+        gate = (channel_NC11 * position_N1HW).sigmoid_()
+        grad_gate = (grad * x).to(gate.dtype)
+        grad_product = torch.ops.aten.sigmoid_backward(grad_gate, gate)
+        grad_x = grad * gate.add_(1).to(x.dtype)
+        grad_channel = torch.mul(grad_product, position_N1HW, out=gate).sum(CHANNEL, keepdim=True)
+        grad_position = grad_product.mul_(channel_NC11).sum(POSITION, keepdim=True)
+        return grad_x, grad_channel, grad_position
