@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
 from torch import Tensor
+
+# Values of a map computed at once, 4 MB in float32, which stay near the processor.
+PIECE = 2**20
 
 _LITERAL: ContextVar[bool] = ContextVar("literal", default=False)
 
@@ -24,6 +27,19 @@ def has_fast_form(x: Tensor) -> bool:
     """
     traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
     return x.is_cpu and not traced and not is_literal()
+
+
+def by_images(compute: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> list[Tensor]:
+    """What a function makes of some tensors, of as many images at a time as make a piece.
+
+    Args:
+        compute: tensors of some images to tensors of these.
+        tensors: of N images each; the first one's size counts.
+    """
+    images = max(1, PIECE * len(tensors[0]) // max(1, tensors[0].numel()))
+    pieces = zip(*(torch.split(tensor, images) for tensor in tensors), strict=True)
+    made = [compute(*piece) for piece in pieces]
+    return [torch.cat(parts) for parts in zip(*made, strict=True)]
 
 
 @contextmanager

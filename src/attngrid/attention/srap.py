@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attngrid.attention.bottleneck import bottleneck
-from attngrid.attention.forms import has_fast_form
+from attngrid.attention.forms import by_images, has_fast_form
 from attngrid.attention.statistics import CHANNEL, POSITION, known, normalised_conv, squeeze
 from attngrid.errors import ConfigError
 
@@ -93,23 +93,34 @@ def _gated(x: Tensor, channel_NC11: Tensor, position_N1HW: Tensor) -> Tensor:
     return x * (1 + gate).to(x.dtype)
 
 
+def _product(x: Tensor, channel_NC11: Tensor, position_N1HW: Tensor) -> Tensor:
+    """``w_c ⊙ w_s``, laid out in memory as x is: what meets in another order is slow."""
+    product = torch.empty_like(x, dtype=channel_NC11.dtype)
+    return torch.mul(channel_NC11, position_N1HW, out=product)
+
+
 class _Gated(torch.autograd.Function):
     """The same on the CPU, where the gate, as large as the map, is made anew and not kept."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, channel_NC11: Tensor, position_N1HW: Tensor) -> Tensor:
+        def gated(x: Tensor, channel_NC11: Tensor, position_N1HW: Tensor) -> tuple[Tensor]:
+            gate = _product(x, channel_NC11, position_N1HW).sigmoid_()
+            return (x * gate.add_(1).to(x.dtype),)
+
         ctx.save_for_backward(x, channel_NC11, position_N1HW)
-        gate = (channel_NC11 * position_N1HW).sigmoid_()
-        return x * gate.add_(1).to(x.dtype)
+        return by_images(gated, x, channel_NC11, position_N1HW)[0]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        x, channel_NC11, position_N1HW = ctx.saved_tensors
-        gate = (channel_NC11 * position_N1HW).sigmoid_()
-        grad_gate = (grad * x).to(gate.dtype)
-        grad_product = torch.ops.aten.sigmoid_backward(grad_gate, gate)
-        grad_x = grad * gate.add_(1).to(x.dtype)
-        grad_channel = torch.mul(grad_product, position_N1HW, out=gate).sum(CHANNEL, keepdim=True)
-        grad_position = grad_product.mul_(channel_NC11).sum(POSITION, keepdim=True)
-        return grad_x, grad_channel, grad_position
+        def grads(
+            grad: Tensor, x: Tensor, channel_NC11: Tensor, position_N1HW: Tensor
+        ) -> tuple[Tensor, ...]:
+            gate = _product(x, channel_NC11, position_N1HW).sigmoid_()
+            grad_product = torch.ops.aten.sigmoid_backward((grad * x).to(gate.dtype), gate)
+            grad_channel = (grad_product * position_N1HW).sum(CHANNEL, keepdim=True)
+            grad_position = grad_product.mul_(channel_NC11).sum(POSITION, keepdim=True)
+            return grad * gate.add_(1).to(x.dtype), grad_channel, grad_position
+
+        return tuple(by_images(grads, grad, *ctx.saved_tensors))

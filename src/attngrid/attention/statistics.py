@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attngrid.attention.forms import has_fast_form
+from attngrid.attention.forms import by_images, has_fast_form
 from attngrid.errors import ConfigError, UnknownNameError
 
 CHANNEL = (2, 3)  # per channel: over height and width
@@ -95,44 +95,55 @@ class _Squeeze(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, over: tuple[int, ...], *names: str) -> tuple[Tensor, ...]:
-        wide, found = x.to(_wide(x)), {}
-        if "avg" in names or "std" in names:
-            found["avg"] = wide.mean(over, keepdim=True)
-        if "max" in names:
-            found["max"] = wide.amax(over, keepdim=True)
-        if "std" in names:
-            squares = (wide - found["avg"]).square_().sum(over, keepdim=True)
-            found["std"] = squares.div_(max(1, _count(x, over) - 1)).sqrt_()
-        ctx.over, ctx.names = over, names
-        ctx.save_for_backward(x, *(found.get(name) for name in STATISTICS))
+        wanted = {*names, "avg"} if "std" in names else {*names}
+        kept = [name for name in STATISTICS if name in wanted]
+
+        def found(x: Tensor) -> tuple[Tensor, ...]:
+            wide, values = x.to(_wide(x)), {}
+            if "avg" in kept:
+                values["avg"] = wide.mean(over, keepdim=True)
+            if "max" in kept:
+                values["max"] = wide.amax(over, keepdim=True)
+            if "std" in kept:
+                squares = (wide - values["avg"]).square_().sum(over, keepdim=True)
+                values["std"] = squares.div_(max(1, _count(x, over) - 1)).sqrt_()
+            return tuple(values[name] for name in kept)
+
+        values = dict(zip(kept, by_images(found, x), strict=True))
+        ctx.over, ctx.names, ctx.kept = over, names, kept
+        ctx.save_for_backward(x, *values.values())
         ctx.set_materialize_grads(False)
-        return (x, *(found[name] for name in names))
+        return (x, *(values[name] for name in names))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_x: Tensor | None, *grads: Tensor | None) -> tuple[Any, ...]:
-        x, avg, largest, std = ctx.saved_tensors
+        x, *values = ctx.saved_tensors
+        given = {
+            name: grad for name, grad in zip(ctx.names, grads, strict=True) if grad is not None
+        }
         count = _count(x, ctx.over)
-        terms: list[Tensor] = []
-        for name, grad in zip(ctx.names, grads, strict=True):
-            if grad is None:
-                continue
-            if name == "avg":
-                terms.append(grad / count)
-            elif name == "std":
-                scale = torch.where(std > 0, grad / (std * max(1, count - 1)), 0)
-                terms.append((x.to(_wide(x)) - avg).mul_(scale))
-            else:
+
+        def grad(x: Tensor, *tensors: Tensor) -> tuple[Tensor]:
+            value = dict(zip(ctx.kept, tensors, strict=False))
+            grads = dict(zip(given, tensors[len(values) :], strict=False))
+            total = x.new_zeros((), dtype=_wide(x))
+            if "std" in grads:
+                scale = grads["std"] / (value["std"] * max(1, count - 1))
+                centred = x.to(_wide(x)) - value["avg"]
+                total = centred.mul_(torch.where(value["std"] > 0, scale, 0))
+            if "max" in grads:
                 # 1 where the maximum is, else 0, faster than by a comparison
-                ties = (x.to(_wide(x)) - largest).sign_().add_(1)
-                terms.append(ties.mul_(grad / ties.sum(ctx.over, keepdim=True)))
-        total = None
-        # what is as large as x first, so that the small are added in place
-        for term in sorted(terms, key=Tensor.numel, reverse=True):
-            total = term if total is None else total.add_(term)
-        if total is not None:
+                ties = (x.to(_wide(x)) - value["max"]).sign_().add_(1)
+                total = ties.mul_(grads["max"] / ties.sum(ctx.over, keepdim=True)).add_(total)
+            if "avg" in grads:
+                total = total + grads["avg"] / count
             total = total.to(x.dtype)
-            grad_x = total.expand(x.shape) if grad_x is None else grad_x + total
+            return (total.expand(x.shape) if grad_x is None else tensors[-1] + total,)
+
+        tensors = [x, *values, *given.values()] + ([] if grad_x is None else [grad_x])
+        if given:
+            (grad_x,) = by_images(grad, *tensors)
         return grad_x, None, *(None for _ in ctx.names)
 
 
