@@ -90,7 +90,7 @@ def test_a_trained_cell_leaves_the_network_that_its_record_is_of(study: Study) -
     run_cell(study, cell, cell.record)
     train, test = load("digits", Path("unused"), download=False, classes=None)
     mean_C, std_C = channel_statistics(train)
-    found = loop.evaluate(load_model(cell), Batches(test, 500, mean_C, std_C))
+    found = loop.evaluate(load_model(cell).eval(), Batches(test, 500, mean_C, std_C))
     metrics = read_record(cell.record).metrics
     assert found["test_top1_error"] == metrics.top1_error
     assert found["test_loss"] == pytest.approx(metrics.curve[-1].test_loss, rel=1e-5)

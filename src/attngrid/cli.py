@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attngrid.errors import AttngridError, DivergedTrialsError, RecordError, UnknownNameError
+from attngrid.launcher import tune_allocator
 
 if TYPE_CHECKING:
     from attngrid.config import Study
@@ -319,6 +320,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; an error that the user can mend is one message, not a traceback."""
     arguments = parser().parse_args(argv)
+    if argv is None and arguments.command is train:
+        tune_allocator()
     try:
         arguments.command(arguments)
     except AttngridError as error:

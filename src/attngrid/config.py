@@ -39,6 +39,7 @@ from attngrid.errors import AttngridError, ConfigError, UnknownNameError
 from attngrid.files import shipped, write_atomically
 from attngrid.site import data_folder as site_data_folder
 from attngrid.site import results_folder
+from attngrid.training.fast import Fast
 from attngrid.training.fingerprint import code_digest
 from attngrid.training.recipe import (
     CropTo,
@@ -119,6 +120,7 @@ class Compute(Strict):
         4, description="processes that read a cell's image files ahead; images in memory need none"
     )
     deterministic: bool = Field(True, description="refuse operators that are not")
+    fast: Fast = Fast()
     checkpoint_share: Share = Field(
         0.01, description="of a cell's time that may go into checkpoints; 0: at signals only"
     )

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from attngrid.cell import Cell
 from attngrid.model import create_model
 from attngrid.training.batches import make_batches
+from attngrid.training.fast import Fast
 from attngrid.training.loop import autocast, choose_device, evaluate, make_deterministic
 from attngrid.training.record import Record, read_cell
 from attngrid.training.weights import load_weights, weights_of
@@ -39,7 +38,8 @@ def evaluate_record(
     _, test_batches = make_batches(cell, folder, where)
     model = create_model(**cell.model_arguments())
     load_weights(model, weights_of(file), cell.digest)
-    model.to(device=where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    fast = Fast.model_validate(record.run["fast"])
+    model.to(device=where, memory_format=fast.layout).eval()  # type: ignore[call-overload]
     with autocast(cell.precision, where):
-        found = evaluate(model, test_batches)
+        found = evaluate(fast.called(model), test_batches)
     return cell, record, found

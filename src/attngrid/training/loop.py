@@ -17,11 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from attngrid import data
 from attngrid.cell import Cell, Precision
 from attngrid.errors import DivergedError
 from attngrid.model import create_model
 from attngrid.training.batches import make_batches
 from attngrid.training.checkpoint import Checkpoints
+from attngrid.training.fast import ALL, Fast
 from attngrid.training.recipe import Recipe
 
 # Called after each epoch with its line of the curve and the seconds since the start.
@@ -110,7 +112,9 @@ def make_deterministic(seed: int, threads: int, *, strict: bool) -> None:
     torch.set_float32_matmul_precision("highest")
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def make_optimizer(
+    model: nn.Module, recipe: Recipe, *, fused: bool = False
+) -> torch.optim.Optimizer:
     """The recipe's SGD; the learning rate is set at every step."""
     return torch.optim.SGD(
         model.parameters(),
@@ -118,6 +122,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         momentum=recipe.momentum,
         nesterov=recipe.nesterov,
         weight_decay=recipe.weight_decay,
+        fused=fused,
     )
 
 
@@ -137,6 +142,7 @@ def train(
     download: bool = False,
     deterministic: bool = True,
     workers: int = 0,
+    fast: Fast = ALL,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train a cell, from its seed or from its checkpoint, and test it after every epoch.
 
@@ -152,6 +158,7 @@ def train(
         download: fetch a dataset that is missing.
         deterministic: refuse operators that are not.
         workers: processes that read image files ahead.
+        fast: what makes it faster.
 
     Returns:
         The ``metrics`` block of the record, errors in percent of the held-out images, and
@@ -164,6 +171,7 @@ def train(
         RecordError: a checkpoint of another cell.
     """
     recipe = cell.recipe
+    fast = fast.resolved(device, recipe.batch_size * data.find(cell.dataset).input_size ** 2)
     make_deterministic(cell.seed, cell.threads, strict=deterministic)
     generator = torch.Generator().manual_seed(cell.seed)  # order and augmentation
     batches, test_batches = make_batches(
@@ -171,8 +179,9 @@ def train(
     )
 
     model = create_model(**cell.model_arguments())
-    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = make_optimizer(model, recipe)
+    model.to(device=device, memory_format=fast.layout)  # type: ignore[call-overload]
+    network = fast.called(model)
+    optimizer = make_optimizer(model, recipe, fused=fast.fused_sgd)
 
     at = Position(generator.get_state(), torch.zeros((), dtype=torch.int64, device=device))
     if checkpoints is not None and (saved := checkpoints.load()) is not None:
@@ -201,7 +210,7 @@ def train(
             learning_rate = recipe.learning_rate_at(at.epoch - 1 + at.step / len(batches))
             optimizer.param_groups[0]["lr"] = learning_rate
             with autocast(cell.precision, device):
-                logits = model(images.contiguous(memory_format=torch.channels_last))
+                logits = network(images)
             loss = cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -220,7 +229,8 @@ def train(
             raise DivergedError(at.epoch, first + 1, float(loss_sums[first]))
 
         with autocast(cell.precision, device):
-            test = evaluate(model, test_batches, checkpoint)
+            model.eval()
+            test = evaluate(network, test_batches, checkpoint)
         if not math.isfinite(test["test_loss"]):
             raise DivergedError(at.epoch, len(batches), test["test_loss"])
         line = {
@@ -253,26 +263,26 @@ def train(
         "training_s": at.training_s,
         "images_per_s": at.images_seen / at.training_s,
         "resumed": at.resumed,
+        "fast": fast.model_dump(),
     }
 
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module,
+    network: Callable[[Tensor], Tensor],
     batches: Iterable[tuple[Tensor, Tensor]],
     between: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Loss, and top-1 and top-5 error in percent, over all images of ``batches``.
 
     Args:
-        model: left in evaluation mode.
+        network: images to logits, in evaluation mode.
         batches: normalised images and labels.
         between: called after each batch.
     """
-    model.eval()
     losses, hits_1, hits_5, seen = [], [], [], 0
     for images, labels in batches:
-        logits = model(images.contiguous(memory_format=torch.channels_last)).float()
+        logits = network(images).float()
         losses.append(cross_entropy(logits, labels, reduction="sum"))
         ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
         hits_1.append(ranked[:, 0].sum())

@@ -25,6 +25,7 @@ from attngrid.errors import (
     OutOfMemoryError,
     WriteError,
 )
+from attngrid.launcher import allocator
 from attngrid.site import scratch_folder
 from attngrid.training.batches import processors
 from attngrid.training.checkpoint import Checkpoints
@@ -141,12 +142,14 @@ def _run_cell(study: Study, cell: Cell, record: Path) -> None:
                 download=study.data.download,
                 deterministic=study.compute.deterministic,
                 workers=workers,
+                fast=study.compute.fast,
             )
         run = {
             "started": started,
             **speed,
             **machine,
             "deterministic": study.compute.deterministic,
+            "allocator": allocator(),
             "workers": workers,
             "peak_memory_mb": _peak_memory_mb(device),
             "fingerprint": behaviour,

@@ -1,0 +1,72 @@
+"""What makes a training faster and not another one, each with its switch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from attngrid.training.recipe import Strict
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+# Pixels of a step's images: with fewer a GPU waits for its next kernel more than it computes. A
+# batch of 256 of CIFAR's is, one of 256 of ImageNet's is not; not measured yet.
+SMALL = 2**19
+
+
+class Fast(Strict):
+    """Recorded, and no part of a cell's identity: on and off agree but for rounding."""
+
+    channels_last: bool = Field(True, description="a pixel's channels side by side in memory")
+    attention: bool = Field(True, description="forms that measured best; false: the literal ones")
+    fused_sgd: bool = Field(True, description="all parameters in one kernel")
+    compile: bool | Literal["auto"] = Field("auto", description="torch.compile; auto: on CUDA")
+    cuda_graphs: bool | Literal["auto"] = Field(
+        "auto", description="of what is compiled; auto: where a step is small"
+    )
+
+    def resolved(self, device: torch.device, pixels: int) -> Fast:
+        """With ``auto`` decided, for a device and the pixels of a step's images."""
+        cuda = device.type == "cuda"
+        compiled = cuda if self.compile == "auto" else self.compile
+        graphs = pixels < SMALL if self.cuda_graphs == "auto" else self.cuda_graphs
+        return self.model_copy(
+            update={"compile": compiled, "cuda_graphs": cuda and compiled and graphs}
+        )
+
+    @property
+    def layout(self) -> torch.memory_format:
+        """Of weights and images in memory."""
+        import torch
+
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def called(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
+        """A model as it is to be called: images N×3×H×W to logits N×classes.
+
+        Of ``resolved`` ones. What is compiled is kept by PyTorch and found by the next cell.
+        """
+        import torch
+
+        from attngrid.attention.forms import literal_forms
+
+        run: Callable[[Tensor], Tensor] = model
+        if self.compile:
+            # an epoch's last batch has another size: kernels of its own, not slower ones for all
+            mode = "reduce-overhead" if self.cuda_graphs else None
+            run = torch.compile(model, dynamic=False, mode=mode)
+
+        def call(images_NCHW: Tensor) -> Tensor:
+            if self.cuda_graphs:
+                torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+            with literal_forms(not self.attention):
+                return run(images_NCHW.contiguous(memory_format=self.layout))
+
+        return call
+
+
+ALL = Fast()
