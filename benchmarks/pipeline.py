@@ -12,43 +12,29 @@ bound is not kept.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torchvision
-from PIL import Image
+from peers.pictures import MEAN, STD, TRANSFORMS, Pictures
+from sides import about, headline, quartiles, report
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from attngrid.data.images import Batches, Images, channel_statistics
-from attngrid.files import write_atomically
 from attngrid.training.batches import processors
 from attngrid.training.recipe import Flip, RandomCrop
-from attngrid.training.record import processor_name
 
 BOUND = 5.0  # times the usual way's images a second
 BATCH = 128
-MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 USUAL = {
-    "v1": v1.Compose(
-        [
-            v1.RandomCrop(32, padding=4),
-            v1.RandomHorizontalFlip(),
-            v1.ToTensor(),
-            v1.Normalize(MEAN, STD),
-        ]
-    ),
+    "v1": v1.Compose(TRANSFORMS),
     "v2": v2.Compose(
         [
             v2.RandomCrop(32, padding=4),
@@ -59,19 +45,6 @@ USUAL = {
         ]
     ),
 }
-
-
-class Pictures(Dataset[tuple[Any, int]]):
-    """As torchvision's CIFAR100: an array in memory, a PIL image of each item, transforms on it."""
-
-    def __init__(self, pixels_NHWC: Any, labels: list[int], transform: Callable[[Any], Any]):
-        self.pixels_NHWC, self.labels, self.transform = pixels_NHWC, labels, transform
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        return self.transform(Image.fromarray(self.pixels_NHWC[index])), self.labels[index]
 
 
 def images_per_s(batches: Iterable[tuple[Tensor, Tensor]]) -> float:
@@ -93,7 +66,13 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=50_000)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    load = os.getloadavg()[0]  # before this program is a part of it
+    run = about(
+        threads=options.threads,
+        images=options.images,
+        batch=BATCH,
+        rounds=options.rounds,
+        torchvision=str(torchvision.__version__),
+    )
 
     rng = np.random.default_rng(0)
     pixels_NHWC = rng.integers(0, 256, (options.images, 32, 32, 3), dtype=np.uint8)
@@ -122,35 +101,14 @@ def main() -> int:
     for _ in range(options.rounds):
         for side, batches in sides.items():
             rates[side].append(images_per_s(batches))
-    quartiles = {side: statistics.quantiles(found, n=4) for side, found in rates.items()}
-    ratios = {name: quartiles["ours"][1] / quartiles[name][1] for name in USUAL}
+    found = {side: quartiles(values) for side, values in rates.items()}
+    ratios = {name: found["ours"][1] / found[name][1] for name in USUAL}
 
-    print(
-        f"{processor_name()}, {processors()} cores, {options.threads} threads, load {load:.1f} "
-        f"before, torch {torch.__version__}; {options.images} images, {options.rounds} rounds"
-    )
-    for side, (low, median, high) in quartiles.items():
+    print(headline(run))
+    for side, (low, median, high) in found.items():
         ratio = f"  ours is {ratios[side]:.1f} times that" if side in ratios else ""
         print(f"{side:>5}: {median:9,.0f} images/s ({low:,.0f}-{high:,.0f}){ratio}")
-    if options.json:
-        versions = {
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "torchvision": str(torchvision.__version__),
-        }
-        run = {
-            "device_name": processor_name(),
-            "cores": processors(),
-            "threads": options.threads,
-            "workers": processors(),
-            "load_before": load,
-            "images": options.images,
-            "batch": BATCH,
-            "rounds": options.rounds,
-            "versions": versions,
-        }
-        content = {"run": run, "images_per_s": quartiles, "ratio": ratios}
-        write_atomically(options.json, json.dumps(content, indent=1) + "\n")
+    report(options.json, run, images_per_s=found, ratio=ratios)
     return int(min(ratios.values()) < BOUND)
 
 

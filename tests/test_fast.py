@@ -27,7 +27,11 @@ FLOAT32, BFLOAT16 = 1e-4, 1e-2
 
 
 def first_epoch(tiny: dict[str, Any], attention: str, precision: str, fast: Fast) -> float:
-    tiny["grid"][0] |= {"attentions": [attention], "seeds": [0], "options": {"width": 0.25, "classes": 2}}
+    tiny["grid"][0] |= {
+        "attentions": [attention],
+        "seeds": [0],
+        "options": {"width": 0.25, "classes": 2},
+    }
     tiny["recipes"]["tiny"] |= {"epochs": 1, "learning_rate": 0.002}
     tiny["compute"]["precision"] = precision
     (cell,) = validate(Study, tiny, "t").cells

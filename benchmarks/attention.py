@@ -1,0 +1,91 @@
+"""What each attention module adds to a training step, against none and against its literal form.
+
+    python benchmarks/attention.py [--json FILE] [--threads 2] [--rounds 5] [--attentions se cbam]
+
+trains a ResNet-18 with CIFAR's stem, batch 64, bfloat16, by ``attngrid.training.loop.train``:
+without attention, with the module, and with the module's literal form. Each side is a process of
+its own, the rounds of a module are interleaved with those of the baseline, a sample is four
+steps. Printed are medians and quartiles of the added time. It ends non-zero where a module adds
+more than its bound, or is slower than its literal form by more than the rounds' spread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from sides import Side, about, headline, interleave, quartiles, report, table
+from training import BATCH, train
+
+from attngrid.training.batches import processors
+
+STEPS = 4
+# Percent that a module may add, on the CPU.
+BOUNDS = {"se": 8, "maf": 8, "cbam": 20, "maf_c": 20, "srap": 20}
+
+
+def measure(attention: str, threads: int, rounds: int) -> dict[str, Any]:
+    """A row of the table: percents of the baseline's step, of the same round."""
+    sides = {
+        "none": Side("none", train, "none", "bfloat16", {}, STEPS, threads),
+        "ours": Side(attention, train, attention, "bfloat16", {}, STEPS, threads),
+        "literal": Side(
+            f"{attention}, literal",
+            train,
+            attention,
+            "bfloat16",
+            {"attention": False},
+            STEPS,
+            threads,
+        ),
+    }
+    interleave(sides.values(), rounds)
+    row: dict[str, Any] = {"attention": attention}
+    row["none_ms"] = quartiles([1e3 * seconds / STEPS for seconds in sides["none"].seconds])
+    for name in ("ours", "literal"):
+        pairs = zip(sides[name].seconds, sides["none"].seconds, strict=True)
+        row[f"{name}_adds_percent"] = quartiles([100 * (a / b - 1) for a, b in pairs])
+    pairs = zip(sides["ours"].seconds, sides["literal"].seconds, strict=True)
+    row["ours_of_literal"] = quartiles([a / b for a, b in pairs])
+    return row
+
+
+def main() -> int:
+    """Measure, print, compare with the bounds."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--threads", type=int, default=processors())
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--attentions", nargs="+", default=list(BOUNDS))
+    options = parser.parse_args()
+    run = about(threads=options.threads, batch=BATCH, rounds=options.rounds)
+    rows = [measure(name, options.threads, options.rounds) for name in options.attentions]
+    print(f"ResNet-18 with CIFAR's stem; {headline(run)}")
+    shown = [
+        {
+            "attention": row["attention"],
+            "none, ms": row["none_ms"][1],
+            "adds %": row["ours_adds_percent"][1],
+            "from": row["ours_adds_percent"][0],
+            "to": row["ours_adds_percent"][2],
+            "bound": BOUNDS.get(row["attention"]),
+            "literal adds %": row["literal_adds_percent"][1],
+        }
+        for row in rows
+    ]
+    formats = {name: ".0f" if name == "bound" else ".1f" for name in shown[0]} | {"attention": ""}
+    print(table(shown, formats))
+    report(options.json, run, rows=rows)
+    over = [
+        row["attention"]
+        for row in rows
+        if row["ours_adds_percent"][1] > BOUNDS.get(row["attention"], float("inf"))
+        or row["ours_of_literal"][0] > 1
+    ]
+    return int(bool(over))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

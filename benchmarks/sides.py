@@ -1,0 +1,148 @@
+"""Sides of a comparison, each a process of its own, that work in turns."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attngrid.files import write_atomically
+from attngrid.launcher import TUNABLES
+from attngrid.training.batches import processors
+from attngrid.training.record import processor_name
+
+# Called by a side after each sample of its work; returns when the next one is to begin.
+Wait = Callable[[], None]
+
+
+class Side:
+    """A process that does one sample of its work at a time.
+
+    Args:
+        name: in the table.
+        work: is given the side's ``Wait`` and the arguments, and calls it after each sample.
+        arguments: can be pickled.
+        tuned: whether the process has the allocator that ``attngrid train`` gives itself.
+    """
+
+    def __init__(
+        self, name: str, work: Callable[..., None], *arguments: Any, tuned: bool = True
+    ) -> None:
+        self.name, self.seconds = name, list[float]()
+        settings = ":".join(f"{key}={value}" for key, value in TUNABLES.items())
+        before = os.environ.pop("GLIBC_TUNABLES", None)
+        if tuned:
+            os.environ["GLIBC_TUNABLES"] = settings
+        context = get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        # not a daemon, which may have no processes of its own to read images
+        self.process = context.Process(target=_side, args=(theirs, work, arguments))
+        self.process.start()
+        theirs.close()
+        os.environ.pop("GLIBC_TUNABLES", None)
+        if before is not None:
+            os.environ["GLIBC_TUNABLES"] = before
+
+    def sample(self) -> float:
+        """Let it do its next sample, and wait: its seconds."""
+        self.pipe.send(None)
+        seconds: float = self.pipe.recv()
+        return seconds
+
+    def end(self) -> None:
+        """Stop it."""
+        self.pipe.close()
+        self.process.terminate()
+        self.process.join()
+
+
+def _side(pipe: Connection, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    pipe.recv()
+    began = time.perf_counter()
+
+    def wait() -> None:
+        nonlocal began
+        pipe.send(time.perf_counter() - began)
+        pipe.recv()
+        began = time.perf_counter()
+
+    try:
+        work(wait, *arguments)
+    except EOFError:
+        return
+
+
+def interleave(sides: Iterable[Side], rounds: int, warm: int = 1) -> None:
+    """Rounds of one sample of each side; those that warm up are not kept."""
+    sides = list(sides)
+    try:
+        for number in range(warm + rounds):
+            for side in sides:
+                seconds = side.sample()
+                if number >= warm:
+                    side.seconds.append(seconds)
+    finally:
+        for side in sides:
+            side.end()
+
+
+def about(**more: Any) -> dict[str, Any]:
+    """What a benchmark runs on, asked before it is a part of the load, and what else is to say."""
+    return {
+        "device_name": processor_name(),
+        "cores": processors(),
+        "load_before": round(os.getloadavg()[0], 2),
+        "torch": str(torch.__version__),
+        **more,
+    }
+
+
+def headline(run: Mapping[str, Any]) -> str:
+    """The same as a line."""
+    return ", ".join(
+        [run["device_name"], *(f"{k} {v}" for k, v in run.items() if k != "device_name")]
+    )
+
+
+def report(file: Path | None, run: Mapping[str, Any], **content: Any) -> None:
+    """Write a benchmark's figures, if to a file."""
+    if file is not None:
+        write_atomically(file, json.dumps({"run": run, **content}, indent=1) + "\n")
+
+
+def quartiles(values: list[float]) -> list[float]:
+    """First quartile, median, third."""
+    return statistics.quantiles(values, n=4, method="inclusive")
+
+
+def paired(ours: Side, other: Side) -> list[float]:
+    """Quartiles, over the rounds, of the other's seconds by ours of the same round."""
+    return quartiles([b / a for a, b in zip(ours.seconds, other.seconds, strict=True)])
+
+
+def table(rows: Iterable[Mapping[str, Any]], formats: Mapping[str, str]) -> str:
+    """Rows by columns, each with its format, as aligned text."""
+    lines = [list(formats)]
+    for row in rows:
+        lines.append(
+            [
+                "--" if row.get(key) is None else format(row[key], how)
+                for key, how in formats.items()
+            ]
+        )
+    widths = [max(len(line[column]) for line in lines) for column in range(len(formats))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )
