@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import shlex
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +21,22 @@ if TYPE_CHECKING:
 # Nothing heavy is imported up here: `attngrid --help` must not wait for torch or pandas.
 
 
+@contextmanager
+def _importing() -> Iterator[None]:
+    """Importing torch makes a million objects and no garbage, so nobody looks for any in them."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.freeze()
+
+
 def train(arguments: argparse.Namespace) -> None:
     """Train one cell or trial of a study and write its record."""
-    from attngrid.config import load_study
-    from attngrid.training.run import run_cell
+    with _importing():
+        from attngrid.config import load_study
+        from attngrid.training.run import run_cell
 
     study = load_study(arguments.study)
     cell = study.training(arguments.cell)
@@ -81,9 +95,10 @@ def prepare(arguments: argparse.Namespace) -> None:
 
 def complexity(arguments: argparse.Namespace) -> None:
     """Count the models of a study, or of config/complexity.yaml."""
-    from attngrid import complexity as counting
-    from attngrid.config import CountedGrid, Study, read_yaml, validate
-    from attngrid.files import write_atomically
+    with _importing():
+        from attngrid import complexity as counting
+        from attngrid.config import CountedGrid, Study, read_yaml, validate
+        from attngrid.files import write_atomically
 
     def refuse(error: AttngridError) -> None:
         raise error
@@ -210,7 +225,6 @@ def current(arguments: argparse.Namespace) -> None:
     from attngrid.config import load_study
     from attngrid.evidence import frames
     from attngrid.evidence.maps import with_weights
-    from attngrid.render.figures import write_figure
     from attngrid.render.report import write_report
     from attngrid.render.tables import build_table, write_table
 
@@ -227,8 +241,11 @@ def current(arguments: argparse.Namespace) -> None:
     tables = [build_table(study, results.summary, f) for f in study.descriptions.values()]
     for ready in tables:
         write_table(study, ready)
-    for name in study.figures:
-        write_figure(study, name, results, Path("reference"))
+    if study.figures:
+        from attngrid.render.figures import write_figure
+
+        for name in study.figures:
+            write_figure(study, name, results, Path("reference"))
     write_report(study, results, tables)
     print(f"{study.study}: {frames.counts(results.cells)}", file=sys.stderr)
     if results.trials is not None:
@@ -322,6 +339,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     if argv is None and arguments.command is train:
         tune_allocator()
+    atexit.register(gc.freeze)  # one more search for garbage, at the end, is half a second of torch
     try:
         arguments.command(arguments)
     except AttngridError as error:

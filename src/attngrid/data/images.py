@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -148,14 +149,17 @@ def digits(folder: Path) -> tuple[Images, Images]:
 
     Every fifth image of each digit, in the order of the file, is held out.
     """
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    labels = np.asarray(bunch.target, dtype=np.int64)
+    # the file that its load_digits reads: to import scikit-learn takes longer than all else here
+    package = find_spec("sklearn")
+    if package is None or not package.submodule_search_locations:
+        raise DataError('the digits come with scikit-learn: pip install "attngrid[train]"')
+    file = Path(package.submodule_search_locations[0]) / "datasets/data/digits.csv.gz"
+    table = np.loadtxt(file, delimiter=",", dtype=np.int64)
+    scans, labels = table[:, :-1].reshape(-1, 1, 8, 8), table[:, -1].copy()
     rank = np.zeros_like(labels)
     for digit in range(10):
         rank[labels == digit] = np.arange((labels == digit).sum())
-    small = torch.from_numpy(np.asarray(bunch.images, dtype=np.float32)).unsqueeze(1)
+    small = torch.from_numpy(scans.astype(np.float32))
     large = torch.nn.functional.interpolate(small, size=16, mode="bilinear", align_corners=False)
     pixels = (large * (255 / 16)).round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
     held_out = torch.from_numpy(rank % 5 == 4)

@@ -98,6 +98,8 @@ def losses_of(cell: Cell, nudge: int = 0) -> list[float]:
             if not loss.isfinite():
                 break
             losses.append(float(loss.detach()))
+            if step == STEPS - 1:
+                break  # no loss is computed of what this step would make
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -203,6 +203,7 @@ def train(
         before, last = last, time.perf_counter()
         return last - before
 
+    cpu_s_before = time.process_time()
     while at.epoch <= recipe.epochs:
         model.train()
         at.generator = generator.get_state()
@@ -261,6 +262,7 @@ def train(
     return metrics, {
         "wall_s": at.training_s + at.testing_s,
         "training_s": at.training_s,
+        "loop_cpu_s": time.process_time() - cpu_s_before,
         "images_per_s": at.images_seen / at.training_s,
         "resumed": at.resumed,
         "fast": fast.model_dump(),

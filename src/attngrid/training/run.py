@@ -152,6 +152,7 @@ def _run_cell(study: Study, cell: Cell, record: Path) -> None:
             "allocator": allocator(),
             "workers": workers,
             "peak_memory_mb": _peak_memory_mb(device),
+            "cpu_s": time.process_time(),
             "fingerprint": behaviour,
         }
         # a record elsewhere is somebody's own, and the study keeps the weights it has

@@ -1,0 +1,171 @@
+"""What a grid costs beside its training: at most 4 core-seconds a cell.
+
+    python benchmarks/startup.py [--json FILE] [--study config/config.yaml] [--rounds 5]
+
+runs a study, the demo, into a temporary folder, as `make demo` does. The processor time (user and
+system) of every command that a rule calls is taken by the system when the command ends; of a
+training, that of its loop over epochs, which tests too and is in its record, is taken off. What is
+left of all that Snakemake and its jobs took is Snakemake's, with bash and tee, and is shared
+out over the cells. So are the other commands, which count, collect and render, in the last line. A
+run before the first one warms the files up. Beside it `attngrid --help` is timed. It ends non-zero
+where a bound is not kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attngrid.config import load_study
+from attngrid.files import write_atomically
+from attngrid.training.batches import processors
+from attngrid.training.record import processor_name, read_record
+
+ROOT = Path(__file__).resolve().parent.parent
+BOUND_S, SHARE, HELP_S = 4.0, 0.08, 0.3
+MINUTE = 60.0
+
+# Stands before `attngrid` on the path, calls it, and notes what the system says it took.
+WRAPPER = """#!{python} -IS
+import json, os, sys
+pid = os.posix_spawn({command!r}, [{command!r}, *sys.argv[1:]], os.environ)
+_, status, used = os.wait4(pid, 0)
+cpu_s = used.ru_utime + used.ru_stime
+with open(f"{{os.path.dirname(__file__)}}/{{os.getpid()}}.json", "w") as stream:
+    json.dump({{"arguments": sys.argv[1:], "cpu_s": cpu_s}}, stream)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+def children_s() -> float:
+    """Processor time of all processes that this one has waited for, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def run_grid(study: Path, folder: Path) -> tuple[float, float, list[dict[str, Any]]]:
+    """Run a study's workflow in an empty folder.
+
+    Returns:
+        Processor time and wall time of it all, in seconds, and what each command took.
+    """
+    command = Path(sys.executable).parent / "attngrid"
+    notes = folder / ".commands"
+    notes.mkdir()
+    wrapper = notes / "attngrid"
+    wrapper.write_text(WRAPPER.format(python=sys.executable, command=str(command)), "utf-8")
+    wrapper.chmod(0o755)
+    path = os.pathsep.join([str(notes), str(command.parent), os.environ["PATH"]])
+    before, start = children_s(), time.perf_counter()
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "snakemake", "--cores", "all", "--directory", str(folder)),
+            *("--snakefile", str(ROOT / "Snakefile"), "--configfile", str(study)),
+        ],
+        check=True,
+        env=os.environ | {"PATH": path},
+        stdout=subprocess.DEVNULL,
+    )
+    took = children_s() - before, time.perf_counter() - start
+    return *took, [json.loads(file.read_text("utf-8")) for file in sorted(notes.glob("*.json"))]
+
+
+def cells_of(folder: Path, commands: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each training's processor time: of its process, of its loop, and between them."""
+    cells = []
+    for command in commands:
+        if command["arguments"][0] != "train":
+            continue
+        record = Path(command["arguments"][-1])
+        loop_s = read_record(folder / record).run["loop_cpu_s"]
+        outside_s = command["cpu_s"] - loop_s
+        cells.append({"id": record.stem, "loop_s": loop_s, "outside_s": outside_s})
+    return sorted(cells, key=lambda cell: str(cell["id"]))
+
+
+def help_s() -> float:
+    """Wall time of `attngrid --help`."""
+    command = [str(Path(sys.executable).parent / "attngrid"), "--help"]
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def main() -> int:
+    """Measure, print, compare with the bounds."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--study", type=Path, default=ROOT / "config" / "config.yaml")
+    parser.add_argument("--rounds", type=int, default=5, help="of `attngrid --help`")
+    options = parser.parse_args()
+    study = load_study(options.study)
+    load = os.getloadavg()[0]  # before this program is a part of it
+    machine = f"{processor_name()}, {processors()} cores, load {load:.1f} before"
+    print(f"{machine}, torch {torch.__version__}")
+
+    helps = statistics.quantiles([help_s() for _ in range(1 + options.rounds)][1:], n=4)
+    with tempfile.TemporaryDirectory() as folder:
+        warm = [sys.executable, "-c", "import attngrid.training.run, attngrid.render.figures"]
+        subprocess.run(warm, check=True)
+        all_s, wall_s, commands = run_grid(options.study.resolve(), Path(folder))
+        cells = cells_of(Path(folder), commands)
+    others: dict[str, float] = defaultdict(float)
+    for command in commands:
+        if command["arguments"][0] != "train":
+            others[command["arguments"][0]] += command["cpu_s"]
+    snakemake_s = all_s - sum(command["cpu_s"] for command in commands)
+
+    print(f"{'outside, s':>12}{'loop, s':>12}  cell")
+    for cell in cells:
+        print(f"{cell['outside_s']:12.2f}{cell['loop_s']:12.2f}  {cell['id']}")
+    low, median, high = statistics.quantiles([cell["outside_s"] for cell in cells], n=4)
+    per_cell = median + snakemake_s / len(cells)
+    rest = sum(others.values()) / len(cells)
+    missed = per_cell > BOUND_S, (per_cell + rest) / MINUTE > SHARE, helps[1] > HELP_S
+    said = ["  MISSED" if miss else "" for miss in missed]
+    print(f"\n{study.study}: {len(cells)} trainings in {wall_s:.0f} s; core-seconds a cell")
+    print(f"  outside its loop      {median:.2f} ({low:.2f}-{high:.2f})")
+    print(f"  Snakemake's own share {snakemake_s / len(cells):.2f} ({snakemake_s:.1f} in all)")
+    print(f"  together              {per_cell:.2f}, at most {BOUND_S}{said[0]}")
+    names = ", ".join(f"{name} {cpu_s:.1f}" for name, cpu_s in sorted(others.items()))
+    print(f"  the other commands    {rest:.2f} (in all: {names})")
+    print(
+        f"with them {(per_cell + rest) / MINUTE:.1%} of one-minute cells, at most {SHARE:.0%}"
+        f"{said[1]}"
+    )
+    print(
+        f"attngrid --help: {helps[1]:.3f} s ({helps[0]:.3f}-{helps[2]:.3f}), at most {HELP_S}"
+        f"{said[2]}"
+    )
+    if options.json:
+        versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
+        run = {"device_name": processor_name(), "cores": processors(), "load_before": load}
+        content = {
+            "run": run | {"study": study.study, "wall_s": wall_s, "versions": versions},
+            "cells": cells,
+            "outside_s": [low, median, high],
+            "snakemake_s": snakemake_s,
+            "per_cell_s": per_cell,
+            "other_commands_s": others,
+            "share_of_minute_cells": (per_cell + rest) / MINUTE,
+            "help_s": helps,
+        }
+        write_atomically(options.json, json.dumps(content, indent=1) + "\n")
+    return int(any(missed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
