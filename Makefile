@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo current test test-fast lint format clean
+.PHONY: help venv demo current test test-fast bench lint format clean
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,12 @@ test: venv  ## all tests
 
 test-fast: venv  ## the tests that take seconds
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not slow"
+
+bench: venv  ## the benchmarks that a CPU runs in ten minutes, into results/benchmarks/
+	PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; failed=; \
+	  for name in training attention equivalence packing pipeline startup loader; do \
+	    $(BIN)/python benchmarks/$$name.py --json results/benchmarks/$$name.json || failed="$$failed $$name"; \
+	  done; test -z "$$failed" || { echo "bounds not kept:$$failed"; exit 1; }
 
 lint: venv  ## formatter, linter, type checker and Snakemake's own lint
 	PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; set -e; \

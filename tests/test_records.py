@@ -16,7 +16,7 @@ import yaml
 from safetensors.torch import load_file
 
 import attngrid
-from attngrid.attention import cbam, maf, sam, srap, statistics
+from attngrid.attention import sam, statistics
 from attngrid.cell import Cell
 from attngrid.cli import main
 from attngrid.config import Study, validate
@@ -177,16 +177,18 @@ def test_a_refactoring_keeps_the_fingerprint(
 
 def population_deviation(patch: pytest.MonkeyPatch) -> None:
     """A standard deviation without Bessel's correction."""
-    squeeze = statistics.squeeze
+    squeezed = statistics._squeezed
 
-    def population(x: torch.Tensor, names: Sequence[str], over: tuple[int, ...]) -> Any:
-        x, found = squeeze(x, names, over)
-        count = math.prod(x.shape[dimension] for dimension in over)
-        factor = {"std": math.sqrt(1 - 1 / count)}
-        return x, [factor.get(name, 1) * value for name, value in zip(names, found, strict=True)]
+    def population(x: torch.Tensor, wanted: Sequence[statistics.Key]) -> Any:
+        x, found = squeezed(x, wanted)
+        counts = [math.prod(x.shape[dimension] for dimension in over) for _, over in wanted]
+        factors = [
+            math.sqrt(1 - 1 / n) if k == "std" else 1
+            for (k, _), n in zip(wanted, counts, strict=True)
+        ]
+        return x, [factor * value for factor, value in zip(factors, found, strict=True)]
 
-    for module in (cbam, maf, srap):
-        patch.setattr(module, "squeeze", population)
+    patch.setattr(statistics, "_squeezed", population)
 
 
 def scaled_product(patch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from attngrid.attention.bottleneck import bottleneck
 from attngrid.attention.forms import by_images, has_fast_form
-from attngrid.attention.statistics import CHANNEL, POSITION, known, normalised_conv, squeeze
+from attngrid.attention.statistics import (
+    CHANNEL,
+    POSITION,
+    known,
+    normalised_conv,
+    squeeze,
+    squeeze_both,
+)
 from attngrid.errors import ConfigError
 
 
@@ -72,8 +79,7 @@ class SRAP(nn.Module):
         return normalised_conv(self.conv, self.bn, position) + residual_N1HW
 
     def forward(self, x: Tensor) -> Tensor:
-        x, channel = squeeze(x, self.statistics, CHANNEL)
-        x, position = squeeze(x, self.statistics, POSITION)
+        x, channel, position = squeeze_both(x, self.statistics)
         largest = [
             values_NC.sort(1, descending=True).values[:, :size]
             for values_NC, size in zip(channel, self.sizes, strict=True)

@@ -70,11 +70,29 @@ def squeeze(
     Returns:
         The map, and its statistics: N×C per channel, N×1×H×W per position.
     """
-    if has_fast_form(x_NCHW):
-        x_NCHW, *found = _Squeeze.apply(x_NCHW, over, *statistics)
-    else:
-        found = [STATISTICS[name](x_NCHW, over) for name in statistics]
+    x_NCHW, found = _squeezed(x_NCHW, [(name, over) for name in statistics])
     return x_NCHW, [value.flatten(1) for value in found] if over == CHANNEL else found
+
+
+def squeeze_both(
+    x_NCHW: Tensor, statistics: Sequence[str]
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """As ``squeeze``, per channel N×C and per position N×1×H×W, in still fewer passes."""
+    wanted = [(name, over) for over in (CHANNEL, POSITION) for name in statistics]
+    x_NCHW, found = _squeezed(x_NCHW, wanted)
+    count = len(statistics)
+    return x_NCHW, [value.flatten(1) for value in found[:count]], found[count:]
+
+
+# A statistic's name, and what it is over.
+Key = tuple[str, tuple[int, ...]]
+
+
+def _squeezed(x: Tensor, wanted: Sequence[Key]) -> tuple[Tensor, list[Tensor]]:
+    if not has_fast_form(x):
+        return x, [STATISTICS[name](x, over) for name, over in wanted]
+    x, *found = _Squeeze.apply(x, wanted)
+    return x, found
 
 
 def normalised_conv(conv: nn.Module, bn: nn.Module, pooled_N1HW: Sequence[Tensor]) -> Tensor:
@@ -94,57 +112,57 @@ class _Squeeze(torch.autograd.Function):
     """The statistics of ``STATISTICS`` and the map itself, whose gradients come back as one."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, over: tuple[int, ...], *names: str) -> tuple[Tensor, ...]:
-        wanted = {*names, "avg"} if "std" in names else {*names}
-        kept = [name for name in STATISTICS if name in wanted]
+    def forward(ctx: Any, x: Tensor, wanted: Sequence[Key]) -> tuple[Tensor, ...]:
+        means = [("avg", over) for name, over in wanted if name == "std"]
+        kept = list(dict.fromkeys([*means, *wanted]))
 
         def found(x: Tensor) -> tuple[Tensor, ...]:
-            wide, values = x.to(_wide(x)), {}
-            if "avg" in kept:
-                values["avg"] = wide.mean(over, keepdim=True)
-            if "max" in kept:
-                values["max"] = wide.amax(over, keepdim=True)
-            if "std" in kept:
-                squares = (wide - values["avg"]).square_().sum(over, keepdim=True)
-                values["std"] = squares.div_(max(1, _count(x, over) - 1)).sqrt_()
-            return tuple(values[name] for name in kept)
+            wide, values = x.to(_wide(x)), dict[Key, Tensor]()
+            for name, over in kept:
+                if name == "avg":
+                    value = wide.mean(over, keepdim=True)
+                elif name == "max":
+                    value = wide.amax(over, keepdim=True)
+                else:
+                    squares = (wide - values["avg", over]).square_().sum(over, keepdim=True)
+                    value = squares.div_(max(1, _count(x, over) - 1)).sqrt_()
+                values[name, over] = value
+            return tuple(values.values())
 
         values = dict(zip(kept, by_images(found, x), strict=True))
-        ctx.over, ctx.names, ctx.kept = over, names, kept
+        ctx.wanted, ctx.kept = wanted, kept
         ctx.save_for_backward(x, *values.values())
         ctx.set_materialize_grads(False)
-        return (x, *(values[name] for name in names))
+        return (x, *(values[key] for key in wanted))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_x: Tensor | None, *grads: Tensor | None) -> tuple[Any, ...]:
         x, *values = ctx.saved_tensors
-        given = {
-            name: grad for name, grad in zip(ctx.names, grads, strict=True) if grad is not None
-        }
-        count = _count(x, ctx.over)
+        given = {k: grad for k, grad in zip(ctx.wanted, grads, strict=True) if grad is not None}
 
         def grad(x: Tensor, *tensors: Tensor) -> tuple[Tensor]:
             value = dict(zip(ctx.kept, tensors, strict=False))
-            grads = dict(zip(given, tensors[len(values) :], strict=False))
-            total = x.new_zeros((), dtype=_wide(x))
-            if "std" in grads:
-                scale = grads["std"] / (value["std"] * max(1, count - 1))
-                centred = x.to(_wide(x)) - value["avg"]
-                total = centred.mul_(torch.where(value["std"] > 0, scale, 0))
-            if "max" in grads:
-                # 1 where the maximum is, else 0, faster than by a comparison
-                ties = (x.to(_wide(x)) - value["max"]).sign_().add_(1)
-                total = ties.mul_(grads["max"] / ties.sum(ctx.over, keepdim=True)).add_(total)
-            if "avg" in grads:
-                total = total + grads["avg"] / count
+            wide, total = x.to(_wide(x)), x.new_zeros((), dtype=_wide(x))
+            for (name, over), grad in zip(given, tensors[len(values) :], strict=False):
+                if name == "std":
+                    std = value[name, over]
+                    scale = grad / (std * max(1, _count(x, over) - 1))
+                    centred = wide - value["avg", over]
+                    total = centred.mul_(torch.where(std > 0, scale, 0)).add_(total)
+                elif name == "max":
+                    # 1 where the maximum is, else 0, faster than by a comparison
+                    ties = (wide - value[name, over]).sign_().add_(1)
+                    total = ties.mul_(grad / ties.sum(over, keepdim=True)).add_(total)
+                else:
+                    total = total + grad / _count(x, over)
             total = total.to(x.dtype)
             return (total.expand(x.shape) if grad_x is None else tensors[-1] + total,)
 
         tensors = [x, *values, *given.values()] + ([] if grad_x is None else [grad_x])
         if given:
             (grad_x,) = by_images(grad, *tensors)
-        return grad_x, None, *(None for _ in ctx.names)
+        return grad_x, None
 
 
 def _count(x: Tensor, over: tuple[int, ...]) -> int:
