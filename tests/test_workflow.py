@@ -87,6 +87,16 @@ def test_targets_by_name(clone: Path, snakemake: Snakemake) -> None:
         assert ("train" in found) == ("train" in rules)
 
 
+def test_cost_is_measured_where_it_is_asked_for_and_then_always(
+    clone: Path, snakemake: Snakemake
+) -> None:
+    (clone / "results/cost.csv").write_text("")  # of some machine
+    done = snakemake(clone, "-n", "cost")
+    assert jobs(done.stdout + done.stderr) == {"cost": 1}
+    done = snakemake(clone, "-n")
+    assert "cost" not in jobs(done.stdout + done.stderr)
+
+
 def test_bad_configuration_is_one_clear_error_before_any_job(
     clone: Path, snakemake: Snakemake, tiny: dict[str, Any]
 ) -> None:

@@ -117,6 +117,33 @@ def complexity(arguments: argparse.Namespace) -> None:
     write_atomically(arguments.output, text)
 
 
+def cost(arguments: argparse.Namespace) -> None:
+    """Measure what models take on this machine, and render what has been measured on any."""
+    from attngrid.config import CostGrid, read_yaml, validate
+
+    asked = {
+        name: values
+        for name in ("backbones", "attentions", "datasets")
+        if (values := getattr(arguments, name)) is not None
+    }
+    content = read_yaml(arguments.grid)
+    content = content | asked if isinstance(content, dict) else content
+    grid = validate(CostGrid, content, arguments.grid)
+    failed = []
+    if not arguments.render_only:
+        with _importing():
+            from attngrid.cost import measure_all
+            from attngrid.training.batches import processors
+
+        failed = measure_all(grid, arguments.threads or processors(), again=arguments.again)
+    from attngrid.render.cost import write_costs
+
+    for file in write_costs():
+        print(file)
+    if failed:
+        raise AttngridError("\n".join([f"{len(failed)} models were not measured:", *failed]))
+
+
 def collect(arguments: argparse.Namespace) -> None:
     """Read a study's records into cells.csv, epochs.csv and summary.csv."""
     from attngrid.config import load_study
@@ -194,7 +221,7 @@ def table(arguments: argparse.Namespace) -> None:
     description = study.descriptions.get(arguments.name)
     if description is None:
         raise UnknownNameError("table", arguments.name, study.descriptions)
-    write_table(study, build_table(study, load_results(study.study).summary, description))
+    write_table(build_table(study, load_results(study.study).summary, description))
 
 
 def figure(arguments: argparse.Namespace) -> None:
@@ -240,7 +267,7 @@ def current(arguments: argparse.Namespace) -> None:
     results = frames.load_results(study.study)
     tables = [build_table(study, results.summary, f) for f in study.descriptions.values()]
     for ready in tables:
-        write_table(study, ready)
+        write_table(ready)
     if study.figures:
         from attngrid.render.figures import write_figure
 
@@ -293,6 +320,7 @@ def parser() -> argparse.ArgumentParser:
         train,
         tune,
         complexity,
+        cost,
         evaluate,
         collect,
         retire,
@@ -311,6 +339,13 @@ def parser() -> argparse.ArgumentParser:
         if command is complexity:
             sub.add_argument("models", type=Path, help="a study, or config/complexity.yaml")
             sub.add_argument("--output", type=Path, required=True, help="the CSV to write")
+        elif command is cost:
+            sub.add_argument("grid", type=Path, metavar="GRID", help="config/cost.yaml")
+            for name in ("backbones", "attentions", "datasets"):
+                sub.add_argument(f"--{name}", nargs="+", metavar="NAME", help="only these")
+            sub.add_argument("--threads", type=int, help="of the CPU; left out, one a core")
+            sub.add_argument("--again", action="store_true", help="what was measured before, too")
+            sub.add_argument("--render-only", action="store_true", help="measure nothing")
         elif command is init:
             sub.add_argument("folder", type=Path, help="a new one; the study takes its name")
         elif command is evaluate:

@@ -529,6 +529,21 @@ class CountedGrid(Strict):
     models: Listed[CountedModels]
 
 
+class CostGrid(Strict):
+    """``config/cost.yaml``: the models whose time and memory are measured, and how."""
+
+    models: Listed[CountedModels] | None = None
+    backbones: Listed[Backbone] | None = None
+    attentions: Listed[Attention] | None = None
+    datasets: Listed[Dataset] | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Precision = "float32"
+    batch: Annotated[int, Field(ge=2)] = 64
+    rounds: Annotated[int, Field(ge=5)] = 5
+    seconds: Annotated[float, Field(ge=0, strict=False)] = 3.0
+    minutes: Annotated[float, Field(gt=0, strict=False)] | None = None
+
+
 def validate(model: type[AnyModel], content: Any, source: str | os.PathLike[str]) -> AnyModel:
     """Check parsed YAML against a model.
 

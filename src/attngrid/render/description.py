@@ -34,6 +34,15 @@ Measured = Literal[
     "best_top1_accuracy",
     "best_top5_accuracy",
 ]
+Cost = Literal[
+    "latency_ms",
+    "latency_ratio",
+    "inference_images_per_s",
+    "inference_ratio",
+    "training_images_per_s",
+    "training_ratio",
+    "peak_memory_mb",
+]
 
 
 class Column(Strict):
@@ -43,16 +52,19 @@ class Column(Strict):
     published: str | None = Field(None, description="column of the published CSV")
     counted: Counted | None = Field(None, description="column of results/complexity.csv")
     measured: Measured | None = Field(None, description="mean over seeds, from the study")
+    cost: Cost | None = Field(None, description="column of results/cost.csv")
     recipe: Literal["learning_rate", "weight_decay"] | None = Field(
         None, description="of the recipe; where it is tuned, the chosen one"
     )
-    unit: float = Field(1.0, gt=0, strict=False, description="divides counted and recipe values")
+    unit: float = Field(
+        1.0, gt=0, strict=False, description="divides counted, cost and recipe values"
+    )
     decimals: NonNegativeInt = 2
 
     @model_validator(mode="after")
     def _something(self) -> Column:
-        if not (self.published or self.counted or self.measured or self.recipe):
-            raise ValueError("names none of published, counted, measured and recipe")
+        if not (self.published or self.counted or self.measured or self.cost or self.recipe):
+            raise ValueError("names none of published, counted, measured, cost and recipe")
         return self
 
 
@@ -107,6 +119,8 @@ class Description(Strict):
         for number, column in enumerate(self.columns):
             if column.counted and not self.counted_at and column.counted not in at_study_size:
                 raise ValueError(f"columns.{number}.counted: {column.counted!r} wants counted_at")
+            if column.cost and not self.counted_at:
+                raise ValueError(f"columns.{number}.cost: {column.cost!r} wants counted_at")
         return self
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
-from importlib.resources import files
+from collections.abc import Callable, Iterable, Iterator
+from importlib.resources import files as resources
 from itertools import cycle
 from pathlib import Path
 
@@ -66,9 +66,9 @@ def modules(results: Results, reference: Path) -> Figure:
         axis.set_xticks(range(4), ticks)
         axis.set_ylabel("top-1 error (%), mean ± std")
         if panel["top1_error"].isna().all():
-            _say_nothing(axis)
+            say_nothing(axis)
     if not panels:
-        _say_nothing(axes[1])
+        say_nothing(axes[1])
     axes[0].set_xticks(range(4), MODULE_LABELS)
     axes[0].set_ylabel("top-1 error (%)")
     for axis in axes:
@@ -93,7 +93,7 @@ def ordering(results: Results, reference: Path) -> Figure:
         axis.legend()
         axis.xaxis.get_major_locator().set_params(integer=True)
     if not panels:
-        _say_nothing(axes[0])
+        say_nothing(axes[0])
     return figure
 
 
@@ -174,7 +174,7 @@ def accuracy_macs(results: Results, reference: Path) -> Figure:
         axis.set_xlabel("multiply-accumulates (millions)")
         axis.set_ylabel("top-1 accuracy (%), mean ± std")
     if not conditions:
-        _say_nothing(axes[0])
+        say_nothing(axes[0])
         return figure
     handles: list[Artist] = [Patch(color=colour) for colour in colours.values()]
     handles += [Line2D([], [], marker=m, ls="", color="#777777") for m in markers.values()]
@@ -227,12 +227,17 @@ FIGURES: dict[str, Callable[[Results, Path], Figure]] = {
 
 def write_figure(study: Study, name: str, results: Results, reference: Path) -> None:
     """Draw a figure and write it as PDF and PNG, each atomically."""
+    save(lambda: FIGURES[name](results, reference), study.figure_files(name))
+
+
+def save(draw: Callable[[], Figure], files: Iterable[Path]) -> None:
+    """Draw in the package's style and write each file, atomically."""
     # No window system, whatever the user's settings, and no date in the files: the same
     # numbers give the same bytes.
     mpl.use("agg")
-    with matplotlib.style.context(str(files("attngrid.render").joinpath("attngrid.mplstyle"))):
-        figure = FIGURES[name](results, reference)
-        for file in study.figure_files(name):
+    with matplotlib.style.context(str(resources("attngrid.render").joinpath("attngrid.mplstyle"))):
+        figure = draw()
+        for file in files:
             kind = file.suffix.removeprefix(".")
             buffer = io.BytesIO()
             metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
@@ -257,7 +262,8 @@ def _figure(panels: int) -> tuple[Figure, np.ndarray]:
     return figure, axes[:panels]
 
 
-def _say_nothing(axis: Axes) -> None:
+def say_nothing(axis: Axes) -> None:
+    """Say in a panel that nothing has been measured."""
     _say(axis, NOTHING)
 
 

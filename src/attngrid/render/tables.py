@@ -17,6 +17,7 @@ import pandas as pd
 
 from attngrid.cell import model_label
 from attngrid.config import Study
+from attngrid.evidence.costs import FILE, by_machine, measured_as, read_costs
 from attngrid.evidence.frames import LOST, read_frame
 from attngrid.files import shipped, write_atomically
 from attngrid.render.description import (
@@ -31,6 +32,7 @@ MISSING = "--"
 PAGE = 42  # rows that fit on a page, with heads and rules
 Model = tuple[str, str]  # backbone and attention
 SummaryRow = dict[Any, Any]  # of the frame over seeds
+Costs = dict[Model, dict[str, str]]  # of a machine
 
 
 @dataclass(frozen=True)
@@ -84,13 +86,24 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table ready to be set, and the same as a frame with one row a model and condition."""
+    """A table ready to be set, and the same as a frame with one row a model and condition.
 
-    name: str
+    Attributes:
+        stem: of its files: ``demo.grid``, or ``cost`` where it is of no study.
+        caption, heads, rows: what is set.
+        frame: the same, unrounded.
+    """
+
+    stem: str
     caption: str
     heads: tuple[Head, ...]
     rows: tuple[Row, ...]
     frame: pd.DataFrame
+
+    @property
+    def files(self) -> list[Path]:
+        """Where it is written."""
+        return [Path("tables") / f"{self.stem}.{kind}" for kind in ("tex", "md", "csv")]
 
     @property
     def parts(self) -> list[list[Row]]:
@@ -113,21 +126,23 @@ class Table:
 
 
 def build_table(
-    study: Study,
+    study: Study | None,
     summary: pd.DataFrame,
     file: Path,
     *,
     reference: Path = Path("reference"),
     complexity: Path = Path("results/complexity.csv"),
+    cost: Path = FILE,
 ) -> Table:
     """Set published, counted and measured figures side by side.
 
     Args:
-        study: whose table it is.
+        study: whose table it is; None for one that only counts and times.
         summary: its models over their seeds.
         file: the description.
         reference: the folder of the published CSVs.
         complexity: the counts at the papers' full size.
+        cost: times and memory at that size.
 
     Raises:
         ConfigError: a description whose published file or columns do not exist.
@@ -137,6 +152,7 @@ def build_table(
         summary = summary[summary["attention"].isin(description.attentions)]
     published = read_published(description, file, reference)
     counted = _counted(description.counted_at, complexity)
+    costs = _costs(description, cost)
     models = _models(description, published, summary)
     groups, lines = _arrange(description, models, summary)
     if description.counted_at and not any(column.measured for column in description.columns):
@@ -161,6 +177,12 @@ def build_table(
                 numbers = [counted.get(model, {}).get(column.counted) for model, _ in lines]
                 values = [_number(number, column) for number in numbers]
                 add(description.counted_at.title, column.title, column.decimals, values)
+    for machine, taken in costs.items():
+        for column in description.columns:
+            if column.cost:
+                numbers = [_taken(taken, model, column) for model, _ in lines]
+                values = [_number(number, column) for number in numbers]
+                add(f"Measured: {machine}", column.title, column.decimals, values)
     for head, ours in groups:
         if any(condition for _, condition in lines):
             add(head, "Condition", None, [Value(condition) for _, condition in lines])
@@ -176,7 +198,7 @@ def build_table(
         add(head, "n", None, map(_seeds, ours))
 
     return Table(
-        name=file.stem,
+        stem=f"{study.study}.{file.stem}" if study else file.stem,
         caption=description.caption,
         heads=tuple(heads),
         rows=tuple(
@@ -187,7 +209,7 @@ def build_table(
             )
             for index, (model, _) in enumerate(lines)
         ),
-        frame=_frame(description, models, published, counted, summary),
+        frame=_frame(description, models, published, counted, costs, summary),
     )
 
 
@@ -233,6 +255,21 @@ def _counted(at: CountedAt | None, complexity: Path) -> dict[Model, dict[Any, An
     for name, value in {**at.model_dump(), "options": ""}.items():
         frame = frame[frame[name] == value]
     return {(row["backbone"], row["attention"]): row for row in frame.to_dict("records")}
+
+
+def _costs(description: Description, cost: Path) -> dict[str, Costs]:
+    """Times and memory by machine; where nothing was measured, under a head that says so."""
+    at = description.counted_at
+    if at is None or not any(column.cost for column in description.columns):
+        return {}
+    return by_machine(read_costs(cost), **at.model_dump()) or {"nothing yet": {}}
+
+
+def _taken(taken: Costs, model: Model, column: Column) -> float | None:
+    """A figure of a model on a machine."""
+    backbone, attention = model
+    text = taken.get((backbone, measured_as(attention)), {}).get(column.cost or "")
+    return float(text) if text else None
 
 
 def _models(
@@ -296,15 +333,16 @@ def _frame(
     models: Sequence[Model],
     published: dict[Model, dict[str, str]],
     counted: dict[Model, dict[Any, Any]],
+    costs: dict[str, Costs],
     summary: pd.DataFrame,
 ) -> pd.DataFrame:
-    """The table as a tidy frame: one row a model and condition, unrounded."""
+    """The table as a tidy frame: one row a model, condition and machine, unrounded."""
     by_model: dict[Model, list[dict[Any, Any]]] = {}
     for row in summary.to_dict("records"):
         by_model.setdefault((row["backbone"], row["attention"]), []).append(row)
     lines = []
     for model in models:
-        for row in by_model.get(model) or [{"n": 0}]:
+        for row, machine in product(by_model.get(model) or [{"n": 0}], costs or [None]):
             line: dict[str, Any] = {"backbone": model[0], "attention": model[1]}
             for column in description.columns:
                 if column.published:
@@ -313,6 +351,11 @@ def _frame(
                 if column.counted:
                     counts = counted.get(model, {}) if description.counted_at else row
                     line[f"counted_{column.counted}"] = counts.get(column.counted)
+            if machine is not None:
+                line["machine"] = machine
+                for column in description.columns:
+                    if column.cost:
+                        line[column.cost] = _taken(costs[machine], model, column)
             line |= {"condition": row.get("condition"), "n": row["n"]}
             for column in description.columns:
                 if column.measured:
@@ -325,9 +368,9 @@ def _frame(
     return pd.DataFrame(lines)
 
 
-def write_table(study: Study, table: Table, templates: Path = Path("workflow/templates")) -> None:
+def write_table(table: Table, templates: Path = Path("workflow/templates")) -> None:
     """Write a table as LaTeX, Markdown and CSV, each atomically."""
-    for file in study.table_files(table.name):
+    for file in table.files:
         if file.suffix == ".csv":
             text = table.frame.to_csv(index=False)
         else:
@@ -335,7 +378,7 @@ def write_table(study: Study, table: Table, templates: Path = Path("workflow/tem
             text = (
                 environment(shipped(templates), file.suffix)
                 .get_template(template)
-                .render(table=table, study=study)
+                .render(table=table)
             )
         write_atomically(file, text)
 

@@ -1,0 +1,338 @@
+"""What attention costs on the machine at hand: latency, images a second, memory.
+
+Each model is measured in a process of its own, together with the same backbone without attention,
+a round of the one beside a round of the other, so that a ratio is of one run.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from attngrid import data
+from attngrid.cell import MODEL_KEY, model_label
+from attngrid.complexity import Model, models_of_grid
+from attngrid.config import CostGrid, CountedGrid, read_yaml, validate
+from attngrid.errors import AttngridError, UnknownNameError
+from attngrid.evidence.costs import (
+    FILE,
+    MACHINE,
+    TIMED,
+    identity,
+    keep_cost,
+    measured_as,
+    read_costs,
+)
+from attngrid.files import shipped
+from attngrid.model import create_model
+from attngrid.training.loop import autocast, choose_device, make_deterministic, make_optimizer
+from attngrid.training.recipe import Recipe, Schedule
+from attngrid.training.record import code_version, now, processor_name
+
+SAMPLE_S = 0.2  # a sample is as many calls as take this long
+MEMORY_STEPS = 2  # from the second on there is the optimizer's momentum
+# Its step is a training's; so small that no weight becomes infinite on images of noise.
+RECIPE = Recipe(
+    epochs=1,
+    batch_size=2,
+    learning_rate=1e-5,
+    weight_decay=1e-4,
+    schedule=Schedule(kind="step"),
+)
+
+
+class NotMeasuredError(AttngridError):
+    """A model whose process ended without a row."""
+
+
+def models_to_measure(grid: CostGrid) -> list[Model]:
+    """The models that a configuration asks for, each function once, the cheapest backbones first.
+
+    Raises:
+        UnknownNameError: a backbone, attention or dataset that none of them has.
+    """
+    blocks = grid.models
+    if blocks is None:
+        file = shipped("config/complexity.yaml")
+        blocks = validate(CountedGrid, read_yaml(file), file).models
+    models = models_of_grid(CountedGrid(models=blocks))
+    for kind, names in (("backbone", grid.backbones), ("attention", grid.attentions)):
+        known = list(dict.fromkeys(getattr(model, kind) for model in models))
+        if unknown := [name for name in names or () if name not in known]:
+            raise UnknownNameError(f"{kind} of the models to measure", unknown[0], known)
+        models = [model for model in models if names is None or getattr(model, kind) in names]
+    if grid.datasets is not None:
+        found = [data.find(name) for name in grid.datasets]
+        sizes = [(d.stem, d.num_classes, d.input_size) for d in found]
+        models = [m for m in models if (m.stem, m.num_classes, m.input_size) in sizes]
+    models = [replace(model, attention=measured_as(model.attention)) for model in models]
+    macs = _counted_macs()
+
+    def cost(model: Model) -> list[float]:
+        without = replace(model, attention="none")
+        return [macs.get(tuple(map(str, m.key().values())), 0.0) for m in (without, model)]
+
+    return sorted({repr(model): model for model in models}.values(), key=cost)
+
+
+def _counted_macs() -> dict[tuple[str, ...], float]:
+    """What has been counted at the papers' full size, by the values of ``MODEL_KEY``."""
+    file = shipped("results/complexity.csv")
+    if not file.is_file():
+        return {}
+    with file.open(encoding="utf-8", newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["macs"]]
+    return {tuple(row[name] for name in MODEL_KEY): float(row["macs"]) for row in rows}
+
+
+def measure_all(
+    grid: CostGrid, threads: int, *, again: bool = False, file: Path = FILE
+) -> list[str]:
+    """Measure the models that have no row of this machine yet, and keep each row as it comes.
+
+    Args:
+        grid: which models, and how.
+        threads: of the CPU.
+        again: measure those that have a row, too.
+        file: of the rows.
+
+    Returns:
+        The models that could not be measured, each with why.
+
+    Raises:
+        UnknownNameError: as ``models_to_measure``.
+    """
+    machine = machine_of(grid, threads)
+    models = models_to_measure(grid)
+    known = set() if again else {identity(row) for row in read_costs(file)}
+    left = [model for model in models if identity(model.key() | machine) not in known]
+    _say(f"{len(models)} models, {len(models) - len(left)} of them measured before")
+    failed: list[str] = []
+    start = time.perf_counter()
+    for number, model in enumerate(left):
+        minutes = (time.perf_counter() - start) / 60
+        if grid.minutes is not None and minutes >= grid.minutes:
+            _say(f"{minutes:.0f} minutes are over; {len(left) - number} models are left")
+            break
+        size = f"{model.input_size}×{model.input_size}"
+        label = f"{model_label(model.backbone, model.attention)}, {size}"
+        try:
+            row = _measure_alone(model, grid, threads)
+        except NotMeasuredError as error:
+            failed.append(f"{label}: {error}")
+            _say(f"not measured: {failed[-1]}")
+            continue
+        keep_cost(row | machine, file)
+        _say(f"[{number + 1}/{len(left)}] {label}: {_figures(row)}")
+    return failed
+
+
+def _measure_alone(model: Model, grid: CostGrid, threads: int) -> dict[str, Any]:
+    """``measure`` in a process of its own.
+
+    Raises:
+        NotMeasuredError: why it ended without a row.
+    """
+    context = get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(
+        target=_send_measured, args=(sender, model, grid, threads), daemon=True
+    )
+    process.start()
+    sender.close()  # so that its end is seen here
+    try:
+        result: dict[str, Any] | str = receiver.recv()
+    except EOFError:
+        process.join()
+        result = f"its process was ended (exit code {process.exitcode}); too little memory?"
+    process.join()
+    if isinstance(result, str):
+        raise NotMeasuredError(result)
+    return result
+
+
+def _send_measured(sender: Connection, model: Model, grid: CostGrid, threads: int) -> None:
+    try:
+        sender.send(measure(model, grid, threads))
+    except Exception as error:  # a user's module may raise anything
+        reason = str(error).strip().partition("\n")[0]
+        sender.send(f"{type(error).__name__}: {reason}")
+
+
+def _figures(row: dict[str, Any]) -> str:
+    """A row for a person."""
+    parts = []
+    for name, figure in TIMED.items():
+        unit = "ms" if figure.endswith("_ms") else "images/s"
+        parts.append(f"{name} {row[figure]:.4g} {unit} (time × {row[f'{name}_ratio']:.2f})")
+    return ", ".join(parts)
+
+
+def machine_of(grid: CostGrid, threads: int) -> dict[str, Any]:
+    """The values of ``MACHINE``: what a row's figures are of, beside its model."""
+    device = choose_device(grid.device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
+    values = (name, device.type, threads, grid.precision, grid.batch, str(torch.__version__))
+    return dict(zip(MACHINE, values, strict=True))
+
+
+def measure(model: Model, grid: CostGrid, threads: int) -> dict[str, Any]:
+    """A model's row, but for its machine; to be called in a process of its own.
+
+    The memory of its training comes first, while there is nothing else in this process; then
+    each of the times, in rounds with the same backbone without attention.
+
+    Raises:
+        ConfigError: a model that cannot be built.
+        RuntimeError, MemoryError: one that does not run, or not in this memory.
+    """
+    device = choose_device(grid.device)
+    make_deterministic(0, threads, strict=False)
+    # a first small step loads what is loaded once
+    Network(Model("resnet18", "none", "cifar", 10, 32, {"width": 1 / 16}), grid, device).training()
+    started, before = now(), memory_mb(device)
+    network = Network(model, grid, device)
+    for _ in range(MEMORY_STEPS):
+        network.training()
+    after = memory_mb(device, peak=True)
+    row = model.key() | {
+        "peak_memory_mb": "" if before is None or after is None else round(after - before, 1),
+        "measured": started,
+        "commit": code_version() or "",
+    }
+    networks = [network]
+    if model.attention != "none":
+        networks.append(Network(replace(model, attention="none"), grid, device))
+    rounds = []
+    for name, figure in TIMED.items():
+        sides = time_rounds(networks, name, grid)
+        ours, without = sides[0], sides[-1]
+        images = 1 if name == "latency" else grid.batch
+        row |= _quartiles(figure, [1e3 * s if name == "latency" else images / s for s in ours])
+        row |= _quartiles(f"{name}_ratio", [a / b for a, b in zip(ours, without, strict=True)])
+        rounds.append(len(ours))
+    return row | {"rounds": min(rounds)}
+
+
+class Network:
+    """A model with its optimizer, and the images of noise that it is given over and over.
+
+    Args:
+        model: what to build, with weights in training mode.
+        grid: batch and precision.
+        device: where.
+    """
+
+    def __init__(self, model: Model, grid: CostGrid, device: torch.device) -> None:
+        self.precision, self.device = grid.precision, device
+        network = create_model(
+            model.backbone,
+            model.attention,
+            num_classes=model.num_classes,
+            stem=model.stem,
+            input_size=model.input_size,
+            **model.options,
+        )
+        self.model = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = make_optimizer(self.model, RECIPE)
+        shape = (grid.batch, 3, model.input_size, model.input_size)
+        images_NCHW = torch.randn(shape, device=device)
+        self.images_NCHW = images_NCHW.contiguous(memory_format=torch.channels_last)
+        self.labels_N = torch.randint(model.num_classes, (grid.batch,), device=device)
+
+    def training(self) -> None:
+        """A step, as ``training.loop`` makes it."""
+        with autocast(self.precision, self.device):
+            logits = self.model(self.images_NCHW)
+        loss = cross_entropy(logits.float(), self.labels_N)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+
+    def inference(self) -> None:
+        """The logits of a batch."""
+        with torch.inference_mode(), autocast(self.precision, self.device):
+            self.model(self.images_NCHW)
+
+    def latency(self) -> None:
+        """The logits of one image."""
+        with torch.inference_mode(), autocast(self.precision, self.device):
+            self.model(self.images_NCHW[:1])
+
+    def seconds(self, name: str, calls: int) -> float:
+        """The time of a call of ``training``, ``inference`` or ``latency``, the mean of so many."""
+        self.model.train(name == "training")
+        work = getattr(self, name)
+        self._wait()
+        start = time.perf_counter()
+        for _ in range(calls):
+            work()
+        self._wait()
+        return (time.perf_counter() - start) / calls
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def time_rounds(networks: Sequence[Network], name: str, grid: CostGrid) -> list[list[float]]:
+    """Seconds a call, of each network in each round; every other round goes backwards."""
+    calls = []
+    for network in networks:
+        first = network.seconds(name, 1)  # it chooses its kernels, and does not count
+        once = first if first > SAMPLE_S else network.seconds(name, 1)
+        calls.append(max(1, round(SAMPLE_S / once)))
+    times: list[list[float]] = [[] for _ in networks]
+    start = time.perf_counter()
+    while len(times[0]) < grid.rounds or time.perf_counter() - start < grid.seconds:
+        places = range(len(networks)) if len(times[0]) % 2 == 0 else range(len(networks))[::-1]
+        for place in places:
+            times[place].append(networks[place].seconds(name, calls[place]))
+    return times
+
+
+def _quartiles(name: str, values: Sequence[float]) -> dict[str, float]:
+    low, median, high = statistics.quantiles(values, n=4)
+    return {
+        column: float(f"{value:.5g}")
+        for column, value in ((name, median), (f"{name}_q1", low), (f"{name}_q3", high))
+    }
+
+
+def memory_mb(device: torch.device, *, peak: bool = False) -> float | None:
+    """What is held now, or the most that was since this was last asked; None where nobody knows.
+
+    Of torch's allocator on a GPU; of the whole process on a CPU, as Linux knows it.
+    """
+    if device.type == "cuda":
+        if peak:
+            return torch.cuda.max_memory_allocated(device) / 1e6
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device) / 1e6
+    try:
+        text = Path("/proc/self/status").read_text("utf-8")
+    except OSError:
+        return None
+    if not peak:
+        with suppress(OSError):  # not permitted: then the peak is that since the process began
+            Path("/proc/self/clear_refs").write_text("5", "utf-8")
+    found = re.search(rf"{'VmHWM' if peak else 'VmRSS'}:\s+(\d+) kB", text)
+    return None if found is None else int(found[1]) * 1024 / 1e6
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):  # whoever reads this may have ended first
+        print(line, file=sys.stderr, flush=True)

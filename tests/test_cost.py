@@ -1,0 +1,292 @@
+"""What attention costs: known waits and known memory are found, and no measured row is lost."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from attngrid.cli import main
+from attngrid.config import CostGrid, CountedGrid, validate
+from attngrid.cost import models_to_measure
+from attngrid.errors import UnknownNameError
+from attngrid.evidence.costs import COLUMNS, MACHINE, identity, keep_cost, read_costs
+from attngrid.render.cost import added_macs, draw_costs
+from attngrid.render.description import load_description
+from attngrid.render.tables import build_table
+from test_startup import imported
+
+ROOT = Path(__file__).resolve().parent.parent
+WAIT_S, MEGABYTES, BATCH = 0.03, 200, 4
+
+# Two sites: every forward pass waits twice, or holds its memory once.
+BACKBONE = """
+import torch
+from torch import nn
+from attngrid.backbones.sites import Sites
+
+class Two(nn.Module):
+    def __init__(self, sites: Sites, *, num_classes: int, stem: str, width: float):
+        super().__init__()
+        self.stages = nn.Sequential(
+            nn.Conv2d(3, 4, 3), sites.any_block(4, 1, stages=2),
+            nn.Conv2d(4, 4, 3), sites.any_block(4, 2, stages=2),
+        )
+        self.classifier = nn.Linear(4, num_classes)
+
+    def forward(self, x):
+        return self.classifier(self.stages(x).mean((2, 3)))
+"""
+MODULES = f"""
+import os, time
+import torch
+from torch import nn
+
+class Waits(nn.Module):
+    def __init__(self, channels: int):
+        super().__init__()
+
+    def forward(self, x):
+        time.sleep({WAIT_S / 2})
+        return x
+
+class Holds(nn.Module):
+    def __init__(self, channels: int):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        if not self.training or x.shape[2] < 10:
+            return x
+        return x + 0 * (self.scale * torch.ones({MEGABYTES} * 250_000)).sum()  # kept for backward
+
+class Raises(nn.Module):
+    def __init__(self, channels: int):
+        super().__init__()
+
+    def forward(self, x):
+        if len(x) == {BATCH}:
+            raise ValueError("no such thing\\nand more")
+        return x
+
+class Dies(Raises):
+    def forward(self, x):
+        if len(x) == {BATCH}:
+            os._exit(9)
+        return x
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("reference", "workflow", "config"):
+        Path(name).symlink_to(ROOT / name)
+    Path("two.py").write_text(BACKBONE)
+    Path("modules.py").write_text(MODULES)
+    return tmp_path
+
+
+def grid(*attentions: str) -> list[str]:
+    """Write a configuration of these, and name the command that measures it."""
+    names = [name if name == "none" else f"modules.py:{name}" for name in attentions]
+    block = {"backbones": ["two.py:Two"], "attentions": names}
+    size = {"stem": "cifar", "num_classes": 10, "input_size": 12}
+    content = {"models": [block | size], "device": "cpu", "batch": BATCH, "seconds": 0}
+    Path("cost.yaml").write_text(yaml.safe_dump(content))
+    return ["cost", "cost.yaml", "--threads", "1"]
+
+
+def rows() -> dict[str, dict[str, str]]:
+    return {row["attention"].rpartition(":")[2]: row for row in read_costs()}
+
+
+@pytest.mark.slow
+def test_what_a_module_waits_and_holds_is_what_is_measured(folder: Path) -> None:
+    assert main(grid("none", "Waits", "Holds")) == 0
+    none, waits, holds = (rows()[name] for name in ("none", "Waits", "Holds"))
+    # nobody waits less than he sleeps
+    assert float(waits["latency_ms"]) >= 1e3 * WAIT_S
+    for name in ("inference", "training"):
+        images_per_s = f"{name}_images_per_s"
+        assert float(waits[images_per_s]) <= BATCH / WAIT_S
+        assert float(none[images_per_s]) > float(waits[images_per_s])
+    for name in ("latency", "inference", "training"):
+        assert float(waits[f"{name}_ratio"]) > 1
+        assert float(none[f"{name}_ratio"]) == 1
+        assert float(waits[f"{name}_ratio_q1"]) <= float(waits[f"{name}_ratio"])
+    # of images of 10×10 positions one site holds its ones and their product: twice the memory
+    held = float(holds["peak_memory_mb"]) - float(none["peak_memory_mb"])
+    assert 2 * MEGABYTES * 0.95 < held < 2 * MEGABYTES * 1.5
+    assert all(int(row["rounds"]) >= 5 for row in (none, waits, holds))
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_be_measured_is_named_and_stops_no_other(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(grid("Raises", "Dies", "none")) == 1
+    assert set(rows()) == {"none"}
+    said = capsys.readouterr().err
+    assert "Two + Raises, 12×12: ValueError: no such thing\n" in said
+    assert "Two + Dies, 12×12: its process was ended (exit code 9)" in said
+    assert "2 models were not measured" in said
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_loses_no_model_and_the_next_goes_on(folder: Path) -> None:
+    command = [sys.executable, "-m", "attngrid.cli", *grid("none", "Waits", "Holds")]
+    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL) as run:
+        deadline = time.monotonic() + 120
+        while not Path("results/cost.csv").is_file() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.killpg(run.pid, signal.SIGKILL)
+    kept = Path("results/cost.csv").read_text("utf-8")
+    assert [row["attention"] for row in read_costs()] == ["none"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "3 models, 1 of them measured before" in done.stderr
+    assert Path("results/cost.csv").read_text("utf-8").startswith(kept)
+    assert set(rows()) == {"none", "Waits", "Holds"}
+
+
+def row(attention: str = "none", **changes: Any) -> dict[str, Any]:
+    """A row as another machine might have it."""
+    model = {"backbone": "resnet18", "attention": attention, "stem": "cifar", "num_classes": 100}
+    machine = dict(zip(MACHINE, ("A GPU", "cuda", 8, "bfloat16", 64, "2.14.1"), strict=True))
+    figures = dict.fromkeys(COLUMNS, 1.0)
+    return {**figures, **model, "input_size": 32, "options": "", **machine, **changes}
+
+
+@pytest.mark.slow
+def test_a_machine_replaces_its_own_rows_only(folder: Path) -> None:
+    other = row(attention="se", latency_ms="0.10000000000000001")
+    keep_cost(other)
+    before = Path("results/cost.csv").read_text("utf-8")
+    assert main(grid("none")) == 0
+    first = read_costs()[1]
+    assert main([*grid("none"), "--again"]) == 0
+    assert Path("results/cost.csv").read_text("utf-8").startswith(before)
+    _, again = read_costs()
+    assert identity(again) == identity(first)
+    assert again["measured"] >= first["measured"]
+
+
+def test_rows_of_a_model_stay_apart_by_all_that_makes_a_machine(folder: Path) -> None:
+    for change in (
+        {},
+        {"device_name": "another"},
+        {"threads": 4},
+        {"precision": "float32"},
+        {"batch": 32},
+        {"torch": "2.15"},
+    ):
+        keep_cost(row(**change))
+    assert len(read_costs()) == 6
+    keep_cost(row(latency_ms=5.0))
+    assert [r["latency_ms"] for r in read_costs()] == ["5.0", *["1.0"] * 5]
+
+
+def table(name: str) -> Any:
+    description = Path("workflow/tables") / f"{name}.yaml"
+    import pandas as pd
+
+    nobody = pd.DataFrame(columns=["backbone", "attention", "condition"])
+    return build_table(None, nobody, description, complexity=ROOT / "results/complexity.csv")
+
+
+def test_machines_share_no_column_and_what_was_not_measured_is_dashes(folder: Path) -> None:
+    keep_cost(row(latency_ms=0.5))
+    keep_cost(row("se", latency_ms=0.75, latency_ratio=1.5, peak_memory_mb=2500.0))
+    keep_cost(row(device_name="A CPU", device="cpu", precision="float32", latency_ms=80))
+    made = table("cost_cifar")
+    groups = [title for title, _ in made.groups]
+    assert groups == [
+        "Counted: 32×32, 100 classes",
+        "Measured: A GPU, 8 threads, bfloat16, batch 64, torch 2.14.1",
+        "Measured: A CPU, 8 threads, float32, batch 64, torch 2.14.1",
+    ]
+    lines = {r.label: [value.text for value in r.values] for r in made.rows}
+    assert lines["ResNet-18"][2:4] == ["0.50", "1.00"]
+    assert lines["ResNet-18"][9:11] == ["80.00", "1.00"]
+    assert lines["ResNet-18 + SE"][2:4] == ["0.75", "1.50"]
+    assert lines["ResNet-18 + SE"][8:] == ["2.50", *["--"] * 7]
+    # cam computes what se does
+    assert lines["ResNet-18 + CAM"][2:] == lines["ResNet-18 + SE"][2:]
+    assert set(lines["ResNet-18 + CBAM"][2:]) == {"--"}
+
+
+def test_nothing_measured_is_said_in_tables_and_figure(folder: Path) -> None:
+    assert imported("cost", "config/cost.yaml", "--render-only").isdisjoint({"torch", "scipy"})
+    text = Path("tables/cost.md").read_text("utf-8")
+    assert "Measured: nothing yet: Latency (ms)" in text
+    figure = draw_costs([], {})
+    assert [t.get_text() for axis in figure.axes for t in axis.texts] == ["nothing measured yet"]
+    assert all(Path(f"figures/cost.{kind}").is_file() for kind in ("pdf", "png"))
+
+
+def test_the_figure_sets_added_time_over_added_macs(folder: Path) -> None:
+    costs = [{k: str(v) for k, v in row(name).items()} for name in ("none", "se", "cbam")]
+    costs[1] |= {"training_ratio": "1.12", "training_ratio_q1": "1.1", "training_ratio_q3": "1.2"}
+    with (ROOT / "results/complexity.csv").open(encoding="utf-8") as stream:
+        macs = {
+            r["attention"]: int(r["macs"])
+            for r in csv.DictReader(stream)
+            if (r["backbone"], r["stem"]) == ("resnet18", "cifar")
+        }
+    figure = draw_costs(costs, added_macs(ROOT / "results/complexity.csv"))
+    assert len(figure.axes) == 3
+    points = [c.lines[0].get_xydata()[0] for c in figure.axes[2].containers]
+    expected = [
+        (100 * (macs["se"] - macs["none"]) / macs["none"], 12.0),
+        (100 * (macs["cbam"] - macs["none"]) / macs["none"], 0.0),
+    ]
+    for point, wanted in zip(points, expected, strict=True):
+        assert point == pytest.approx(wanted)
+
+
+def test_every_counted_model_is_measured_and_in_a_table_of_its_size() -> None:
+    content = yaml.safe_load((ROOT / "config/complexity.yaml").read_text("utf-8"))
+    counted = {
+        (b, a, block.input_size)
+        for block in validate(CountedGrid, content, "complexity.yaml").models
+        for b in block.backbones
+        for a in block.attentions
+    }
+    shown = set()
+    for name in ("cost", "cost_cifar"):
+        description = load_description(ROOT / f"workflow/tables/{name}.yaml")
+        assert description.models is not None
+        assert description.counted_at is not None
+        size = description.counted_at.input_size
+        shown |= {
+            (b, a, size) for m in description.models for b in m.backbones for a in m.attentions
+        }
+    assert shown == counted
+    measured = {(m.backbone, m.attention, m.input_size) for m in models_to_measure(CostGrid())}
+    assert measured == {(b, "se" if a == "cam" else a, size) for b, a, size in counted}
+
+
+def test_a_run_can_be_of_some_models_only(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = models_to_measure(
+        CostGrid(
+            backbones=("resnet50", "resnet18"), attentions=("none", "se"), datasets=("cifar100",)
+        )
+    )
+    assert [(m.backbone, m.attention, m.input_size) for m in chosen] == [
+        ("resnet18", "none", 32),  # the cheapest backbone first
+        ("resnet18", "se", 32),
+        ("resnet50", "none", 32),
+        ("resnet50", "se", 32),
+    ]
+    with pytest.raises(UnknownNameError, match="bam_product"):
+        models_to_measure(CostGrid(attentions=("bam_product",)))
+    assert main(["cost", "config/cost.yaml", "--attentions", "cbmm"]) == 1
+    assert "config/cost.yaml: attentions.0: unknown attention 'cbmm'" in capsys.readouterr().err
