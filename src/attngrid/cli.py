@@ -372,7 +372,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; an error that the user can mend is one message, not a traceback."""
     arguments = parser().parse_args(argv)
-    if argv is None and arguments.command is train:
+    if argv is None and arguments.command in (train, cost):
         tune_allocator()
     atexit.register(gc.freeze)  # one more search for garbage, at the end, is half a second of torch
     try:

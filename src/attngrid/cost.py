@@ -247,14 +247,14 @@ class Network:
             **model.options,
         )
         self.model = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = make_optimizer(self.model, RECIPE)
+        self.optimizer = make_optimizer(self.model, RECIPE, fused=True)
         shape = (grid.batch, 3, model.input_size, model.input_size)
         images_NCHW = torch.randn(shape, device=device)
         self.images_NCHW = images_NCHW.contiguous(memory_format=torch.channels_last)
         self.labels_N = torch.randint(model.num_classes, (grid.batch,), device=device)
 
     def training(self) -> None:
-        """A step, as ``training.loop`` makes it."""
+        """A step, as ``training.loop`` makes it, but that nothing is compiled."""
         with autocast(self.precision, self.device):
             logits = self.model(self.images_NCHW)
         loss = cross_entropy(logits.float(), self.labels_N)
