@@ -176,7 +176,7 @@ def test_a_long_table_breaks_between_backbones_and_keeps_its_number(
     made = table(long, "grid")
     assert [row for part in made.parts for row in part] == list(made.rows)
     assert [len(part) for part in made.parts] == [40, 40]
-    write_table(long, made)
+    write_table(made)
     tex = Path("tables/tiny.grid.tex").read_text()
     assert tex.count(r"\begin{table}") == 2
     assert tex.count(r"\label{") == tex.count(r"\addtocounter{table}{-1}") == 1
@@ -277,7 +277,7 @@ def test_every_table_compiles_and_shows_its_numbers(
         else:
             fake_record(cell, 45.67 + 3 * cell.seed)
     made = table(study, name)
-    write_table(study, made)
+    write_table(made)
     page = compile_latex(tmp_path, rf"\input{{tables/tiny.{name}.tex}}")
     lines = [re.sub(r"\s+", " ", line).strip() for line in page.splitlines()]
     for row in made.rows:
@@ -301,7 +301,7 @@ def test_a_name_full_of_special_characters_compiles(
         "columns: [{title: 'a_b & %', measured: top1_error}]\n"
     )
     made = build_table(odd, collect(odd).summary, description)
-    write_table(odd, made)
+    write_table(made)
     page = compile_latex(tmp_path, r"\input{tables/tiny.odd_1.tex}")
     assert "100 % of #1 & $x$" in page
     assert "ResNet-18 + M_1" in page
@@ -311,7 +311,7 @@ def test_markdown_and_csv_say_the_same(study: Study) -> None:
     for cell in study.cells:
         fake_record(cell, 12.5)
     made = table(study, "csm_table2")
-    write_table(study, made)
+    write_table(made)
     lines = Path("tables/tiny.csm_table2.md").read_text("utf-8").splitlines()
     body = [line for line in lines if line.startswith("| ResNet") or line.startswith("| WRN")]
     assert len(body) == len(made.rows) == 12

@@ -178,7 +178,36 @@ def table(arguments: argparse.Namespace) -> None:
     description = study.descriptions.get(arguments.name)
     if description is None:
         raise UnknownNameError("table", arguments.name, study.descriptions)
-    write_table(study, build_table(study, load_results(study.study).summary, description))
+    write_table(build_table(study, load_results(study.study).summary, description))
+
+
+def claims(arguments: argparse.Namespace) -> None:
+    """Give the verdicts on the papers' claims; of a study, what its own conditions say too."""
+    from attngrid.config import load_study
+    from attngrid.evidence import require_tests
+
+    require_tests()
+    _write_claims(load_study(arguments.study) if arguments.study is not None else None)
+
+
+def _write_claims(study: Study | None) -> None:
+    from attngrid.evidence.claims import load_claims
+    from attngrid.evidence.frames import load_results
+    from attngrid.evidence.verdicts import all_cells, answer, write_claims
+    from attngrid.render.claims import claims_table, summary_table
+    from attngrid.render.tables import write_table
+    from attngrid.site import results_folder
+
+    families, found = load_claims()
+    if study is not None:
+        cells = load_results(study.study).cells
+        own = answer(families, found, cells, in_kind=True)
+        write_claims(study.results / "claims.csv", own)
+        write_table(claims_table(own, study.study))
+    answers = answer(families, found, all_cells())
+    write_claims(results_folder() / "claims.csv", answers)
+    write_table(claims_table(answers))
+    write_table(summary_table(answers))
 
 
 def figure(arguments: argparse.Namespace) -> None:
@@ -207,7 +236,7 @@ def report(arguments: argparse.Namespace) -> None:
 def current(arguments: argparse.Namespace) -> None:
     """Collect whatever records exist and render everything; train nothing."""
     from attngrid.config import load_study
-    from attngrid.evidence import frames
+    from attngrid.evidence import can_test, frames
     from attngrid.evidence.maps import with_weights
     from attngrid.render.figures import write_figure
     from attngrid.render.report import write_report
@@ -225,7 +254,11 @@ def current(arguments: argparse.Namespace) -> None:
     results = frames.load_results(study.study)
     tables = [build_table(study, results.summary, f) for f in study.descriptions.values()]
     for ready in tables:
-        write_table(study, ready)
+        write_table(ready)
+    if can_test():
+        _write_claims(study)
+    else:
+        print('no verdicts and no bold: pip install "attngrid[evidence]"', file=sys.stderr)
     for name in study.figures:
         write_figure(study, name, results, Path("reference"))
     write_report(study, results, tables)
@@ -280,6 +313,7 @@ def parser() -> argparse.ArgumentParser:
         retire,
         visualize,
         table,
+        claims,
         figure,
         report,
         current,
@@ -299,6 +333,8 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("record", type=Path, metavar="RECORD")
             sub.add_argument("--data", type=Path, help="of the datasets, if not the site's")
             sub.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+        elif command is claims:
+            sub.add_argument("study", type=Path, metavar="STUDY", nargs="?")
         elif command is not schema:
             sub.add_argument("study", type=Path, metavar="STUDY")
         if command is train:

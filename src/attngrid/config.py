@@ -183,6 +183,8 @@ class Study(Strict):
                 raise ValueError(
                     f"grid: {other!r} and {name!r} would have the same records; rename a folder"
                 )
+        if "claims" in self.descriptions:
+            raise ValueError("tables: found 'claims', which every study has; take another name")
         if len(self.descriptions) < len(self.tables):
             raise ValueError(
                 f"tables: found {list(self.tables)}; each needs a file name of its own"
@@ -390,7 +392,8 @@ class Study(Strict):
         """Everything that is rendered of the study."""
         tables = [file for table in self.descriptions for file in self.table_files(table)]
         figures = [file for figure in self.figures for file in self.figure_files(figure)]
-        return [*tables, *figures, self.results / "report.html"]
+        claims = self.table_files("claims")
+        return [*tables, *claims, *figures, self.results / "report.html"]
 
     def reports(self, cell_id: str) -> list[Path]:
         """The report that a cell's dataset is prepared, if it is one that has to be."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, groupby, pairwise, product
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from attngrid import attention as attentions
 from attngrid.cell import model_label
 from attngrid.config import Study
+from attngrid.evidence import can_test
 from attngrid.evidence.frames import LOST, read_frame
 from attngrid.files import shipped, write_atomically
 from attngrid.render.description import (
@@ -35,11 +37,15 @@ SummaryRow = dict[Any, Any]  # of the frame over seeds
 
 @dataclass(frozen=True)
 class Value:
-    """What a cell of a table shows: a number, with its deviation over seeds, or a word."""
+    """What a cell of a table shows: a number, with its deviation over seeds, or a word.
+
+    It is bold where it is better than all it is compared with, beyond what seeds explain.
+    """
 
     word: str = MISSING
     number: str = ""
     deviation: str = ""
+    bold: bool = False
 
     @property
     def text(self) -> str:
@@ -49,7 +55,8 @@ class Value:
     @property
     def tex(self) -> Tex:
         """The number for a siunitx column, which wants words in braces."""
-        return Tex(self.number or f"{{{escape(self.word)}}}")
+        bold = r"\bfseries " if self.bold else ""
+        return Tex(bold + self.number if self.number else f"{{{escape(self.word)}}}")
 
     @property
     def tex_deviation(self) -> Tex:
@@ -84,13 +91,26 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table ready to be set, and the same as a frame with one row a model and condition."""
+    """A table ready to be set, and the same as a frame with one row a model and condition.
 
-    name: str
+    Attributes:
+        stem: of its files: ``demo.grid``, or ``claims`` where it is of no study.
+        caption, heads, rows: what is set.
+        frame: the same, unrounded.
+        stub: the head over the rows' labels.
+    """
+
+    stem: str
     caption: str
     heads: tuple[Head, ...]
     rows: tuple[Row, ...]
     frame: pd.DataFrame
+    stub: str = "Model"
+
+    @property
+    def files(self) -> list[Path]:
+        """Where it is written."""
+        return [Path("tables") / f"{self.stem}.{kind}" for kind in ("tex", "md", "csv")]
 
     @property
     def parts(self) -> list[list[Row]]:
@@ -169,14 +189,17 @@ def build_table(
                 counts = [_number(row[column.counted] if row else None, column) for row in ours]
                 add(head, column.title, column.decimals, counts)
             if column.measured:
-                add(head, column.title, column.decimals, [_measured(row, column) for row in ours])
+                best = _best(ours, column)
+                values = [_measured(row, column) for row in ours]
+                values = [replace(v, bold=place in best) for place, v in enumerate(values)]
+                add(head, column.title, column.decimals, values)
             if column.recipe:
                 settings = [_number(row[column.recipe] if row else None, column) for row in ours]
                 add(head, column.title, column.decimals, settings)
         add(head, "n", None, map(_seeds, ours))
 
     return Table(
-        name=file.stem,
+        stem=f"{study.study}.{file.stem}",
         caption=description.caption,
         heads=tuple(heads),
         rows=tuple(
@@ -275,6 +298,39 @@ def _measured(row: dict[Any, Any] | None, column: Column) -> Value:
     )
 
 
+def _best(rows: Sequence[SummaryRow | None], column: Column) -> set[int]:
+    """The places of each backbone's best model in a condition, where it is so beyond doubt.
+
+    None where SciPy and statsmodels are not installed.
+    """
+    assert column.measured is not None
+    if not can_test() or not any(row and row["n"] > 1 for row in rows):
+        return set()
+    from attngrid.evidence.comparison import best_of
+
+    sign = 1 if column.measured.endswith("accuracy") else -1
+    groups: dict[Any, list[int]] = {}
+    for place, row in enumerate(rows):
+        if row is not None and row["n"]:
+            groups.setdefault((row["backbone"], row["condition"]), []).append(place)
+    best: set[int] = set()
+    for places in groups.values():
+        # two names of one function share their records
+        models: dict[str, list[int]] = {}
+        for place in places:
+            name = rows[place]["attention"]  # type: ignore[index]
+            models.setdefault(attentions.trained(name), []).append(place)
+        samples = []
+        for first, *_ in models.values():
+            row = rows[first]
+            assert row is not None
+            mean, deviation = statistics(row, column)
+            samples.append((sign * mean, deviation, int(row["n"])))
+        if (winner := best_of(samples)) is not None:
+            best.update(list(models.values())[winner])
+    return best
+
+
 def statistics(row: dict[Any, Any], column: Column) -> tuple[float, float]:
     """Mean and deviation of a column's metric; an accuracy is 100 less the error."""
     assert column.measured is not None
@@ -325,9 +381,9 @@ def _frame(
     return pd.DataFrame(lines)
 
 
-def write_table(study: Study, table: Table, templates: Path = Path("workflow/templates")) -> None:
+def write_table(table: Table, templates: Path = Path("workflow/templates")) -> None:
     """Write a table as LaTeX, Markdown and CSV, each atomically."""
-    for file in study.table_files(table.name):
+    for file in table.files:
         if file.suffix == ".csv":
             text = table.frame.to_csv(index=False)
         else:
@@ -335,7 +391,7 @@ def write_table(study: Study, table: Table, templates: Path = Path("workflow/tem
             text = (
                 environment(shipped(templates), file.suffix)
                 .get_template(template)
-                .render(table=table, study=study)
+                .render(table=table)
             )
         write_atomically(file, text)
 
@@ -404,7 +460,8 @@ def _column_type(table: Table, index: int) -> Tex:
         return Tex("c")
     whole = max(len(number.partition(".")[0]) for number in numbers)
     deviations = "@{}l" if head.span == 2 else ""
-    return Tex(f"S[table-format={whole}.{head.decimals}]{deviations}")
+    bold = ", detect-weight, mode=text" if any(row.values[index].bold for row in table.rows) else ""
+    return Tex(f"S[table-format={whole}.{head.decimals}{bold}]{deviations}")
 
 
 def _stacked(text: str) -> Tex:
