@@ -191,9 +191,13 @@ def claims(arguments: argparse.Namespace) -> None:
 
 
 def _write_claims(study: Study | None) -> None:
+    from attngrid.evidence.audit import audit as audit_lines
     from attngrid.evidence.claims import load_claims
     from attngrid.evidence.frames import load_results
+    from attngrid.evidence.selection import selection
     from attngrid.evidence.verdicts import all_cells, answer, write_claims
+    from attngrid.files import shipped, write_atomically
+    from attngrid.render.audit import write_audit
     from attngrid.render.claims import claims_table, summary_table
     from attngrid.render.tables import write_table
     from attngrid.site import results_folder
@@ -207,7 +211,19 @@ def _write_claims(study: Study | None) -> None:
     answers = answer(families, found, all_cells())
     write_claims(results_folder() / "claims.csv", answers)
     write_table(claims_table(answers))
-    write_table(summary_table(answers))
+    write_table(summary_table(answers), kinds=(".md",))
+    choices = selection(all_cells()).to_csv(index=False, float_format="%.10g")
+    write_atomically(results_folder() / "selection.csv", choices)
+    if shipped("results/complexity.csv").is_file():
+        write_audit(audit_lines())
+
+
+def audit(arguments: argparse.Namespace) -> None:
+    """Audit the published figures: arithmetic on what is printed and counted."""
+    from attngrid.evidence.audit import audit as lines
+    from attngrid.render.audit import write_audit
+
+    write_audit(lines())
 
 
 def figure(arguments: argparse.Namespace) -> None:
@@ -314,6 +330,7 @@ def parser() -> argparse.ArgumentParser:
         visualize,
         table,
         claims,
+        audit,
         figure,
         report,
         current,
@@ -335,7 +352,7 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
         elif command is claims:
             sub.add_argument("study", type=Path, metavar="STUDY", nargs="?")
-        elif command is not schema:
+        elif command not in (audit, schema):
             sub.add_argument("study", type=Path, metavar="STUDY")
         if command is train:
             sub.add_argument("cell", metavar="CELL", help="the id of a cell or trial")

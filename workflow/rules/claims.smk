@@ -9,20 +9,22 @@ rule claims:
         complexity=shipped("results/complexity.csv"),
         claims=shipped("reference/claims.yaml"),
         templates=[
-            shipped(f"workflow/templates/table.{kind}.j2") for kind in ("tex", "md")
+            shipped(f"workflow/templates/{name}.j2")
+            for name in ("table.tex", "table.md", "audit.md")
         ],
+        reference=sorted(shipped("reference").glob("*.csv")),
     output:
         study.results / "claims.csv",
         study.table_files("claims"),
-        # theirs, too, are other studies' verdicts: updated, not removed
-        update(study.results.parent / "claims.csv"),
+        # other studies', too: updated, not removed
         update(
             [
-                f"tables/{name}.{kind}"
-                for name in ("claims", "claims_summary")
-                for kind in ("tex", "md", "csv")
+                study.results.parent / f"{name}.csv"
+                for name in ("claims", "selection", "audit")
             ]
         ),
+        update([f"tables/claims.{kind}" for kind in ("tex", "md", "csv")]),
+        update(["tables/claims_summary.md", "tables/audit.tex", "tables/audit.md"]),
     log:
         f"logs/{study.study}/claims.log",
     localrule: True

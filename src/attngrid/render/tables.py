@@ -304,6 +304,8 @@ def _best(rows: Sequence[SummaryRow | None], column: Column) -> set[int]:
     None where SciPy and statsmodels are not installed.
     """
     assert column.measured is not None
+    if column.measured.endswith("selection"):
+        return set()  # none is better for it
     if not can_test() or not any(row and row["n"] > 1 for row in rows):
         return set()
     from attngrid.evidence.comparison import best_of
@@ -381,9 +383,15 @@ def _frame(
     return pd.DataFrame(lines)
 
 
-def write_table(table: Table, templates: Path = Path("workflow/templates")) -> None:
+def write_table(
+    table: Table,
+    templates: Path = Path("workflow/templates"),
+    kinds: Sequence[str] = (".tex", ".md", ".csv"),
+) -> None:
     """Write a table as LaTeX, Markdown and CSV, each atomically."""
     for file in table.files:
+        if file.suffix not in kinds:
+            continue
         if file.suffix == ".csv":
             text = table.frame.to_csv(index=False)
         else:
@@ -411,6 +419,12 @@ _TEX = {
     "|": r"\textbar{}",
     "×": r"$\times$",
     "±": r"$\pm$",
+    "Σ": r"$\Sigma$",
+    "√": r"$\surd$",
+    "σ": r"$\sigma$",
+    **{digit: f"$^{place}$" for place, digit in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
+    **{digit: f"$_{place}$" for place, digit in enumerate("₀₁₂₃₄₅₆₇₈₉")},
+    "·": r"$\cdot$",
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }
 
