@@ -199,6 +199,7 @@ def _write_claims(study: Study | None) -> None:
     from attngrid.files import shipped, write_atomically
     from attngrid.render.audit import write_audit
     from attngrid.render.claims import claims_table, summary_table
+    from attngrid.render.numbers import numbers, write_numbers
     from attngrid.render.tables import write_table
     from attngrid.site import results_folder
 
@@ -212,10 +213,15 @@ def _write_claims(study: Study | None) -> None:
     write_claims(results_folder() / "claims.csv", answers)
     write_table(claims_table(answers))
     write_table(summary_table(answers), kinds=(".md",))
-    choices = selection(all_cells()).to_csv(index=False, float_format="%.10g")
-    write_atomically(results_folder() / "selection.csv", choices)
+    cells = all_cells()
+    # the demo's digits are nobody's finding
+    choices = selection(cells[cells["dataset"] != "digits"])
+    text = choices.to_csv(index=False, float_format="%.10g")
+    write_atomically(results_folder() / "selection.csv", text)
     if shipped("results/complexity.csv").is_file():
-        write_audit(audit_lines())
+        lines = audit_lines()
+        write_audit(lines)
+        write_numbers(numbers(families, answers, choices, lines))
 
 
 def audit(arguments: argparse.Namespace) -> None:

@@ -25,6 +25,7 @@ rule claims:
         ),
         update([f"tables/claims.{kind}" for kind in ("tex", "md", "csv")]),
         update(["tables/claims_summary.md", "tables/audit.tex", "tables/audit.md"]),
+        update("tables/numbers.tex"),
     log:
         f"logs/{study.study}/claims.log",
     localrule: True
