@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -178,7 +179,8 @@ def table(arguments: argparse.Namespace) -> None:
     description = study.descriptions.get(arguments.name)
     if description is None:
         raise UnknownNameError("table", arguments.name, study.descriptions)
-    write_table(build_table(study, load_results(study.study).summary, description))
+    results = load_results(study.study)
+    write_table(build_table(study, results.summary, description, cells=results.cells))
 
 
 def claims(arguments: argparse.Namespace) -> None:
@@ -251,8 +253,82 @@ def report(arguments: argparse.Namespace) -> None:
 
     study = load_study(arguments.study)
     results = load_results(study.study)
-    tables = [build_table(study, results.summary, f) for f in study.descriptions.values()]
+    tables = [
+        build_table(study, results.summary, file, cells=results.cells)
+        for file in study.descriptions.values()
+    ]
     write_report(study, results, tables)
+
+
+def explain(arguments: argparse.Namespace) -> None:
+    """Print the chain from a table's row to its records and the commands that make them."""
+    from attngrid.render.trace import explain as chain
+
+    for line in chain(arguments.row):
+        print(line)
+
+
+def replicate(arguments: argparse.Namespace) -> None:
+    """Train a table's row again, elsewhere; exit 0: consistent, 3: not, 4: nothing finished."""
+    from attngrid.errors import InconclusiveError, InconsistentError
+    from attngrid.evidence import require_tests
+    from attngrid.render.trace import trace
+
+    require_tests()
+    from attngrid.evidence.replicate import compare, retrain
+
+    found = trace(arguments.row)
+    cells = list({cell.id: cell for cell in found.cells if cell.record.is_file()}.values())
+    if not cells:
+        raise RecordError(
+            f"{arguments.row}: no record of it is here, so there is nothing to repeat"
+        )
+    again = retrain(found.study, cells, arguments.into, arguments.budget)
+    consistent = True
+    for condition in dict.fromkeys(cell.condition for cell in again):
+        own = [cell for cell in again if cell.condition == condition]
+        result = compare([c for c in cells if c.condition == condition], own, arguments.into)
+        consistent &= result.consistent
+        print(f"{found.row.label}: {condition}")
+        print(f"  {len(own)} trained again, {result.identical} equal to the bit")
+        print(
+            f"  top-1 error: new mean less the {len(result.committed)} records' "
+            f"{result.difference:+.3f} points, {result.limit:.3f} allowed: "
+            f"{'consistent' if result.consistent else 'not consistent'}"
+        )
+    if not again:
+        raise InconclusiveError(
+            f"{arguments.row}: no training finished within {arguments.budget:g} s; the same "
+            "command goes on from its checkpoint"
+        )
+    if not consistent:
+        raise InconsistentError(f"{arguments.row}: not consistent with the records")
+
+
+def export(arguments: argparse.Namespace) -> None:
+    """Turn a study's records into logs of TensorBoard or Weights & Biases."""
+    from attngrid.config import load_study
+    from attngrid.evidence.export import to_tensorboard, to_wandb
+
+    study = load_study(arguments.study)
+    if arguments.tensorboard is not None:
+        count, folder = to_tensorboard(study, arguments.tensorboard), arguments.tensorboard
+    else:
+        count, folder = to_wandb(study, study.study, arguments.wandb), arguments.wandb
+    print(f"{folder}: {count} records", file=sys.stderr)
+
+
+def _seconds(text: str) -> float:
+    """``90``, ``90s``, ``30m`` or ``2h`` in seconds."""
+    units = {"s": 1, "m": 60, "h": 3600}
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
+    try:
+        seconds = float(number) * units[unit]
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"found {text!r}; 90s, 30m or 2h")
+    return seconds
 
 
 def current(arguments: argparse.Namespace) -> None:
@@ -274,7 +350,10 @@ def current(arguments: argparse.Namespace) -> None:
             print(f"no new attention maps: {error}", file=sys.stderr)
     # read back: what is rendered is what load_results hands out
     results = frames.load_results(study.study)
-    tables = [build_table(study, results.summary, f) for f in study.descriptions.values()]
+    tables = [
+        build_table(study, results.summary, file, cells=results.cells)
+        for file in study.descriptions.values()
+    ]
     for ready in tables:
         write_table(ready)
     if can_test():
@@ -339,6 +418,9 @@ def parser() -> argparse.ArgumentParser:
         audit,
         figure,
         report,
+        explain,
+        replicate,
+        export,
         current,
         outputs,
         schema,
@@ -356,6 +438,8 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("record", type=Path, metavar="RECORD")
             sub.add_argument("--data", type=Path, help="of the datasets, if not the site's")
             sub.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+        elif command in (explain, replicate):
+            sub.add_argument("row", metavar="TABLE:ROW", help="tables/demo.grid.tex:ResNet-18")
         elif command is claims:
             sub.add_argument("study", type=Path, metavar="STUDY", nargs="?")
         elif command not in (audit, schema):
@@ -368,6 +452,15 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--thorough", action="store_true", help="decode every image")
         if command in (tune, table, figure):
             sub.add_argument("name", metavar="NAME")
+        if command is replicate:
+            sub.add_argument("--budget", type=_seconds, default="30m", help="90s, 30m or 2h")
+            sub.add_argument(
+                "--into", type=Path, default=Path("replication"), help="where the trainings go"
+            )
+        if command is export:
+            kind = sub.add_mutually_exclusive_group(required=True)
+            kind.add_argument("--tensorboard", type=Path, metavar="FOLDER")
+            kind.add_argument("--wandb", type=Path, metavar="FOLDER", help="offline runs")
         if command is current:
             sub.add_argument(
                 "--ended", action="store_true", help="no cell of the study is running any more"

@@ -365,6 +365,13 @@ class Study(Strict):
         """The configuration with all its defaults, as JSON."""
         return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what the configuration says, without defaults: a new key changes no digest."""
+        content = self.model_dump(mode="json", exclude_defaults=True)
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
     def write_snapshot(self) -> None:
         """Write the snapshot, once."""
         if not self.snapshot.is_file():

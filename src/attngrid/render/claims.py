@@ -43,16 +43,23 @@ def claims_table(answers: pd.DataFrame, study: str = "") -> Table:
     for lines in _by_block(answers):
         first, start = lines[0], len(rows)
         if first["kind"] == "printed":
-            shown = [(first["statement"], [_source(first), *_printed(lines)], "")]
+            ids = tuple(line["claim"] for line in lines)
+            shown = [(first["statement"], [_source(first), *_printed(lines)], "", ids)]
         else:
             shown = [
-                (_label(line), [_source(line), _published(line), *_ours(line)], line["condition"])
+                (
+                    _label(line),
+                    [_source(line), _published(line), *_ours(line)],
+                    line["condition"],
+                    (line["claim"],),
+                )
                 for line in lines
             ]
-        for label, values, condition in shown:
+        for label, values, condition, ids in shown:
             if "Condition" in heads:
                 values.insert(2, Value(condition or MISSING))
-            rows.append(Row(label, tuple(values), starts_backbone=0 < start == len(rows)))
+            rule = 0 < start == len(rows)
+            rows.append(Row(label, tuple(values), rule, condition=condition or None, claims=ids))
     if not rows:
         rows = [Row("no claim's networks were measured", (Value(),) * len(heads), False)]
     return Table(
@@ -64,7 +71,14 @@ def claims_table(answers: pd.DataFrame, study: str = "") -> Table:
         rows=tuple(rows),
         frame=answers,
         stub="Statement",
+        provenance=("reference/claims.yaml", "results/complexity.csv", *_records(answers)),
     )
+
+
+def _records(answers: pd.DataFrame) -> list[str]:
+    """The ids of the records behind the verdicts."""
+    ids = {name for text in answers["records"].dropna() for name in str(text).split()}
+    return sorted(ids) or ["no record: nothing of accuracy was measured"]
 
 
 def summary_table(answers: pd.DataFrame) -> Table:

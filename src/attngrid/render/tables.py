@@ -82,11 +82,22 @@ class Head:
 
 @dataclass(frozen=True)
 class Row:
-    """A model and its values, in the order of the heads."""
+    """A model and its values, in the order of the heads.
+
+    Attributes:
+        label, values: what is set.
+        starts_backbone: whether a rule comes first.
+        model: backbone and attention; None where it is of several.
+        condition: where the row is of one; None: of all.
+        claims: the ids of the claims that it is of.
+    """
 
     label: str
     values: tuple[Value, ...]
     starts_backbone: bool
+    model: Model | None = None
+    condition: str | None = None
+    claims: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,7 @@ class Table:
         caption, heads, rows: what is set.
         frame: the same, unrounded.
         stub: the head over the rows' labels.
+        provenance: what is behind it, line by line; a comment under the LaTeX.
     """
 
     stem: str
@@ -106,6 +118,7 @@ class Table:
     rows: tuple[Row, ...]
     frame: pd.DataFrame
     stub: str = "Model"
+    provenance: tuple[str, ...] = ()
 
     @property
     def files(self) -> list[Path]:
@@ -137,6 +150,7 @@ def build_table(
     summary: pd.DataFrame,
     file: Path,
     *,
+    cells: pd.DataFrame | None = None,
     reference: Path = Path("reference"),
     complexity: Path = Path("results/complexity.csv"),
 ) -> Table:
@@ -146,6 +160,7 @@ def build_table(
         study: whose table it is.
         summary: its models over their seeds.
         file: the description.
+        cells: the cells behind the summary, for the table's provenance.
         reference: the folder of the published CSVs.
         complexity: the counts at the papers' full size.
 
@@ -198,6 +213,14 @@ def build_table(
                 add(head, column.title, column.decimals, settings)
         add(head, "n", None, map(_seeds, ours))
 
+    conditions: list[str | None] = [None] * len(lines)
+    if any(condition for _, condition in lines):
+        conditions = [None if row is None else row["condition"] for row in groups[0][1]]
+    sources = [f"reference/{description.published}"] if description.published else []
+    if any(column.counted for column in description.columns):
+        at_study_size = f"results/{study.study}/complexity.csv"
+        sources.append("results/complexity.csv" if description.counted_at else at_study_size)
+
     return Table(
         stem=f"{study.study}.{file.stem}",
         caption=description.caption,
@@ -207,11 +230,35 @@ def build_table(
                 model_label(*model),
                 tuple(column[index] for column in columns),
                 starts_backbone=index > 0 and model[0] != lines[index - 1][0][0],
+                model=model,
+                condition=conditions[index],
             )
             for index, (model, _) in enumerate(lines)
         ),
         frame=_frame(description, models, published, counted, summary),
+        provenance=(*sources, *_behind(study, cells, models, description)),
     )
+
+
+def _behind(
+    study: Study,
+    cells: pd.DataFrame | None,
+    models: Sequence[Model],
+    description: Description,
+) -> list[str]:
+    """The records behind a table, each with the code that made it, and their configuration."""
+    if cells is None or not any(column.measured for column in description.columns):
+        return []
+    shown = [model in models for model in zip(cells["backbone"], cells["attention"], strict=True)]
+    rows = cells[pd.Series(shown, index=cells.index, dtype=bool) & (cells["state"] == "measured")]
+    if description.attentions is not None:
+        rows = rows[rows["attention"].isin(description.attentions)]
+    rows = rows.drop_duplicates("id")
+    if rows.empty:
+        return ["no record: nothing of it was measured"]
+    head = f"study {study.study}, configuration {study.digest[:12]}, {len(rows)} records:"
+    commits = rows["commit"].astype(object).fillna("unknown")
+    return [head, *(f"{i}, commit {c}" for i, c in zip(rows["id"], commits, strict=True))]
 
 
 def _arrange(
@@ -460,6 +507,7 @@ def environment(templates: Path, kind: str) -> jinja2.Environment:
     )
     # in a comment or a \\label nothing is escaped, so only harmless characters go there
     latex.filters["identifier"] = lambda name: Tex(re.sub(r"[^A-Za-z0-9._-]+", "-", name))
+    latex.filters["comment"] = lambda text: Tex(re.sub(r"[^ -~]+", "-", text))
     latex.globals["zip"] = zip
     latex.filters["column_type"] = _column_type
     latex.filters["stacked"] = _stacked
