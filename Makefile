@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo current test test-fast bench lint format clean
+.PHONY: help venv demo current claims paper test test-fast bench lint format clean
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,12 @@ demo: venv  ## train the demo grid on the digits; tables, figures and a report
 
 current: venv  ## render whatever records exist; train nothing
 	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake current --cores $(CORES)
+
+claims: venv  ## the verdicts on the papers' claims, from whatever records exist
+	$(BIN)/attngrid claims
+
+paper: claims  ## paper/main.pdf from the generated tables, figures and numbers (wants latexmk and a TeX)
+	latexmk -pdf -cd -halt-on-error -interaction=nonstopmode -silent paper/main.tex
 
 test: venv  ## all tests
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -ra

@@ -8,6 +8,7 @@ from snakemake.utils import min_version
 
 from attngrid.config import Study, name_sources, validate
 from attngrid.errors import AttngridError
+from attngrid.evidence.claims import load_claims
 from attngrid.files import set_home, shipped
 from attngrid.render.description import check_descriptions
 
@@ -29,6 +30,7 @@ try:
     source = name_sources(workflow.configfiles, workflow.config_settings.config)
     study = validate(Study, config, source)
     check_descriptions(study, source)
+    load_claims()
 except AttngridError as error:
     raise WorkflowError(f"{error}") from None
 study.write_snapshot()
@@ -54,6 +56,7 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/collect.smk"
 include: "workflow/rules/maps.smk"
 include: "workflow/rules/tables.smk"
+include: "workflow/rules/claims.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/cost.smk"
@@ -64,6 +67,7 @@ rule all:
     input:
         rules.complexity.input,
         rules.tables.input,
+        rules.claims.output,
         rules.figures.input,
         rules.report.output,
 

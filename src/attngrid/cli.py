@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import gc
+import math
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -221,7 +222,59 @@ def table(arguments: argparse.Namespace) -> None:
     description = study.descriptions.get(arguments.name)
     if description is None:
         raise UnknownNameError("table", arguments.name, study.descriptions)
-    write_table(build_table(study, load_results(study.study).summary, description))
+    results = load_results(study.study)
+    write_table(build_table(study, results.summary, description, cells=results.cells))
+
+
+def claims(arguments: argparse.Namespace) -> None:
+    """Give the verdicts on the papers' claims; of a study, what its own conditions say too."""
+    from attngrid.config import load_study
+    from attngrid.evidence import require_tests
+
+    require_tests()
+    _write_claims(load_study(arguments.study) if arguments.study is not None else None)
+
+
+def _write_claims(study: Study | None) -> None:
+    from attngrid.evidence.audit import audit as audit_lines
+    from attngrid.evidence.claims import load_claims
+    from attngrid.evidence.frames import load_results
+    from attngrid.evidence.selection import selection
+    from attngrid.evidence.verdicts import all_cells, answer, write_claims
+    from attngrid.files import shipped, write_atomically
+    from attngrid.render.audit import write_audit
+    from attngrid.render.claims import claims_table, summary_table
+    from attngrid.render.numbers import numbers, write_numbers
+    from attngrid.render.tables import write_table
+    from attngrid.site import results_folder
+
+    families, found = load_claims()
+    if study is not None:
+        cells = load_results(study.study).cells
+        own = answer(families, found, cells, in_kind=True)
+        write_claims(study.results / "claims.csv", own)
+        write_table(claims_table(own, study.study))
+    answers = answer(families, found, all_cells())
+    write_claims(results_folder() / "claims.csv", answers)
+    write_table(claims_table(answers))
+    write_table(summary_table(answers), kinds=(".md",))
+    cells = all_cells()
+    # the demo's digits are nobody's finding
+    choices = selection(cells[cells["dataset"] != "digits"])
+    text = choices.to_csv(index=False, float_format="%.10g")
+    write_atomically(results_folder() / "selection.csv", text)
+    if shipped("results/complexity.csv").is_file():
+        lines = audit_lines()
+        write_audit(lines)
+        write_numbers(numbers(families, answers, choices, lines))
+
+
+def audit(arguments: argparse.Namespace) -> None:
+    """Audit the published figures: arithmetic on what is printed and counted."""
+    from attngrid.evidence.audit import audit as lines
+    from attngrid.render.audit import write_audit
+
+    write_audit(lines())
 
 
 def figure(arguments: argparse.Namespace) -> None:
@@ -243,14 +296,88 @@ def report(arguments: argparse.Namespace) -> None:
 
     study = load_study(arguments.study)
     results = load_results(study.study)
-    tables = [build_table(study, results.summary, f) for f in study.descriptions.values()]
+    tables = [
+        build_table(study, results.summary, file, cells=results.cells)
+        for file in study.descriptions.values()
+    ]
     write_report(study, results, tables)
+
+
+def explain(arguments: argparse.Namespace) -> None:
+    """Print the chain from a table's row to its records and the commands that make them."""
+    from attngrid.render.trace import explain as chain
+
+    for line in chain(arguments.row):
+        print(line)
+
+
+def replicate(arguments: argparse.Namespace) -> None:
+    """Train a table's row again, elsewhere; exit 0: consistent, 3: not, 4: nothing finished."""
+    from attngrid.errors import InconclusiveError, InconsistentError
+    from attngrid.evidence import require_tests
+    from attngrid.render.trace import trace
+
+    require_tests()
+    from attngrid.evidence.replicate import compare, retrain
+
+    found = trace(arguments.row)
+    cells = list({cell.id: cell for cell in found.cells if cell.record.is_file()}.values())
+    if not cells:
+        raise RecordError(
+            f"{arguments.row}: no record of it is here, so there is nothing to repeat"
+        )
+    again = retrain(found.study, cells, arguments.into, arguments.budget)
+    consistent = True
+    for condition in dict.fromkeys(cell.condition for cell in again):
+        own = [cell for cell in again if cell.condition == condition]
+        result = compare([c for c in cells if c.condition == condition], own, arguments.into)
+        consistent &= result.consistent
+        print(f"{found.row.label}: {condition}")
+        print(f"  {len(own)} trained again, {result.identical} equal to the bit")
+        print(
+            f"  top-1 error: new mean less the {len(result.committed)} records' "
+            f"{result.difference:+.3f} points, {result.limit:.3f} allowed: "
+            f"{'consistent' if result.consistent else 'not consistent'}"
+        )
+    if not again:
+        raise InconclusiveError(
+            f"{arguments.row}: no training finished within {arguments.budget:g} s; the same "
+            "command goes on from its checkpoint"
+        )
+    if not consistent:
+        raise InconsistentError(f"{arguments.row}: not consistent with the records")
+
+
+def export(arguments: argparse.Namespace) -> None:
+    """Turn a study's records into logs of TensorBoard or Weights & Biases."""
+    from attngrid.config import load_study
+    from attngrid.evidence.export import to_tensorboard, to_wandb
+
+    study = load_study(arguments.study)
+    if arguments.tensorboard is not None:
+        count, folder = to_tensorboard(study, arguments.tensorboard), arguments.tensorboard
+    else:
+        count, folder = to_wandb(study, study.study, arguments.wandb), arguments.wandb
+    print(f"{folder}: {count} records", file=sys.stderr)
+
+
+def _seconds(text: str) -> float:
+    """``90``, ``90s``, ``30m`` or ``2h`` in seconds."""
+    units = {"s": 1, "m": 60, "h": 3600}
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
+    try:
+        seconds = float(number) * units[unit]
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"found {text!r}; 90s, 30m or 2h")
+    return seconds
 
 
 def current(arguments: argparse.Namespace) -> None:
     """Collect whatever records exist and render everything; train nothing."""
     from attngrid.config import load_study
-    from attngrid.evidence import frames
+    from attngrid.evidence import can_test, frames
     from attngrid.evidence.maps import with_weights
     from attngrid.render.report import write_report
     from attngrid.render.tables import build_table, write_table
@@ -265,9 +392,16 @@ def current(arguments: argparse.Namespace) -> None:
             print(f"no new attention maps: {error}", file=sys.stderr)
     # read back: what is rendered is what load_results hands out
     results = frames.load_results(study.study)
-    tables = [build_table(study, results.summary, f) for f in study.descriptions.values()]
+    tables = [
+        build_table(study, results.summary, file, cells=results.cells)
+        for file in study.descriptions.values()
+    ]
     for ready in tables:
         write_table(ready)
+    if can_test():
+        _write_claims(study)
+    else:
+        print('no verdicts and no bold: pip install "attngrid[evidence]"', file=sys.stderr)
     if study.figures:
         from attngrid.render.figures import write_figure
 
@@ -326,8 +460,13 @@ def parser() -> argparse.ArgumentParser:
         retire,
         visualize,
         table,
+        claims,
+        audit,
         figure,
         report,
+        explain,
+        replicate,
+        export,
         current,
         outputs,
         schema,
@@ -352,7 +491,11 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("record", type=Path, metavar="RECORD")
             sub.add_argument("--data", type=Path, help="of the datasets, if not the site's")
             sub.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-        elif command is not schema:
+        elif command in (explain, replicate):
+            sub.add_argument("row", metavar="TABLE:ROW", help="tables/demo.grid.tex:ResNet-18")
+        elif command is claims:
+            sub.add_argument("study", type=Path, metavar="STUDY", nargs="?")
+        elif command not in (audit, schema):
             sub.add_argument("study", type=Path, metavar="STUDY")
         if command is train:
             sub.add_argument("cell", metavar="CELL", help="the id of a cell or trial")
@@ -362,6 +505,15 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--thorough", action="store_true", help="decode every image")
         if command in (tune, table, figure):
             sub.add_argument("name", metavar="NAME")
+        if command is replicate:
+            sub.add_argument("--budget", type=_seconds, default="30m", help="90s, 30m or 2h")
+            sub.add_argument(
+                "--into", type=Path, default=Path("replication"), help="where the trainings go"
+            )
+        if command is export:
+            kind = sub.add_mutually_exclusive_group(required=True)
+            kind.add_argument("--tensorboard", type=Path, metavar="FOLDER")
+            kind.add_argument("--wandb", type=Path, metavar="FOLDER", help="offline runs")
         if command is current:
             sub.add_argument(
                 "--ended", action="store_true", help="no cell of the study is running any more"

@@ -185,6 +185,8 @@ class Study(Strict):
                 raise ValueError(
                     f"grid: {other!r} and {name!r} would have the same records; rename a folder"
                 )
+        if "claims" in self.descriptions:
+            raise ValueError("tables: found 'claims', which every study has; take another name")
         if len(self.descriptions) < len(self.tables):
             raise ValueError(
                 f"tables: found {list(self.tables)}; each needs a file name of its own"
@@ -365,6 +367,13 @@ class Study(Strict):
         """The configuration with all its defaults, as JSON."""
         return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what the configuration says, without defaults: a new key changes no digest."""
+        content = self.model_dump(mode="json", exclude_defaults=True)
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
     def write_snapshot(self) -> None:
         """Write the snapshot, once."""
         if not self.snapshot.is_file():
@@ -392,7 +401,8 @@ class Study(Strict):
         """Everything that is rendered of the study."""
         tables = [file for table in self.descriptions for file in self.table_files(table)]
         figures = [file for figure in self.figures for file in self.figure_files(figure)]
-        return [*tables, *figures, self.results / "report.html"]
+        claims = self.table_files("claims")
+        return [*tables, *claims, *figures, self.results / "report.html"]
 
     def reports(self, cell_id: str) -> list[Path]:
         """The report that a cell's dataset is prepared, if it is one that has to be."""

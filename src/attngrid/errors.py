@@ -63,3 +63,15 @@ class OutOfMemoryError(AttngridError):
 
 class WriteError(AttngridError):
     """A file that could not be written: a full disk, a read-only folder."""
+
+
+class InconsistentError(AttngridError):
+    """A training that was repeated and is not what its records say."""
+
+    exit_code = 3
+
+
+class InconclusiveError(AttngridError):
+    """A repetition that came to no result within its budget."""
+
+    exit_code = 4

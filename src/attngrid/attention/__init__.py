@@ -117,6 +117,12 @@ def find(name: str) -> Entry:
     return registry.find("attention", REGISTRY, name)
 
 
+def trained(name: str) -> str:
+    """The name whose record an attention reads: ``cam`` computes what ``se`` does."""
+    # no file of a user's is read for it: it may be gone
+    return name if ".py:" in name else find(name).same_as or name
+
+
 def label(name: str) -> str:
     """How tables and figures write an attention module, a user's by its class."""
     if control := _CONTROL.fullmatch(name):

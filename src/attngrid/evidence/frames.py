@@ -22,6 +22,7 @@ from attngrid.training.record import STOPPED, Record, read_record, read_status, 
 from attngrid.training.tuning import read_choice
 
 ERRORS = ("top1_error", "top5_error", "best_top1_error", "best_top5_error")
+SELECTIONS = ("top1_selection", "top5_selection")
 # What the seeds of a summary's row share.
 GROUP = ("study", "dataset", "backbone", "attention", "recipe", "options", "condition")
 COUNTS = ("params", "macs", "fvcore_total")
@@ -286,11 +287,20 @@ def _summarise(cells: pd.DataFrame) -> pd.DataFrame:
         row |= {name: _common(group[name]) for name in TUNED_KEYS}
         row |= {"n": states["measured"]}
         row |= {f"n_{state}": states[state] for state in STATES[1:]}
-        for name in ERRORS:
-            values = group.loc[group["state"] == "measured", name].astype(float)
+        measured = group[group["state"] == "measured"]
+        for name in (*ERRORS, *SELECTIONS):
+            values = _values(measured, name)
             row |= {f"{name}_mean": values.mean(), f"{name}_std": values.std(ddof=1)}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _values(cells: pd.DataFrame, name: str) -> pd.Series[float]:
+    """A column of errors; of a selection, what the best epoch on the test set gains."""
+    if name in SELECTIONS:
+        error = name.replace("selection", "error")
+        return cells[error].astype(float) - cells[f"best_{error}"].astype(float)
+    return cells[name].astype(float)
 
 
 def _common(values: pd.Series[float]) -> float | None:

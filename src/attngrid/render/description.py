@@ -33,6 +33,8 @@ Measured = Literal[
     "best_top5_error",
     "best_top1_accuracy",
     "best_top5_accuracy",
+    "top1_selection",
+    "top5_selection",
 ]
 Cost = Literal[
     "latency_ms",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, groupby, pairwise, product
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from attngrid import attention as attentions
 from attngrid.cell import model_label
 from attngrid.config import Study
+from attngrid.evidence import can_test
 from attngrid.evidence.costs import FILE, by_machine, measured_as, read_costs
 from attngrid.evidence.frames import LOST, read_frame
 from attngrid.files import shipped, write_atomically
@@ -37,11 +39,15 @@ Costs = dict[Model, dict[str, str]]  # of a machine
 
 @dataclass(frozen=True)
 class Value:
-    """What a cell of a table shows: a number, with its deviation over seeds, or a word."""
+    """What a cell of a table shows: a number, with its deviation over seeds, or a word.
+
+    It is bold where it is better than all it is compared with, beyond what seeds explain.
+    """
 
     word: str = MISSING
     number: str = ""
     deviation: str = ""
+    bold: bool = False
 
     @property
     def text(self) -> str:
@@ -51,7 +57,8 @@ class Value:
     @property
     def tex(self) -> Tex:
         """The number for a siunitx column, which wants words in braces."""
-        return Tex(self.number or f"{{{escape(self.word)}}}")
+        bold = r"\bfseries " if self.bold else ""
+        return Tex(bold + self.number if self.number else f"{{{escape(self.word)}}}")
 
     @property
     def tex_deviation(self) -> Tex:
@@ -77,11 +84,22 @@ class Head:
 
 @dataclass(frozen=True)
 class Row:
-    """A model and its values, in the order of the heads."""
+    """A model and its values, in the order of the heads.
+
+    Attributes:
+        label, values: what is set.
+        starts_backbone: whether a rule comes first.
+        model: backbone and attention; None where it is of several.
+        condition: where the row is of one; None: of all.
+        claims: the ids of the claims that it is of.
+    """
 
     label: str
     values: tuple[Value, ...]
     starts_backbone: bool
+    model: Model | None = None
+    condition: str | None = None
+    claims: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,9 +107,11 @@ class Table:
     """A table ready to be set, and the same as a frame with one row a model and condition.
 
     Attributes:
-        stem: of its files: ``demo.grid``, or ``cost`` where it is of no study.
+        stem: of its files: ``demo.grid``, or ``claims`` where it is of no study.
         caption, heads, rows: what is set.
         frame: the same, unrounded.
+        stub: the head over the rows' labels.
+        provenance: what is behind it, line by line; a comment under the LaTeX.
     """
 
     stem: str
@@ -99,6 +119,8 @@ class Table:
     heads: tuple[Head, ...]
     rows: tuple[Row, ...]
     frame: pd.DataFrame
+    stub: str = "Model"
+    provenance: tuple[str, ...] = ()
 
     @property
     def files(self) -> list[Path]:
@@ -130,6 +152,7 @@ def build_table(
     summary: pd.DataFrame,
     file: Path,
     *,
+    cells: pd.DataFrame | None = None,
     reference: Path = Path("reference"),
     complexity: Path = Path("results/complexity.csv"),
     cost: Path = FILE,
@@ -140,6 +163,7 @@ def build_table(
         study: whose table it is; None for one that only counts and times.
         summary: its models over their seeds.
         file: the description.
+        cells: the cells behind the summary, for the table's provenance.
         reference: the folder of the published CSVs.
         complexity: the counts at the papers' full size.
         cost: times and memory at that size.
@@ -191,11 +215,23 @@ def build_table(
                 counts = [_number(row[column.counted] if row else None, column) for row in ours]
                 add(head, column.title, column.decimals, counts)
             if column.measured:
-                add(head, column.title, column.decimals, [_measured(row, column) for row in ours])
+                best = _best(ours, column)
+                values = [_measured(row, column) for row in ours]
+                values = [replace(v, bold=place in best) for place, v in enumerate(values)]
+                add(head, column.title, column.decimals, values)
             if column.recipe:
                 settings = [_number(row[column.recipe] if row else None, column) for row in ours]
                 add(head, column.title, column.decimals, settings)
         add(head, "n", None, map(_seeds, ours))
+
+    conditions: list[str | None] = [None] * len(lines)
+    if any(condition for _, condition in lines):
+        conditions = [None if row is None else row["condition"] for row in groups[0][1]]
+    sources = [f"reference/{description.published}"] if description.published else []
+    if any(column.counted for column in description.columns):
+        own_size = study is not None and description.counted_at is None
+        folder = f"results/{study.study}" if study and own_size else "results"
+        sources.append(f"{folder}/complexity.csv")
 
     return Table(
         stem=f"{study.study}.{file.stem}" if study else file.stem,
@@ -206,11 +242,35 @@ def build_table(
                 model_label(*model),
                 tuple(column[index] for column in columns),
                 starts_backbone=index > 0 and model[0] != lines[index - 1][0][0],
+                model=model,
+                condition=conditions[index],
             )
             for index, (model, _) in enumerate(lines)
         ),
         frame=_frame(description, models, published, counted, costs, summary),
+        provenance=(*sources, *(_behind(study, cells, models, description) if study else ())),
     )
+
+
+def _behind(
+    study: Study,
+    cells: pd.DataFrame | None,
+    models: Sequence[Model],
+    description: Description,
+) -> list[str]:
+    """The records behind a table, each with the code that made it, and their configuration."""
+    if cells is None or not any(column.measured for column in description.columns):
+        return []
+    shown = [model in models for model in zip(cells["backbone"], cells["attention"], strict=True)]
+    rows = cells[pd.Series(shown, index=cells.index, dtype=bool) & (cells["state"] == "measured")]
+    if description.attentions is not None:
+        rows = rows[rows["attention"].isin(description.attentions)]
+    rows = rows.drop_duplicates("id")
+    if rows.empty:
+        return ["no record: nothing of it was measured"]
+    head = f"study {study.study}, configuration {study.digest[:12]}, {len(rows)} records:"
+    commits = rows["commit"].astype(object).fillna("unknown")
+    return [head, *(f"{i}, commit {c}" for i, c in zip(rows["id"], commits, strict=True))]
 
 
 def _arrange(
@@ -312,6 +372,41 @@ def _measured(row: dict[Any, Any] | None, column: Column) -> Value:
     )
 
 
+def _best(rows: Sequence[SummaryRow | None], column: Column) -> set[int]:
+    """The places of each backbone's best model in a condition, where it is so beyond doubt.
+
+    None where SciPy and statsmodels are not installed.
+    """
+    assert column.measured is not None
+    if column.measured.endswith("selection"):
+        return set()  # none is better for it
+    if not can_test() or not any(row and row["n"] > 1 for row in rows):
+        return set()
+    from attngrid.evidence.comparison import best_of
+
+    sign = 1 if column.measured.endswith("accuracy") else -1
+    groups: dict[Any, list[int]] = {}
+    for place, row in enumerate(rows):
+        if row is not None and row["n"]:
+            groups.setdefault((row["backbone"], row["condition"]), []).append(place)
+    best: set[int] = set()
+    for places in groups.values():
+        # two names of one function share their records
+        models: dict[str, list[int]] = {}
+        for place in places:
+            name = rows[place]["attention"]  # type: ignore[index]
+            models.setdefault(attentions.trained(name), []).append(place)
+        samples = []
+        for first, *_ in models.values():
+            row = rows[first]
+            assert row is not None
+            mean, deviation = statistics(row, column)
+            samples.append((sign * mean, deviation, int(row["n"])))
+        if (winner := best_of(samples)) is not None:
+            best.update(list(models.values())[winner])
+    return best
+
+
 def statistics(row: dict[Any, Any], column: Column) -> tuple[float, float]:
     """Mean and deviation of a column's metric; an accuracy is 100 less the error."""
     assert column.measured is not None
@@ -368,9 +463,15 @@ def _frame(
     return pd.DataFrame(lines)
 
 
-def write_table(table: Table, templates: Path = Path("workflow/templates")) -> None:
+def write_table(
+    table: Table,
+    templates: Path = Path("workflow/templates"),
+    kinds: Sequence[str] = (".tex", ".md", ".csv"),
+) -> None:
     """Write a table as LaTeX, Markdown and CSV, each atomically."""
     for file in table.files:
+        if file.suffix not in kinds:
+            continue
         if file.suffix == ".csv":
             text = table.frame.to_csv(index=False)
         else:
@@ -398,6 +499,12 @@ _TEX = {
     "|": r"\textbar{}",
     "×": r"$\times$",
     "±": r"$\pm$",
+    "Σ": r"$\Sigma$",
+    "√": r"$\surd$",
+    "σ": r"$\sigma$",
+    **{digit: f"$^{place}$" for place, digit in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
+    **{digit: f"$_{place}$" for place, digit in enumerate("₀₁₂₃₄₅₆₇₈₉")},
+    "·": r"$\cdot$",
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }
 
@@ -433,6 +540,7 @@ def environment(templates: Path, kind: str) -> jinja2.Environment:
     )
     # in a comment or a \\label nothing is escaped, so only harmless characters go there
     latex.filters["identifier"] = lambda name: Tex(re.sub(r"[^A-Za-z0-9._-]+", "-", name))
+    latex.filters["comment"] = lambda text: Tex(re.sub(r"[^ -~]+", "-", text))
     latex.globals["zip"] = zip
     latex.filters["column_type"] = _column_type
     latex.filters["stacked"] = _stacked
@@ -447,7 +555,8 @@ def _column_type(table: Table, index: int) -> Tex:
         return Tex("c")
     whole = max(len(number.partition(".")[0]) for number in numbers)
     deviations = "@{}l" if head.span == 2 else ""
-    return Tex(f"S[table-format={whole}.{head.decimals}]{deviations}")
+    bold = ", detect-weight, mode=text" if any(row.values[index].bold for row in table.rows) else ""
+    return Tex(f"S[table-format={whole}.{head.decimals}{bold}]{deviations}")
 
 
 def _stacked(text: str) -> Tex:

@@ -1,0 +1,186 @@
+"""From a table's row to its records, and to the commands that made them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from attngrid.cell import Cell
+from attngrid.config import Study, load_study
+from attngrid.errors import AttngridError, ConfigError, RecordError
+from attngrid.evidence.frames import collect, read_frame
+from attngrid.files import shipped
+from attngrid.render.tables import Row, Table, build_table
+from attngrid.site import results_folder
+from attngrid.training.record import Record, read_record
+
+_KEY = re.compile(r"(?:.*/)?(?P<stem>[^/:]+)\.(?:tex|md|csv)(?::(?P<row>.+))?")
+CLAIMS = "claims"
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A row of a study's table: the row itself, and the cells that its measured figures are of."""
+
+    study: Study
+    table: Table
+    row: Row
+    cells: list[Cell]
+
+
+def trace(key: str) -> Traced:
+    """Find a row of a study's table.
+
+    Args:
+        key: ``tables/demo.csm_table3.tex:ROW``; ROW is the row's label or its number from 1, and
+            the study may be left out where one alone has the table.
+
+    Raises:
+        ConfigError: no such table, study or row; the message lists what there is.
+    """
+    stem, wanted = split(key)
+    study, name = _study(stem)
+    if name not in study.descriptions:
+        known = ", ".join(study.descriptions)
+        raise ConfigError(f"{key}: study {study.study} has the tables {known}")
+    results = collect(study)
+    table = build_table(study, results.summary, study.descriptions[name], cells=results.cells)
+    rows = find_rows(key, table, wanted)
+    cells = [
+        cell
+        for cell in study.cells
+        if any(
+            (cell.backbone, cell.attention) == row.model and row.condition in (None, cell.condition)
+            for row in rows
+        )
+    ]
+    return Traced(study, table, rows[0], cells)
+
+
+def split(key: str) -> tuple[str, str]:
+    """A table's stem, and the row.
+
+    Raises:
+        ConfigError: another form.
+    """
+    match = _KEY.fullmatch(key)
+    if match is None or match["row"] is None:
+        raise ConfigError(f"{key}: expected tables/STUDY.TABLE.tex:ROW, ROW a label or a number")
+    return match["stem"], match["row"].strip()
+
+
+def find_rows(key: str, table: Table, wanted: str) -> list[Row]:
+    """The rows of a label, or of a number from 1.
+
+    Raises:
+        ConfigError: none; the message lists them.
+    """
+    if wanted.isdigit() and 1 <= int(wanted) <= len(table.rows):
+        return [table.rows[int(wanted) - 1]]
+    rows = [row for row in table.rows if row.label.lower() == wanted.lower()]
+    if not rows:
+        labels = ", ".join(dict.fromkeys(row.label for row in table.rows))
+        raise ConfigError(f"{key}: found no row {wanted!r} in 1 to {len(table.rows)} or {labels}")
+    return rows
+
+
+def _study(stem: str) -> tuple[Study, str]:
+    """The study of a table, as it was last collected or as it is configured."""
+    name, dot, table = stem.partition(".")
+    if not dot:
+        table = name
+        files = sorted(Path("tables").glob(f"*.{table}.tex"))
+        if len(files) != 1:
+            found = ", ".join(map(str, files)) or "none"
+            raise ConfigError(f"tables/{stem}.tex: of which study? found {found}")
+        name = files[0].name.partition(".")[0]
+    collected = results_folder() / name / "study.json"
+    candidates = [collected, shipped(f"config/{name}.yaml"), *sorted(Path("config").glob("*.yaml"))]
+    for file in [*candidates, Path("study.yaml")]:
+        try:
+            study = load_study(file)
+        except AttngridError:
+            continue
+        if study.study == name:
+            return study, table
+    raise ConfigError(f"tables/{stem}.tex: found no study {name!r} in {collected} or config/")
+
+
+def explain(key: str) -> Iterator[str]:
+    """The chain from a table's row to its records and the commands that make them, line by line.
+
+    Raises:
+        ConfigError: as ``trace``.
+    """
+    stem, wanted = split(key)
+    if stem.rpartition(".")[2] == CLAIMS:
+        yield from _explain_claim(key, stem, wanted)
+        return
+    found = trace(key)
+    yield f"tables/{found.table.stem}.tex: {found.row.label}"
+    for head, value in zip(found.table.heads, found.row.values, strict=True):
+        yield f"  {head.group}, {head.title}: {value.text}"
+    for source in found.table.provenance:
+        if source.endswith(".csv"):
+            yield f"from {source}"
+    yield from _records(found.study, found.cells)
+
+
+def _explain_claim(key: str, stem: str, wanted: str) -> Iterator[str]:
+    from attngrid.render.claims import claims_table
+
+    name = stem.removesuffix(CLAIMS).removesuffix(".")
+    file = (results_folder() / name if name else results_folder()) / "claims.csv"
+    if not file.is_file():
+        raise ConfigError(f"{key}: there is no {file}; `attngrid claims` makes it")
+    answers = read_frame(file)
+    texts = ["condition", "records"]
+    answers[texts] = answers[texts].astype(object).fillna("")
+    rows = find_rows(key, claims_table(answers, name), wanted)
+    for row in rows:
+        lines = answers[answers["claim"].isin(row.claims)]
+        if row.condition is not None:
+            lines = lines[lines["condition"] == row.condition]
+        for line in lines.to_dict("records"):
+            yield f"{line['claim']}: {line['verdict']}"
+            shown = {name: value for name, value in line.items() if value == value and value != ""}
+            for name in ("claim", "verdict", "records"):
+                shown.pop(name, None)
+            yield from (f"  {name}: {value}" for name, value in shown.items())
+            for id in str(line["records"]).split():
+                for record in sorted(results_folder().glob(f"*/records/{id}.json")):
+                    yield from _record(record, read_record(record))
+
+
+def _records(study: Study, cells: list[Cell]) -> Iterator[str]:
+    for cell in {cell.id: cell for cell in cells}.values():
+        yield f"{cell.label}: {cell.condition}"
+        if not cell.record.is_file():
+            yield f"  not run: there is no {cell.record}"
+        else:
+            try:
+                yield from _record(cell.record, read_record(cell.record, cell))
+            except RecordError as error:
+                yield f"  refused: {error}"
+        yield f"  made by: attngrid train {_named(study)} {cell.id}"
+
+
+def _named(study: Study) -> Path:
+    return study.file if study.file.is_file() else shipped(f"config/{study.study}.yaml")
+
+
+def _record(file: Path, record: Record) -> Iterator[str]:
+    run, metrics = record.run, record.metrics
+    yield f"  {file}"
+    best = f"{metrics.best_top1_error:.2f} % in epoch {metrics.best_epoch}"
+    yield (
+        f"    top-1 error {metrics.top1_error:.2f} %, top-5 error {metrics.top5_error:.2f} %, "
+        f"best {best} of {len(metrics.curve)}"
+    )
+    yield f"    configuration {record.config['digest']}"
+    yield (
+        f"    commit {run.get('commit')}, torch {run.get('torch')}, {run.get('device_name')}, "
+        f"{run.get('started')}, {run.get('wall_s', 0):.0f} s"
+    )

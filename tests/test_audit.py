@@ -1,0 +1,91 @@
+"""The audit of the published figures: by hand, and each line by its own arithmetic."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from attngrid.evidence.audit import FINDINGS, audit
+from attngrid.evidence.selection import selection
+from attngrid.render.audit import write_audit
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def lines() -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for line in audit(ROOT / "reference", ROOT / "results/complexity.csv"):
+        assert line.key not in found.setdefault(line.finding, {})
+        found[line.finding][line.key] = line.value
+    return found
+
+
+def test_the_findings_by_hand(lines: dict[str, dict[str, str]]) -> None:
+    """From the papers' tables, with a pencil."""
+    assert lines["accuracies"]["resneteighteenone"] == "+16.09"  # 91.7 - 75.61
+    assert lines["accuracies"]["resnetfiftyfive"] == "-1.06"  # 92.9 - 93.96
+    networks = [key for key in lines["gains"] if key not in ("scatter", "same")]
+    assert [lines["gains"][key] for key in networks] == ["+1.4"] * 4
+    assert lines["neighbours"]["resnetfiftycsmone"] == "+0.12"  # 22.78 - 22.66
+    assert lines["neighbours"]["largest"] == "0.26"  # 6.57 - 6.31
+    assert (lines["stride"]["first"], lines["stride"]["middle"]) == ("3.858", "4.089")
+    assert lines["resnext"] == {"points": "+0.01", "images": "5"}
+    assert lines["selection"]["best"] == "73.128"
+    assert set(lines) == set(FINDINGS)
+
+
+def test_what_csm_adds_by_formula_is_what_is_counted(lines: dict[str, dict[str, str]]) -> None:
+    csm = lines["csm"]
+    assert csm["params"] == csm["countedparams"]
+    assert csm["macs"] == csm["countedmacs"]
+
+
+def test_every_line_is_its_own_arithmetic() -> None:
+    """Those that are figures and signs alone, computed again from their text."""
+    computed = 0
+    for line in audit(ROOT / "reference", ROOT / "results/complexity.csv"):
+        text = line.arithmetic.rpartition("=")[2].replace("×", "*")
+        text = text.replace("10⁶", "1e6").replace("10⁹", "1e9").replace("√", "sqrt")
+        if not text or re.search(r"[^0-9e.()+*/ -]", text.replace("sqrt", "")):
+            continue
+        value = eval(text, {"sqrt": lambda x: x**0.5})
+        decimals = len(line.value.partition(".")[2])
+        assert round(value, decimals) == pytest.approx(float(line.value)), line
+        computed += 1
+    assert computed > 40
+
+
+def test_the_committed_audit_is_what_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("reference", "workflow"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    monkeypatch.chdir(tmp_path)
+    write_audit(audit(complexity=ROOT / "results/complexity.csv"))
+    for name in ("results/audit.csv", "tables/audit.md", "tables/audit.tex"):
+        assert Path(name).read_bytes() == (ROOT / name).read_bytes(), name
+
+
+def test_the_best_epochs_gain_is_averaged_over_cells() -> None:
+    cells = pd.DataFrame(
+        {
+            "id": ["a", "b", "c", "c", "d"],
+            "condition": ["x", "x", "y", "y", "y"],
+            "state": ["measured"] * 4 + ["failed"],
+            "top1_error": [24.0, 25.0, 30.0, 30.0, 0.0],
+            "best_top1_error": [23.5, 25.0, 29.0, 29.0, 0.0],
+            "top5_error": [4.0, 5.0, 3.0, 3.0, 0.0],
+            "best_top5_error": [4.0, 5.0, 3.0, 3.0, 0.0],
+        }
+    )
+    rows = selection(cells).set_index(["condition", "metric"])
+    x, every = rows.loc[("x", "top1_error")], rows.loc[("all", "top1_error")]
+    assert (x["cells"], x["chosen"], x["mean"], x["largest"]) == (2, 1, 0.25, 0.5)
+    # 0.25 ± t(0.975, 1) · s / √2, s = 0.5 / √2
+    assert x["high"] - x["mean"] == pytest.approx(12.706 * 0.25, rel=1e-3)
+    assert (every["cells"], every["mean"]) == (3, 0.5)
+    assert selection(cells[:0]).empty

@@ -1,0 +1,503 @@
+"""Claims and verdicts: statistics from textbooks and by hand, verdicts from made-up records."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from scipy import stats
+
+from attngrid.cell import Cell
+from attngrid.cli import main
+from attngrid.config import Study, validate
+from attngrid.errors import ConfigError
+from attngrid.evidence import comparison
+from attngrid.evidence.claims import CLAIMS, Claim, Claims, load_claims
+from attngrid.evidence.comparison import compare, holm, seeds_to_find, seeds_to_rule_out
+from attngrid.evidence.frames import CELL_COLUMNS, collect, read_frame, write_results
+from attngrid.evidence.verdicts import answer, as_printed
+from attngrid.render.claims import claims_table, summary_table
+from attngrid.render.tables import build_table, write_table
+from test_evidence import fake_record
+from test_render import compile_latex, needs_latex
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def by_seed(*values: float) -> dict[int, float]:
+    return dict(enumerate(values))
+
+
+# The statistics.
+
+
+def test_welch_is_the_formula() -> None:
+    """t, Welch and Satterthwaite's degrees of freedom, p and interval, written out."""
+    a, b = [76.1, 76.4, 75.9, 76.3], [75.1, 75.2, 75.5]
+    found = compare(by_seed(*a), by_seed(*b), 0.3)
+    va, vb = statistics.variance(a) / len(a), statistics.variance(b) / len(b)
+    gain, se = statistics.mean(a) - statistics.mean(b), math.sqrt(va + vb)
+    df = (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1))
+    assert found.test == "welch"
+    assert found.gain == pytest.approx(gain)
+    assert found.p == pytest.approx(2 * stats.t.sf(gain / se, df))
+    half = stats.t.ppf(0.975, df) * se
+    assert (found.low, found.high) == pytest.approx((gain - half, gain + half))
+    # two one-sided tests: the larger p of "not below 0.3" and "not above -0.3"
+    inside = max(stats.t.cdf((gain - 0.3) / se, df), stats.t.sf((gain + 0.3) / se, df))
+    assert found.p_equivalent == pytest.approx(inside)
+    assert found.bootstrap_low is None
+
+
+def test_holm_is_the_textbooks() -> None:
+    """p = 0.01, 0.04, 0.03, 0.005: times 3, 1, 2 and 4, and never falling."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    # what was not tested makes the family larger and stays untested
+    assert holm([0.01, None, 0.04]) == [pytest.approx(0.03), None, pytest.approx(0.08)]
+
+
+@pytest.mark.parametrize(("effect", "n"), [(0.2, 394), (0.5, 64), (0.8, 26)])
+def test_sample_sizes_are_cohens(effect: float, n: int) -> None:
+    """Cohen's table for two samples, 80 % power, two-sided 0.05 (0.2: 393, by the normal law)."""
+    assert seeds_to_find(effect, 1.0, 0.05, 0.8, "welch") == n
+
+
+def test_the_seeds_of_an_equivalence_have_the_power_they_say() -> None:
+    n = seeds_to_rule_out(1.0, 1.0, 0.05, 0.8, "welch")
+    # 2 (z₀.₉₅ + z₀.₉)² = 17.1, by the normal law
+    assert n == 18
+    random = np.random.default_rng(0)
+    drawn = random.normal(size=(20_000, 2, n))
+    gain = drawn[:, 0].mean(1) - drawn[:, 1].mean(1)
+    se = np.sqrt(drawn.var(axis=2, ddof=1).sum(1) / n)
+    critical = stats.t.ppf(0.95, 2 * n - 2)
+    power = ((gain + 1) / se > critical) & ((gain - 1) / se < -critical)
+    assert power.mean() == pytest.approx(0.8, abs=0.015)
+    assert seeds_to_rule_out(0.001, 1.0, 0.05, 0.8, "welch") is None
+
+
+def test_seeds_are_paired_only_where_their_correlation_pays() -> None:
+    random = np.random.default_rng(1)
+    shared, own = random.normal(size=12), random.normal(size=(2, 12))
+    alike = [by_seed(*(shared + 0.2 * noise)) for noise in own]
+    apart = [by_seed(*noise) for noise in own]
+    found = compare(*alike, 0.1, test="by_correlation")
+    assert found.test == "paired"
+    paired = stats.ttest_rel(*(list(sample.values()) for sample in alike))
+    assert found.p == pytest.approx(paired.pvalue)
+    assert found.correlation == pytest.approx(np.corrcoef(*(shared + 0.2 * own))[0, 1])
+    assert compare(*alike, 0.1).test == "welch"
+    assert compare(*apart, 0.1, test="by_correlation").test == "welch"
+    few = [{seed: sample[seed] for seed in range(9)} for sample in alike]
+    nine = compare(*few, 0.1, test="by_correlation")
+    assert (nine.test, nine.correlation, nine.bootstrap_low) == ("welch", None, None)
+    assert found.bootstrap_low is not None
+    assert found.bootstrap_low < found.gain < found.bootstrap_high  # type: ignore[operator]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("correlation", [0.0, 0.4, 0.8])
+def test_choosing_the_test_by_the_correlation_keeps_its_level(correlation: float) -> None:
+    random = np.random.default_rng(2)
+    shared, own = random.normal(size=(1500, 10)), random.normal(size=(1500, 2, 10))
+    drawn = math.sqrt(correlation) * shared[:, None] + math.sqrt(1 - correlation) * own
+    comparison_of = [
+        compare(by_seed(*a[:10]), by_seed(*b[:10]), 0.1, test="by_correlation").p for a, b in drawn
+    ]
+    share = np.mean([p is not None and p < 0.05 for p in comparison_of])
+    assert share < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 1500)
+
+
+@pytest.mark.parametrize("values", [[[5.0], [4.0, 4.1]], [[5.0, 5.0], [4.0, 4.0]]])
+def test_without_a_deviation_there_is_no_test(values: list[list[float]]) -> None:
+    found = compare(*(by_seed(*sample) for sample in values), 0.1)
+    assert found.gain == pytest.approx(0.95 if len(values[0]) == 1 else 1.0)
+    assert (found.p, found.low, found.deviation) == (None, None, None)
+
+
+def test_a_printed_run_is_one_more_draw() -> None:
+    ours = [73.0, 73.2, 72.9, 73.3]
+    found = comparison.against_a_figure(by_seed(*ours), 73.128, 0.5)
+    # the prediction interval of the textbooks
+    half = stats.t.ppf(0.975, 3) * statistics.stdev(ours) * math.sqrt(1 + 1 / 4)
+    gain = statistics.mean(ours) - 73.128
+    assert (found.low, found.high) == pytest.approx((gain - half, gain + half))
+
+
+# Verdicts, from records.
+
+
+@pytest.fixture
+def study(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """CSM's Table III on CIFAR-100, nothing trained, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("reference", "workflow"):
+        Path(folder).symlink_to(ROOT / folder)
+    tiny["grid"][0] |= {
+        "dataset": "cifar100",
+        "backbones": ["resnet18", "resnet34"],
+        "attentions": ["none", "csm", "csm_sam_first"],
+        "recipes": ["cifar_200ep"],
+        "seeds": list(range(12)),
+        "options": {},
+    }
+    tiny |= {"recipes": {}, "tables": ["csm_table3"], "figures": []}
+    return validate(Study, tiny, "tiny.yaml")
+
+
+def records(study: Study, backbone: str, attention: str, *errors: float) -> list[Cell]:
+    own = [c for c in study.cells if (c.backbone, c.attention) == (backbone, attention)]
+    for cell, error in zip(own, errors, strict=False):
+        fake_record(cell, error)
+    return own
+
+
+def verdicts(study: Study, **kwargs: Any) -> pd.DataFrame:
+    claims, found = load_claims()
+    return answer(
+        claims, found, collect(study).cells, ROOT / "results/complexity.csv", **kwargs
+    ).set_index("claim")
+
+
+TABLE3 = "csm_table3/resnet18/top1_accuracy"
+
+
+@pytest.mark.parametrize(
+    ("baseline", "csm", "verdict"),
+    [
+        ([24.0, 24.1, 24.2, 24.3], [22.6, 22.7, 22.8, 22.9], "reproduced"),
+        ([22.6, 22.7, 22.8, 22.9], [24.0, 24.1, 24.2, 24.3], "contradicted"),
+        ([24.0, 24.02, 24.04, 24.06], [24.01, 24.03, 24.05, 24.05], "equivalent"),
+        ([24.0, 24.4, 24.8, 25.2], [23.9, 24.2, 24.7, 25.0], "underpowered"),
+        ([24.0], [22.0], "underpowered"),
+        ([24.0, 24.1], [], "not run"),
+    ],
+)
+def test_each_verdict(study: Study, baseline: list[float], csm: list[float], verdict: str) -> None:
+    records(study, "resnet18", "none", *baseline)
+    records(study, "resnet18", "csm", *csm)
+    row = verdicts(study).loc[TABLE3]
+    assert row["verdict"] == verdict
+    assert (row["condition"] == "") == (verdict == "not run")
+    if len(csm) < 2:
+        return
+    # four claims in Table III: Holm's first step
+    p = stats.ttest_ind(baseline, csm, equal_var=False).pvalue
+    assert row["p"] == pytest.approx(p)
+    assert row["p_holm"] == pytest.approx(min(1, 4 * p))
+    if verdict == "underpowered":
+        deviation = math.sqrt((statistics.variance(baseline) + statistics.variance(csm)) / 2)
+        power = seeds_to_find(1.4, deviation, 0.05 / 4, 0.8, "welch")
+        assert row["seeds_needed"] == power
+
+
+def test_a_certain_gain_too_small_to_matter_is_equivalent(study: Study) -> None:
+    records(study, "resnet18", "none", *(24.0 + 0.01 * i for i in range(12)))
+    records(study, "resnet18", "csm", *(23.9 + 0.01 * i for i in range(12)))
+    row = verdicts(study).loc[TABLE3]
+    assert row["p_holm"] < 0.05
+    assert (row["verdict"], row["gain"]) == ("equivalent", pytest.approx(0.1))
+
+
+def test_one_seed_is_judged_by_the_pilot_of_its_condition(study: Study) -> None:
+    """No deviation of its own: the pooled one of the two models that have two seeds."""
+    records(study, "resnet18", "none", 24.0)
+    records(study, "resnet18", "csm", 23.9)
+    assert pd.isna(verdicts(study).loc[TABLE3, "seeds_needed"])
+    records(study, "resnet34", "none", 23.0, 24.0)
+    records(study, "resnet34", "csm", 22.0, 22.4)
+    pooled = math.sqrt((0.5 + 0.08) / 2)
+    needed = seeds_to_find(1.4, pooled, 0.05 / 4, 0.8, "welch")
+    assert verdicts(study).loc[TABLE3, "seeds_needed"] == needed
+
+
+def test_the_two_kinds_of_chance_are_told_apart(study: Study) -> None:
+    """355 test images, 24 % and 22 % wrong; deviations over two seeds."""
+    records(study, "resnet18", "none", 23.0, 25.0)
+    records(study, "resnet18", "csm", 21.5, 22.5)
+    row = verdicts(study).loc[TABLE3]
+    images = 100 * math.sqrt(0.24 * 0.76 / 355 + 0.22 * 0.78 / 355)
+    assert row["se_images"] == pytest.approx(images)
+    assert row["se_seeds"] == pytest.approx(math.sqrt((2.0 + 0.5) / 2))
+
+
+def test_other_data_or_options_answer_nothing_but_in_kind(
+    tiny: dict[str, Any], study: Study
+) -> None:
+    tiny["grid"][0]["options"] = {"classes": 20}
+    reduced = validate(Study, tiny, "tiny.yaml")
+    records(reduced, "resnet18", "none", 24.0, 24.1, 24.2)
+    records(reduced, "resnet18", "csm", 22.0, 22.1, 22.2)
+    assert verdicts(reduced).loc[TABLE3, "verdict"] == "not run"
+    row = verdicts(reduced, in_kind=True).loc[TABLE3]
+    assert (row["verdict"], row["scope"]) == ("reproduced", "in kind")
+    shown = claims_table(verdicts(reduced, in_kind=True).reset_index(), "tiny")
+    assert "in kind" in shown.caption
+    assert "first 20 classes" in shown.rows[0].values[2].text
+
+
+def test_each_recipe_answers_by_itself(tiny: dict[str, Any], study: Study) -> None:
+    tiny["grid"][0]["recipes"] = ["cifar_200ep", "cifar_30ep"]
+    both = validate(Study, tiny, "tiny.yaml")
+    for cell in both.cells:
+        if cell.backbone == "resnet18" and cell.attention != "csm_sam_first" and cell.seed < 4:
+            sign = 1 if cell.recipe_name == "cifar_200ep" else -1
+            better = sign if cell.attention == "csm" else 0
+            fake_record(cell, 24.0 - better + 0.1 * cell.seed)
+    rows = verdicts(both).loc[TABLE3]
+    assert rows["verdict"].tolist() == ["reproduced", "contradicted"]
+
+
+def test_an_order_holds_where_every_step_does(study: Study, tiny: dict[str, Any]) -> None:
+    tiny["grid"][0] |= {
+        "dataset": "imagenet",
+        "backbones": ["resnet50"],
+        "attentions": ["none", "sam", "cam", "csm"],
+        "recipes": ["imagenet_100ep"],
+        "seeds": [0, 1, 2, 3],
+    }
+    ordered = validate(Study, tiny, "tiny.yaml")
+    means = {"none": 25.0, "sam": 24.0, "cam": 23.0, "csm": 22.0}
+    for name, mean in means.items():
+        records(ordered, "resnet50", name, *(mean + 0.05 * i for i in range(4)))
+    name = "csm_table1_order/resnet50/top1_error"
+    assert verdicts(ordered).loc[name, "verdict"] == "reproduced"
+    records(ordered, "resnet50", "cam", *(24.5 + 0.05 * i for i in range(4)))
+    rows = verdicts(ordered)
+    assert rows.loc[name, "verdict"] == "contradicted"
+    assert rows.loc["csm_table1_cam/resnet50/top1_error", "verdict"] == "contradicted"
+    assert rows.loc["csm_table1_sam/resnet50/top1_error", "verdict"] == "reproduced"
+
+
+def test_an_edited_record_gives_no_verdict(study: Study) -> None:
+    cells = records(study, "resnet18", "none", 24.0, 24.1, 24.2)
+    records(study, "resnet18", "csm", 22.0, 22.1, 22.2)
+    record = json.loads(cells[0].record.read_text())
+    record["config"]["digest"] = "0" * 64
+    cells[0].record.write_text(json.dumps(record))
+    row = verdicts(study).loc[TABLE3]
+    assert row["n"] == "3 2"
+    assert cells[0].id not in row["records"]
+
+
+# Counts.
+
+
+def test_table4s_48_counts_are_ours_in_every_printed_digit() -> None:
+    claims, found = load_claims()
+    rows = answer(claims, found, pd.DataFrame(columns=CELL_COLUMNS))
+    printed = rows[rows["kind"] == "printed"]
+    assert len(printed) == 48
+    assert (printed["published"] == printed["counted"]).all()
+    assert set(printed["verdict"]) == {"reproduced"}
+    csm = rows[rows["claim"] == "csm_lightweight/resnet50/params"].iloc[0]
+    assert (csm["verdict"], csm["counted"]) == ("contradicted", "88491992 25557032")
+    tested = rows[~rows["kind"].isin(["printed", "cost"])]
+    assert set(tested["verdict"]) == {"not run"}
+    # a claim that was not run shows no figure of ours
+    assert tested[["n", "mean", "gain", "p", "counted"]].replace("", pd.NA).isna().all(axis=None)
+
+
+@pytest.mark.parametrize(
+    ("count", "printed", "ours"),
+    [
+        (25_557_032, "25.56", "25.56"),
+        (25_565_000, "25.56", "25.57"),  # half up, as by hand
+        (25_564_999, "25.56", "25.56"),
+        (25_557_032, "25.6", "25.6"),
+    ],
+)
+def test_counts_are_rounded_as_by_hand(count: int, printed: str, ours: str) -> None:
+    assert as_printed(count, 1e6, printed) == ours
+
+
+def test_another_count_contradicts(tmp_path: Path) -> None:
+    frame = read_frame(ROOT / "results/complexity.csv")
+    where = (frame["backbone"] == "resnet18") & (frame["attention"] == "se")
+    frame.loc[where & (frame["input_size"] == 224), "params"] += 10_000
+    frame.to_csv(tmp_path / "complexity.csv", index=False)
+    claims, found = load_claims()
+    empty = pd.DataFrame(columns=CELL_COLUMNS)
+    rows = answer(claims, found, empty, tmp_path / "complexity.csv").set_index("claim")
+    row = rows.loc["cbam_table4_counts/resnet18/se/params"]
+    found_ours = (row["published"], row["counted"], row["verdict"])
+    assert found_ours == ("11.78", "11.79", "contradicted")
+
+
+# The file of claims.
+
+
+def test_the_claims_are_all_that_the_papers_tables_claim() -> None:
+    _, found = load_claims()
+
+    def of(block: str) -> list[Claim]:
+        return [claim for claim in found if claim.block.id == block]
+
+    table4 = pd.read_csv(ROOT / "reference/cbam_table4.csv", keep_default_na=False)
+    assert len(of("cbam_table4_counts")) == 2 * len(table4)
+    assert len(of("cbam_table4_se")) == len(of("cbam_table4_cbam")) == 2 * 8
+    assert len(of("csm_table2_se")) == len(of("csm_table2_baseline")) == 2 * 4
+    # CBAM's own table: SE is ahead on ResNeXt-50, 21.91 to 21.92
+    against = [c.id for c in found if (c.published_gain or 0) < 0]
+    assert against == ["cbam_table4_cbam/resnext50_32x4d/top1_error"]
+    assert [c.published_gain for c in of("csm_table3")] == [1.4] * 4
+    assert [c.published_gain for c in of("csm_table1_order")] == [0.26]
+    assert len({claim.id for claim in found}) == len(found)
+
+
+def changed(tmp_path: Path, change: Any) -> Path:
+    content = yaml.safe_load((ROOT / CLAIMS).read_text("utf-8"))
+    change({block["id"]: block for block in content["claims"]}, content)
+    file = tmp_path / "claims.yaml"
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("better", "sse", "unknown attention 'sse': did you mean se"),
+        ("backbones", ["resnet51"], "unknown backbone 'resnet51'"),
+        ("dataset", "cifar1000", "unknown dataset 'cifar1000'"),
+        ("recipes", ["imagenet_90ep"], "unknown recipe 'imagenet_90ep'"),
+        ("family", "cbam_table5", "unknown family 'cbam_table5'"),
+        ("published", "cbam_table5.csv", "found 'cbam_table5.csv', reference has "),
+        ("published", None, "published: is missing"),
+        ("metrics", {"top1_error": "top_1"}, "column 'top_1'"),
+        ("metrics", {"top2_error": "top1_error"}, "top2_error"),
+        ("backbones", ["mobilenet_v1"], "has no row mobilenet_v1, se"),
+        ("kind", "best", "kind"),
+        ("id", "cbam_table4_cbam", "'cbam_table4_cbam' is there twice"),
+        ("tset", "welch", "did you mean"),
+    ],
+)
+def test_a_mistake_in_the_claims_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: Any, expected: str
+) -> None:
+    monkeypatch.chdir(ROOT)
+    file = changed(tmp_path, lambda by_id, _: by_id["cbam_table4_se"].update({key: value}))
+    with pytest.raises(ConfigError) as error:
+        load_claims(file)
+    assert expected in str(error.value)
+    assert str(file) in str(error.value)
+
+
+@pytest.mark.parametrize("figure", ["about 29", "", "nan", "29,6"])
+def test_a_published_value_that_is_no_number_is_named(tmp_path: Path, figure: str) -> None:
+    text = (ROOT / "reference/csm_table1.csv").read_text("utf-8")
+    reference = tmp_path / "reference"
+    reference.mkdir()
+    for file in (ROOT / "reference").glob("*.csv"):
+        (reference / file.name).write_text(file.read_text("utf-8"))
+    (reference / "csm_table1.csv").write_text(text.replace("23.47", f'"{figure}"'))
+    with pytest.raises(ConfigError) as error:
+        load_claims(ROOT / CLAIMS, reference)
+    assert f"csm_table1.csv: resnet50, sam, top1_error: found {figure!r}" in str(error.value)
+
+
+# What is rendered.
+
+
+def test_nothing_that_was_not_run_is_printed(study: Study) -> None:
+    table = claims_table(verdicts(study).reset_index())
+    shown = {row.label: [value.text for value in row.values] for row in table.rows}
+    assert shown["ResNet-18: CSM over baseline, top-1 accuracy"][1:] == ["+1.4", *["--"] * 4]
+    assert shown["ResNet-50: CSM over baseline, parameters"][1:] == [
+        "--",
+        "+246.25 %",
+        "--",
+        "exact",
+        "contradicted",
+    ]
+    assert shown["parameters and GFLOPs of 24 networks"][1:3] == [
+        "48 figures",
+        "48 of 48 to the last digit",
+    ]
+
+
+def test_the_command_writes_claims_of_a_study_and_of_all(
+    study: Study, tiny: dict[str, Any]
+) -> None:
+    Path("tiny.json").write_text(json.dumps(tiny))
+    records(study, "resnet18", "none", 24.0, 24.1, 24.2)
+    records(study, "resnet18", "csm", 22.0, 22.1, 22.2)
+    write_results(study, collect(study))
+    assert main(["claims", "tiny.json"]) == 0
+    for file in ("results/claims.csv", "results/tiny/claims.csv"):
+        frame = read_frame(Path(file)).set_index("claim")
+        assert frame.loc[TABLE3, "verdict"] == "reproduced"
+        assert frame.loc[TABLE3, "gain"] == pytest.approx(2.0)
+    assert "+2.00" in Path("tables/claims.md").read_text("utf-8")
+    assert "1 reproduced, 3 not run" in Path("tables/claims_summary.md").read_text("utf-8")
+    first = Path("results/claims.csv").read_bytes()
+    assert main(["claims"]) == 0
+    assert Path("results/claims.csv").read_bytes() == first
+
+
+def test_bold_is_what_is_best_beyond_its_interval(study: Study) -> None:
+    records(study, "resnet18", "none", 24.0, 24.1, 24.2)
+    records(study, "resnet18", "csm", 22.0, 22.1, 22.2)
+    records(study, "resnet34", "none", 23.0, 23.4, 23.8)
+    records(study, "resnet34", "csm", 22.9, 23.3, 23.7)
+    file = ROOT / "workflow/tables/csm_table3.yaml"
+    table = build_table(study, collect(study).summary, file)
+    bold = [row.label for row in table.rows if any(value.bold for value in row.values)]
+    assert bold == ["ResNet-18 + CSM"]
+    write_table(table)
+    tex = Path("tables/tiny.csm_table3.tex").read_text("utf-8")
+    assert r"& \bfseries 77.90 &" in tex
+    assert "**77.90 ± 0.10**" in Path("tables/tiny.csm_table3.md").read_text("utf-8")
+    # a rival of one seed has no interval to be beyond
+    third = records(study, "resnet18", "csm_sam_first", 30.0)
+    assert len(third) == 12
+    every = build_table(study, collect(study).summary, ROOT / "workflow/tables/grid.yaml")
+    assert not any(value.bold for row in every.rows[:3] for value in row.values)
+
+
+@needs_latex
+@pytest.mark.slow
+def test_bold_and_the_claims_compile(study: Study, tmp_path: Path) -> None:
+    records(study, "resnet18", "none", 24.0, 24.1, 24.2)
+    records(study, "resnet18", "csm", 22.0, 22.1, 22.2)
+    write_table(
+        build_table(study, collect(study).summary, ROOT / "workflow/tables/csm_table3.yaml")
+    )
+    rows = verdicts(study).reset_index()
+    write_table(claims_table(rows))
+    write_table(summary_table(rows))
+    names = ["tiny.csm_table3", "claims", "claims_summary"]
+    page = compile_latex(tmp_path, "\n".join(rf"\input{{tables/{name}.tex}}" for name in names))
+    assert "77.90 ± 0.10" in page
+    assert "contradicted" in page
+
+
+def test_the_readmes_table_is_the_verdicts() -> None:
+    summary = (ROOT / "tables/claims_summary.md").read_text("utf-8").partition("\n\n")[2].strip()
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert summary in readme, "copy the table of tables/claims_summary.md into README.md"
+
+
+def test_the_committed_verdicts_are_those_of_the_committed_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from attngrid.evidence.verdicts import all_cells, write_claims
+
+    monkeypatch.chdir(ROOT)
+    claims, found = load_claims()
+    write_claims(tmp_path / "claims.csv", answer(claims, found, all_cells()))
+    assert (tmp_path / "claims.csv").read_text() == (ROOT / "results/claims.csv").read_text()
+
+
+def test_every_column_is_explained() -> None:
+    text = (ROOT / "docs/evidence.md").read_text("utf-8")
+    columns = read_frame(ROOT / "results/claims.csv").columns
+    assert {column for column in columns if f"`{column}`" not in text} == set()
+    for key in {*Claims.model_fields} - {"claims"}:
+        assert f"`{key}`" in text

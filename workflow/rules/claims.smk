@@ -1,0 +1,35 @@
+# The verdicts on the papers' claims: what this study's conditions say, and, of all studies in the
+# results' folder, what answers the claims themselves.
+
+
+rule claims:
+    input:
+        study=study.snapshot,
+        frames=rules.collect.output,
+        complexity=shipped("results/complexity.csv"),
+        claims=shipped("reference/claims.yaml"),
+        templates=[
+            shipped(f"workflow/templates/{name}.j2")
+            for name in ("table.tex", "table.md", "audit.md")
+        ],
+        reference=sorted(shipped("reference").glob("*.csv")),
+    output:
+        study.results / "claims.csv",
+        study.table_files("claims"),
+        # other studies', too: updated, not removed
+        update(
+            [
+                study.results.parent / f"{name}.csv"
+                for name in ("claims", "selection", "audit")
+            ]
+        ),
+        update([f"tables/claims.{kind}" for kind in ("tex", "md", "csv")]),
+        update(["tables/claims_summary.md", "tables/audit.tex", "tables/audit.md"]),
+        update("tables/numbers.tex"),
+    log:
+        f"logs/{study.study}/claims.log",
+    localrule: True
+    conda:
+        "../envs/attngrid.yaml"
+    shell:
+        "attngrid claims {input.study:q} 2>&1 | tee {log:q} >&2"
