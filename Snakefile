@@ -42,6 +42,10 @@ if (superseded := study.superseded) and workflow.is_main_process:
     )
 
 
+# of `snakemake --report report.html`
+report: "workflow/report/workflow.rst"
+
+
 wildcard_constraints:
     cell=r"[^/]+",
     table="|".join(map(re.escape, study.descriptions)) or "-",

@@ -60,3 +60,21 @@ def test_the_counts_of_the_readme_are_the_counted_ones() -> None:
     assert f"the papers' {len(read_frame(ROOT / 'results/complexity.csv'))} models" in README
     cifar = load_study(ROOT / "config/cifar100.yaml")
     assert f"{len(cifar.trainings)} trainings" in README
+
+
+def test_the_artifacts_commands_and_figures_are_there() -> None:
+    import shlex
+
+    from attngrid.cli import parser
+    from attngrid.evidence.frames import read_frame
+
+    text = (ROOT / "ARTIFACT.md").read_text("utf-8")
+    for name in set(re.findall(r"`((?:config|docs|reference|results|tables)/[\w./]+\w)`", text)):
+        assert (ROOT / name).is_file() or "demo" in name, name
+    commands = re.findall(r"`(attngrid [^`]+)`", text)
+    assert len(commands) >= 5
+    for command in commands:
+        parser().parse_args(shlex.split(command)[1:])
+    rows = read_frame(ROOT / "results/claims.csv").set_index("claim")
+    ours, than = rows.loc["csm_lightweight/resnet50/params", "counted"].split()
+    assert f"{ours} against {than} parameters" in text

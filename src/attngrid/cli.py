@@ -18,6 +18,7 @@ from attngrid.launcher import tune_allocator
 
 if TYPE_CHECKING:
     from attngrid.config import Study
+    from attngrid.render.tables import Table
 
 # Nothing heavy is imported up here: `attngrid --help` must not wait for torch or pandas.
 
@@ -269,6 +270,20 @@ def _write_claims(study: Study | None) -> None:
         write_numbers(numbers(families, answers, choices, lines))
 
 
+def _claims_of(study: Study) -> Table | None:
+    """The study's claims table as it was last made."""
+    from attngrid.evidence.frames import read_frame
+    from attngrid.render.claims import claims_table
+
+    file = study.results / "claims.csv"
+    if not file.is_file():
+        return None
+    answers = read_frame(file)
+    texts = ["condition", "records"]
+    answers[texts] = answers[texts].astype(object).fillna("")
+    return claims_table(answers, study.study)
+
+
 def audit(arguments: argparse.Namespace) -> None:
     """Audit the published figures: arithmetic on what is printed and counted."""
     from attngrid.evidence.audit import audit as lines
@@ -300,7 +315,7 @@ def report(arguments: argparse.Namespace) -> None:
         build_table(study, results.summary, file, cells=results.cells)
         for file in study.descriptions.values()
     ]
-    write_report(study, results, tables)
+    write_report(study, results, tables, _claims_of(study))
 
 
 def explain(arguments: argparse.Namespace) -> None:
@@ -407,7 +422,7 @@ def current(arguments: argparse.Namespace) -> None:
 
         for name in study.figures:
             write_figure(study, name, results, Path("reference"))
-    write_report(study, results, tables)
+    write_report(study, results, tables, _claims_of(study))
     print(f"{study.study}: {frames.counts(results.cells)}", file=sys.stderr)
     if results.trials is not None:
         print(f"{study.study}, trials: {frames.counts(results.trials)}", file=sys.stderr)

@@ -14,7 +14,12 @@ rule claims:
         ],
         reference=sorted(shipped("reference").glob("*.csv")),
     output:
-        study.results / "claims.csv",
+        report(
+            study.results / "claims.csv",
+            caption="../report/claims.rst",
+            category="Claims",
+            labels={"claims": "verdicts"},
+        ),
         study.table_files("claims"),
         # other studies', too: updated, not removed
         update(

@@ -11,6 +11,12 @@ rule collect:
         epochs=study.results / "epochs.csv",
         summary=study.results / "summary.csv",
         trials=[study.results / "trials.csv"] if study.tuning else [],
+        configuration=report(
+            study.file,
+            caption="../report/configuration.rst",
+            category="Configuration",
+            labels={"configuration": "resolved"},
+        ),
         mark=study.collected,
     log:
         f"logs/{study.study}/collect.log",

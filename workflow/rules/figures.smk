@@ -15,7 +15,13 @@ rule figure:
         frames=rules.collect.output,
         maps=lambda wildcards: rules.maps.output if wildcards.figure == "maps" else [],
     output:
-        [f"figures/{study.study}.{{figure}}.{kind}" for kind in ("pdf", "png")],
+        f"figures/{study.study}.{{figure}}.pdf",
+        report(
+            f"figures/{study.study}.{{figure}}.png",
+            caption="../report/figure.rst",
+            category="Figures",
+            labels={"figure": "{figure}"},
+        ),
     log:
         f"logs/{study.study}/figure.{{figure}}.log",
     localrule: True

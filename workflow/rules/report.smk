@@ -6,9 +6,17 @@ rule report:
         study=study.snapshot,
         tables=rules.tables.input,
         figures=rules.figures.input,
-        template=shipped("workflow/templates/report.html.j2"),
+        claims=rules.claims.output,
+        templates=[
+            shipped(f"workflow/templates/report.{kind}") for kind in ("html.j2", "js")
+        ],
     output:
-        study.results / "report.html",
+        report(
+            study.results / "report.html",
+            caption="../report/page.rst",
+            category="Page",
+            labels={"page": study.study},
+        ),
     log:
         f"logs/{study.study}/report.log",
     localrule: True

@@ -19,7 +19,13 @@ rule table:
             shipped(f"workflow/templates/table.{kind}.j2") for kind in ("tex", "md")
         ],
     output:
-        [f"tables/{study.study}.{{table}}.{kind}" for kind in ("tex", "md", "csv")],
+        [f"tables/{study.study}.{{table}}.{kind}" for kind in ("tex", "md")],
+        report(
+            f"tables/{study.study}.{{table}}.csv",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"table": "{table}"},
+        ),
     log:
         f"logs/{study.study}/table.{{table}}.log",
     localrule: True

@@ -5,13 +5,18 @@ from __future__ import annotations
 import base64
 import json
 from pathlib import Path
+from typing import Any
 
 import jinja2
+import pandas as pd
+from markupsafe import Markup
 
+from attngrid.cell import attention_label, model_label
 from attngrid.config import Study
 from attngrid.evidence.frames import Results, unfinished
 from attngrid.files import shipped, write_atomically
 from attngrid.render.tables import Table
+from attngrid.site import results_folder
 
 CAPTIONS = {
     "modules": "CSM, Fig. 5: the baseline, CAM, SAM and CSM; mean and deviation over seeds.",
@@ -25,13 +30,33 @@ CAPTIONS = {
 }
 
 
+# The table of cells: column of the frame, head, decimals.
+COLUMNS = (
+    ("model", "Model", None),
+    ("condition", "Condition", None),
+    ("seed", "Seed", 0),
+    ("state", "State", None),
+    ("top1_error", "Top-1 error (%)", 2),
+    ("top5_error", "Top-5 error (%)", 2),
+    ("best_top1_error", "Best epoch's (%)", 2),
+    ("params_m", "Params (M)", 3),
+    ("gmacs", "GMACs", 4),
+    ("wall_s", "Time (s)", 0),
+)
+CURVES = ("epoch", "train_loss", "train_top1_error", "test_loss", "test_top1_error")
+
+
 def write_report(
     study: Study,
     results: Results,
     tables: list[Table],
+    claims: Table | None = None,
     templates: Path = Path("workflow/templates"),
 ) -> Path:
-    """Write ``results/<study>/report.html`` from tables and from figures already drawn."""
+    """Write ``results/<study>/report.html`` from tables and from figures already drawn.
+
+    The page needs nothing but itself: figures, cells, curves and records are in it.
+    """
     html = jinja2.Environment(
         loader=jinja2.FileSystemLoader(shipped(templates)),
         autoescape=True,
@@ -48,6 +73,10 @@ def write_report(
     tried = trials[trials["state"].isin(["measured", "diverged"])].drop_duplicates("id")
     file = study.results / "report.html"
     page = html.get_template("report.html.j2").render(
+        columns=[{"key": key, "title": title} for key, title, _ in COLUMNS],
+        data=_data(results),
+        script=Markup(shipped(templates / "report.js").read_text("utf-8")),  # noqa: S704 - ours
+        claims=claims,
         study=study,
         tables=tables,
         figures=figures,
@@ -62,3 +91,51 @@ def write_report(
     )
     write_atomically(file, page)
     return file
+
+
+def _data(results: Results) -> Markup:
+    """What the page's script reads, as JSON that cannot end its element."""
+    cells = results.cells.assign(
+        model=[
+            model_label(row["backbone"], row["attention"])
+            for row in results.cells.to_dict("records")
+        ],
+        attention_label=results.cells["attention"].map(attention_label),
+        params_m=results.cells["params"].astype("Float64") / 1e6,
+        gmacs=results.cells["macs"].astype("Float64") / 1e9,
+    )
+    wanted = ["id", "attention", "attention_label", "message", "params", "macs"]
+    wanted += [key for key, *_ in COLUMNS]
+    rows = json.loads(cells[wanted].to_json(orient="records"))
+    for place, row in enumerate(rows):
+        row["key"] = place
+    epochs = results.epochs.drop_duplicates(["id", "epoch"])
+    measured = set(results.cells.loc[results.cells["state"] == "measured", "id"])
+    content = {
+        "columns": [
+            {"key": k, "decimals": d} if d is not None else {"key": k} for k, _, d in COLUMNS
+        ],
+        "cells": rows,
+        "curves": {
+            str(name): {key: _short(curve[key]) for key in CURVES}
+            for name, curve in epochs.groupby("id", sort=False)
+        },
+        "records": {
+            str(row["id"]): _record(str(row["study"]), str(row["id"]))
+            for row in results.cells.to_dict("records")
+            if row["id"] in measured
+        },
+    }
+    return Markup(json.dumps(content).replace("<", "\\u003c"))  # noqa: S704 - no < is left
+
+
+def _short(values: pd.Series[float]) -> list[float]:
+    return [float(f"{value:.5g}") for value in values]
+
+
+def _record(study: str, name: str) -> dict[str, Any]:
+    """A record without its curve, which the page draws."""
+    file = results_folder() / study / "records" / f"{name}.json"
+    content = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    content.get("metrics", {}).pop("curve", None)
+    return {"file": str(file), "content": content}
