@@ -327,6 +327,26 @@ def test_a_streamed_crop_has_torchvisions_distribution(tmp_path: Path) -> None:
     assert float(beside.abs().max()) < 4 / len(height) ** 0.5  # of the next image's
 
 
+def test_a_training_crop_is_torchvisions_of_a_pil_image_to_a_grey_level(
+    index: tuple[folders.FolderIndex, folders.FolderIndex],
+) -> None:
+    train, _ = index
+    ours, theirs = ShrunkResizedCrop(224), v2.RandomResizedCrop(224)
+    whole = 0
+    for place in range(len(train)):
+        torch.manual_seed(place)
+        with Image.open(train.path(place)) as image:
+            size, found = image.size, ours(image)
+            shrunk = image.size != size
+        torch.manual_seed(place)
+        with Image.open(train.path(place)) as image:
+            expected = pil_to_tensor(theirs(image.convert("RGB")))
+        if not shrunk:
+            assert int((found.int() - expected.int()).abs().max()) <= 1
+            whole += 1
+    assert whole > len(train) / 2
+
+
 def test_a_large_jpeg_decoded_small_is_nearly_the_one_decoded_whole(tmp_path: Path) -> None:
     """To a few grey levels; nothing is enlarged for it."""
     random = np.random.default_rng(0)
@@ -338,7 +358,7 @@ def test_a_large_jpeg_decoded_small_is_nearly_the_one_decoded_whole(tmp_path: Pa
     for seed in range(20):
         torch.manual_seed(seed)
         with Image.open(tmp_path / "large.jpg") as image:
-            found = pil_to_tensor(ours(image)).float()
+            found = ours(image).float()
             shrunk = image.size != (1600, 1200)
         torch.manual_seed(seed)
         with Image.open(tmp_path / "large.jpg") as image:

@@ -124,7 +124,7 @@ class Cell:
 
     With a ``tuning`` the learning rate and the weight decay of its recipe are those that its
     ``trials`` choose. A trial is a cell, too: of its ``validation`` training images it sees the
-    figures, and of the test images nothing.
+    figures, and of the test images nothing. Each batch is normalised in ``parts``, by themselves.
     """
 
     study: str
@@ -139,6 +139,7 @@ class Cell:
     threads: int = 1
     tuning: Tuning | None = None
     validation: int = 0
+    parts: int = 1
 
     @cached_property
     def trained_attention(self) -> str:
@@ -168,6 +169,8 @@ class Cell:
             content["precision"] = self.precision
         if self.threads != 1:
             content["threads"] = self.threads
+        if self.parts != 1:
+            content["parts"] = self.parts
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -271,6 +274,8 @@ class Cell:
         parts.append(self.recipe_name)
         if self.precision != "float32":
             parts.append(self.precision)
+        if self.parts != 1:
+            parts.append(f"batch norm over {self.recipe.batch_size // self.parts} images")
         return ", ".join(parts)
 
     @property
@@ -328,9 +333,10 @@ class Cell:
             "options": self.effective_options.model_dump(mode="json"),
             "precision": self.precision,
             "threads": self.threads,
-            # of most cells neither is a part
+            # of most cells none of these is a part
             **({"tuning": self.tuning.digested()} if self.tuning else {}),
             **({"validation": self.validation} if self.validation else {}),
+            **({"parts": self.parts} if self.parts != 1 else {}),
             "sha256": self.sha256,
             "digest": self.digest,
         }
@@ -356,6 +362,7 @@ class Cell:
             threads=config["threads"],
             tuning=Tuning.model_validate(config["tuning"]) if "tuning" in config else None,
             validation=config.get("validation", 0),
+            parts=config.get("parts", 1),
         )
 
     @property
@@ -391,6 +398,7 @@ class Cell:
             and (self.tuning is None or setting in self.tuning.settings)
             and config.get("tuning") == (self.tuning.digested() if self.tuning else None)
             and config.get("validation", 0) == self.validation
+            and config.get("parts", 1) == self.parts
             and Options.model_validate(config["options"]) == self.effective_options
             and (config["seed"], config["precision"]) == (self.seed, self.precision)
             and config["threads"] == self.threads

@@ -38,11 +38,23 @@ def train(arguments: argparse.Namespace) -> None:
     """Train one cell or trial of a study and write its record."""
     with _importing():
         from attngrid.config import load_study
+        from attngrid.training.processes import launched, tell_launcher
         from attngrid.training.run import run_cell
 
     study = load_study(arguments.study)
     cell = study.training(arguments.cell)
-    run_cell(study, cell, arguments.record or cell.record)
+    record = arguments.record or cell.record
+    if study.compute.gpus > 1 and not launched():
+        from attngrid.training.launch import launch
+
+        launch(study, cell, ["train", str(arguments.study), cell.id, "--record", str(record)])
+        return
+    try:
+        run_cell(study, cell, record)
+    except AttngridError as error:
+        if not tell_launcher(error):
+            raise
+        sys.exit(getattr(error, "exit_code", 1))
 
 
 def tune(arguments: argparse.Namespace) -> None:

@@ -111,11 +111,19 @@ class Block(Strict):
 
 
 class Compute(Strict):
-    """What the cells run on. Precision and threads are part of a cell, the device is not."""
+    """What the cells run on.
+
+    Precision, threads and ``parts`` are part of a cell; the device, and how many of them, are not.
+    """
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA if there is one")
     precision: Precision = Field("float32", description="bfloat16: under autocast")
-    threads: PositiveInt = Field(1, description="CPU threads a cell uses, the same everywhere")
+    threads: PositiveInt = Field(1, description="CPU threads a process uses, the same everywhere")
+    gpus: PositiveInt = Field(1, description="of one cell, a process each; on a CPU: processes")
+    accumulate: PositiveInt = Field(
+        1, description="parts of a batch that a process takes one after the other"
+    )
+    sync_bn: bool = Field(False, description="BatchNorm across the GPUs; CUDA only")
     workers: Annotated[int, Field(ge=0)] = Field(
         4, description="processes that read a cell's image files ahead; images in memory need none"
     )
@@ -124,6 +132,21 @@ class Compute(Strict):
     checkpoint_share: Share = Field(
         0.01, description="of a cell's time that may go into checkpoints; 0: at signals only"
     )
+
+    @model_validator(mode="after")
+    def _can_be_together(self) -> Compute:
+        if self.sync_bn and self.device == "cpu":
+            raise ValueError("sync_bn: found true, on a CPU; needs device: cuda (or auto)")
+        if self.fast.cuda_graphs is True and self.gpus * self.accumulate > 1:
+            raise ValueError(
+                "fast.cuda_graphs: found true; needs gpus: 1 and accumulate: 1, whole batches"
+            )
+        return self
+
+    @property
+    def parts(self) -> int:
+        """In how many parts each batch is normalised."""
+        return self.accumulate * (1 if self.sync_bn else self.gpus)
 
 
 class Data(Strict):
@@ -207,6 +230,21 @@ class Study(Strict):
         return self
 
     @model_validator(mode="after")
+    def _batches_divide(self) -> Study:
+        compute = self.compute
+        parts = compute.gpus * compute.accumulate
+        for number, block in enumerate(self.grid):
+            for name in block.recipes:
+                size = self.recipe(name).batch_size
+                if parts > 1 and (size % parts or size < 2 * parts):
+                    raise ValueError(
+                        f"grid.{number}.recipes: {name!r}: batch_size: found {size}; compute.gpus "
+                        f"{compute.gpus} × compute.accumulate {compute.accumulate} need a multiple "
+                        f"of {parts}, 2 images a part or more"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _tuning_fits(self) -> Study:
         if self.tuning is None:
             return self
@@ -263,6 +301,7 @@ class Study(Strict):
                         options=block.options,
                         precision=self.compute.precision,
                         threads=self.compute.threads,
+                        parts=self.compute.parts,
                     )
                     for backbone in block.backbones
                     for seed in block.seeds
@@ -419,7 +458,13 @@ class Study(Strict):
     def cores(self, cell_id: str) -> int:
         """What a training keeps busy: its threads, and the processes that read its images."""
         in_files = data.find(self.training(cell_id).dataset).target is None
-        return self.compute.threads + (self.compute.workers if in_files else 0)
+        of_each = self.compute.threads + (self.compute.workers if in_files else 0)
+        return of_each * self.compute.gpus
+
+    @property
+    def gpus(self) -> int:
+        """What a training's job asks for."""
+        return 0 if self.compute.device == "cpu" else self.compute.gpus
 
     @cached_property
     def prepared(self) -> dict[str, str]:

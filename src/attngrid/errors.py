@@ -53,6 +53,20 @@ class InterruptedTrainingError(AttngridError):
         self.exit_code = 128 + number
 
 
+class LostProcessError(AttngridError):
+    """Another process of the same training that ended, or does not answer any more."""
+
+    exit_code = 75
+
+
+class EndedProcessError(AttngridError):
+    """One of several processes that ended before their training did."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class BusyCellError(AttngridError):
     """A cell that another process is training."""
 

@@ -29,8 +29,9 @@ rule train:
         "../envs/attngrid.yaml"
     threads: lambda wildcards: study.cores(wildcards.cell)
     resources:
-        mem_mb=4000,
+        mem_mb=4000 * study.compute.gpus,
         runtime="12h",
+        gpu=study.gpus,
     params:
         study=str(study.snapshot),
     shell:

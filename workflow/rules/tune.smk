@@ -19,8 +19,9 @@ rule trial:
         "../envs/attngrid.yaml"
     threads: lambda wildcards: study.cores(wildcards.cell)
     resources:
-        mem_mb=4000,
+        mem_mb=4000 * study.compute.gpus,
         runtime="12h",
+        gpu=study.gpus,
     params:
         study=str(study.snapshot),
     shell:

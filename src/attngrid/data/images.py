@@ -14,6 +14,7 @@ from torch import Tensor
 
 from attngrid import data, registry
 from attngrid.data.prepare import prepare
+from attngrid.data.share import ALL, Share
 from attngrid.errors import AttngridError, DataError
 from attngrid.training.recipe import Brightness, CropTo, Flip, RandomCrop, Transform
 
@@ -181,6 +182,7 @@ class Batches:
         transforms: each training image draws its own; a test image has none but the centre crop.
         generator: a CPU generator; drawing on the CPU gives every device the same augmentation.
             Without one these are test batches.
+        share: what of the batches is made.
     """
 
     def __init__(
@@ -191,6 +193,7 @@ class Batches:
         std_C: Tensor,
         transforms: tuple[Transform, ...] = (),
         generator: torch.Generator | None = None,
+        share: Share = ALL,
     ) -> None:
         self.images = images
         self.batch_size = batch_size
@@ -202,6 +205,9 @@ class Batches:
         self.flip = any(isinstance(t, Flip) for t in transforms)
         self.brightness = next((t.amount for t in transforms if isinstance(t, Brightness)), 0.0)
         self.generator = generator
+        self.share = share
+        training = generator is not None
+        self.places = share.batches(len(images), batch_size, training=training)
 
     @property
     def count(self) -> int:
@@ -209,10 +215,10 @@ class Batches:
         return len(self.images)
 
     def __len__(self) -> int:
-        return batches_of(self.count, self.batch_size, training=self.generator is not None)
+        return len(self.places)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """An epoch's batches of normalised N×3×H×W float32 images and N labels."""
+        """An epoch's batches of normalised N×3×H×W float32 images and N labels, in their parts."""
         return self.epoch()
 
     def epoch(self, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -228,8 +234,8 @@ class Batches:
         down_N1 = self._draw_offset(height - self.height)
         right_N1 = self._draw_offset(width - self.width)
         factor_N1 = self._draw_factor()
-        for start in range(first * self.batch_size, len(self) * self.batch_size, self.batch_size):
-            batch = slice(start, start + self.batch_size)
+        for part in self.share.taken(self.places[first:], training=self.generator is not None):
+            batch = slice(part.start, part.stop)
             pixels_NCHW = self.images.pixels_NCHW[order_N[batch]]
             if self.flip or self.padding or (self.height, self.width) != (height, width):
                 pixels_NCHW = self._moved(
@@ -294,12 +300,6 @@ class Batches:
             else torch.zeros(shape, dtype=torch.int64)
         )
         return drawn.to(self.images.labels_N.device)
-
-
-def batches_of(images: int, batch_size: int, *, training: bool) -> int:
-    """Batches an epoch; training leaves out a last one of one image: batch norm needs two."""
-    full, rest = divmod(images, batch_size)
-    return full + (rest > training)
 
 
 def centre(room: int) -> int:

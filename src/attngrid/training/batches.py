@@ -14,6 +14,7 @@ from attngrid import data
 from attngrid.cell import Cell
 from attngrid.data import folders
 from attngrid.data.images import Batches, Images, channel_statistics, load, validation_part
+from attngrid.data.share import ALL, Share
 
 TEST_BATCH = 500
 STREAMED_TEST_BATCH = 100  # each worker holds a few of them
@@ -28,10 +29,16 @@ def processors() -> int:
 
 
 class Split(Protocol):
-    """Batches of a split: normalised N×3×H×W float32 images and N labels, on the device."""
+    """Batches of a split: normalised N×3×H×W float32 images and N labels, on the device.
+
+    Attributes:
+        mean_C, std_C: that they were normalised by.
+        places: of each batch of an epoch, the images' in its order.
+    """
 
     mean_C: Tensor
     std_C: Tensor
+    places: list[range]
 
     @property
     def count(self) -> int:
@@ -41,7 +48,7 @@ class Split(Protocol):
         """Batches an epoch."""
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """An epoch."""
+        """An epoch, of each batch what this process takes."""
 
     def epoch(self, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """An epoch from a batch on."""
@@ -58,6 +65,7 @@ def make_batches(
     generator: torch.Generator | None = None,
     download: bool = False,
     workers: int = 0,
+    share: Share = ALL,
 ) -> tuple[Split, Split]:
     """A cell's training and test batches.
 
@@ -68,6 +76,7 @@ def make_batches(
         generator: of the training batches' order and augmentation; without one they are plain.
         download: fetch what is missing.
         workers: processes that read image files ahead.
+        share: what of the batches this process takes.
 
     Raises:
         DataError: images that are not where they should be.
@@ -88,8 +97,16 @@ def make_batches(
                 device,
                 workers=workers,
                 generator=generator,
+                share=share,
             ),
-            Stream(test, STREAMED_TEST_BATCH, recipe.test_transforms, device, workers=workers),
+            Stream(
+                test,
+                STREAMED_TEST_BATCH,
+                recipe.test_transforms,
+                device,
+                workers=workers,
+                share=share,
+            ),
         )
     train_images, test_images = load(
         cell.dataset, folder, download=download, classes=classes, validation=cell.validation
@@ -97,6 +114,14 @@ def make_batches(
     mean_C, std_C = (statistic.to(device) for statistic in channel_statistics(train_images))
     train_images, test_images = train_images.to(device), test_images.to(device)
     return (
-        Batches(train_images, recipe.batch_size, mean_C, std_C, recipe.train_transforms, generator),
-        Batches(test_images, TEST_BATCH, mean_C, std_C, recipe.test_transforms),
+        Batches(
+            train_images,
+            recipe.batch_size,
+            mean_C,
+            std_C,
+            recipe.train_transforms,
+            generator,
+            share,
+        ),
+        Batches(test_images, TEST_BATCH, mean_C, std_C, recipe.test_transforms, share=share),
     )

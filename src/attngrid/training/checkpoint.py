@@ -18,11 +18,13 @@ import torch
 
 from attngrid.errors import InterruptedTrainingError, RecordError
 from attngrid.files import write_atomically
+from attngrid.training.processes import ALONE, Processes
 
 # What a checkpoint starts with; its SHA-256 and a line's end follow, then what torch saved.
 _MAGIC = b"attngrid checkpoint 1\n"
 _HEADER = len(_MAGIC) + 65
 FIRST_COST = 0.1  # seconds, guessed before one has been written
+SHARED = {"model", "optimizer"}
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
@@ -34,36 +36,70 @@ class Checkpoints:
         digest: the cell's; a checkpoint of another is refused.
         share: of the training's time that writing may take; 0 writes at signals only.
         say: told of a checkpoint that cannot be read or written.
+        processes: that train the cell together; all of them call each method, the first one writes.
     """
 
     def __init__(
-        self, file: Path, digest: str, share: float, say: Callable[[str], None] = print
+        self,
+        file: Path,
+        digest: str,
+        share: float,
+        say: Callable[[str], None] = print,
+        processes: Processes = ALONE,
     ) -> None:
         self.file = file
         self.new, self.previous = file.with_suffix(".new"), file.with_suffix(".previous")
         self.digest = digest
         self.share = share
         self.say = say
+        self.processes = processes
         self.start = time.perf_counter()
         self.spent, self.cost = 0.0, FIRST_COST
+        # what this process was sent, and what all know of
+        self.received: signal.Signals | None = None
         self.stopped_by: signal.Signals | None = None
 
     def due(self) -> bool:
-        """Whether another one fits the share by now, or a signal wants the last one."""
+        """Whether another one fits the share by now, or a signal wants the last one.
+
+        A signal to any of the processes is one to all, and the first one's clock is theirs.
+        """
         elapsed = time.perf_counter() - self.start
-        return self.stopped_by is not None or self.spent + self.cost <= self.share * elapsed
+        fits = self.processes.rank == 0 and self.spent + self.cost <= self.share * elapsed
+        if self.processes.orphaned:
+            self.received = signal.SIGTERM
+        number, due = self.processes.largest(self.received or 0, fits)
+        if number:
+            self.stopped_by = signal.Signals(number)
+        return bool(number or due)
 
     def save(self, state: dict[str, Any]) -> None:
         """Write the newest atomically and keep the one before it.
 
         A full disk ends no training: that there is no new checkpoint is said, and it goes on.
 
+        Args:
+            state: of the ``model`` and the ``optimizer``, which the processes share, and what each
+                has of its own.
+
         Raises:
             InterruptedTrainingError: a signal asked for this one, the last.
         """
         start = time.perf_counter()
+        state = {"rng": _random_states(), **state}
+        own = {name: state[name] for name in state.keys() - SHARED}
+        others = self.processes.gathered(own)[1:]
+        if self.processes.rank == 0:
+            self._write({"digest": self.digest, **state, "others": others})
+        self.cost = time.perf_counter() - start
+        self.spent += self.cost
+        if self.stopped_by is not None:
+            self.processes.wait()  # until it is written
+            raise InterruptedTrainingError(self.stopped_by)
+
+    def _write(self, content: dict[str, Any]) -> None:
         buffer = io.BytesIO()
-        torch.save({"digest": self.digest, "rng": _random_states(), **state}, buffer)
+        torch.save(content, buffer)
         payload = buffer.getbuffer()
         header = _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n"
         try:
@@ -74,13 +110,12 @@ class Checkpoints:
             self.new.replace(self.file)
         except OSError as error:
             self.say(f"no checkpoint written: {self.file}: {error.strerror or error}")
-        self.cost = time.perf_counter() - start
-        self.spent += self.cost
-        if self.stopped_by is not None:
-            raise InterruptedTrainingError(self.stopped_by)
 
     def load(self) -> dict[str, Any] | None:
         """The newest sound checkpoint, and the state of every generator as it was; None if none.
+
+        Its ``processes`` are what each of those that wrote it had of its own. Where there are more
+        or fewer now, the figures will be near what they would have been, and that is said.
 
         Raises:
             RecordError: a sound checkpoint of another cell.
@@ -98,7 +133,12 @@ class Checkpoints:
                     f"{file}: is of another cell: found the digest {state['digest']}, expected "
                     f"{self.digest}; remove it to train from the first epoch"
                 )
-            _restore_random_states(state["rng"])
+            state["processes"] = [state, *state.pop("others", [])]
+            before, rank = len(state["processes"]), self.processes.rank
+            if before != self.processes.count:
+                self.say(f"{file}: of {before} processes; not to the same bits with another number")
+            if rank < before:
+                _restore_random_states(state["processes"][rank]["rng"])
             return state
         return None
 
@@ -123,7 +163,7 @@ class Checkpoints:
             signal.signal(number, handler)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        self.stopped_by = signal.Signals(number)
+        self.received = signal.Signals(number)
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -29,13 +29,18 @@ class Fast(Strict):
         "auto", description="of what is compiled; auto: where a step is small"
     )
 
-    def resolved(self, device: torch.device, pixels: int) -> Fast:
-        """With ``auto`` decided, for a device and the pixels of a step's images."""
+    def resolved(
+        self, device: torch.device, pixels: int, *, parts: int = 1, sync_bn: bool = False
+    ) -> Fast:
+        """With ``auto`` decided, for a device and a step: the pixels and the parts of its images.
+
+        A graph's gradients are gone when it runs again, before they could be added to others.
+        """
         cuda = device.type == "cuda"
-        compiled = cuda if self.compile == "auto" else self.compile
+        compiled = cuda and not sync_bn if self.compile == "auto" else self.compile
         graphs = pixels < SMALL if self.cuda_graphs == "auto" else self.cuda_graphs
         return self.model_copy(
-            update={"compile": compiled, "cuda_graphs": cuda and compiled and graphs}
+            update={"compile": compiled, "cuda_graphs": cuda and compiled and graphs and parts == 1}
         )
 
     @property

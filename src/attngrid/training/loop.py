@@ -6,7 +6,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +19,14 @@ from torch.nn.functional import cross_entropy
 
 from attngrid import data
 from attngrid.cell import Cell, Precision
+from attngrid.data.share import Share
 from attngrid.errors import DivergedError
 from attngrid.model import create_model
-from attngrid.training.batches import make_batches
+from attngrid.training.batches import Split, make_batches
 from attngrid.training.checkpoint import Checkpoints
 from attngrid.training.fast import ALL, Fast
+from attngrid.training.parts import Parts
+from attngrid.training.processes import ALONE, Processes
 from attngrid.training.recipe import Recipe
 
 # Called after each epoch with its line of the curve and the seconds since the start.
@@ -38,10 +41,11 @@ class Position:
 
     Attributes:
         generator: the state of the order's and augmentation's generator as the epoch began.
-        correct: hits of the epoch's batches so far.
+        correct: hits of the epoch's batches so far, of this process's images.
         epoch: from 1.
         step: the epoch's next, from 0.
-        losses: of the epoch's batches so far, each summed over its images.
+        losses: of the parts of the epoch's batches that this process has taken so far, each summed
+            over its images.
         seen: images of the epoch so far.
         images_seen: of the epochs before.
         curve: their lines.
@@ -71,14 +75,23 @@ class Position:
     def state(self) -> dict[str, Any]:
         """As a checkpoint holds it."""
         losses = torch.stack(self.losses) if self.losses else torch.zeros(0)
-        return {**vars(self), "losses": losses}
+        return {**vars(self), "losses": losses.cpu(), "correct": self.correct.cpu()}
 
     @classmethod
-    def restored(cls, state: dict[str, Any], device: torch.device) -> Position:
-        """From a checkpoint."""
-        losses, correct = list(state["losses"].to(device)), state["correct"].to(device)
-        changes = {"losses": losses, "correct": correct, "resumed": state["resumed"] + 1}
-        return cls(**{**state, **changes})
+    def restored(
+        cls, saved: dict[str, Any], processes: Processes, device: torch.device
+    ) -> Position:
+        """From what ``Checkpoints.load`` returns."""
+        were = [process["position"] for process in saved["processes"]]
+        alike = len(were) == processes.count
+        state = were[processes.rank] if alike else were[0]
+        losses, correct = state["losses"], state["correct"]
+        if not alike:  # what all had so far is the first one's
+            losses, correct = (sum(was[name] for was in were) for name in ("losses", "correct"))
+        if not alike and processes.rank:
+            losses, correct = torch.zeros_like(losses), torch.zeros_like(correct)
+        changes = {"losses": list(losses.to(device)), "correct": correct.to(device)}
+        return cls(**{**state, **changes, "resumed": state["resumed"] + 1})
 
 
 def choose_device(device: str) -> torch.device:
@@ -143,6 +156,9 @@ def train(
     deterministic: bool = True,
     workers: int = 0,
     fast: Fast = ALL,
+    processes: Processes = ALONE,
+    accumulate: int = 1,
+    sync_bn: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train a cell, from its seed or from its checkpoint, and test it after every epoch.
 
@@ -159,6 +175,9 @@ def train(
         deterministic: refuse operators that are not.
         workers: processes that read image files ahead.
         fast: what makes it faster.
+        processes: that train the cell together, this one among them.
+        accumulate: parts of a batch that each of them takes, one after the other.
+        sync_bn: such a part is normalised across the processes.
 
     Returns:
         The ``metrics`` block of the record, errors in percent of the held-out images, and
@@ -169,25 +188,39 @@ def train(
         DataError: images that are not where they should be.
         InterruptedTrainingError: a signal, after a last checkpoint.
         RecordError: a checkpoint of another cell.
+        RuntimeError: another process is gone; ``processes.is_loss`` tells it from others.
     """
     recipe = cell.recipe
-    fast = fast.resolved(device, recipe.batch_size * data.find(cell.dataset).input_size ** 2)
+    pixels = recipe.batch_size * data.find(cell.dataset).input_size ** 2
+    in_all = processes.count * accumulate
+    fast = fast.resolved(device, pixels, parts=in_all, sync_bn=sync_bn)
     make_deterministic(cell.seed, cell.threads, strict=deterministic)
     generator = torch.Generator().manual_seed(cell.seed)  # order and augmentation
     batches, test_batches = make_batches(
-        cell, folder, device, generator=generator, download=download, workers=workers
+        cell,
+        folder,
+        device,
+        generator=generator,
+        download=download,
+        workers=workers,
+        share=Share(processes.rank, processes.count, accumulate, joint=sync_bn),
     )
 
     model = create_model(**cell.model_arguments())
+    if sync_bn and processes.count > 1:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     model.to(device=device, memory_format=fast.layout)  # type: ignore[call-overload]
-    network = fast.called(model)
+    in_parts = Parts(model, processes, accumulate)
+    network = fast.called(in_parts.module)
     optimizer = make_optimizer(model, recipe, fused=fast.fused_sgd)
+    if processes.rank:
+        seed_all((cell.seed + processes.rank * 0x9E3779B1) % 2**32)  # dropout of its own
 
     at = Position(generator.get_state(), torch.zeros((), dtype=torch.int64, device=device))
     if checkpoints is not None and (saved := checkpoints.load()) is not None:
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
-        at = Position.restored(saved["position"], device)
+        at = Position.restored(saved, processes, device)
         generator.set_state(at.generator)
 
     def checkpoint() -> None:
@@ -207,38 +240,42 @@ def train(
     while at.epoch <= recipe.epochs:
         model.train()
         at.generator = generator.get_state()
-        for images, labels in batches.epoch(at.step):
+        for size, parts in in_parts.steps(batches, at.step):
             learning_rate = recipe.learning_rate_at(at.epoch - 1 + at.step / len(batches))
             optimizer.param_groups[0]["lr"] = learning_rate
-            with autocast(cell.precision, device):
-                logits = network(images)
-            loss = cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            for images, labels in parts:
+                with autocast(cell.precision, device):
+                    logits = network(images)
+                loss = cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+                # the processes' gradients are averaged
+                weight = processes.count * len(labels) / size
+                loss.backward(torch.full_like(loss, weight))  # type: ignore[no-untyped-call]
+                # read once an epoch: asking for a value every step would stall a GPU
+                at.losses.append(loss.detach() * len(labels))
+                at.correct += (logits.argmax(1) == labels).sum()
             optimizer.step()
-            # read once an epoch: asking for a value every step would stall a GPU
-            at.losses.append(loss.detach() * len(labels))
-            at.correct += (logits.argmax(1) == labels).sum()
-            at.seen += len(labels)
+            at.seen += size
             at.step += 1
             at.training_s += lap()
             checkpoint()
-        loss_sums = torch.stack(at.losses).cpu()
+        loss_sums = processes.total(torch.stack(at.losses)).cpu()
+        correct = processes.total(at.correct.clone())
         at.training_s += lap()
         if not (finite := loss_sums.isfinite()).all():
             first = int((~finite).nonzero()[0])
-            raise DivergedError(at.epoch, first + 1, float(loss_sums[first]))
+            raise DivergedError(at.epoch, first // accumulate + 1, float(loss_sums[first]))
 
         with autocast(cell.precision, device):
             model.eval()
-            test = evaluate(network, test_batches, checkpoint)
+            test = evaluate(network, test_batches, checkpoint, processes)
         if not math.isfinite(test["test_loss"]):
             raise DivergedError(at.epoch, len(batches), test["test_loss"])
         line = {
             "epoch": at.epoch,
             "learning_rate": optimizer.param_groups[0]["lr"],
             "train_loss": float(loss_sums.double().sum()) / at.seen,
-            "train_top1_error": percent_wrong(at.correct, at.seen),
+            "train_top1_error": percent_wrong(correct, at.seen),
             **test,
         }
         at.testing_s += lap()
@@ -272,15 +309,17 @@ def train(
 @torch.no_grad()
 def evaluate(
     network: Callable[[Tensor], Tensor],
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Split | Sequence[tuple[Tensor, Tensor]],
     between: Callable[[], None] = lambda: None,
+    processes: Processes = ALONE,
 ) -> dict[str, float]:
     """Loss, and top-1 and top-5 error in percent, over all images of ``batches``.
 
     Args:
         network: images to logits, in evaluation mode.
-        batches: normalised images and labels.
-        between: called after each batch.
+        batches: normalised images and labels; of several processes each gives its own.
+        between: called after each batch, in all processes equally often.
+        processes: whose images are counted, each once.
     """
     losses, hits_1, hits_5, seen = [], [], [], 0
     for images, labels in batches:
@@ -291,13 +330,20 @@ def evaluate(
         hits_5.append(ranked.sum())
         seen += len(labels)
         between()
+    if len(losses) * processes.count < len(batches):
+        between()  # others have a batch more
+    sums = [
+        float(torch.stack(one).double().sum()) if one else 0 for one in (losses, hits_1, hits_5)
+    ]
+    totals = processes.total(torch.tensor([*sums, seen], dtype=torch.float64))
+    loss, top1, top5, images = totals.tolist()
     return {
-        "test_loss": float(torch.stack(losses).double().sum()) / seen,
-        "test_top1_error": percent_wrong(torch.stack(hits_1).sum(), seen),
-        "test_top5_error": percent_wrong(torch.stack(hits_5).sum(), seen),
+        "test_loss": loss / images,
+        "test_top1_error": percent_wrong(top1, images),
+        "test_top5_error": percent_wrong(top5, images),
     }
 
 
-def percent_wrong(correct: Tensor, seen: int) -> float:
+def percent_wrong(correct: Tensor | float, seen: float) -> float:
     """Error in percent from a count of hits."""
     return 100.0 * (seen - int(correct)) / seen

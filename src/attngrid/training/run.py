@@ -22,6 +22,7 @@ from attngrid.errors import (
     AttngridError,
     BusyCellError,
     DivergedError,
+    InterruptedTrainingError,
     OutOfMemoryError,
     WriteError,
 )
@@ -30,7 +31,8 @@ from attngrid.site import scratch_folder
 from attngrid.training.batches import processors
 from attngrid.training.checkpoint import Checkpoints
 from attngrid.training.fingerprint import fingerprint
-from attngrid.training.loop import choose_device, train
+from attngrid.training.loop import Finished, Progress, choose_device, train
+from attngrid.training.processes import Processes, is_loss, joined
 from attngrid.training.record import (
     environment,
     now,
@@ -47,6 +49,9 @@ from attngrid.training.weights import write_weights
 def run_cell(study: Study, cell: Cell, record: Path) -> None:
     """Train a cell of a study, keep its weights if the study does, and write its record.
 
+    With ``compute.gpus`` above 1 this is one of several processes that torchrun has started, and
+    only the first of them writes.
+
     Where training ends early the cell's status file says so, ``diverged`` or ``failed``, and
     the error is raised again. The next call goes on from the cell's checkpoint. A trial that
     diverges has been made: its record says so, and nothing is raised.
@@ -56,12 +61,17 @@ def run_cell(study: Study, cell: Cell, record: Path) -> None:
         RecordError: a tuned cell whose trials have not chosen yet.
         InterruptedTrainingError: a signal, after a last checkpoint.
         OutOfMemoryError, WriteError: with what to do about it.
+        LostProcessError: another of the processes has ended.
     """
     try:
         cell.status.parent.mkdir(parents=True, exist_ok=True)
-        # given back by the system, however this process ends
-        with FileLock(cell.status.with_suffix(".lock"), timeout=0):
-            _run_cell(study, as_chosen(cell), record)
+        with joined(study.compute.gpus, choose_device(study.compute.device)) as processes:
+            if processes.rank:
+                _take_part(study, as_chosen(cell), processes)
+                return
+            # given back by the system, however this process ends
+            with FileLock(cell.status.with_suffix(".lock"), timeout=0):
+                _run_cell(study, as_chosen(cell), record, processes)
     except Timeout:
         other = read_status(cell.status) or {}
         where = f"process {other.get('pid', '?')} on {other.get('host', '?')}"
@@ -85,7 +95,8 @@ def _out_of_memory(cell: Cell, error: BaseException) -> OutOfMemoryError:
     first = str(error).strip().partition("\n")[0]
     return OutOfMemoryError(
         f"{cell.id}: out of memory at batches of {cell.recipe.batch_size} images: {first}. "
-        "Train fewer cells beside each other, or take a recipe with a smaller batch_size"
+        "Train fewer cells beside each other, raise `compute: {accumulate: ...}`, or take a recipe "
+        "with a smaller batch_size"
     )
 
 
@@ -98,8 +109,54 @@ def _reader_gone(cell: Cell, error: BaseException) -> OutOfMemoryError:
     )
 
 
-def _run_cell(study: Study, cell: Cell, record: Path) -> None:
-    device = choose_device(study.compute.device)
+def _take_part(study: Study, cell: Cell, processes: Processes) -> None:
+    """Train with the first process, which says and writes what there is to."""
+    digest = replace(cell, tuning=None).digest
+    checkpoints = Checkpoints(cell.checkpoint, digest, 0.0, _nothing, processes)
+    try:
+        _train(study, cell, processes, checkpoints, _nothing)
+    except (DivergedError, InterruptedTrainingError):
+        pass  # all of them know
+    except BaseException as error:
+        _note_failure(cell, error)
+        raise
+
+
+def _train(
+    study: Study,
+    cell: Cell,
+    processes: Processes,
+    checkpoints: Checkpoints,
+    progress: Progress,
+    finished: Finished | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The ``metrics`` and the speed, and how it was trained that is no part of the cell."""
+    compute, folder = study.compute, study.data_folder
+    in_files = data.find(cell.dataset).target is None
+    workers = min(compute.workers, max(1, processors() // compute.gpus)) if in_files else 0
+    if (scratch := scratch_folder()) is not None:
+        folder = staged(cell.dataset, folder, scratch, _nothing if processes.rank else _say)
+    how: dict[str, Any] = {"deterministic": compute.deterministic, "workers": workers}
+    if cell.parts > 1 or compute.gpus > 1:
+        how |= {"accumulate": compute.accumulate, "sync_bn": compute.sync_bn}
+    with checkpoints:
+        metrics, speed = train(
+            cell,
+            processes.device(choose_device(compute.device)),
+            folder,
+            progress=progress,
+            finished=finished,
+            checkpoints=checkpoints,
+            download=study.data.download,
+            fast=compute.fast,
+            processes=processes,
+            **how,
+        )
+    return metrics, {**speed, **how, "processes": processes.count}
+
+
+def _run_cell(study: Study, cell: Cell, record: Path, processes: Processes) -> None:
+    device = processes.device(choose_device(study.compute.device))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     beside = study.trials if cell.validation else study.trainings
     position = f"[{list(beside).index(cell.id) + 1}/{len(beside)}]"
@@ -119,38 +176,19 @@ def _run_cell(study: Study, cell: Cell, record: Path) -> None:
     share = study.compute.checkpoint_share
     # by what is trained: a tuned cell's own digest is the same whatever was chosen for it
     digest = replace(cell, tuning=None).digest
-    checkpoints = Checkpoints(cell.checkpoint, digest, share, _say)
+    checkpoints = Checkpoints(cell.checkpoint, digest, share, _say, processes)
     # taken now: the checkout may have moved on when the training ends
     machine = environment(device.type, name, _torch_versions())
     started, start = now(), time.perf_counter()
     behaviour = _fingerprint(cell)
-    folder = study.data_folder
-    in_files = data.find(cell.dataset).target is None
-    workers = min(study.compute.workers, processors()) if in_files else 0
-    if (scratch := scratch_folder()) is not None:
-        folder = staged(cell.dataset, folder, scratch, _say)
     trained: list[nn.Module] = []
     try:
-        with checkpoints:
-            metrics, speed = train(
-                cell,
-                device,
-                folder,
-                progress=progress,
-                finished=trained.append,
-                checkpoints=checkpoints,
-                download=study.data.download,
-                deterministic=study.compute.deterministic,
-                workers=workers,
-                fast=study.compute.fast,
-            )
+        metrics, speed = _train(study, cell, processes, checkpoints, progress, trained.append)
         run = {
             "started": started,
-            **speed,
             **machine,
-            "deterministic": study.compute.deterministic,
+            **speed,
             "allocator": allocator(),
-            "workers": workers,
             "peak_memory_mb": _peak_memory_mb(device),
             "cpu_s": time.process_time(),
             "fingerprint": behaviour,
@@ -180,11 +218,7 @@ def _run_cell(study: Study, cell: Cell, record: Path) -> None:
         write_record(record, cell, None, run)
         result = str(error)
     except BaseException as error:
-        message = (
-            str(error) if isinstance(error, AttngridError) else f"{type(error).__name__}: {error}"
-        )
-        with suppress(OSError):
-            write_status(cell.status, "failed", message)
+        _note_failure(cell, error)
         raise
     else:
         result = f"done, top-1 {100 - metrics['top1_error']:.1f} %"
@@ -194,6 +228,16 @@ def _run_cell(study: Study, cell: Cell, record: Path) -> None:
         f"{position} {cell.label}: {result} in {_duration(time.perf_counter() - start)}; "
         f"{_left(beside)}"
     )
+
+
+def _note_failure(cell: Cell, error: BaseException) -> None:
+    """Say in the status why there is no record; that another process is lost is not why."""
+    if is_loss(error):
+        return
+    known = isinstance(error, AttngridError)
+    with suppress(OSError):
+        message = str(error) if known else f"{type(error).__name__}: {error}"
+        write_status(cell.status, "failed", message)
 
 
 def _fingerprint(cell: Cell) -> dict[str, Any] | None:
@@ -256,6 +300,10 @@ def _duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _nothing(*heard: object) -> None:
+    pass
 
 
 def _say(line: str) -> None:

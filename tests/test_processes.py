@@ -1,0 +1,551 @@
+"""Cells that several processes train: what they compute, and that none outlives the others."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from attngrid.cell import Cell
+from attngrid.config import Study, load_study, validate
+from attngrid.data.images import Batches, channel_statistics, load
+from attngrid.data.share import Share, split
+from attngrid.errors import ConfigError
+from attngrid.model import create_model
+from attngrid.training import loop
+from attngrid.training.evaluation import evaluate_record
+from attngrid.training.parts import Parts
+from attngrid.training.processes import ALONE
+from attngrid.training.record import read_record, read_status
+from attngrid.training.run import run_cell
+from conftest import ROOT, environment
+from test_resume import DRAWS
+
+CPU = torch.device("cpu")
+SPREADS = [(1, 1), (2, 1), (1, 2), (2, 2), (3, 1), (1, 6), (3, 2), (8, 4)]
+
+
+# A deep network with ReLU turns the last bit of a float32 into percents of a loss within an epoch;
+# of this one's losses six digits stay.
+SMOOTH = """
+import torch
+from torch import nn
+
+class Smooth(nn.Module):
+    def __init__(self, sites, *, num_classes, stem, width):
+        super().__init__()
+        layers, inputs = [], 3
+        for stage, outputs in enumerate((8, 16), 1):
+            layers += [nn.Conv2d(inputs, outputs, 3, 2, padding=1, bias=False)]
+            layers += [nn.BatchNorm2d(outputs), nn.Tanh()]
+            layers += [sites.any_block(outputs, stage, stages=2)]
+            inputs = outputs
+        self.stages = nn.Sequential(*layers)
+        self.classifier = nn.Linear(inputs, num_classes)
+
+    def forward(self, x):
+        return self.classifier(self.stages(x).mean((2, 3)))
+"""
+
+
+@pytest.fixture
+def study(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One small network; the last batch of an epoch is not full, and its parts are not even."""
+    monkeypatch.chdir(tmp_path)
+    Path("smooth.py").write_text(SMOOTH)
+    tiny["grid"][0] |= {"backbones": ["smooth.py:Smooth"], "attentions": ["se"], "seeds": [0]}
+    del tiny["grid"][0]["options"]
+    tiny["recipes"]["tiny"] |= {"epochs": 3, "batch_size": 84, "learning_rate": 1.0}
+    tiny["recipes"]["tiny"] |= {"weight_decay": 5e-4, "label_smoothing": 0.1}
+    return written(tiny)
+
+
+def written(content: dict[str, Any], **compute: Any) -> Path:
+    content["compute"] |= compute
+    file = Path("study.yaml")
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+def only_cell(file: Path) -> Cell:
+    (cell,) = load_study(file).trainings.values()
+    return cell
+
+
+# Which images are whose
+
+
+@pytest.mark.parametrize(("processes", "accumulate"), SPREADS)
+def test_the_parts_of_a_batch_are_torchs_split_however_they_are_spread(
+    processes: int, accumulate: int
+) -> None:
+    parts = processes * accumulate
+    for size in (2 * parts, 2 * parts + 1, 97):
+        batch = range(1000, 1000 + size)
+        taken: list[list[int]] = [[] for _ in range(parts)]
+        for rank in range(processes):
+            for turn, part in enumerate(Share(rank, processes, accumulate).parts(batch)):
+                taken[turn * processes + rank] = list(part)
+        expected = torch.arange(1000, 1000 + size).tensor_split(parts)
+        assert taken == [part.tolist() for part in expected]
+
+
+def test_joint_parts_are_those_of_one_process_shared_out() -> None:
+    """What SyncBatchNorm normalises together is a part that one process would take alone."""
+    batch = range(50)
+    alone = Share(0, 1, 2).parts(batch)
+    shares = [Share(rank, 4, 2, joint=True).parts(batch) for rank in range(4)]
+    for turn, part in enumerate(alone):
+        assert [place for share in shares for place in share[turn]] == list(part)
+
+
+def test_every_test_image_is_somebodys_and_nobody_elses() -> None:
+    for images, size, processes in ((355, 100, 2), (50_000, 100, 8), (3, 100, 2)):
+        batches = Share(0, processes).batches(images, size, training=False)
+        found = [
+            place
+            for rank in range(processes)
+            for batch in Share(rank, processes).taken(batches, training=False)
+            for place in batch
+        ]
+        assert sorted(found) == list(range(images))
+
+
+def test_a_last_batch_with_one_image_for_a_part_is_left_out() -> None:
+    sizes = [len(batch) for batch in Share(0, 2, 2).batches(40 + 7, 20, training=True)]
+    assert sizes == [20, 20]
+    sizes = [len(batch) for batch in Share(0, 2, 2).batches(40 + 8, 20, training=True)]
+    assert sizes == [20, 20, 8]
+    assert [len(part) for part in split(range(8), 4)] == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize(("processes", "accumulate"), SPREADS[1:])
+def test_an_images_draws_do_not_depend_on_who_makes_it(
+    study: Path, processes: int, accumulate: int
+) -> None:
+    """Side by side again, the parts are the batches that one process would have made."""
+
+    def steps(share: Share) -> list[list[tuple[Tensor, Tensor]]]:
+        generator = torch.Generator().manual_seed(7)
+        recipe = only_cell(study).recipe
+        batches = Batches(
+            images, 112, mean_C, std_C, recipe.train_transforms, generator, share=share
+        )
+        in_parts = Parts(nn.Flatten(), ALONE, share.accumulate)
+        return [list(parts) for _, parts in in_parts.steps(batches, 3)]
+
+    images, _ = load("digits", Path("data"), download=False, classes=None)
+    mean_C, std_C = channel_statistics(images)
+    whole = steps(Share())
+    ranks = [steps(Share(rank, processes, accumulate)) for rank in range(processes)]
+    assert len(whole) == len(ranks[0]) == 10
+    for step, ((pixels, labels),) in enumerate(whole):
+        turns = [rank[step][turn] for turn in range(accumulate) for rank in ranks]
+        assert torch.equal(torch.cat([part for part, _ in turns]), pixels)
+        assert torch.equal(torch.cat([labels for _, labels in turns]), labels)
+
+
+# What is computed
+
+
+def literally(cell: Cell, parts: int) -> list[dict[str, float]]:
+    """One process that normalises each part of a batch by itself, written down step by step.
+
+    The losses of the parts' images are averaged over the batch. With momentum 1 a BatchNorm's
+    running statistics are those of the part just seen; their mean over the parts moves the real
+    ones on, once a step.
+    """
+    recipe = cell.recipe
+    torch.manual_seed(cell.seed)
+    train, test = load(cell.dataset, Path("data"), download=False, classes=None)
+    statistics = channel_statistics(train)
+    order = torch.Generator().manual_seed(cell.seed)
+    batches = Batches(train, recipe.batch_size, *statistics, recipe.train_transforms, order)
+    model = create_model(**cell.model_arguments()).to(memory_format=torch.channels_last)
+    norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
+    means = [layer.running_mean.clone() for layer in norms]
+    variances = [layer.running_var.clone() for layer in norms]
+    for layer in norms:
+        layer.momentum = 1.0
+    sgd = torch.optim.SGD(
+        model.parameters(), 1.0, recipe.momentum, weight_decay=recipe.weight_decay
+    )
+    curve = []
+    for epoch in range(recipe.epochs):
+        model.train()
+        total = seen = 0.0
+        for step, (images, labels) in enumerate(batches):
+            sgd.param_groups[0]["lr"] = recipe.learning_rate_at(epoch + step / len(batches))
+            losses, part_means, part_variances = [], [], []
+            for x, y in zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True):
+                logits = model(x.contiguous(memory_format=torch.channels_last))
+                smoothing = recipe.label_smoothing
+                losses.append(cross_entropy(logits, y, reduction="sum", label_smoothing=smoothing))
+                part_means.append([layer.running_mean.clone() for layer in norms])
+                part_variances.append([layer.running_var.clone() for layer in norms])
+            sgd.zero_grad()
+            loss = torch.stack(losses).sum()
+            (loss / len(labels)).backward()
+            sgd.step()
+            for running, of_parts in ((means, part_means), (variances, part_variances)):
+                for layer, statistic in enumerate(running):
+                    mean = torch.stack([one[layer] for one in of_parts]).mean(0)
+                    running[layer] = 0.9 * statistic + 0.1 * mean
+            total += float(loss.detach())
+            seen += len(labels)
+        for layer, mean, variance in zip(norms, means, variances, strict=True):
+            layer.running_mean.copy_(mean)
+            layer.running_var.copy_(variance)
+        model.eval()
+        with torch.no_grad():
+            images, labels = next(iter(Batches(test, len(test), *statistics)))
+            logits = model(images.contiguous(memory_format=torch.channels_last))
+        curve.append(
+            {
+                "train_loss": total / seen,
+                "test_loss": float(cross_entropy(logits, labels)),
+                "test_top1_error": 100 * float((logits.argmax(1) != labels).double().mean()),
+            }
+        )
+    return curve
+
+
+def together(what: str, study: Path, processes: int) -> list[Any]:
+    """What ``together.py`` finds, by process."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    options = ["--local-addr=localhost", f"--nproc-per-node={processes}"]
+    script = [str(ROOT / "tests/together.py"), what, str(study), "found.json"]
+    done = subprocess.run(
+        [*torchrun, *options, *script],
+        env=environment() | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    found: list[Any] = json.loads(Path("found.json").read_text())
+    assert len(found) == processes
+    return found
+
+
+def agrees(
+    curve: list[dict[str, float]], expected: list[dict[str, float]], within: float = 2e-6
+) -> bool:
+    return all(
+        abs(line[name] - other[name]) <= within * other[name]
+        for line, other in zip(curve, expected, strict=True)
+        for name in ("train_loss", "test_loss")
+    )
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_accumulation_is_a_batch_normalised_part_by_part(study: Path, parts: int) -> None:
+    cell = only_cell(study)
+    metrics, _ = loop.train(
+        cell, CPU, Path("data"), progress=lambda line, elapsed: None, accumulate=parts
+    )
+    assert agrees(metrics["curve"], literally(cell, parts))
+    # another number of parts is another training, and would be seen
+    assert not agrees(metrics["curve"], literally(cell, parts + 1), 1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "accumulate"), [(2, 1), (2, 2), (3, 1)])
+def test_several_processes_find_the_losses_of_one_that_takes_their_parts(
+    tiny: dict[str, Any], study: Path, processes: int, accumulate: int
+) -> None:
+    study = written(tiny, accumulate=accumulate)
+    metrics, *others = together("train", study, processes)
+    assert all(other == metrics for other in others)
+    assert agrees(metrics["curve"], literally(only_cell(study), processes * accumulate))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_that_are_stopped_end_with_the_same_bits(
+    tiny: dict[str, Any], study: Path, processes: int
+) -> None:
+    """With dropout and draws of each process's own, and three that sum in another order."""
+    Path("draws.py").write_text(DRAWS)
+    tiny["grid"][0]["attentions"] = ["draws.py:Draws"]
+    undisturbed, *resumed = together("stopped", written(tiny, accumulate=2), processes)[0]
+    assert len(resumed) == 4
+    assert all(metrics == undisturbed | {"resumed": 1} for metrics in resumed)
+
+
+def test_a_synchronised_batch_norm_has_the_plain_ones_weights(study: Path) -> None:
+    """It runs on a GPU only; but what it is made of, and leaves behind, is the same model."""
+    model = create_model(**only_cell(study).model_arguments())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    images = torch.randn(4, 3, 16, 16)
+    expected = model.eval()(images)
+    parameters = list(model.parameters())
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    assert any(isinstance(layer, nn.SyncBatchNorm) for layer in converted.modules())
+    assert all(a is b for a, b in zip(parameters, converted.parameters(), strict=True))
+    after = converted.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert torch.equal(converted(images), expected)
+
+
+# What is the same cell
+
+
+def test_where_the_parts_are_taken_is_no_part_of_a_cell(tiny: dict[str, Any]) -> None:
+    def digest(**compute: Any) -> str:
+        content = tiny | {"compute": {"device": "auto", **compute}}
+        return validate(Study, content, "tiny.yaml").cells[0].digest
+
+    plain = digest()
+    assert plain == digest(gpus=1, accumulate=1) == digest(gpus=8, sync_bn=True)
+    two = digest(gpus=2)
+    assert two == digest(accumulate=2) == digest(gpus=4, accumulate=2, sync_bn=True) != plain
+    assert digest(gpus=4) == digest(gpus=2, accumulate=2) == digest(accumulate=4) != two
+
+
+def test_a_cell_says_what_its_batch_norm_saw(tiny: dict[str, Any]) -> None:
+    tiny["compute"] |= {"gpus": 2, "accumulate": 4}
+    cell = validate(Study, tiny, "tiny.yaml").cells[0]
+    assert cell.condition.endswith(", batch norm over 32 images")
+    assert cell.config()["parts"] == 8
+    assert Cell.from_config(cell.config(), "tiny") == cell
+    assert cell.matches(cell.config())
+    del tiny["compute"]["gpus"]
+    assert not validate(Study, tiny, "tiny.yaml").cells[0].matches(cell.config())
+
+
+# What cannot be
+
+
+@pytest.mark.parametrize(
+    ("compute", "message"),
+    [
+        ({"gpus": 3}, r"grid\.0\.recipes: 'tiny': batch_size: found 256; compute\.gpus 3 × "),
+        ({"gpus": 16, "accumulate": 16}, r".* need a multiple of 256, 2 images a part or more"),
+        ({"gpus": 0}, r"compute\.gpus: found 0; .*greater than 0"),
+        ({"accumulate": 1.5}, r"compute\.accumulate: found 1\.5"),
+        ({"sync_bn": True}, r"compute: sync_bn: found true, on a CPU; needs device: cuda"),
+        (
+            {"accumulate": 2, "fast": {"cuda_graphs": True}},
+            r"compute: fast\.cuda_graphs: found true",
+        ),
+    ],
+)
+def test_what_no_cell_can_run_on_is_said_before_the_first(
+    tiny: dict[str, Any], compute: dict[str, Any], message: str
+) -> None:
+    tiny["compute"] |= compute
+    with pytest.raises(ConfigError, match=rf"^tiny\.yaml: {message}"):
+        validate(Study, tiny, "tiny.yaml")
+
+
+def test_a_training_that_wants_processes_does_not_begin_alone(
+    tiny: dict[str, Any], study: Path
+) -> None:
+    wanted = load_study(written(tiny, gpus=2))
+    (cell,) = wanted.trainings.values()
+    with pytest.raises(ConfigError, match="found 2, and 1 processes; `attngrid train`"):
+        run_cell(wanted, cell, cell.record)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is what this machine should lack")
+def test_sync_bn_without_a_gpu_is_an_error_of_its_own(tiny: dict[str, Any], study: Path) -> None:
+    file = written(tiny, gpus=2, sync_bn=True, device="auto")
+    done = subprocess.run(
+        ["attngrid", "train", file, only_cell(file).id],
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "attngrid: error: compute.sync_bn: found true; there is no GPU here, and it needs one\n"
+    )
+
+
+def test_the_workflow_asks_for_what_a_cell_takes(tiny: dict[str, Any]) -> None:
+    tiny["compute"] |= {"gpus": 4, "threads": 3, "device": "cuda"}
+    study = validate(Study, tiny, "tiny.yaml")
+    assert (study.cores(study.cells[0].id), study.gpus) == (12, 4)
+    tiny["compute"] |= {"device": "cpu"}
+    assert validate(Study, tiny, "tiny.yaml").gpus == 0
+
+
+# How they end
+
+
+def start(file: Path) -> subprocess.Popen[str]:
+    """The command that the workflow's rule runs."""
+    return subprocess.Popen(
+        ["attngrid", "train", file, only_cell(file).id],
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def children(pid: int) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
+    return [int(child) for child in found.stdout.split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def status(cell: Cell) -> dict[str, Any]:
+    return read_status(cell.status) or {"state": "", "message": ""}
+
+
+@pytest.fixture
+def running(tiny: dict[str, Any], study: Path) -> tuple[Cell, subprocess.Popen[str], list[int]]:
+    """A cell in its second epoch, the launcher, and its two processes, the first one first."""
+    tiny["recipes"]["tiny"] |= {"epochs": 5000}
+    file = written(tiny, gpus=2, checkpoint_share=1.0)
+    cell, launcher = only_cell(file), start(file)
+    wait_until(lambda: status(cell).get("epoch", 0) >= 1 or launcher.poll() is not None)
+    first = status(cell)["pid"]
+    ranks = sorted(children(launcher.pid), key=lambda pid: pid != first)
+    assert ranks[0] == first
+    assert len(ranks) == 2
+    return cell, launcher, ranks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("whom", "number"),
+    [(0, signal.SIGTERM), (0, signal.SIGUSR1), (0, signal.SIGINT), (2, signal.SIGUSR1)],
+)
+def test_a_signal_to_any_of_them_ends_all_with_one_checkpoint(
+    running: tuple[Cell, subprocess.Popen[str], list[int]], whom: int, number: signal.Signals
+) -> None:
+    cell, launcher, ranks = running
+    os.kill([launcher.pid, *ranks][whom], number)
+    _, told = launcher.communicate(timeout=60)
+    assert launcher.returncode == 128 + number
+    message = f"stopped by {number.name}; the next run goes on from its checkpoint"
+    assert told.count(message) == 1
+    assert "Traceback" not in told
+    assert status(cell)["message"] == message
+    assert not any(map(alive, ranks))
+    assert cell.checkpoint.is_file()
+    assert not cell.record.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whom", [0, 1])
+def test_a_process_that_is_killed_ends_the_others_and_is_named(
+    running: tuple[Cell, subprocess.Popen[str], list[int]], whom: int
+) -> None:
+    cell, launcher, ranks = running
+    os.kill(ranks[whom], signal.SIGKILL)
+    _, told = launcher.communicate(timeout=60)
+    assert launcher.returncode == 1
+    message = f"process {whom + 1} of 2 was ended by SIGKILL"
+    assert f"attngrid: error: {cell.id}: {message}" in told
+    assert "Traceback" not in told
+    assert status(cell)["state"] == "failed"
+    assert status(cell)["message"].startswith(message)
+    assert not any(map(alive, ranks))
+
+
+@pytest.mark.slow
+def test_processes_without_their_launcher_leave_a_checkpoint_and_end(
+    running: tuple[Cell, subprocess.Popen[str], list[int]],
+) -> None:
+    cell, launcher, ranks = running
+    launcher.kill()
+    launcher.communicate()
+    wait_until(lambda: not any(map(alive, ranks)))
+    assert "stopped by SIGTERM" in status(cell)["message"]
+    assert cell.checkpoint.is_file()
+
+
+@pytest.mark.slow
+def test_a_cell_is_trained_once_however_many_train_it(
+    running: tuple[Cell, subprocess.Popen[str], list[int]],
+) -> None:
+    cell, launcher, ranks = running
+    second = start(Path("study.yaml"))
+    _, told = second.communicate(timeout=60)
+    assert second.returncode == 1
+    assert f"{cell.id}: is being trained by process {ranks[0]} on" in told
+    assert status(cell)["state"] == "running"
+    launcher.terminate()
+    launcher.communicate(timeout=60)
+
+
+@pytest.mark.slow
+def test_an_error_of_one_process_is_the_message_of_all(tiny: dict[str, Any], study: Path) -> None:
+    """The second one runs out of memory; the first one waits for it, and has nothing to say."""
+    Path("large.py").write_text(
+        "import os, torch\n"
+        "class Large(torch.nn.Identity):\n"
+        "    def __init__(self, channels):\n"
+        "        super().__init__()\n"
+        "    def forward(self, x):\n"
+        "        if self.training and os.environ.get('RANK') == '1':\n"
+        "            raise torch.OutOfMemoryError('CUDA out of memory.')\n"
+        "        return x\n"
+    )
+    tiny["grid"][0]["attentions"] = ["large.py:Large"]
+    file = written(tiny, gpus=2)
+    process = start(file)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 1
+    (line,) = told.splitlines()
+    assert line.startswith(f"attngrid: error: {only_cell(file).id}: out of memory at batches of")
+    assert status(only_cell(file))["message"].endswith("CUDA out of memory.")
+
+
+@pytest.mark.slow
+def test_the_rule_trains_a_cell_with_two_processes(
+    tiny: dict[str, Any], clone: Path, snakemake: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """With a parameter that no loss depends on; what the record says holds for one process too."""
+    (clone / "unused.py").write_text(
+        "import torch\n"
+        "class Unused(torch.nn.Identity):\n"
+        "    def __init__(self, channels):\n"
+        "        super().__init__()\n"
+        "        self.unused = torch.nn.Parameter(torch.ones(channels))\n"
+    )
+    tiny["grid"][0] |= {"attentions": ["unused.py:Unused"], "seeds": [0]}
+    tiny |= {"tables": [], "figures": [], "compute": {"device": "cpu", "gpus": 2}}
+    (clone / "study.yaml").write_text(yaml.safe_dump(tiny))
+    done = snakemake(clone, "records", "--cores", "2", "--configfile", "study.yaml")
+    assert done.returncode == 0, done.stderr
+    os.chdir(clone)
+    cell = only_cell(Path("study.yaml"))
+    record = read_record(cell.record, cell)
+    assert (record.run["processes"], record.run["accumulate"]) == (2, 1)
+    assert record.metrics.test_images == 355
+    assert not cell.status.exists()
+    # one process tests it again, and counts the same images
+    _, _, found = evaluate_record(cell.record, Path("data"), "cpu")
+    assert found["test_top1_error"] == record.metrics.top1_error
+    assert found["test_top5_error"] == record.metrics.top5_error

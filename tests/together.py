@@ -1,0 +1,83 @@
+"""What test_processes.py has torchrun start: trainings of one cell by this many processes.
+
+python -m torch.distributed.run --standalone --nproc-per-node N together.py WHAT STUDY OUTPUT
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attngrid.cell import Cell
+from attngrid.config import load_study
+from attngrid.errors import InterruptedTrainingError
+from attngrid.training import loop
+from attngrid.training.checkpoint import Checkpoints
+from attngrid.training.processes import Processes, joined
+
+CPU = torch.device("cpu")
+
+
+class Stopping(Checkpoints):
+    """Writes one checkpoint, after so many chances, and ends the training there."""
+
+    def __init__(self, cell: Cell, after: int, processes: Processes) -> None:
+        super().__init__(cell.checkpoint, cell.digest, 1.0, lambda line: None, processes)
+        self.left = after
+
+    def due(self) -> bool:
+        self.left -= 1
+        if self.left == 0:
+            self.stopped_by = signal.SIGTERM
+        return self.left == 0
+
+
+def train(
+    cell: Cell, processes: Processes, accumulate: int, checkpoints: Checkpoints | None = None
+) -> dict[str, Any]:
+    metrics, speed = loop.train(
+        cell,
+        CPU,
+        Path("data"),
+        progress=lambda line, elapsed: None,
+        checkpoints=checkpoints,
+        processes=processes,
+        accumulate=accumulate,
+    )
+    return metrics | {"resumed": speed["resumed"]}
+
+
+def stopped(cell: Cell, processes: Processes, accumulate: int) -> list[Any]:
+    """Undisturbed, then stopped after so many steps or test batches and gone on with."""
+    found = [train(cell, processes, accumulate)]
+    for after in (1, 5, 7, 9):
+        try:
+            train(cell, processes, accumulate, Stopping(cell, after, processes))
+        except InterruptedTrainingError:
+            processes.wait()  # nobody reads a checkpoint that is not written
+            found.append(train(cell, processes, accumulate, Stopping(cell, 0, processes)))
+        processes.wait()
+        if processes.rank == 0:
+            Stopping(cell, 0, processes).remove()
+    return found
+
+
+def main() -> None:
+    what, file, output = sys.argv[1:]
+    study = load_study(file)
+    (cell,) = study.trainings.values()
+    with joined(int(os.environ["WORLD_SIZE"]), CPU) as processes:
+        run = {"train": train, "stopped": stopped}[what]
+        found = processes.gathered(run(cell, processes, study.compute.accumulate))
+    if processes.rank == 0:
+        Path(output).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
