@@ -160,7 +160,7 @@ def test_a_run_that_is_killed_loses_no_model_and_the_next_goes_on(folder: Path) 
 def row(attention: str = "none", **changes: Any) -> dict[str, Any]:
     """A row as another machine might have it."""
     model = {"backbone": "resnet18", "attention": attention, "stem": "cifar", "num_classes": 100}
-    machine = dict(zip(MACHINE, ("A GPU", "cuda", 8, "bfloat16", 64, "2.14.1"), strict=True))
+    machine = dict(zip(MACHINE, ("A GPU", "cuda", 8, "bfloat16", 64, "2.14.1", ""), strict=True))
     figures = dict.fromkeys(COLUMNS, 1.0)
     return {**figures, **model, "input_size": 32, "options": "", **machine, **changes}
 
@@ -187,11 +187,12 @@ def test_rows_of_a_model_stay_apart_by_all_that_makes_a_machine(folder: Path) ->
         {"precision": "float32"},
         {"batch": 32},
         {"torch": "2.15"},
+        {"switches": "compile=True"},
     ):
         keep_cost(row(**change))
-    assert len(read_costs()) == 6
+    assert len(read_costs()) == 7
     keep_cost(row(latency_ms=5.0))
-    assert [r["latency_ms"] for r in read_costs()] == ["5.0", *["1.0"] * 5]
+    assert [r["latency_ms"] for r in read_costs()] == ["5.0", *["1.0"] * 6]
 
 
 def table(name: str) -> Any:

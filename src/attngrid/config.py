@@ -593,6 +593,7 @@ class CostGrid(Strict):
     datasets: Listed[Dataset] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Precision = "float32"
+    fast: Fast = Fast(compile=False)
     batch: Annotated[int, Field(ge=2)] = 64
     rounds: Annotated[int, Field(ge=5)] = 5
     seconds: Annotated[float, Field(ge=0, strict=False)] = 3.0

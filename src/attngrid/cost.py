@@ -23,13 +23,12 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from attngrid import data
-from attngrid.cell import MODEL_KEY, model_label
+from attngrid.cell import MODEL_KEY, model_label, pairs
 from attngrid.complexity import Model, models_of_grid
 from attngrid.config import CostGrid, CountedGrid, read_yaml, validate
 from attngrid.errors import AttngridError, UnknownNameError
 from attngrid.evidence.costs import (
     FILE,
-    MACHINE,
     TIMED,
     identity,
     keep_cost,
@@ -37,12 +36,16 @@ from attngrid.evidence.costs import (
     read_costs,
 )
 from attngrid.files import shipped
+from attngrid.launcher import allocator
 from attngrid.model import create_model
+from attngrid.training.fast import Fast
 from attngrid.training.loop import autocast, choose_device, make_deterministic, make_optimizer
 from attngrid.training.recipe import Recipe, Schedule
 from attngrid.training.record import code_version, now, processor_name
 
 SAMPLE_S = 0.2  # a sample is as many calls as take this long
+# How a model is run where nothing else is said; what differs is said beside the machine.
+USUAL = Fast(compile=False, cuda_graphs=False)
 MEMORY_STEPS = 2  # from the second on there is the optimizer's momentum
 # Its step is a training's; so small that no weight becomes infinite on images of noise.
 RECIPE = Recipe(
@@ -118,11 +121,12 @@ def measure_all(
     machine = machine_of(grid, threads)
     models = models_to_measure(grid)
     known = set() if again else {identity(row) for row in read_costs(file)}
-    left = [model for model in models if identity(model.key() | machine) not in known]
+    keys = [model.key() | machine | {"switches": switches(grid, model)} for model in models]
+    left = [(m, key) for m, key in zip(models, keys, strict=True) if identity(key) not in known]
     _say(f"{len(models)} models, {len(models) - len(left)} of them measured before")
     failed: list[str] = []
     start = time.perf_counter()
-    for number, model in enumerate(left):
+    for number, (model, key) in enumerate(left):
         minutes = (time.perf_counter() - start) / 60
         if grid.minutes is not None and minutes >= grid.minutes:
             _say(f"{minutes:.0f} minutes are over; {len(left) - number} models are left")
@@ -135,7 +139,7 @@ def measure_all(
             failed.append(f"{label}: {error}")
             _say(f"not measured: {failed[-1]}")
             continue
-        keep_cost(row | machine, file)
+        keep_cost(row | key, file)
         _say(f"[{number + 1}/{len(left)}] {label}: {_figures(row)}")
     return failed
 
@@ -182,15 +186,35 @@ def _figures(row: dict[str, Any]) -> str:
 
 
 def machine_of(grid: CostGrid, threads: int) -> dict[str, Any]:
-    """The values of ``MACHINE``: what a row's figures are of, beside its model."""
+    """What a row's figures are of, beside its model and its switches."""
     device = choose_device(grid.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
-    values = (name, device.type, threads, grid.precision, grid.batch, str(torch.__version__))
-    return dict(zip(MACHINE, values, strict=True))
+    return {
+        "device_name": name,
+        "device": device.type,
+        "threads": threads,
+        "precision": grid.precision,
+        "batch": grid.batch,
+        "torch": str(torch.__version__),
+    }
+
+
+def switches(grid: CostGrid, model: Model) -> str:
+    """What differs from ``USUAL`` of how a model is run, as ``name=value`` pairs."""
+    device = choose_device(grid.device)
+    found = _resolved(grid, model, device).model_dump()
+    changed = {name: value for name, value in found.items() if value != getattr(USUAL, name)}
+    if device.type == "cpu" and allocator() != "tuned":
+        changed["allocator"] = allocator()
+    return pairs(changed)
+
+
+def _resolved(grid: CostGrid, model: Model, device: torch.device) -> Fast:
+    return grid.fast.resolved(device, grid.batch * model.input_size**2)
 
 
 def measure(model: Model, grid: CostGrid, threads: int) -> dict[str, Any]:
-    """A model's row, but for its machine; to be called in a process of its own.
+    """A model's figures; to be called in a process of its own.
 
     The memory of its training comes first, while there is nothing else in this process; then
     each of the times, in rounds with the same backbone without attention.
@@ -202,13 +226,14 @@ def measure(model: Model, grid: CostGrid, threads: int) -> dict[str, Any]:
     device = choose_device(grid.device)
     make_deterministic(0, threads, strict=False)
     # a first small step loads what is loaded once
-    Network(Model("resnet18", "none", "cifar", 10, 32, {"width": 1 / 16}), grid, device).training()
+    first = Model("resnet18", "none", "cifar", 10, 32, {"width": 1 / 16})
+    Network(first, grid.model_copy(update={"batch": 2}), device).training()
     started, before = now(), memory_mb(device)
     network = Network(model, grid, device)
     for _ in range(MEMORY_STEPS):
         network.training()
     after = memory_mb(device, peak=True)
-    row = model.key() | {
+    row: dict[str, Any] = {
         "peak_memory_mb": "" if before is None or after is None else round(after - before, 1),
         "measured": started,
         "commit": code_version() or "",
@@ -238,7 +263,8 @@ class Network:
 
     def __init__(self, model: Model, grid: CostGrid, device: torch.device) -> None:
         self.precision, self.device = grid.precision, device
-        network = create_model(
+        fast = _resolved(grid, model, device)
+        self.model = create_model(
             model.backbone,
             model.attention,
             num_classes=model.num_classes,
@@ -246,17 +272,17 @@ class Network:
             input_size=model.input_size,
             **model.options,
         )
-        self.model = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = make_optimizer(self.model, RECIPE, fused=True)
+        self.model.to(device=device, memory_format=fast.layout)  # type: ignore[call-overload]
+        self.network = fast.called(self.model)
+        self.optimizer = make_optimizer(self.model, RECIPE, fused=fast.fused_sgd)
         shape = (grid.batch, 3, model.input_size, model.input_size)
-        images_NCHW = torch.randn(shape, device=device)
-        self.images_NCHW = images_NCHW.contiguous(memory_format=torch.channels_last)
+        self.images_NCHW = torch.randn(shape, device=device).contiguous(memory_format=fast.layout)
         self.labels_N = torch.randint(model.num_classes, (grid.batch,), device=device)
 
     def training(self) -> None:
-        """A step, as ``training.loop`` makes it, but that nothing is compiled."""
+        """A step, as ``training.loop`` makes it."""
         with autocast(self.precision, self.device):
-            logits = self.model(self.images_NCHW)
+            logits = self.network(self.images_NCHW)
         loss = cross_entropy(logits.float(), self.labels_N)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -264,13 +290,13 @@ class Network:
 
     def inference(self) -> None:
         """The logits of a batch."""
-        with torch.inference_mode(), autocast(self.precision, self.device):
-            self.model(self.images_NCHW)
+        with torch.no_grad(), autocast(self.precision, self.device):
+            self.network(self.images_NCHW)
 
     def latency(self) -> None:
         """The logits of one image."""
-        with torch.inference_mode(), autocast(self.precision, self.device):
-            self.model(self.images_NCHW[:1])
+        with torch.no_grad(), autocast(self.precision, self.device):
+            self.network(self.images_NCHW[:1])
 
     def seconds(self, name: str, calls: int) -> float:
         """The time of a call of ``training``, ``inference`` or ``latency``, the mean of so many."""

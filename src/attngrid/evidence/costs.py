@@ -1,7 +1,8 @@
 """``results/cost.csv``: what models took on the machines that they were measured on.
 
-One row a model and machine. A machine is a device with a number of threads, a precision, a batch
-and a version of torch: what two of them took never shares a column.
+One row a model and machine. A machine is a device with a number of threads, a precision, a batch,
+a version of torch and the switches of ``training.fast``: what two of them took never shares a
+column.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from attngrid.cell import MODEL_KEY
 from attngrid.files import shipped, write_atomically
 
 FILE = Path("results/cost.csv")
-MACHINE = ("device_name", "device", "threads", "precision", "batch", "torch")
+MACHINE = ("device_name", "device", "threads", "precision", "batch", "torch", "switches")
 # What is timed, and the column of its median: the latency of one image, the others of a batch.
 TIMED = {
     "latency": "latency_ms",
@@ -49,7 +50,8 @@ def read_costs(file: Path = FILE) -> list[Row]:
     if not file.is_file():
         return []
     with file.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
+        # of a file from before a column, that is empty
+        return [{name: row.get(name) or "" for name in COLUMNS} for row in csv.DictReader(stream)]
 
 
 def keep_cost(row: Mapping[str, Any], file: Path = FILE) -> None:
@@ -90,10 +92,11 @@ def by_machine(
 
 def machine_label(machine: Mapping[str, Any]) -> str:
     """A machine for a person: ``AMD EPYC, 2 threads, float32, batch 64, torch 2.14.1``."""
+    switches = f", {machine['switches']}" if machine["switches"] else ""
     threads = "1 thread" if str(machine["threads"]) == "1" else f"{machine['threads']} threads"
     return (
         f"{machine['device_name']}, {threads}, {machine['precision']}, batch {machine['batch']}, "
-        f"torch {machine['torch']}"
+        f"torch {machine['torch']}{switches}"
     )
 
 
