@@ -24,7 +24,8 @@ HEAVY = (
     *("torch", "torchvision", "fvcore", "captum", "timm"),
     *("numpy", "pandas", "scipy", "sklearn", "matplotlib", "PIL", "jinja2", "snakemake"),
 )
-FRAMES, TEMPLATES = {"numpy", "pandas"}, {"numpy", "pandas", "jinja2"}
+FRAMES = {"numpy", "pandas"}
+TEMPLATES = {*FRAMES, "jinja2", "scipy"}  # SciPy says what is bold
 
 
 def imported(*arguments: str) -> set[str]:
