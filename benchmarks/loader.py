@@ -6,16 +6,17 @@ writes JPEGs of ImageNet's sizes, of made-up content, to a temporary folder, and
 them as ImageNet is trained on: a random crop resized to 224×224, a flip, normalisation. By
 ``attngrid.data.stream.Stream``, and by torchvision's ImageFolder of PIL images and its transforms
 (first and second version) in a DataLoader, each with as many reading processes as there are cores.
-Nothing is trained. The rounds are interleaved, and an epoch's time has the start of its processes
-in it; printed are medians, and quartiles in brackets.
+Nothing is trained. The rounds are interleaved; printed are medians, and quartiles in brackets. A
+core's second is one of processor time, of all processes that read and of the one that they read
+for, their start included; so it says what a core reads that does nothing else. The images a second
+of the whole machine are printed beside it, as they were while others used it too. All sides have
+the allocator that ``attngrid train`` gives itself.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
+import resource
 import statistics
 import sys
 import tempfile
@@ -29,6 +30,7 @@ import PIL
 import torch
 import torchvision
 from PIL import Image
+from sides import about, headline, quartiles, report
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import transforms as v1
@@ -37,10 +39,9 @@ from torchvision.transforms import v2
 
 from attngrid.data import folders
 from attngrid.data.stream import Stream
-from attngrid.files import write_atomically
+from attngrid.launcher import tune_allocator
 from attngrid.training.batches import processors
 from attngrid.training.recipe import shipped_recipes
-from attngrid.training.record import processor_name
 
 BATCH = 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -70,12 +71,11 @@ def picture(random: np.random.Generator) -> Image.Image:
     width, height = (int(random.normal(size, size / 20)) for size in (500, 375))
     if random.random() < 0.25:
         width, height = height, width
-    pixels = np.full((height, width, 3), 128.0)
+    pixels = random.normal(128, 8, (height, width, 3)).astype(np.float32)
     for cells, contrast in ((4, 50.0), (16, 30.0), (64, 16.0), (256, 25.0)):
         coarse = random.normal(0, contrast, (cells, cells, 3)).clip(-127, 127) + 128
         image = Image.fromarray(coarse.astype(np.uint8)).resize((width, height))
-        pixels += np.asarray(image) - 128.0
-    pixels += random.normal(0, 8, pixels.shape)
+        pixels += np.asarray(image, np.float32) - 128
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
@@ -90,11 +90,18 @@ def write_pictures(root: Path, images: int) -> list[int]:
     return [file.stat().st_size for file in (root / "train").rglob("*.jpg")]
 
 
-def images_per_s(batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Over a whole epoch."""
-    start = time.perf_counter()
+def processor_s() -> float:
+    """Processor time so far, of this process and of those it started that have ended."""
+    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def images_per_s(batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """Over a whole epoch: by processor time, and by the clock."""
+    before, start = processor_s(), time.perf_counter()
     seen = sum(len(labels_N) for _, labels_N in batches)
-    return seen / (time.perf_counter() - start)
+    elapsed = time.perf_counter() - start
+    return seen / (processor_s() - before), seen / elapsed
 
 
 def main() -> int:
@@ -104,13 +111,20 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=1000)
     options = parser.parse_args()
-    cores = processors()
+    tune_allocator()
     torch.set_num_threads(1)
-    load = os.getloadavg()[0]  # before this program is a part of it
-    rates: dict[str, list[float]] = {}
+    run = about(
+        workers=processors(),
+        images=options.images,
+        batch=BATCH,
+        rounds=options.rounds,
+        torchvision=str(torchvision.__version__),
+        pillow=PIL.__version__,
+    )
+    rates: dict[str, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "pictures"
-        sizes = write_pictures(root, options.images)
+        run["median_bytes"] = statistics.median(write_pictures(root, options.images))
         index, _ = folders.load(f"imagefolder:{root}:2", Path(folder))
         sides: dict[str, Iterable[tuple[Tensor, Tensor]]] = {
             "ours": Stream(
@@ -118,49 +132,32 @@ def main() -> int:
                 BATCH,
                 shipped_recipes()["imagenet_100ep"].train_transforms,
                 torch.device("cpu"),
-                workers=cores,
+                workers=processors(),
                 generator=torch.Generator().manual_seed(0),
             )
         }
         for name, transform in USUAL.items():
             usual: Any = ImageFolder(root / "train", transform)
-            sides[name] = DataLoader(usual, BATCH, shuffle=True, num_workers=cores)
-        for batches in sides.values():  # so that every file is in the system's memory
-            images_per_s(batches)
-        for _ in range(options.rounds):
+            sides[name] = DataLoader(usual, BATCH, shuffle=True, num_workers=processors())
+        for number in range(1 + options.rounds):
             for side, batches in sides.items():
-                rates.setdefault(side, []).append(images_per_s(batches) / cores)
-    quartiles = {side: statistics.quantiles(found, n=4) for side, found in rates.items()}
-    ratios = {name: quartiles["ours"][1] / quartiles[name][1] for name in USUAL}
-
-    print(
-        f"{processor_name()}, {cores} cores, load {load:.1f} before, torch {torch.__version__}, "
-        f"torchvision {torchvision.__version__}; {options.images} JPEGs of "
-        f"{statistics.median(sizes) / 1e3:.0f} kB (median), {options.rounds} rounds"
+                rate = images_per_s(batches)
+                if number:  # the first round brings every file into the system's memory
+                    rates.setdefault(side, []).append(rate)
+    of_core, of_all = (
+        {side: quartiles([rate[which] for rate in found]) for side, found in rates.items()}
+        for which in (0, 1)
     )
-    for side, (low, median, high) in quartiles.items():
+    ratios = {name: of_core["ours"][1] / of_core[name][1] for name in USUAL}
+
+    print(headline(run))
+    for side, (low, median, high) in of_core.items():
         ratio = f"  ours is {ratios[side]:.2f} times that" if side in ratios else ""
-        print(f"{side:>5}: {median:6.1f} images/s and core ({low:.1f}-{high:.1f}){ratio}")
-    if options.json:
-        versions = {
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "torchvision": str(torchvision.__version__),
-            "pillow": PIL.__version__,
-        }
-        run = {
-            "device_name": processor_name(),
-            "cores": cores,
-            "workers": cores,
-            "load_before": load,
-            "images": options.images,
-            "median_bytes": statistics.median(sizes),
-            "batch": BATCH,
-            "rounds": options.rounds,
-            "versions": versions,
-        }
-        content = {"run": run, "images_per_s_and_core": quartiles, "ratio": ratios}
-        write_atomically(options.json, json.dumps(content, indent=1) + "\n")
+        print(
+            f"{side:>5}: {median:6.1f} images/s and core ({low:.1f}-{high:.1f}), "
+            f"{of_all[side][1]:6.1f} of the machine{ratio}"
+        )
+    report(options.json, run, images_per_s_and_core=of_core, images_per_s=of_all, ratio=ratios)
     return 0
 
 

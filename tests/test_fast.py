@@ -83,6 +83,9 @@ def test_auto_compiles_on_cuda_and_graphs_small_steps() -> None:
     assert (large.compile, large.cuda_graphs) == (True, False)
     off = Fast(compile=False).resolved(cuda, cifar)
     assert (off.compile, off.cuda_graphs) == (False, False)
+    parts = Fast().resolved(cuda, cifar, parts=2)
+    assert (parts.compile, parts.cuda_graphs) == (True, False)
+    assert not Fast().resolved(cuda, imagenet, parts=2, sync_bn=True).compile
 
 
 def test_a_record_says_what_was_on(

@@ -93,6 +93,9 @@ def _ended(cell: Cell, failures: Mapping[int, ProcessFailure], processes: int) -
         how = f"was ended by {failure.signal_name()}"
     if failure.exitcode == -signal.SIGKILL:
         how += ", as the system does where memory is short"
+        # those who lost it end at once, and the launcher kills what is left half a minute later
+        if any(other.timestamp < failure.timestamp - 3 for other in failures.values()):
+            how = "does not answer"
     message = (
         f"process {rank + 1} of {processes} {how}; the next run goes on from the last checkpoint"
     )

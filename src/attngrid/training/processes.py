@@ -30,12 +30,14 @@ class Processes:
         rank: from 0, which alone writes files and says what is going on.
         count: of all machines.
         local_rank: on this machine: the number of its GPU.
+        local_count: of this machine.
         parent: the process id of the launcher.
     """
 
     rank: int = 0
     count: int = 1
     local_rank: int = 0
+    local_count: int = 1
     parent: int = field(default_factory=os.getppid)
 
     @property
@@ -103,14 +105,16 @@ def joined(count: int, device: torch.device) -> Iterator[Processes]:
     if count == 1:
         yield ALONE
         return
-    rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    rank, local_rank, local_count = (
+        int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    )
     if device.type == "cuda":
         torch.cuda.set_device(local_rank)
     try:
         # numbers and positions go by gloo, so that no GPU has to wait for them
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=PATIENCE)
-        yield Processes(rank, count, local_rank)
+        yield Processes(rank, count, local_rank, local_count)
         dist.destroy_process_group()
     except RuntimeError as error:
         if not is_loss(error):
@@ -132,7 +136,6 @@ def tell_launcher(error: AttngridError) -> bool:
     """Leave a message where torchrun looks for the reason of an end; False where it does not."""
     if (file := os.environ.get("TORCHELASTIC_ERROR_FILE")) is None:
         return False
-    if not isinstance(error, LostProcessError):  # not the reason, but its consequence
-        content = {"message": str(error), "timestamp": str(int(time.time()))}
-        Path(file).write_text(json.dumps(content), "utf-8")
+    content = {"message": str(error), "timestamp": str(int(time.time()))}
+    Path(file).write_text(json.dumps(content), "utf-8")
     return True

@@ -133,7 +133,7 @@ def _train(
     """The ``metrics`` and the speed, and how it was trained that is no part of the cell."""
     compute, folder = study.compute, study.data_folder
     in_files = data.find(cell.dataset).target is None
-    workers = min(compute.workers, max(1, processors() // compute.gpus)) if in_files else 0
+    workers = min(compute.workers, max(1, processors() // processes.local_count)) if in_files else 0
     if (scratch := scratch_folder()) is not None:
         folder = staged(cell.dataset, folder, scratch, _nothing if processes.rank else _say)
     how: dict[str, Any] = {"deterministic": compute.deterministic, "workers": workers}
