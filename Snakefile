@@ -42,7 +42,7 @@ if (superseded := study.superseded) and workflow.is_main_process:
     )
 
 
-# of `snakemake --report report.html`
+# of `snakemake --cores 1 --report report.html`
 report: "workflow/report/workflow.rst"
 
 

@@ -199,10 +199,10 @@ def test_snakemakes_own_report_has_categories_and_the_configuration(
     arguments = ("--configfile", "tiny.yaml")
     made = snakemake(clone, "--cores", "1", *arguments)
     assert made.returncode == 0, made.stderr
-    done = snakemake(clone, "--report", "report.html", *arguments)
+    done = snakemake(clone, "--report", "report.html", "--cores", "1", *arguments)
     assert done.returncode == 0, done.stderr
     html = (clone / "report.html").read_text("utf-8")
     for category in ("Page", "Tables", "Figures", "Claims", "Configuration"):
         assert f'"{category}"' in html, category
-    again = snakemake(clone, "-n", *arguments)
+    again = snakemake(clone, "-n", "--cores", "1", *arguments)
     assert "Nothing to be done" in again.stdout + again.stderr

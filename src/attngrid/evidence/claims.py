@@ -31,6 +31,7 @@ from attngrid.files import shipped
 from attngrid.training.recipe import Number, Positive, Strict, shipped_recipes
 
 CLAIMS = Path("reference/claims.yaml")
+VERDICTS = ("reproduced", "contradicted", "equivalent", "underpowered", "not run")
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=40)]
 Metric = Literal[
     "top1_error",

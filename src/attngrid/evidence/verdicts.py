@@ -20,7 +20,6 @@ from attngrid.evidence.frames import read_frame
 from attngrid.files import shipped, write_atomically
 from attngrid.site import results_folder
 
-VERDICTS = ("reproduced", "contradicted", "equivalent", "underpowered", "not run")
 COMPLEXITY = Path("results/complexity.csv")
 COLUMNS = [
     "claim",

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from attngrid.cell import attention_label, backbone_label, model_label
-from attngrid.evidence.verdicts import VERDICTS
+from attngrid.evidence.claims import VERDICTS
 from attngrid.render.tables import MISSING, Head, Row, Table, Value
 
 METRICS = {"params": "parameters", "macs": "multiply-accumulates"}

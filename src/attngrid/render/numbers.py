@@ -8,8 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from attngrid.evidence.audit import Line
-from attngrid.evidence.claims import Claims
-from attngrid.evidence.verdicts import VERDICTS
+from attngrid.evidence.claims import VERDICTS, Claims
 from attngrid.files import write_atomically
 from attngrid.render.tables import MISSING, escape
 
