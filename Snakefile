@@ -2,15 +2,19 @@
 # `snakemake --cores all` runs the demo; `--configfile config/cifar100.yaml` another study.
 import re
 import sys
+from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
+from attngrid.cluster import cluster, forward_signals, require_plain
 from attngrid.config import Study, name_sources, validate
 from attngrid.errors import AttngridError
 from attngrid.evidence.claims import load_claims
 from attngrid.files import set_home, shipped
+from attngrid.plan import Planner, summary
 from attngrid.render.description import check_descriptions
+from attngrid.status import used
 
 min_version("9.0")
 
@@ -31,15 +35,25 @@ try:
     study = validate(Study, config, source)
     check_descriptions(study, source)
     load_claims()
+    cluster()  # read and checked
 except AttngridError as error:
     raise WorkflowError(f"{error}") from None
 study.write_snapshot()
-if (superseded := study.superseded) and workflow.is_main_process:
-    print(
-        f"study {study.study}: not trained, since there are records of their names and another "
-        f"configuration: {', '.join(superseded)}. `attngrid retire` puts those aside",
-        file=sys.stderr,
-    )
+planner = Planner(
+    study,
+    lambda: cluster().limit(ask=workflow.non_local_exec and workflow.is_main_process),
+)
+superseded = study.superseded
+if not workflow.is_main_process:
+    forward_signals()
+else:
+    print(summary(planner), file=sys.stderr)
+    if superseded:
+        print(
+            f"study {study.study}: not trained, since there are records of their names and another "
+            f"configuration: {', '.join(superseded)}. `attngrid retire` puts those aside",
+            file=sys.stderr,
+        )
 
 
 # of `snakemake --cores 1 --report report.html`
@@ -48,6 +62,7 @@ report: "workflow/report/workflow.rst"
 
 wildcard_constraints:
     cell=r"[^/]+",
+    choice=r"[^/]+",
     table="|".join(map(re.escape, study.descriptions)) or "-",
     figure="|".join(study.figures) or "-",
     dataset="|".join(map(re.escape, study.prepared)) or "-",
@@ -55,8 +70,8 @@ wildcard_constraints:
 
 include: "workflow/rules/complexity.smk"
 include: "workflow/rules/data.smk"
-include: "workflow/rules/tune.smk"
 include: "workflow/rules/train.smk"
+include: "workflow/rules/tune.smk"
 include: "workflow/rules/collect.smk"
 include: "workflow/rules/maps.smk"
 include: "workflow/rules/tables.smk"
@@ -83,11 +98,28 @@ onstart:
     study.require_runnable(
         [job.wildcards.cell for job in jobs if job.rule.name in ("trial", "train")]
     )
+    if workflow.non_local_exec:
+        options = [f"{k}={v}" for k, v in workflow.config_settings.config.items()]
+        folders = [workflow.basedir, Path.cwd(), study.results, study.data_folder]
+        require_plain(
+            [
+                *folders,
+                *workflow.configfiles,
+                *study.own_files,
+                sys.executable,
+                *options,
+            ]
+        )
     # conda's environments have what their rules need
     if "maps" in needed and not workflow.deployment_settings.deployment_method:
         study.require_captum()
 
 
+onsuccess:
+    print(used(study), file=sys.stderr)
+
+
 # A failed cell keeps the rest from nothing: what was measured is rendered all the same.
 onerror:
     shell("attngrid current --ended {study.snapshot:q}")
+    print(used(study), file=sys.stderr)

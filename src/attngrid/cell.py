@@ -225,7 +225,7 @@ class Cell:
         name = replace(self, seed=self.tuning.seed).id
         return results_folder() / self.study / "tuning" / f"{name}.json"
 
-    @property
+    @cached_property
     def record(self) -> Path:
         """Where the cell's measured numbers go."""
         folder = "trials" if self.validation else "records"
@@ -235,6 +235,11 @@ class Cell:
     def status(self) -> Path:
         """Where the cell says that it runs, or why it has no record."""
         return results_folder() / self.study / "status" / f"{self.id}.json"
+
+    @property
+    def attempts(self) -> Path:
+        """What its trainings took, those that were killed included."""
+        return self.status.with_suffix(".attempts")
 
     @property
     def weights(self) -> Path:

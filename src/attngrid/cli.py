@@ -6,17 +6,26 @@ import argparse
 import atexit
 import gc
 import math
+import os
 import shlex
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attngrid.errors import AttngridError, DivergedTrialsError, RecordError, UnknownNameError
+from attngrid.errors import (
+    AttngridError,
+    DivergedTrialsError,
+    InterruptedTrainingError,
+    RecordError,
+    UnknownNameError,
+)
 from attngrid.launcher import tune_allocator
 
 if TYPE_CHECKING:
+    from attngrid.cell import Cell
     from attngrid.config import Study
     from attngrid.render.tables import Table
 
@@ -36,18 +45,40 @@ def _importing() -> Iterator[None]:
 
 def train(arguments: argparse.Namespace) -> None:
     """Train one cell or trial of a study and write its record."""
-    with _importing():
-        from attngrid.config import load_study
-        from attngrid.training.processes import launched, tell_launcher
-        from attngrid.training.run import run_cell
+    from attngrid.cluster import hold_signals, requeue
+    from attngrid.config import load_study
+    from attngrid.training.devices import claimed
+    from attngrid.training.record import read_status
 
     study = load_study(arguments.study)
     cell = study.training(arguments.cell)
-    record = arguments.record or cell.record
+    status = read_status(cell.status)
+    if arguments.attempt > 1 and status is not None and status["state"] == "diverged":
+        raise AttngridError(f"{cell.id}: {status['message']}; not tried again")
+    record, before = arguments.record or cell.record, _changed(cell.checkpoint)
+    launched = "TORCHELASTIC_RUN_ID" in os.environ
+    if study.compute.gpus == 1:
+        hold_signals()  # before torch takes its time
+    try:
+        with claimed(0 if launched else study.gpus):
+            _train(arguments.study, study, cell, record)
+    except InterruptedTrainingError as error:
+        # Slurm's warning before its limit: the same job goes on later, if it has come any further
+        if error.number == signal.SIGUSR1 and _changed(cell.checkpoint) != before and requeue():
+            error.add_note("back in Slurm's queue")
+        raise
+
+
+def _train(file: Path, study: Study, cell: Cell, record: Path) -> None:
+    """In this process, or in as many as the study gives a cell."""
+    with _importing():
+        from attngrid.training.processes import launched, tell_launcher
+        from attngrid.training.run import run_cell
+
     if study.compute.gpus > 1 and not launched():
         from attngrid.training.launch import launch
 
-        launch(study, cell, ["train", str(arguments.study), cell.id, "--record", str(record)])
+        launch(study, cell, ["train", str(file), cell.id, "--record", str(record)])
         return
     try:
         run_cell(study, cell, record)
@@ -55,6 +86,10 @@ def train(arguments: argparse.Namespace) -> None:
         if not tell_launcher(error):
             raise
         sys.exit(getattr(error, "exit_code", 1))
+
+
+def _changed(file: Path) -> int:
+    return file.stat().st_mtime_ns if file.is_file() else 0
 
 
 def tune(arguments: argparse.Namespace) -> None:
@@ -192,6 +227,25 @@ def evaluate(arguments: argparse.Namespace) -> None:
             f"{arguments.record}: these weights do not make its errors; it was trained on {device} "
             f"with torch {record.run['torch']}"
         )
+
+
+def plan(arguments: argparse.Namespace) -> None:
+    """Say how many hours a study should take, and on what that is founded."""
+    from attngrid.config import load_study
+    from attngrid.plan import Planner
+    from attngrid.plan import plan as lines
+
+    for line in lines(Planner(load_study(arguments.study), gpu=arguments.gpu)):
+        print(line)
+
+
+def status(arguments: argparse.Namespace) -> None:
+    """Show what of a study is done, running, waiting or failed; reads files only."""
+    from attngrid.config import load_study
+    from attngrid.status import status as lines
+
+    for line in lines(load_study(arguments.study)):
+        print(line)
 
 
 def retire(arguments: argparse.Namespace) -> None:
@@ -477,6 +531,8 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     for command in (
         init,
+        plan,
+        status,
         prepare,
         train,
         tune,
@@ -524,9 +580,12 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("study", type=Path, metavar="STUDY", nargs="?")
         elif command not in (audit, schema):
             sub.add_argument("study", type=Path, metavar="STUDY")
+        if command is plan:
+            sub.add_argument("--gpu", help="A100, H100 and so on; left out, the cluster's")
         if command is train:
             sub.add_argument("cell", metavar="CELL", help="the id of a cell or trial")
             sub.add_argument("--record", type=Path, help="where to write the record")
+            sub.add_argument("--attempt", type=int, default=1, help="of this run; from 1")
         if command is prepare:
             sub.add_argument("dataset", nargs="?", metavar="DATASET", help="one of the study's")
             sub.add_argument("--thorough", action="store_true", help="decode every image")
@@ -558,7 +617,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.command(arguments)
     except AttngridError as error:
         with suppress(OSError):  # whoever reads this may have ended first
-            print(f"attngrid: error: {error}", file=sys.stderr, flush=True)
+            notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+            print(f"attngrid: error: {error}{notes}", file=sys.stderr, flush=True)
         return getattr(error, "exit_code", 1)
     return 0
 

@@ -35,6 +35,7 @@ from attngrid.cell import (
     backbone_label,
     cell_names,
 )
+from attngrid.cluster import SNAKEMAKE_MB
 from attngrid.errors import AttngridError, ConfigError, UnknownNameError
 from attngrid.files import shipped, write_atomically
 from attngrid.site import data_folder as site_data_folder
@@ -344,12 +345,15 @@ class Study(Strict):
         """The trials of all choices, by id."""
         return {trial.id: trial for cell in self.choices.values() for trial in cell.trials}
 
+    @cached_property
+    def _all(self) -> dict[str, Cell]:
+        return {**self.trainings, **self.trials}
+
     def training(self, cell_id: str) -> Cell:
         """The cell or trial of an id."""
-        known = {**self.trainings, **self.trials}
-        if cell_id not in known:
-            raise UnknownNameError(f"cell of study {self.study}", cell_id, known)
-        return known[cell_id]
+        if cell_id not in self._all:
+            raise UnknownNameError(f"cell of study {self.study}", cell_id, self._all)
+        return self._all[cell_id]
 
     @cached_property
     def own_files(self) -> list[Path]:
@@ -465,6 +469,18 @@ class Study(Strict):
     def gpus(self) -> int:
         """What a training's job asks for."""
         return 0 if self.compute.device == "cpu" else self.compute.gpus
+
+    def memory_mb(self, cell_id: str) -> int:
+        """What a training's job asks for, with the Snakemakes inside it."""
+        dataset = data.find(self.training(cell_id).dataset)
+        size = dataset.stored_size or dataset.input_size
+        if dataset.target is None:
+            images_mb = 1000 * self.compute.workers
+        elif dataset.images is None:
+            images_mb = 4000
+        else:  # as bytes, once more while they are read
+            images_mb = 2 * sum(dataset.images) * 3 * size**2 // 10**6
+        return SNAKEMAKE_MB + (3000 + images_mb) * self.compute.gpus
 
     @cached_property
     def prepared(self) -> dict[str, str]:

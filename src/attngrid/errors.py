@@ -50,6 +50,7 @@ class InterruptedTrainingError(AttngridError):
 
     def __init__(self, number: signal.Signals) -> None:
         super().__init__(f"stopped by {number.name}; the next run goes on from its checkpoint")
+        self.number = number
         self.exit_code = 128 + number
 
 

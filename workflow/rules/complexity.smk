@@ -21,7 +21,8 @@ rule count_papers:
         "../envs/attngrid.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        **cluster().options(gpus=0),
+        mem_mb=2600,
     shell:
         "attngrid complexity {input.models:q} --output {output:q} 2>&1 | tee {log:q} >&2"
 
@@ -39,6 +40,7 @@ rule count_study:
         "../envs/attngrid.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        **cluster().options(gpus=0),
+        mem_mb=2600,
     shell:
         "attngrid complexity {input.models:q} --output {output:q} 2>&1 | tee {log:q} >&2"

@@ -15,6 +15,7 @@ rule maps:
         "../envs/attngrid.yaml"
     threads: study.compute.threads
     resources:
-        mem_mb=4000,
+        **cluster().options(study.gpus),
+        mem_mb=4600,
     shell:
         "attngrid visualize {input.study:q} 2>&1 | tee {log:q} >&2"

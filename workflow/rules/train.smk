@@ -12,27 +12,31 @@ rule records:
 
 
 # Only what has no record is this rule's. A record that exists is a source file to all that follows,
-# so that nothing about images, their folder or their report can ask for it, or for them, again.
+# so that nothing about images, their folder or their report can ask for it, or for them, again. An
+# input that cannot be had says so to Snakemake: a pattern of 10,000 names takes minutes to match.
+def is_there(file):
+    there = workflow.is_main_process and file.is_file()
+    return [f"{file}, which is there and not made again"] if there else []
+
+
 rule train:
     input:
-        lambda wildcards: study.needs(wildcards.cell),
+        lambda wildcards: is_there(study.training(wildcards.cell).record)
+        or study.needs(wildcards.cell),
     output:
         study.results / "records/{cell}.json",
     log:
         f"logs/{study.study}/{{cell}}.log",
-    wildcard_constraints:
-        cell="|".join(
-            re.escape(c.id) for c in study.trainings.values() if not c.record.is_file()
-        )
-        or "-",
     conda:
         "../envs/attngrid.yaml"
     threads: lambda wildcards: study.cores(wildcards.cell)
     resources:
-        mem_mb=4000 * study.compute.gpus,
-        runtime="12h",
-        gpu=study.gpus,
+        **cluster().options(study.gpus, signal=True),
+        mem_mb=lambda wildcards, attempt: study.memory_mb(wildcards.cell) * attempt,
+        runtime=lambda wildcards: planner.runtime(wildcards.cell),
+        attempt=lambda wildcards, attempt: attempt,
     params:
         study=str(study.snapshot),
+    # the training writes a last checkpoint at these signals; what is around it waits
     shell:
-        "attngrid train {params.study:q} {wildcards.cell:q} --record {output:q} 2>&1 | tee {log:q} >&2"
+        "trap '' TERM USR1; attngrid train {params.study:q} {wildcards.cell:q} --record {output:q} --attempt {resources.attempt} 2>&1 | tee {log:q} >&2"

@@ -5,43 +5,35 @@
 
 rule trial:
     input:
-        lambda wildcards: study.needs(wildcards.cell),
+        lambda wildcards: is_there(study.training(wildcards.cell).record)
+        or study.needs(wildcards.cell),
     output:
         study.results / "trials/{cell}.json",
     log:
         f"logs/{study.study}/{{cell}}.log",
-    wildcard_constraints:
-        cell="|".join(
-            re.escape(c.id) for c in study.trials.values() if not c.record.is_file()
-        )
-        or "-",
     conda:
         "../envs/attngrid.yaml"
     threads: lambda wildcards: study.cores(wildcards.cell)
     resources:
-        mem_mb=4000 * study.compute.gpus,
-        runtime="12h",
-        gpu=study.gpus,
+        **cluster().options(study.gpus, signal=True),
+        mem_mb=lambda wildcards, attempt: study.memory_mb(wildcards.cell) * attempt,
+        runtime=lambda wildcards: planner.runtime(wildcards.cell),
+        attempt=lambda wildcards, attempt: attempt,
     params:
         study=str(study.snapshot),
+    # the training writes a last checkpoint at these signals; what is around it waits
     shell:
-        "attngrid train {params.study:q} {wildcards.cell:q} --record {output:q} 2>&1 | tee {log:q} >&2"
+        "trap '' TERM USR1; attngrid train {params.study:q} {wildcards.cell:q} --record {output:q} --attempt {resources.attempt} 2>&1 | tee {log:q} >&2"
 
 
 rule tune:
     input:
-        lambda wildcards: [t.record for t in study.choices[wildcards.choice].trials],
+        lambda wildcards: is_there(study.choices[wildcards.choice].choice)
+        or [trial.record for trial in study.choices[wildcards.choice].trials],
     output:
         study.results / "tuning/{choice}.json",
     log:
         f"logs/{study.study}/tune.{{choice}}.log",
-    wildcard_constraints:
-        choice="|".join(
-            re.escape(name)
-            for name, cell in study.choices.items()
-            if not cell.choice.is_file()
-        )
-        or "-",
     localrule: True
     conda:
         "../envs/attngrid.yaml"

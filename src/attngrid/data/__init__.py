@@ -31,6 +31,7 @@ class Dataset:
         folder: of an ``imagefolder:``, with its train/ and val/ or test/.
         stored_size: height and width of the images as they are read; None where that is input_size.
         fewest: training images of the smallest class; None where only the images tell.
+        images: training and test images; None where only the images tell.
     """
 
     label: str
@@ -45,10 +46,13 @@ class Dataset:
     folder: str | None = None
     stored_size: int | None = None
     fewest: int | None = None
+    images: tuple[int, int] | None = None
 
 
 DATASETS: dict[str, Dataset] = {
-    "digits": Dataset("digits", 10, 16, "cifar", "attngrid.data.images:digits", fewest=140),
+    "digits": Dataset(
+        "digits", 10, 16, "cifar", "attngrid.data.images:digits", fewest=140, images=(1442, 355)
+    ),
     "cifar10": Dataset(
         "CIFAR-10",
         10,
@@ -62,6 +66,7 @@ DATASETS: dict[str, Dataset] = {
         archives=("cifar-10-python.tar.gz",),
         prepare="attngrid.data.cifar:prepare",
         fewest=5000,
+        images=(50_000, 10_000),
     ),
     "cifar100": Dataset(
         "CIFAR-100",
@@ -73,6 +78,7 @@ DATASETS: dict[str, Dataset] = {
         archives=("cifar-100-python.tar.gz",),
         prepare="attngrid.data.cifar:prepare",
         fewest=500,
+        images=(50_000, 10_000),
     ),
     "imagenet": Dataset(
         "ImageNet-1K",
@@ -83,6 +89,7 @@ DATASETS: dict[str, Dataset] = {
         ("imagenet/train", "imagenet/val"),
         prepare="attngrid.data.folders:prepare",
         fewest=732,
+        images=(1_281_167, 50_000),
     ),
     "dogs": Dataset(
         "Stanford Dogs",
@@ -99,6 +106,7 @@ DATASETS: dict[str, Dataset] = {
         prepare="attngrid.data.dogs:prepare",
         stored_size=256,
         fewest=100,
+        images=(12_000, 8_580),
     ),
 }
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from attngrid.cluster import hear_signals
 from attngrid.errors import InterruptedTrainingError, RecordError
 from attngrid.files import write_atomically
 from attngrid.training.processes import ALONE, Processes
@@ -155,6 +156,7 @@ class Checkpoints:
     def __enter__(self) -> Checkpoints:
         """From here on a signal asks for a last checkpoint instead of ending the process."""
         self._handlers = {number: signal.signal(number, self._stop) for number in SIGNALS}
+        hear_signals()
         return self
 
     def __exit__(self, *error: object) -> None:

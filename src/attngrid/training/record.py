@@ -16,8 +16,10 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from attngrid.cell import Cell
+from attngrid.cluster import slurm_job
 from attngrid.errors import AttngridError, RecordError
 from attngrid.files import write_atomically
+from attngrid.training.attempts import node
 from attngrid.training.recipe import Strict
 
 # what a training says of itself when it left neither a record nor a reason
@@ -146,6 +148,8 @@ def write_status(file: Path, state: str, message: str = "", **more: Any) -> None
         "message": message,
         "pid": os.getpid(),
         "host": socket.gethostname(),
+        "node": node(),
+        "job": slurm_job(),
         "time": now(),
         **more,
     }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from attngrid import data
-from attngrid.cell import Cell
+from attngrid.cell import TUNED_KEYS, Cell
+from attngrid.cluster import slurm_job
 from attngrid.config import Study
 from attngrid.data.staging import staged
 from attngrid.errors import (
@@ -24,10 +25,12 @@ from attngrid.errors import (
     DivergedError,
     InterruptedTrainingError,
     OutOfMemoryError,
+    RecordError,
     WriteError,
 )
 from attngrid.launcher import allocator
 from attngrid.site import scratch_folder
+from attngrid.training.attempts import Attempts, attempt
 from attngrid.training.batches import processors
 from attngrid.training.checkpoint import Checkpoints
 from attngrid.training.fingerprint import fingerprint
@@ -56,6 +59,9 @@ def run_cell(study: Study, cell: Cell, record: Path) -> None:
     the error is raised again. The next call goes on from the cell's checkpoint. A trial that
     diverges has been made: its record says so, and nothing is raised.
 
+    A record of the cell that is there already is left as it is. Inside a Slurm job, a cell that
+    another process trains is waited for: a job of a Snakemake that was killed may still run.
+
     Raises:
         BusyCellError: another process trains this cell.
         RecordError: a tuned cell whose trials have not chosen yet.
@@ -65,17 +71,18 @@ def run_cell(study: Study, cell: Cell, record: Path) -> None:
     """
     try:
         cell.status.parent.mkdir(parents=True, exist_ok=True)
+        if _is_there(cell, record):
+            return
         with joined(study.compute.gpus, choose_device(study.compute.device)) as processes:
             if processes.rank:
                 _take_part(study, as_chosen(cell), processes)
                 return
-            # given back by the system, however this process ends
-            with FileLock(cell.status.with_suffix(".lock"), timeout=0):
-                _run_cell(study, as_chosen(cell), record, processes)
-    except Timeout:
-        other = read_status(cell.status) or {}
-        where = f"process {other.get('pid', '?')} on {other.get('host', '?')}"
-        raise BusyCellError(f"{cell.id}: is being trained by {where}; nothing was done") from None
+            alone = processes.count == 1  # several would wait for each other
+            with _lock(cell, wait=alone):
+                if alone and _is_there(cell, record):  # by now
+                    return
+                with attempt(cell.attempts, study.gpus) as this:
+                    _run_cell(study, as_chosen(cell), record, processes, this)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise _out_of_memory(cell, error) from error
     except RuntimeError as error:
@@ -89,6 +96,38 @@ def run_cell(study: Study, cell: Cell, record: Path) -> None:
             f"{error.filename or cell.record}: {error.strerror or error}; what was there before is "
             "there still, and the next run goes on from the last checkpoint"
         ) from error
+
+
+@contextmanager
+def _lock(cell: Cell, *, wait: bool) -> Iterator[None]:
+    """One process a cell; given back by the system, however it ends."""
+    lock = FileLock(cell.status.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        other = read_status(cell.status) or {}
+        where = f"process {other.get('pid', '?')} on {other.get('node', '?')}"
+        busy = f"{cell.id}: is being trained by {where}"
+        if not wait or slurm_job() is None:
+            raise BusyCellError(f"{busy}; nothing was done") from None
+        _say(f"{busy}; waiting for its end")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _is_there(cell: Cell, record: Path) -> bool:
+    try:
+        found = read_trial(record, cell).config["recipe"]
+        chosen = as_chosen(cell).recipe
+    except RecordError:
+        return False
+    if any(found[name] != getattr(chosen, name) for name in TUNED_KEYS):
+        return False
+    _say(f"{cell.label}: {record} is there; nothing was done")
+    return True
 
 
 def _out_of_memory(cell: Cell, error: BaseException) -> OutOfMemoryError:
@@ -155,7 +194,7 @@ def _train(
     return metrics, {**speed, **how, "processes": processes.count}
 
 
-def _run_cell(study: Study, cell: Cell, record: Path, processes: Processes) -> None:
+def _run_cell(study: Study, cell: Cell, record: Path, processes: Processes, this: Attempts) -> None:
     device = processes.device(choose_device(study.compute.device))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     beside = study.trials if cell.validation else study.trainings
@@ -164,12 +203,14 @@ def _run_cell(study: Study, cell: Cell, record: Path, processes: Processes) -> N
 
     def progress(line: dict[str, Any], elapsed: float) -> None:
         done = line["epoch"]
+        accuracy, left = 100 - line["test_top1_error"], elapsed / done * (epochs - done)
         with suppress(OSError):  # no training ends for want of a status
-            write_status(cell.status, "running", epoch=done, epochs=epochs)
-        left = elapsed / done * (epochs - done)
+            reached = {"epoch": done, "epochs": epochs, "top1_accuracy": accuracy, "left_s": left}
+            write_status(cell.status, "running", **reached)
+        this.heard("running")
         _say(
-            f"{position} {cell.label}: epoch {done}/{epochs}, top-1 "
-            f"{100 - line['test_top1_error']:.1f} %, {_duration(left)} left"
+            f"{position} {cell.label}: epoch {done}/{epochs}, top-1 {accuracy:.1f} %, "
+            f"{_duration(left)} left"
         )
 
     write_status(cell.status, "running", epoch=0, epochs=epochs)

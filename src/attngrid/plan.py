@@ -1,0 +1,307 @@
+"""What a study will take, before it is run: GPU hours from measured speeds, or else from MACs."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from attngrid import data
+from attngrid.cell import MODEL_KEY, Cell
+from attngrid.cluster import DAY, cluster
+from attngrid.config import Study
+from attngrid.errors import UnknownNameError
+from attngrid.files import shipped
+from attngrid.site import results_folder
+
+# TFLOP/s without sparsity from the vendor's data sheets: float32 without tensor cores (a cell's
+# float32 means float32), bfloat16 with them. V100 and T4 have no bfloat16.
+PEAKS: dict[str, tuple[float, float]] = {
+    "A100": (19.5, 312),
+    "A40": (37.4, 149.7),
+    "B200": (75, 2250),
+    "H100": (66.9, 989),
+    "H200": (66.9, 989),
+    "L4": (30.3, 121),
+    "L40S": (91.6, 362),
+    "RTX 3090": (35.6, 71),
+    "RTX 4090": (82.6, 165),
+    "RTX A6000": (38.7, 154.8),
+    "T4": (8.1, 8.1),
+    "V100": (15.7, 15.7),
+}
+# Where nothing was measured: the share of its peak that a device reaches, how long a GPU's step
+# takes at least (its kernels are started one by one), and the peak of a CPU's thread.
+SHARE = 0.2
+STEP_S = 0.02
+CPU_TFLOPS = 0.1
+# Forward, and backward by the weights and by the activations; a multiply-accumulate is two.
+FLOPS_PER_TRAINED_MAC, FLOPS_PER_TESTED_MAC = 6, 2
+MEASURED, FROM_MACS, UNKNOWN = "measured", "from MACs", "--"
+
+
+def duration(seconds: float) -> str:
+    """``3 h 05 min``, ``12 min``, ``40 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours:,} h {minutes:02d} min"
+    return f"{minutes} min" if minutes else f"{rest} s"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a training should take. ``seconds`` is None where nothing says so."""
+
+    seconds: float | None
+    source: str
+    params: int | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A part of the grid: cells of one condition and recipe."""
+
+    condition: str
+    cells: int
+    done: int
+    hours: float | None
+    longest_h: float | None
+    sources: dict[str, int]
+
+
+class Planner:
+    """Estimates for a study's cells on a named GPU.
+
+    Args:
+        study: whose compute says whether the cells run on a CPU.
+        limit: says how many minutes a job may take; asked once a job has to be planned.
+        gpu: a name in ``PEAKS``, or one that a record's ``device_name`` contains; left out, the
+            cluster's.
+    """
+
+    def __init__(
+        self, study: Study, limit: Callable[[], int] = lambda: DAY, *, gpu: str | None = None
+    ) -> None:
+        self.study = study
+        self._limit = limit
+        self.on_cpu = study.compute.device == "cpu"
+        self.gpu = gpu or cluster().gpu
+        self._known: dict[tuple[object, ...], Estimate] = {}
+        # one seed's record tells of all seeds
+        for cell in (*study.trainings.values(), *study.trials.values()):
+            if cell.id in self._records:
+                self.estimate(cell)
+
+    @property
+    def device(self) -> str:
+        """What the hours are of."""
+        return "CPU" if self.on_cpu else self.gpu
+
+    @cached_property
+    def _counts(self) -> dict[tuple[str, ...], tuple[int, int]]:
+        """Parameters and MACs of the models that have been counted."""
+        counts = {}
+        for file in (shipped("results/complexity.csv"), self.study.results / "complexity.csv"):
+            with suppress(OSError), file.open(encoding="utf-8", newline="") as stream:
+                for row in csv.DictReader(stream):
+                    with suppress(KeyError, ValueError):
+                        key = tuple(row[name] for name in MODEL_KEY)
+                        counts[key] = int(row["params"]), int(row["macs"])
+        return counts
+
+    @cached_property
+    def _records(self) -> dict[str, Path]:
+        """Every record of every study, by its cell's id; the study's own come first."""
+        found: dict[str, Path] = {}
+        folders = [self.study.results, *sorted(results_folder().glob("*"))]
+        for folder in folders:
+            for kind in ("records", "trials"):
+                for file in (folder / kind).glob("*.json"):
+                    found.setdefault(file.stem, file)
+        return found
+
+    def estimate(self, cell: Cell) -> Estimate:
+        """Seconds of the cell's whole training with its tests, and where they are from."""
+        key = (
+            *(cell.dataset, cell.backbone, cell.attention, cell.options, cell.precision),
+            *(cell.threads, cell.recipe.batch_size, cell.recipe.epochs),
+        )
+        if (known := self._known.get(key)) is None or known.source != MEASURED:
+            if (seconds := self._measured(cell)) is not None:
+                params = known.params if known else self._count(cell)[0]
+                known = Estimate(seconds, MEASURED, params)
+            elif known is None:
+                known = self._from_macs(cell)
+            self._known[key] = known
+        return known
+
+    def _measured(self, cell: Cell) -> float | None:
+        """Of this very training elsewhere or before, if a record says so."""
+        if (file := self._records.get(cell.id)) is None:
+            return None
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            run = json.loads(file.read_text("utf-8"))["run"]
+            wanted = "" if self.on_cpu else self.gpu.lower()
+            if (run["device"] == "cpu") == self.on_cpu and wanted in run["device_name"].lower():
+                return float(run["wall_s"])
+        return None
+
+    def _count(self, cell: Cell) -> tuple[int | None, int | None]:
+        return self._counts.get(tuple(map(str, cell.model_key)), (None, None))
+
+    def _from_macs(self, cell: Cell) -> Estimate:
+        params, macs = self._count(cell)
+        images = data.find(cell.dataset).images
+        if macs is None or images is None or (rate := self._flops(cell)) is None:
+            return Estimate(None, UNKNOWN, params)
+        classes = data.find(cell.dataset).num_classes
+        train, test = (count * cell.num_classes / classes for count in images)
+        if cell.validation:
+            train, test = train - cell.validation, cell.validation
+        batch = cell.recipe.batch_size
+        at_least = 0 if self.on_cpu else STEP_S
+        step_s = max(at_least, batch * macs * FLOPS_PER_TRAINED_MAC / rate)
+        test_s = max(at_least / 3, batch * macs * FLOPS_PER_TESTED_MAC / rate)
+        epoch_s = (train * step_s + test * test_s) / batch
+        return Estimate(cell.recipe.epochs * epoch_s, FROM_MACS, params)
+
+    def _flops(self, cell: Cell) -> float | None:
+        """Floating-point operations a second that are assumed of the device."""
+        if self.on_cpu:
+            return CPU_TFLOPS * 1e12 * SHARE * cell.threads
+        # the longest name that fits: an L40S is no L4
+        names = [name for name in PEAKS if name.lower() in self.gpu.lower()]
+        if not names:
+            return None
+        return PEAKS[max(names, key=len)][cell.precision == "bfloat16"] * 1e12 * SHARE
+
+    def runtime(self, cell_id: str) -> int:
+        """Minutes of wall time that a cell's job asks for."""
+        seconds = self.estimate(self.study.training(cell_id)).seconds
+        return cluster().runtime(seconds, self.limit)
+
+    @cached_property
+    def limit(self) -> int:
+        """Minutes that a job may take."""
+        return self._limit()
+
+    def require_known(self) -> None:
+        """Raise where nothing can be said of the GPU at all.
+
+        Raises:
+            UnknownNameError: no known name, and no record of such a device.
+        """
+        if self.on_cpu or any(name.lower() in self.gpu.lower() for name in PEAKS):
+            return
+        if not any(self._measured(cell) for cell in self.study.trainings.values()):
+            raise UnknownNameError("GPU", self.gpu, PEAKS)
+
+    def lines(self) -> Iterator[Line]:
+        """The grid by condition, in its order; tuning's trials after it."""
+        parts: dict[str, list[Cell]] = {}
+        for cell in self.study.trainings.values():
+            parts.setdefault(cell.condition, []).append(cell)
+        for cell in self.study.trials.values():
+            name = replace(cell, recipe_name=cell.recipe_name.partition("+")[0]).condition
+            parts.setdefault(f"{name}, trials", []).append(cell)
+        for condition, cells in parts.items():
+            yield self._line(condition, cells)
+
+    def _line(self, condition: str, cells: list[Cell]) -> Line:
+        left = [cell for cell in cells if not cell.record.is_file()]
+        estimates = [self.estimate(cell) for cell in left]
+        hours = [e.seconds / 3600 for e in estimates if e.seconds is not None]
+        known = len(hours) == len(left)
+        return Line(
+            condition,
+            len(cells),
+            len(cells) - len(left),
+            sum(hours) if known else None,
+            max(hours, default=0) if known else None,
+            dict(Counter(e.source for e in estimates)),
+        )
+
+    def disk_gb(self) -> float | None:
+        """Weights that are kept of all cells; None where models have not been counted."""
+        params = [self.estimate(cell).params for cell in self.study.trainings.values()]
+        known = [count for count in params if count is not None]
+        if len(known) < len(params):
+            return None
+        # a record is some 200 bytes an epoch
+        records = sum(200 * cell.recipe.epochs + 3000 for cell in self.study.trainings.values())
+        weights = 4 * sum(known) if self.study.keep.weights == "last" else 0
+        return (weights + records) / 1e9
+
+
+def summary(planner: Planner) -> str:
+    """The study in a line or two, as every run begins: cells, hours, disk."""
+    study = planner.study
+    lines = list(planner.lines())
+    cells, done = sum(line.cells for line in lines), sum(line.done for line in lines)
+    disk = planner.disk_gb()
+    space = "disk --" if disk is None else f"{_size(disk)} on disk"
+    text = f"study {study.study}: {study.title}\n" if study.title else f"study {study.study}\n"
+    text += f"{cells} cells, {done} done; {_hours(lines, planner.device)}; {space}"
+    if any(line.hours is None for line in lines):
+        text += "\n-- where a model or a dataset's images have not been counted yet"
+    return text
+
+
+AT_ONCE = (1, 4, 16, 64)
+
+
+def plan(planner: Planner) -> Iterator[str]:
+    """The lines of ``attngrid plan``: cells, hours and wall time, and where they are from."""
+    planner.require_known()
+    yield summary(planner)
+    lines = list(planner.lines())
+    for line in lines:
+        times = "--"
+        if line.hours is not None:
+            longest = duration(3600 * (line.longest_h or 0))
+            times = f"{_number(line.hours)} h, the longest {longest}"
+        sources = _said(Counter(line.sources)) if line.sources else "nothing left"
+        yield f"  {line.condition}: {line.cells} cells, {line.done} done; {times}; {sources}"
+    if any(line.hours is None for line in lines):
+        return
+    total = sum(line.hours or 0 for line in lines)
+    longest_h = max((line.longest_h or 0 for line in lines), default=0.0)
+    walls = [f"{duration(3600 * max(longest_h, total / n))} on {n}" for n in AT_ONCE]
+    yield f"wall time on so many {planner.device}s at once: {', '.join(walls)}"
+    if any(FROM_MACS in line.sources for line in lines):
+        yield (
+            f"from MACs: {100 * SHARE:.0f} % of the device's peak is assumed"
+            + ("" if planner.on_cpu else f", and no step under {1000 * STEP_S:.0f} ms")
+        )
+
+
+def _hours(lines: Iterable[Line], device: str) -> str:
+    lines = list(lines)
+    total = sum(line.hours or 0 for line in lines)
+    sources = sum((Counter(line.sources) for line in lines), Counter())
+    unknown = sources.pop(UNKNOWN, 0)
+    kind = "CPU hours" if device == "CPU" else "GPU hours"
+    if not sources:
+        return f"{kind} --" if unknown else f"no {kind} left"
+    named = "" if device == "CPU" else f"{device}, "
+    text = f"some {_number(total)} {kind} left ({named}{_said(sources)})"
+    return f"{text}, and {unknown} cells --" if unknown else text
+
+
+def _said(sources: Counter[str]) -> str:
+    names = [name for name in (MEASURED, FROM_MACS, UNKNOWN) if sources[name]]
+    return ", ".join(f"{sources[name]} {name}" for name in names) if len(names) > 1 else names[0]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+
+
+def _size(gb: float) -> str:
+    return f"{gb:,.0f} GB" if gb >= 10 else f"{gb:.1f} GB" if gb >= 0.1 else f"{gb * 1000:.0f} MB"
