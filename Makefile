@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo current claims paper test test-fast bench lint format clean
+.PHONY: help venv demo current claims paper test test-fast test-slurm soak-slurm bench lint format clean
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,11 +35,17 @@ claims: venv  ## the verdicts on the papers' claims, from whatever records exist
 paper: claims  ## paper/main.pdf from the generated tables, figures and numbers (wants latexmk and a TeX)
 	latexmk -pdf -cd -halt-on-error -interaction=nonstopmode -silent paper/main.tex
 
-test: venv  ## all tests
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -ra
+test: venv  ## all tests but the faults on Slurm
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -ra -m "not slurm"
 
 test-fast: venv  ## the tests that take seconds
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not slow"
+
+test-slurm: venv  ## every fault on a real Slurm, which it starts here (root, Debian's slurm-wlm)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -ra tests/slurm
+
+soak-slurm: venv  ## 500 tiny cells through the same
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=tests $(BIN)/python -m slurm.soak
 
 bench: venv  ## the benchmarks that a CPU runs in ten minutes, into results/benchmarks/
 	PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; failed=; \

@@ -64,8 +64,7 @@ def tiny() -> dict[str, Any]:
     return copy.deepcopy(TINY)
 
 
-@pytest.fixture
-def clone(tmp_path: Path) -> Path:
+def make_clone(target: Path) -> Path:
     """A copy of what git tracks or would track, as a fresh clone has it."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -74,13 +73,18 @@ def clone(tmp_path: Path) -> Path:
         capture_output=True,
         text=True,
     ).stdout
-    target = tmp_path / "clone"
     for name in filter(None, listed.split("\0")):
         if not os.path.lexists(ROOT / name):
             continue  # deleted, not committed yet
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, target / name, follow_symlinks=False)
     return target
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A fresh clone."""
+    return make_clone(tmp_path / "clone")
 
 
 @pytest.fixture

@@ -1,0 +1,275 @@
+"""A real Slurm for the time of the tests, and scenarios in it, all at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from attngrid.config import Study, validate
+from attngrid.training.attempts import read_attempts
+from attngrid.training.record import read_status
+from conftest import environment, make_clone
+
+# of the scenarios; most of their time they wait
+AT_ONCE = 6
+HERE = Path(__file__).resolve().parent
+FIRST_LOOK = "--slurm-init-seconds-before-status-checks=3"
+
+# As slow and as large as the environment says, and of one parameter.
+MODULE = """
+import os, time
+import torch
+
+class Slow(torch.nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        if self.training and len(x) > 100:  # eight of them make a step
+            time.sleep(float(os.environ.get("STEP_S", "0")) / 8)
+            if mb := int(os.environ.get("HUNGRY_MB", "0")):
+                held = bytearray(os.urandom(1000)) * 1000 * mb
+                time.sleep(6)
+                os.environ["HUNGRY_MB"] = "0"
+        return x * self.scale
+"""
+TINY: dict[str, Any] = {
+    "study": "tiny",
+    "grid": [
+        {
+            "dataset": "digits",
+            "backbones": ["resnet18"],
+            "attentions": ["slow.py:Slow"],
+            "recipes": ["tiny"],
+            "seeds": [0, 1],
+            "options": {"width": 0.0625},
+        }
+    ],
+    "recipes": {
+        "tiny": {
+            "epochs": 4,
+            "batch_size": 256,
+            "learning_rate": 0.02,
+            "schedule": {"kind": "one_cycle"},
+        }
+    },
+    "compute": {"checkpoint_share": 1.0},
+}
+
+
+class Sandbox:
+    """The Slurm that up.sh starts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = environment() | {
+            "SLURM_SANDBOX": str(folder),
+            "SLURM_CONF": str(folder / "etc/slurm.conf"),
+        }
+        self.started: list[subprocess.Popen[bytes]] = []
+
+    def up(self) -> None:
+        self("bash", str(HERE / "up.sh"), timeout=90)
+
+    def down(self) -> None:
+        self("bash", str(HERE / "down.sh"), "--wipe", timeout=120)
+
+    def __call__(self, *command: str, timeout: float = 30) -> str:
+        return subprocess.run(
+            command,
+            env=self.environment,
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=timeout,
+        ).stdout
+
+    def restart_controller(self) -> None:
+        """slurmctld away for some seconds, then back with the state that it saved."""
+        pid = self.folder / "run/slurmctld.pid"
+        subprocess.run(["kill", pid.read_text().strip()], check=True)
+        time.sleep(8)
+        with (self.folder / "log/slurmctld.again").open("w") as log:
+            again = subprocess.Popen(
+                ["slurmctld", "-D"],
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        pid.write_text(f"{again.pid}\n")
+
+
+class Place:
+    """A fresh clone with the tiny study, where a scenario runs Snakemake on the sandbox."""
+
+    def __init__(self, sandbox: Sandbox, folder: Path, **env: str) -> None:
+        self.sandbox, self.folder = sandbox, make_clone(folder)
+        (folder / "slow.py").write_text(MODULE)
+        self.environment = sandbox.environment | {"STEP_S": "1", **env}
+        self.cluster()
+
+    def cluster(self, **content: Any) -> None:
+        """The site's config/cluster.yaml."""
+        (self.folder / "config/cluster.yaml").write_text(yaml.safe_dump(content))
+
+    def study(self, seeds: list[int]) -> Study:
+        """The tiny study with so many seeds."""
+        content = TINY | {"grid": [TINY["grid"][0] | {"seeds": seeds}]}
+        (self.folder / "tiny.yaml").write_text(yaml.safe_dump(content))
+        # names of the user's files are relative to the folder
+        content["grid"][0]["attentions"] = [f"{self.folder}/slow.py:Slow"]
+        return validate(Study, content, "tiny.yaml")
+
+    def start(self, *arguments: str, prefix: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
+        """`snakemake --cores all --profile slurm`, what it says in out.txt."""
+        command = ["snakemake", "records", "--cores", "all", "--profile", "slurm", FIRST_LOOK]
+        with (self.folder / "out.txt").open("ab") as out:
+            process = subprocess.Popen(
+                [*prefix, *command, "--configfile", "tiny.yaml", *arguments],
+                cwd=self.folder,
+                env=self.environment,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+        self.sandbox.started.append(process)
+        return process
+
+    def finish(self, process: subprocess.Popen[bytes], *, within: float = 420) -> None:
+        """Wait for a run that has to succeed."""
+        try:
+            code = process.wait(within)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)
+            code = None
+        assert code == 0, self.told()
+
+    def told(self) -> str:
+        """What Snakemake said, and the jobs."""
+        return (self.folder / "out.txt").read_text("utf-8", errors="replace")[-6000:]
+
+    def file(self, path: Path) -> Path:
+        return self.folder / path
+
+    def attempts(self, study: Study) -> list[list[dict[str, Any]]]:
+        """Of each cell."""
+        return [read_attempts(self.file(cell.attempts)) for cell in study.trainings.values()]
+
+    def await_epoch(self, study: Study, epoch: int = 1, *, within: float = 300) -> str:
+        """The Slurm job of the first cell, once it has come so far."""
+        cell = next(iter(study.trainings.values()))
+        found: dict[str, Any] = {}
+
+        def reached() -> bool:
+            found.update(read_status(self.file(cell.status)) or {})
+            return found.get("state") == "running" and found.get("epoch", -1) >= epoch
+
+        await_true(reached, within, self.told)
+        return str(found["job"])
+
+    def equal_to(self, undisturbed: dict[str, Any], study: Study) -> str:
+        """Assert that every cell has its record, to the bit; what it took."""
+        resumed = 0
+        for cell in study.trainings.values():
+            record = json.loads(self.file(cell.record).read_text())
+            assert record["metrics"] == undisturbed[cell.id]["metrics"]
+            assert record["config"]["digest"] == undisturbed[cell.id]["config"]["digest"]
+            expected = {k: v for k, v in undisturbed[cell.id]["config"].items() if k != "attention"}
+            assert {k: record["config"][k] for k in expected} == expected
+            resumed += record["run"]["resumed"]
+        records = list(self.file(study.results).glob("records/*.json"))
+        assert len(records) == len(study.trainings)
+        attempts = self.attempts(study)
+        ended = [one["state"] for each in attempts for one in each]
+        assert ended.count("done") == len(study.trainings)  # none twice
+        jobs = {one["job"] for each in attempts for one in each}
+        return (
+            f"{len(attempts)} cells in {len(jobs)} jobs and {len(ended)} attempts, "
+            f"{resumed} times from a checkpoint; equal to the bit"
+        )
+
+
+def await_true(
+    condition: Callable[[], bool], within: float, told: Callable[[], str] = lambda: ""
+) -> None:
+    end = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < end, told()
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="session")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """Slurm, up."""
+    if shutil.which("slurmctld") is None or os.geteuid() != 0:
+        pytest.skip("wants root and Debian's slurm-wlm")
+    sandbox = Sandbox(tmp_path_factory.mktemp("sandbox"))
+    try:
+        sandbox.up()
+        yield sandbox
+    finally:
+        sandbox.down()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The records of both cells, trained one after the other without Snakemake and Slurm."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "slow.py").write_text(MODULE)
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    content = TINY | {"grid": [TINY["grid"][0] | {"attentions": [f"{folder}/slow.py:Slow"]}]}
+    study = validate(Study, content, "tiny.yaml")
+    records = {}
+    for cell in study.trainings.values():
+        command = ["attngrid", "train", "tiny.yaml", cell.id]
+        subprocess.run(command, cwd=folder, env=environment(), check=True, timeout=120)
+        records[cell.id] = json.loads((folder / cell.record).read_text())
+    return records
+
+
+Outcomes = dict[str, "Future[str]"]
+TOLD: dict[str, str] = {}
+
+
+@pytest.fixture(scope="session")
+def outcomes(
+    request: pytest.FixtureRequest,
+    sandbox: Sandbox,
+    undisturbed: dict[str, Any],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Outcomes]:
+    """All scenarios that were asked for, side by side."""
+    scenarios = {
+        item.callspec.params["scenario"].__name__: item.callspec.params["scenario"]
+        for item in request.session.items
+        if isinstance(item, pytest.Function)
+        and "scenario" in getattr(item, "callspec", item).params
+    }
+    with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
+        yield {
+            name: pool.submit(scenario, sandbox, tmp_path_factory.mktemp(name), undisturbed)
+            for name, scenario in scenarios.items()
+        }
+        for process in sandbox.started:  # by a scenario that failed
+            if process.poll() is None:
+                os.killpg(process.pid, 9)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The table of faults, and what happened in each."""
+    if TOLD:
+        terminalreporter.section("on Slurm")
+        for name, told in TOLD.items():
+            terminalreporter.line(f"{name.replace('_', ' ')}: {told}")
