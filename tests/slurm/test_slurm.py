@@ -73,8 +73,8 @@ def longer_than_the_limit(sandbox: Sandbox, folder: Path, undisturbed: dict[str,
     return place.equal_to(undisturbed, study)
 
 
-def timed_out_without_a_warning(sandbox: Sandbox, folder: Path, undisturbed: dict[str, Any]) -> str:
-    """The warning comes within the last step: TERM, and perhaps another job."""
+def warned_within_the_last_step(sandbox: Sandbox, folder: Path, undisturbed: dict[str, Any]) -> str:
+    """A second before the limit, says the site; Slurm may warn a minute earlier, or only end it."""
     place = Place(sandbox, folder, STEP_S="3")
     place.cluster(time_limit="00:01:00", warning_s=1)
     study = place.study([0])
@@ -235,7 +235,7 @@ def states(sandbox: Sandbox, job: str) -> str:
 QUICK: list[Scenario] = [nothing_happens, cancelled_from_outside, warned_by_usr1]
 FULL: list[Scenario] = [
     longer_than_the_limit,
-    timed_out_without_a_warning,
+    warned_within_the_last_step,
     preempted_at_once,
     preempted_with_a_grace_period,
     requeued_from_outside,
