@@ -18,6 +18,7 @@ from attngrid.config import Study
 from attngrid.errors import UnknownNameError
 from attngrid.files import shipped
 from attngrid.site import results_folder
+from attngrid.training.record import read_status
 
 # TFLOP/s without sparsity from the vendor's data sheets: float32 without tensor cores (a cell's
 # float32 means float32), bfloat16 with them. V100 and T4 have no bfloat16.
@@ -42,6 +43,8 @@ STEP_S = 0.02
 CPU_TFLOPS = 0.1
 # Forward, and backward by the weights and by the activations; a multiply-accumulate is two.
 FLOPS_PER_TRAINED_MAC, FLOPS_PER_TESTED_MAC = 6, 2
+# A cell that asks for no more wall time than this shares its job.
+SMALL_MIN = 60
 MEASURED, FROM_MACS, UNKNOWN = "measured", "from MACs", "--"
 
 
@@ -185,6 +188,20 @@ class Planner:
         """Minutes of wall time that a cell's job asks for."""
         seconds = self.estimate(self.study.training(cell_id)).seconds
         return cluster().runtime(seconds, self.limit)
+
+    def group(self, cell_id: str, beside: int) -> str | None:
+        """The group of a cell so small that its job may as well take others; None of a large one.
+
+        Args:
+            cell_id: of a cell or trial.
+            beside: so many share a job, one after the other.
+        """
+        said = read_status(self.study.training(cell_id).status) or {}
+        # a job goes on with no other cell once one has failed for good
+        if said.get("state") in ("failed", "diverged"):
+            return None
+        minutes = self.runtime(cell_id)
+        return "small" if minutes <= SMALL_MIN and beside * minutes <= self.limit else None
 
     @cached_property
     def limit(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from attngrid.cell import Cell
 from attngrid.config import Study, validate
 from attngrid.training.attempts import read_attempts
 from attngrid.training.record import read_status
@@ -124,13 +126,32 @@ class Place:
         """The site's config/cluster.yaml."""
         (self.folder / "config/cluster.yaml").write_text(yaml.safe_dump(content))
 
-    def study(self, seeds: list[int]) -> Study:
-        """The tiny study with so many seeds."""
-        content = TINY | {"grid": [TINY["grid"][0] | {"seeds": seeds}]}
+    def study(self, seeds: list[int], *, wild: bool = False, gpus: int = 1) -> Study:
+        """The tiny study with so many seeds; wild: with a recipe that diverges, before."""
+        content = copy.deepcopy(TINY)
+        content["grid"][0]["seeds"] = seeds
+        content["compute"]["gpus"] = gpus
+        if wild:
+            content["grid"][0]["recipes"].insert(0, "wild")
+            content["recipes"]["wild"] = TINY["recipes"]["tiny"] | {"learning_rate": 1e30}
         (self.folder / "tiny.yaml").write_text(yaml.safe_dump(content))
         # names of the user's files are relative to the folder
         content["grid"][0]["attentions"] = [f"{self.folder}/slow.py:Slow"]
         return validate(Study, content, "tiny.yaml")
+
+    def counted(self, seeds: list[int], *, wild: bool = False) -> Study:
+        """The same, with its model counted, from which it is known to be small."""
+        study = self.study(seeds, wild=wild)
+        self._run("complexity", "tiny.yaml", "--output", str(study.results / "complexity.csv"))
+        return study
+
+    def train(self, cell: Cell) -> None:
+        """Without Snakemake and Slurm."""
+        self._run("train", "tiny.yaml", cell.id)
+
+    def _run(self, *arguments: str) -> None:
+        command = ["attngrid", *arguments]
+        subprocess.run(command, cwd=self.folder, env=self.environment, check=True, timeout=120)
 
     def start(self, *arguments: str, prefix: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
         """`snakemake --cores all --profile slurm`, what it says in out.txt."""

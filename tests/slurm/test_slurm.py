@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -44,7 +45,10 @@ def nothing_happens(sandbox: Sandbox, folder: Path, undisturbed: dict[str, Any])
     for attempts in place.attempts(study):
         (only,) = attempts
         assert (only["node"], only["gpus"]) == ("n1", 1)
-    assert {one["devices"] for (one,) in place.attempts(study)} == {"0", "1"}
+    first, second = (one for (one,) in place.attempts(study))
+    assert {first["devices"], second["devices"]} <= {"0", "1"}
+    if beside(first, second):
+        assert first["devices"] != second["devices"]
     return told
 
 
@@ -213,16 +217,70 @@ def files_show_late(sandbox: Sandbox, folder: Path, undisturbed: dict[str, Any])
 
 
 def packed_into_one_job(sandbox: Sandbox, folder: Path, undisturbed: dict[str, Any]) -> str:
-    """Two cells in one job, on the GPU that it was given, one after the other."""
+    """As the profile does with small cells: one after the other, on the GPU of the job."""
     place = Place(sandbox, folder, STEP_S="0")
-    study = place.study([0, 1])
-    place.finish(place.start("--groups", "train=small", "--group-components", "small=2"))
+    study = place.counted([0, 1])
+    place.finish(place.start())
     told = place.equal_to(undisturbed, study)
     assert "2 cells in 1 jobs and 2 attempts" in told
     (first,), (second,) = place.attempts(study)
-    if first["devices"] == second["devices"]:
-        assert max(first["began"], second["began"]) > min(first["heard"], second["heard"])
+    assert first["devices"] == second["devices"] in ("0", "1")
+    assert not beside(first, second)
     return told
+
+
+def packed_and_cancelled(sandbox: Sandbox, folder: Path, undisturbed: dict[str, Any]) -> str:
+    """The second job goes on with what the first one left."""
+    place = Place(sandbox, folder)
+    study = place.counted([0, 1])
+    process = place.start()
+    job = place.await_epoch(study)
+    sandbox("scancel", job)
+    place.finish(process)
+    told = place.equal_to(undisturbed, study)
+    assert "2 cells in 2 jobs and 3 attempts, 1 times from a checkpoint" in told
+    return told
+
+
+def packed_with_one_that_diverges(
+    sandbox: Sandbox, folder: Path, undisturbed: dict[str, Any]
+) -> str:
+    """Its fellow waits for the next run, in which each has a job."""
+    place = Place(sandbox, folder, STEP_S="0")
+    study = place.counted([0], wild=True)
+    wild, tame = study.trainings.values()
+    assert place.start("--retries", "1").wait(300) != 0
+    if not place.file(tame.record).exists():
+        assert place.start("--retries", "0").wait(300) != 0
+    made = [[one["state"] for one in attempts] for attempts in place.attempts(study)]
+    assert set(made[0]) == {"DivergedError"}, place.told()
+    assert made[1] == ["done"], place.told()
+    assert not place.file(wild.record).exists()
+    metrics = json.loads(place.file(tame.record).read_text())["metrics"]
+    assert metrics == undisturbed[tame.id]["metrics"]
+    return "its fellow is equal to the bit"
+
+
+def beside(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    """Whether two attempts ran at the same time."""
+    return bool(max(first["began"], second["began"]) < min(first["heard"], second["heard"]))
+
+
+def two_gpus_a_cell(sandbox: Sandbox, folder: Path, undisturbed: dict[str, Any]) -> str:
+    """By torchrun, a process each (gloo here); warned in its second epoch, it goes on."""
+    alone = Place(sandbox, folder / "alone", STEP_S="0")
+    (cell,) = alone.study([0], gpus=2).trainings.values()
+    alone.train(cell)
+    place = Place(sandbox, folder / "slurm")
+    study = place.study([0], gpus=2)
+    process = place.start("--retries", "0")
+    job = place.await_epoch(study)
+    sandbox("scancel", "--signal=USR1", job)
+    place.finish(process)
+    (attempts,) = place.attempts(study)
+    assert [(one["gpus"], one["devices"]) for one in attempts] == [(2, "0,1")] * 2
+    expected = json.loads(alone.file(cell.record).read_text())
+    return place.equal_to({cell.id: expected}, study)
 
 
 def states(sandbox: Sandbox, job: str) -> str:
@@ -247,6 +305,9 @@ FULL: list[Scenario] = [
     killed_for_memory,
     files_show_late,
     packed_into_one_job,
+    packed_and_cancelled,
+    packed_with_one_that_diverges,
+    two_gpus_a_cell,
 ]
 
 

@@ -14,6 +14,7 @@ rule cost:
         "../envs/attngrid.yaml"
     threads: workflow.cores or 1
     resources:
+        **cluster().options(study.gpus),
         mem_mb=16000,
         runtime="12h",
     shell:

@@ -19,14 +19,29 @@ def is_there(file):
     return [f"{file}, which is there and not made again"] if there else []
 
 
+# On Slurm, small cells share a job; what is a job there is said by the main process alone.
+def group(wildcards):
+    if not (workflow.non_local_exec and workflow.is_main_process):
+        return None
+    together = workflow.group_settings.group_components.get("small", 1)
+    return planner.group(wildcards.cell, together) if together > 1 else None
+
+
+# A job that is submitted again finds the records that its first try or another job has written;
+# Snakemake would remove them before. `attngrid train` leaves them as they are.
+stays = update if workflow.non_local_exec or not workflow.is_main_process else str
+
+
 rule train:
     input:
         lambda wildcards: is_there(study.training(wildcards.cell).record)
         or study.needs(wildcards.cell),
     output:
-        study.results / "records/{cell}.json",
+        stays(f"{study.results}/records/{{cell}}.json"),
     log:
         f"logs/{study.study}/{{cell}}.log",
+    group:
+        group
     conda:
         "../envs/attngrid.yaml"
     threads: lambda wildcards: study.cores(wildcards.cell)
@@ -35,6 +50,7 @@ rule train:
         mem_mb=lambda wildcards, attempt: study.memory_mb(wildcards.cell) * attempt,
         runtime=lambda wildcards: planner.runtime(wildcards.cell),
         attempt=lambda wildcards, attempt: attempt,
+        in_turn=1,  # within a job of small cells
     params:
         study=str(study.snapshot),
     # the training writes a last checkpoint at these signals; what is around it waits

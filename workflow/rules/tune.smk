@@ -8,9 +8,11 @@ rule trial:
         lambda wildcards: is_there(study.training(wildcards.cell).record)
         or study.needs(wildcards.cell),
     output:
-        study.results / "trials/{cell}.json",
+        stays(f"{study.results}/trials/{{cell}}.json"),
     log:
         f"logs/{study.study}/{{cell}}.log",
+    group:
+        group
     conda:
         "../envs/attngrid.yaml"
     threads: lambda wildcards: study.cores(wildcards.cell)
@@ -19,6 +21,7 @@ rule trial:
         mem_mb=lambda wildcards, attempt: study.memory_mb(wildcards.cell) * attempt,
         runtime=lambda wildcards: planner.runtime(wildcards.cell),
         attempt=lambda wildcards, attempt: attempt,
+        in_turn=1,  # within a job of small cells
     params:
         study=str(study.snapshot),
     # the training writes a last checkpoint at these signals; what is around it waits
