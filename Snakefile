@@ -1,5 +1,6 @@
 # The grid, at a glance: configuration → cells → records → tidy frames → tables and figures.
 # `snakemake --cores all` runs the demo; `--configfile config/cifar100.yaml` another study.
+import gc
 import re
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from attngrid.render.description import check_descriptions
 from attngrid.status import used
 
 min_version("9.0")
+# a large grid's jobs are many objects, and none of them is garbage
+gc.set_threshold(200_000, 50, 100)
 
 
 # The commands look here for what a study in a folder of its own does not have.
@@ -85,9 +88,11 @@ rule all:
     default_target: True
     input:
         rules.complexity.input,
-        rules.tables.input,
+        trained,
+        rules.collect.output,
+        tables,
         rules.claims.output,
-        rules.figures.input,
+        figures,
         rules.report.output,
 
 

@@ -449,10 +449,17 @@ class Study(Strict):
 
     def reports(self, cell_id: str) -> list[Path]:
         """The report that a cell's dataset is prepared, if it is one that has to be."""
+        return self._reports[self.training(cell_id).dataset]
+
+    @cached_property
+    def _reports(self) -> dict[str, list[Path]]:
         from attngrid.data.prepare import report_file
 
-        name = self.training(cell_id).dataset
-        return [report_file(name, self.data_folder)] if data.find(name).prepare else []
+        names = {cell.dataset for cell in self._all.values()}
+        return {
+            name: [report_file(name, self.data_folder)] if data.find(name).prepare else []
+            for name in names
+        }
 
     def needs(self, cell_id: str) -> list[Path]:
         """What there must be before a cell is trained: its dataset's report, its choice."""

@@ -5,7 +5,7 @@ rule collect:
     input:
         study=study.snapshot,
         complexity=study.results / "complexity.csv",
-        records=rules.records.input,
+        records=trained,
     output:
         cells=study.results / "cells.csv",
         epochs=study.results / "epochs.csv",

@@ -1,11 +1,14 @@
 # Each figure that the study names, as PDF and PNG.
 
 
+figures = [file for name in study.figures for file in study.figure_files(name)]
+
+
 rule figures:
     input:
-        rules.records.input,
+        trained,
         rules.collect.output,
-        [file for figure in study.figures for file in study.figure_files(figure)],
+        figures,
     localrule: True
 
 

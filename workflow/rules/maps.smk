@@ -6,7 +6,7 @@
 rule maps:
     input:
         study=study.snapshot,
-        records=rules.records.input,
+        records=trained,
     output:
         update(study.maps),
     log:

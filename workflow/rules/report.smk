@@ -4,8 +4,9 @@
 rule report:
     input:
         study=study.snapshot,
-        tables=rules.tables.input,
-        figures=rules.figures.input,
+        frames=rules.collect.output,
+        tables=tables,
+        figures=figures,
         claims=rules.claims.output,
         templates=[
             shipped(f"workflow/templates/report.{kind}") for kind in ("html.j2", "js")

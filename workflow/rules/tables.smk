@@ -1,11 +1,14 @@
 # Each description in workflow/tables/ that the study names, as LaTeX, Markdown and CSV.
 
 
+tables = [file for name in study.descriptions for file in study.table_files(name)]
+
+
 rule tables:
     input:
-        rules.records.input,
+        trained,
         rules.collect.output,
-        [file for table in study.descriptions for file in study.table_files(table)],
+        tables,
     localrule: True
 
 

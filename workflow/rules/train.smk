@@ -5,9 +5,12 @@
 
 # What is trained is asked for by name, and so is collect's mark: Snakemake does not look behind a
 # table that exists, and `current` may have made it without them.
+trained = [c.record for c in study.trainings.values() if c.id not in superseded]
+
+
 rule records:
     input:
-        [c.record for c in study.trainings.values() if c.id not in superseded],
+        trained,
     localrule: True
 
 
@@ -19,17 +22,39 @@ def is_there(file):
     return [f"{file}, which is there and not made again"] if there else []
 
 
-# On Slurm, small cells share a job; what is a job there is said by the main process alone.
-def group(wildcards):
-    if not (workflow.non_local_exec and workflow.is_main_process):
-        return None
-    together = workflow.group_settings.group_components.get("small", 1)
-    return planner.group(wildcards.cell, together) if together > 1 else None
+# In a job, and where jobs are submitted. Elsewhere what is the same for all cells is no function:
+# Snakemake takes its time with those.
+submitted = workflow.non_local_exec or not workflow.is_main_process
 
 
+def of_cells(value, cells):
+    values = {value(cell) for cell in cells}
+    return values.pop() if len(values) == 1 else lambda wildcards: value(wildcards.cell)
+
+
+def asked(cells):
+    """The resources of a training."""
+    if not submitted:
+        mem_mb = of_cells(study.memory_mb, cells)
+        return {"mem_mb": mem_mb, "gpu": study.gpus, "attempt": 1}
+    return cluster().options(study.gpus, signal=True) | {
+        "in_turn": 1,
+        "mem_mb": lambda wildcards, attempt: study.memory_mb(wildcards.cell) * attempt,
+        "runtime": lambda wildcards: planner.runtime(wildcards.cell),
+        "attempt": lambda wildcards, attempt: attempt,
+    }
+
+
+# Small cells share a job, in turn; which do is said where they are submitted.
+def share(wildcards):
+    return planner.group(wildcards.cell, together)
+
+
+together = workflow.group_settings.group_components.get("small", 1)
+group = share if workflow.non_local_exec and together > 1 else None
 # A job that is submitted again finds the records that its first try or another job has written;
 # Snakemake would remove them before. `attngrid train` leaves them as they are.
-stays = update if workflow.non_local_exec or not workflow.is_main_process else str
+stays = update if submitted else str
 
 
 rule train:
@@ -44,13 +69,9 @@ rule train:
         group
     conda:
         "../envs/attngrid.yaml"
-    threads: lambda wildcards: study.cores(wildcards.cell)
+    threads: of_cells(study.cores, study.trainings)
     resources:
-        **cluster().options(study.gpus, signal=True),
-        mem_mb=lambda wildcards, attempt: study.memory_mb(wildcards.cell) * attempt,
-        runtime=lambda wildcards: planner.runtime(wildcards.cell),
-        attempt=lambda wildcards, attempt: attempt,
-        in_turn=1,  # within a job of small cells
+        **asked(study.trainings),
     params:
         study=str(study.snapshot),
     # the training writes a last checkpoint at these signals; what is around it waits

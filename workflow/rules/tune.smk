@@ -15,13 +15,9 @@ rule trial:
         group
     conda:
         "../envs/attngrid.yaml"
-    threads: lambda wildcards: study.cores(wildcards.cell)
+    threads: of_cells(study.cores, study.trials)
     resources:
-        **cluster().options(study.gpus, signal=True),
-        mem_mb=lambda wildcards, attempt: study.memory_mb(wildcards.cell) * attempt,
-        runtime=lambda wildcards: planner.runtime(wildcards.cell),
-        attempt=lambda wildcards, attempt: attempt,
-        in_turn=1,  # within a job of small cells
+        **asked(study.trials),
     params:
         study=str(study.snapshot),
     # the training writes a last checkpoint at these signals; what is around it waits
