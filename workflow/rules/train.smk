@@ -34,14 +34,15 @@ def of_cells(value, cells):
 
 def asked(cells):
     """The resources of a training."""
+    tried = {"attempt": lambda wildcards, attempt: attempt}
     if not submitted:
-        mem_mb = of_cells(study.memory_mb, cells)
-        return {"mem_mb": mem_mb, "gpu": study.gpus, "attempt": 1}
-    return cluster().options(study.gpus, signal=True) | {
-        "in_turn": 1,
+        return tried | {"mem_mb": of_cells(study.memory_mb, cells), "gpu": study.gpus}
+    options = cluster().options(study.gpus, signal=True) | {"in_turn": 1}
+    return {
+        **options,
+        **tried,
         "mem_mb": lambda wildcards, attempt: study.memory_mb(wildcards.cell) * attempt,
         "runtime": lambda wildcards: planner.runtime(wildcards.cell),
-        "attempt": lambda wildcards, attempt: attempt,
     }
 
 
