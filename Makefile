@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo current claims paper test test-fast test-slurm soak-slurm bench lint format clean
+.PHONY: help venv demo current claims paper test test-fast test-slurm soak-slurm bench bench-long lint format clean
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,11 +35,14 @@ claims: venv  ## the verdicts on the papers' claims, from whatever records exist
 paper: claims  ## paper/main.pdf from the generated tables, figures and numbers (wants latexmk and a TeX)
 	latexmk -pdf -cd -halt-on-error -interaction=nonstopmode -silent paper/main.tex
 
-test: venv  ## all tests but the faults on Slurm
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -ra -m "not slurm"
+# a file at a time for each core, of one thread each
+PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -ra -n logical --dist loadfile
+
+test: venv  ## all tests but the full tier of faults on Slurm
+	$(PYTEST) -m "not slurm"
 
 test-fast: venv  ## the tests that take seconds
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slurm: venv  ## every fault on a real Slurm, which it starts here (root, Debian's slurm-wlm)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -ra tests/slurm
@@ -47,11 +50,20 @@ test-slurm: venv  ## every fault on a real Slurm, which it starts here (root, De
 soak-slurm: venv  ## 500 tiny cells through the same
 	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=tests $(BIN)/python -m slurm.soak
 
+bench: BENCHMARKS := training attention pipeline startup loader
 bench: venv  ## the benchmarks that a CPU runs in ten minutes, into results/benchmarks/
-	PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; failed=; \
-	  for name in training attention equivalence packing pipeline startup loader; do \
-	    $(BIN)/python benchmarks/$$name.py --json results/benchmarks/$$name.json || failed="$$failed $$name"; \
-	  done; test -z "$$failed" || { echo "bounds not kept:$$failed"; exit 1; }
+	$(RUN_BENCHMARKS)
+
+bench-long: BENCHMARKS := equivalence packing dry_run
+bench-long: venv  ## what takes longer: equal accuracy, cells side by side, 10,000 cells
+	$(RUN_BENCHMARKS)
+
+define RUN_BENCHMARKS
+PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; failed=; \
+  for name in $(BENCHMARKS); do \
+    $(BIN)/python benchmarks/$$name.py --json results/benchmarks/$$name.json || failed="$$failed $$name"; \
+  done; test -z "$$failed" || { echo "bounds not kept:$$failed"; exit 1; }
+endef
 
 lint: venv  ## formatter, linter, type checker and Snakemake's own lint
 	PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; set -e; \

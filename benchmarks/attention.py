@@ -1,10 +1,10 @@
 """What each attention module adds to a training step, against none and against its literal form.
 
-    python benchmarks/attention.py [--json FILE] [--threads 2] [--rounds 5] [--attentions se cbam]
+    python benchmarks/attention.py [--json FILE] [--threads 2] [--rounds 7] [--attentions se cbam]
 
 trains a ResNet-18 with CIFAR's stem, batch 64, bfloat16, by ``attngrid.training.loop.train``:
 without attention, with the module, and with the module's literal form. Each side is a process of
-its own, the rounds of a module are interleaved with those of the baseline, a sample is four
+its own, the rounds of a module are interleaved with those of the baseline, a sample is two
 steps. Printed are medians and quartiles of the added time. It ends non-zero where a module adds
 more than its bound, or is slower than its literal form by more than the rounds' spread.
 """
@@ -21,7 +21,7 @@ from training import BATCH, train
 
 from attngrid.training.batches import processors
 
-STEPS = 4
+STEPS = 2
 # Percent that a module may add, on the CPU.
 BOUNDS = {"se": 8, "maf": 8, "cbam": 20, "maf_c": 20, "srap": 20}
 
@@ -57,7 +57,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the figures here too")
     parser.add_argument("--threads", type=int, default=processors())
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--attentions", nargs="+", default=list(BOUNDS))
     options = parser.parse_args()
     run = about(threads=options.threads, batch=BATCH, rounds=options.rounds)

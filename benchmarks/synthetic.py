@@ -18,7 +18,7 @@ class Synthetic:
     input_size = 32
     stem = "cifar"
 
-    TRAIN, HELD_OUT = 256, 2
+    TRAIN, HELD_OUT = 128, 2
 
     @classmethod
     def load(cls, folder: Path) -> list[Split]:

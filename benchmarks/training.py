@@ -1,6 +1,6 @@
 """Training a ResNet-18 on CIFAR's images against the loops that others use: 2.0 times, at least.
 
-    python benchmarks/training.py [--json FILE] [--threads 2] [--rounds 5] [--steps 4]
+    python benchmarks/training.py [--json FILE] [--threads 2] [--rounds 5]
 
 sets ``attngrid.training.loop.train`` in bfloat16, with all that makes it fast, beside itself in
 float32, without the tuned allocator, and with everything off; and beside the loops of
@@ -113,7 +113,7 @@ def main() -> int:
 
     pixels_NCHW, labels_N = random_images(2_560)
     pictures = Pictures(pixels_NCHW.transpose(0, 2, 3, 1).copy(), labels_N.tolist())
-    steps, threads = 4, options.threads
+    steps, threads = 2, options.threads
     peer = (pictures, BATCH, steps, threads, 2)
     sides = [
         Side(OURS, train, "none", "bfloat16", {}, steps, threads),

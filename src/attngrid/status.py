@@ -71,7 +71,7 @@ def used(study: Study) -> str:
 
     An attempt that was killed counts until it was last heard of.
     """
-    held = useful = gpu_s = 0.0
+    held = useful = gpu_s = all_s = 0.0
     attempts, cells, ended = 0, 0, Counter[str]()
     for cell in (*study.trainings.values(), *study.trials.values()):
         made: list[dict[str, Any]] = read_attempts(cell.attempts)
@@ -79,6 +79,7 @@ def used(study: Study) -> str:
             continue
         cells, attempts = cells + 1, attempts + len(made)
         seconds = [one["heard"] - one["began"] for one in made]
+        all_s += sum(seconds)
         gpu_s += sum(s * one["gpus"] for s, one in zip(seconds, made, strict=True))
         ended.update(one["state"] for one in made[:-1])
         with suppress(OSError, ValueError, KeyError):
@@ -94,9 +95,8 @@ def used(study: Study) -> str:
         if held
         else ""
     )
-    return (
-        f"{gpu_s / 3600:.2g} GPU hours held, {cells} cells in {attempts} attempts, {retries}{share}"
-    )
+    hours = f"{(gpu_s or all_s) / 3600:.2g} {'GPU hours held' if gpu_s else 'hours on CPUs'}"
+    return f"{hours}, {cells} cells in {attempts} attempts, {retries}{share}"
 
 
 def _ending(state: str) -> str:
