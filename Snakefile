@@ -71,6 +71,7 @@ wildcard_constraints:
     dataset="|".join(map(re.escape, study.prepared)) or "-",
 
 
+include: "workflow/rules/common.smk"
 include: "workflow/rules/complexity.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"

@@ -14,50 +14,6 @@ rule records:
     localrule: True
 
 
-# Only what has no record is this rule's. A record that exists is a source file to all that follows,
-# so that nothing about images, their folder or their report can ask for it, or for them, again. An
-# input that cannot be had says so to Snakemake: a pattern of 10,000 names takes minutes to match.
-def is_there(file):
-    there = workflow.is_main_process and file.is_file()
-    return [f"{file}, which is there and not made again"] if there else []
-
-
-# In a job, and where jobs are submitted. Elsewhere what is the same for all cells is no function:
-# Snakemake takes its time with those.
-submitted = workflow.non_local_exec or not workflow.is_main_process
-
-
-def of_cells(value, cells):
-    values = {value(cell) for cell in cells}
-    return values.pop() if len(values) == 1 else lambda wildcards: value(wildcards.cell)
-
-
-def asked(cells):
-    """The resources of a training."""
-    tried = {"attempt": lambda wildcards, attempt: attempt}
-    if not submitted:
-        return tried | {"mem_mb": of_cells(study.memory_mb, cells), "gpu": study.gpus}
-    options = cluster().options(study.gpus, signal=True) | {"in_turn": 1}
-    return {
-        **options,
-        **tried,
-        "mem_mb": lambda wildcards, attempt: study.memory_mb(wildcards.cell) * attempt,
-        "runtime": lambda wildcards: planner.runtime(wildcards.cell),
-    }
-
-
-# Small cells share a job, in turn; which do is said where they are submitted.
-def share(wildcards):
-    return planner.group(wildcards.cell, together)
-
-
-together = workflow.group_settings.group_components.get("small", 1)
-group = share if workflow.non_local_exec and together > 1 else None
-# A job that is submitted again finds the records that its first try or another job has written;
-# Snakemake would remove them before. `attngrid train` leaves them as they are.
-stays = update if submitted else str
-
-
 rule train:
     input:
         lambda wildcards: is_there(study.training(wildcards.cell).record)
