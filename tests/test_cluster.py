@@ -42,6 +42,20 @@ def test_the_literal_command_means_the_papers(clone: Path, snakemake: Snakemake)
     assert "imagenet" not in done.stderr.partition("Building DAG")[0]
 
 
+def test_a_job_asks_for_what_the_site_says(clone: Path, snakemake: Snakemake) -> None:
+    """And a local run for nothing of it."""
+    (clone / "config/cluster.yaml").write_text("partition: gpu-long\nconstraint: nvlink\n")
+    arguments = ("records", "--cores", "all", "--configfile", "config/cifar10.yaml", "-n")
+    for profile, asks in ((("--profile", "slurm"), True), ((), False)):
+        done = snakemake(clone, *arguments, *profile, "--quiet", "host")
+        assert done.returncode == 0, done.stderr
+        said = done.stdout + done.stderr
+        lines = [line for line in said.splitlines() if "attempt=1" in line]
+        assert len(lines) == 39
+        for option in ("slurm_partition=gpu-long", "constraint=nvlink", "runtime=", "in_turn=1"):
+            assert all((option in line) == asks for line in lines), option
+
+
 def test_every_line_of_the_profile_is_explained() -> None:
     lines = (ROOT / "workflow/profiles/slurm/config.yaml").read_text("utf-8").splitlines()
     for before, line in zip(["", *lines], lines, strict=False):

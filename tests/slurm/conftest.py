@@ -275,8 +275,8 @@ def outcomes(
     scenarios = {
         item.callspec.params["scenario"].__name__: item.callspec.params["scenario"]
         for item in request.session.items
-        if isinstance(item, pytest.Function)
-        and "scenario" in getattr(item, "callspec", item).params
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+        if "scenario" in item.callspec.params
     }
     with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
         yield {

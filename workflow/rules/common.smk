@@ -9,9 +9,10 @@ def is_there(file):
     return [f"{file}, which is there and not made again"] if there else []
 
 
-# In a job, and where jobs are submitted. Elsewhere what is the same for all cells is no function:
-# Snakemake takes its time with those.
-submitted = workflow.non_local_exec or not workflow.is_main_process
+# In a job, and where jobs are submitted: Snakemake has no executor yet while it reads this, but the
+# number of jobs that may be submitted at once. Elsewhere what is the same for all cells is no
+# function, with which it takes its time.
+submitted = workflow.nodes is not None or not workflow.is_main_process
 
 
 def of_cells(value, cells):
@@ -39,7 +40,7 @@ def share(wildcards):
 
 
 together = workflow.group_settings.group_components.get("small", 1)
-group = share if workflow.non_local_exec and together > 1 else None
+group = share if submitted and workflow.is_main_process and together > 1 else None
 # A job that is submitted again finds the records that its first try or another job has written;
 # Snakemake would remove them before. `attngrid train` leaves them as they are.
 stays = update if submitted else str
