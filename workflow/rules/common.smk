@@ -36,11 +36,11 @@ def asked(cells):
 
 # Small cells share a job, in turn; which do is said where they are submitted.
 def share(wildcards):
-    return planner.group(wildcards.cell, together)
+    together = workflow.group_settings.group_components.get("small", 1)
+    return planner.group(wildcards.cell, together) if together > 1 else None
 
 
-together = workflow.group_settings.group_components.get("small", 1)
-group = share if submitted and workflow.is_main_process and together > 1 else None
+group = share if submitted and workflow.is_main_process else None
 # A job that is submitted again finds the records that its first try or another job has written;
 # Snakemake would remove them before. `attngrid train` leaves them as they are.
 stays = update if submitted else str
