@@ -25,6 +25,7 @@ from attngrid.training.checkpoint import Checkpoints
 from attngrid.training.record import read_record, read_status
 from attngrid.training.run import run_cell
 from conftest import environment
+from together import Stopping
 
 CPU = torch.device("cpu")
 
@@ -67,20 +68,6 @@ def train(cell: Cell, checkpoints: Checkpoints | None = None) -> dict[str, Any]:
         checkpoints=checkpoints,
     )
     return metrics | {"resumed": speed["resumed"]}
-
-
-class Stopping(Checkpoints):
-    """Writes one checkpoint, after so many chances, and ends the training there."""
-
-    def __init__(self, cell: Cell, after: int) -> None:
-        super().__init__(cell.checkpoint, cell.digest, 1.0, lambda line: None)
-        self.left = after
-
-    def due(self) -> bool:
-        self.left -= 1
-        if self.left == 0:
-            self.stopped_by = signal.SIGTERM
-        return self.left == 0
 
 
 def test_a_training_stopped_after_any_step_ends_with_the_same_bits(study: Study) -> None:

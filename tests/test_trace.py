@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import statistics
 import struct
@@ -22,6 +23,7 @@ from attngrid.evidence.frames import collect, write_results
 from attngrid.evidence.replicate import compare
 from attngrid.render.tables import build_table, write_table
 from attngrid.training.run import run_cell
+from conftest import environment
 from test_evidence import fake_record
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,6 +83,16 @@ def test_explain_prints_the_chain_to_the_command(
     assert f"attngrid train config/tiny.yaml {none[0].id}" in printed
     assert main(["explain", "tables/tiny.csm_table3.tex:1"]) == 0
     assert capsys.readouterr().out == printed
+
+
+def test_a_reader_that_ends_first_is_no_traceback() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        ["attngrid", "schema"], stdout=write, stderr=subprocess.PIPE, env=environment(), timeout=60
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_explain_names_a_record_that_was_edited(

@@ -19,7 +19,7 @@ from attngrid.config import load_study
 from attngrid.errors import InterruptedTrainingError
 from attngrid.training import loop
 from attngrid.training.checkpoint import Checkpoints
-from attngrid.training.processes import Processes, joined
+from attngrid.training.processes import ALONE, Processes, joined
 
 CPU = torch.device("cpu")
 
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 class Stopping(Checkpoints):
     """Writes one checkpoint, after so many chances, and ends the training there."""
 
-    def __init__(self, cell: Cell, after: int, processes: Processes) -> None:
+    def __init__(self, cell: Cell, after: int, processes: Processes = ALONE) -> None:
         super().__init__(cell.checkpoint, cell.digest, 1.0, lambda line: None, processes)
         self.left = after
 

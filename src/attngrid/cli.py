@@ -615,6 +615,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     atexit.register(gc.freeze)  # one more search for garbage, at the end, is half a second of torch
     try:
         arguments.command(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if arguments.command is train:
+            raise
+        # whoever reads this has ended first; the interpreter's own last flush is to find a file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except AttngridError as error:
         with suppress(OSError):  # whoever reads this may have ended first
             notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))

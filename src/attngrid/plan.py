@@ -49,12 +49,12 @@ MEASURED, FROM_MACS, UNKNOWN = "measured", "from MACs", "--"
 
 
 def duration(seconds: float) -> str:
-    """``3 h 05 min``, ``12 min``, ``40 s``."""
+    """``3 h 05 min``, ``12 min 20 s``, ``40 s``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours:,} h {minutes:02d} min"
-    return f"{minutes} min" if minutes else f"{rest} s"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from attngrid.cell import Cell
 from attngrid.config import Study, validate
 from attngrid.training.attempts import read_attempts
 from attngrid.training.record import read_status
+from conftest import TINY as SMALL
 from conftest import environment, make_clone
 
 # of the scenarios; most of their time they wait
@@ -48,24 +49,8 @@ class Slow(torch.nn.Module):
 """
 TINY: dict[str, Any] = {
     "study": "tiny",
-    "grid": [
-        {
-            "dataset": "digits",
-            "backbones": ["resnet18"],
-            "attentions": ["slow.py:Slow"],
-            "recipes": ["tiny"],
-            "seeds": [0, 1],
-            "options": {"width": 0.0625},
-        }
-    ],
-    "recipes": {
-        "tiny": {
-            "epochs": 4,
-            "batch_size": 256,
-            "learning_rate": 0.02,
-            "schedule": {"kind": "one_cycle"},
-        }
-    },
+    "grid": [SMALL["grid"][0] | {"attentions": ["slow.py:Slow"]}],
+    "recipes": {"tiny": SMALL["recipes"]["tiny"] | {"epochs": 4}},
     "compute": {"checkpoint_share": 1.0},
 }
 

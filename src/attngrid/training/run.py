@@ -29,6 +29,7 @@ from attngrid.errors import (
     WriteError,
 )
 from attngrid.launcher import allocator
+from attngrid.plan import duration
 from attngrid.site import scratch_folder
 from attngrid.training.attempts import Attempts, attempt
 from attngrid.training.batches import processors
@@ -210,7 +211,7 @@ def _run_cell(study: Study, cell: Cell, record: Path, processes: Processes, this
         this.heard("running")
         _say(
             f"{position} {cell.label}: epoch {done}/{epochs}, top-1 {accuracy:.1f} %, "
-            f"{_duration(left)} left"
+            f"{duration(left)} left"
         )
 
     write_status(cell.status, "running", epoch=0, epochs=epochs)
@@ -266,7 +267,7 @@ def _run_cell(study: Study, cell: Cell, record: Path, processes: Processes, this
     checkpoints.remove()
     cell.status.unlink(missing_ok=True)
     _say(
-        f"{position} {cell.label}: {result} in {_duration(time.perf_counter() - start)}; "
+        f"{position} {cell.label}: {result} in {duration(time.perf_counter() - start)}; "
         f"{_left(beside)}"
     )
 
@@ -314,7 +315,7 @@ def _left(cells: Mapping[str, Cell]) -> str:
     if not missing or not walls:
         return done
     seconds = missing * sum(walls) / len(walls) / min(parallel, missing)
-    return f"{done}, about {_duration(seconds)} left"
+    return f"{done}, about {duration(seconds)} left"
 
 
 def _torch_versions() -> dict[str, str | None]:
@@ -333,14 +334,6 @@ def _peak_memory_mb(device: torch.device) -> float:
 
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kilobytes / (1e6 if sys.platform == "darwin" else 1e3)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def _nothing(*heard: object) -> None:
