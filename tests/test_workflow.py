@@ -16,8 +16,9 @@ import yaml
 
 from attngrid.config import Study, load_study, validate
 from attngrid.evidence.maps import pictured, read_maps
+from attngrid.training.attempts import read_attempts
 from attngrid.training.record import read_record
-from conftest import environment, jobs
+from conftest import ROOT, environment, jobs
 
 Snakemake = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -32,7 +33,7 @@ def write(clone: Path, content: dict[str, Any]) -> str:
     [
         ("config", 18),
         ("cifar10", 39),
-        ("cifar100", 169),
+        ("cifar100", 224),
         ("dogs", 63),
         ("imagenet", 95),
         ("placement", 114),
@@ -46,6 +47,19 @@ def test_dry_run_of_the_shipped_studies(
     assert done.returncode == 0, done.stderr
     assert jobs(done.stdout + done.stderr)["train"] == trainings
     assert trainings == len(load_study(clone / f"config/{config}.yaml").trainings)
+
+
+def test_trials_come_before_what_they_choose_and_a_first_block_before_a_second() -> None:
+    for name in ("tuning", "cifar100"):
+        study = load_study(ROOT / f"config/{name}.yaml")
+        ids = [*study.trainings, *study.trials]
+        priorities = {id: study.priority(id) for id in ids}
+        assert len(set(priorities.values())) == len(ids)
+        assert 0 < min(priorities.values()) < max(priorities.values()) < 1
+        in_order = [priorities[id] for id in study.trainings]
+        assert in_order == sorted(in_order, reverse=True)
+        for cell in study.choices.values():
+            assert min(priorities[trial.id] for trial in cell.trials) > priorities[cell.id]
 
 
 def test_the_demo_is_the_default(clone: Path, snakemake: Snakemake) -> None:
@@ -242,6 +256,28 @@ def test_a_grid_from_nothing_to_its_tables_and_what_does_not_train_it_again(
     alone = read_record(clone / "alone.json")
     assert alone.config == records[cell.id].config
     assert alone.metrics == records[cell.id].metrics
+
+
+@pytest.mark.slow
+def test_cells_start_in_the_order_of_the_configuration(
+    clone: Path, snakemake: Snakemake, tiny: dict[str, Any]
+) -> None:
+    """Neither by name nor by size."""
+    first = tiny["grid"][0] | {"attentions": ["se", "none"], "seeds": [3, 0]}
+    tiny["grid"] = [first, first | {"attentions": ["cbam"], "seeds": [1]}]
+    done = snakemake(clone, "records", "--cores", "1", "--configfile", write(clone, tiny))
+    assert done.returncode == 0, done.stderr
+    trainings = load_study(clone / "tiny.yaml").trainings
+    made = [read_attempts(clone / cell.attempts)[0] for cell in trainings.values()]
+    began = [one["began"] for one in made]
+    assert began == sorted(began)
+    assert [id.split("-")[2::2][:2] for id in trainings] == [
+        ["se", "s3"],
+        ["none", "s3"],
+        ["se", "s0"],
+        ["none", "s0"],
+        ["cbam", "s1"],
+    ]
 
 
 @pytest.mark.slow

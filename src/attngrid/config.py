@@ -346,6 +346,21 @@ class Study(Strict):
         return {trial.id: trial for cell in self.choices.values() for trial in cell.trials}
 
     @cached_property
+    def _places(self) -> dict[str, int]:
+        """Each cell's place in the configuration's order; trials are before what they choose."""
+        places: dict[str, int] = {}
+        for cell in self.trainings.values():
+            if cell.choice is not None and self.choices[cell.choice.stem] is cell:
+                for trial in cell.trials:
+                    places.setdefault(trial.id, len(places))
+            places[cell.id] = len(places)
+        return places
+
+    def priority(self, cell_id: str) -> float:
+        """Between 0 and 1, falling in the order of the configuration: what is trained first."""
+        return 1 - (self._places[cell_id] + 1) / (len(self._places) + 1)
+
+    @cached_property
     def _all(self) -> dict[str, Cell]:
         return {**self.trainings, **self.trials}
 

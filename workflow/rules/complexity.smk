@@ -17,6 +17,7 @@ rule count_papers:
         "results/complexity.csv",
     log:
         "logs/complexity.log",
+    priority: 1
     conda:
         "../envs/attngrid.yaml"
     threads: 1
@@ -36,6 +37,7 @@ rule count_study:
         study.results / "complexity.csv",
     log:
         f"logs/{study.study}/complexity.log",
+    priority: 1
     conda:
         "../envs/attngrid.yaml"
     threads: 1

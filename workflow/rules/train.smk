@@ -1,6 +1,7 @@
 # One training a cell. A cell is trained again when its id, which carries the digest of what it
 # computes, is another one, or when its record is removed; not when a file or its time is. Where a
 # record of another configuration has the cell's names, it is trained once that one is retired.
+# Cells start in the order of the configuration, by their priorities; what is counted comes first.
 
 
 # What is trained is asked for by name, and so is collect's mark: Snakemake does not look behind a
@@ -22,6 +23,7 @@ rule train:
         stays(f"{study.results}/records/{{cell}}.json"),
     log:
         f"logs/{study.study}/{{cell}}.log",
+    priority: lambda wildcards: study.priority(wildcards.cell)
     group:
         group
     conda:
