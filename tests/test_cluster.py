@@ -180,7 +180,7 @@ def test_plan_names_the_gpus_it_knows(capsys: pytest.CaptureFixture[str]) -> Non
     assert "unknown GPU 'abacus': known are A100" in capsys.readouterr().err
     assert main(["plan", str(ROOT / "config/cifar100.yaml"), "--gpu", "H100"]) == 0
     out = capsys.readouterr().out
-    assert "169 cells, 0 done" in out
+    assert "224 cells, 0 done" in out
     assert "wall time on so many H100s at once" in out
 
 
