@@ -10,6 +10,7 @@ from snakemake.utils import min_version
 
 from attngrid.cluster import cluster, forward_signals, require_plain
 from attngrid.config import Study, name_sources, validate
+from attngrid.deadline import deadline
 from attngrid.errors import AttngridError
 from attngrid.evidence.claims import load_claims
 from attngrid.files import set_home, shipped
@@ -39,6 +40,7 @@ try:
     check_descriptions(study, source)
     load_claims()
     cluster()  # read and checked
+    deadline()
 except AttngridError as error:
     raise WorkflowError(f"{error}") from None
 study.write_snapshot()
@@ -125,7 +127,9 @@ onsuccess:
     print(used(study), file=sys.stderr)
 
 
-# A failed cell keeps the rest from nothing: what was measured is rendered all the same.
+# A failed cell keeps the rest from nothing: what was measured is rendered all the same. A run with
+# a deadline trains; where its records go, they are rendered.
 onerror:
-    shell("attngrid current --ended {study.snapshot:q}")
+    if deadline() is None:
+        shell("attngrid current --ended {study.snapshot:q}")
     print(used(study), file=sys.stderr)

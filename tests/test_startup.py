@@ -67,6 +67,7 @@ def test_what_needs_no_study_imports_nothing_heavy(command: str) -> None:
         ("prepare tiny.json", set()),
         ("retire tiny.json", set()),
         ("init folder", set()),
+        ("pack tiny.json packed", set()),
         ("collect tiny.json", FRAMES),
         ("table tiny.json grid", TEMPLATES),
         ("figure tiny.json ordering", FRAMES | {"matplotlib", "PIL"}),

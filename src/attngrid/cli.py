@@ -47,6 +47,7 @@ def train(arguments: argparse.Namespace) -> None:
     """Train one cell or trial of a study and write its record."""
     from attngrid.cluster import hold_signals, requeue
     from attngrid.config import load_study
+    from attngrid.deadline import require_time
     from attngrid.training.devices import claimed
     from attngrid.training.record import read_status
 
@@ -57,6 +58,8 @@ def train(arguments: argparse.Namespace) -> None:
         raise AttngridError(f"{cell.id}: {status['message']}; not tried again")
     record, before = arguments.record or cell.record, _changed(cell.checkpoint)
     launched = "TORCHELASTIC_RUN_ID" in os.environ
+    if not launched and not record.is_file():
+        require_time(study, cell)
     if study.compute.gpus == 1:
         hold_signals()  # before torch takes its time
     try:
@@ -258,6 +261,45 @@ def retire(arguments: argparse.Namespace) -> None:
     for file, now in moved:
         print(f"{file} -> {now}")
     print(f"{study.study}: {len(moved)} stale records put aside", file=sys.stderr)
+
+
+def import_(arguments: argparse.Namespace) -> None:
+    """Check records that were made elsewhere, and file them; also those of `attngrid pack`."""
+    from attngrid.config import load_study
+    from attngrid.evidence.importing import import_folder, known_studies
+
+    studies = known_studies() if arguments.study is None else [load_study(arguments.study)]
+    found = import_folder(arguments.folder, studies)
+    for file in found.filed:
+        print(f"filed {file}")
+    for cell in found.continued:
+        print(f"goes on {cell.checkpoint}")
+    print(
+        f"{arguments.folder}: {len(found.filed)} records filed, {len(found.skipped)} were here, "
+        f"{len(found.refused)} refused; {len(found.continued)} checkpoints",
+        file=sys.stderr,
+    )
+    if found.refused:
+        raise RecordError("\n".join(["refused:", *found.refused]))
+
+
+def pack(arguments: argparse.Namespace) -> None:
+    """Put a study's records, logs and checkpoints into a few small files; `import` takes them."""
+    from attngrid.config import load_study
+    from attngrid.pack import pack as put_together
+
+    study = load_study(arguments.study)
+    packed = put_together(study, arguments.folder, arguments.files, arguments.mib)
+    for name, size in packed.files.items():
+        print(f"{arguments.folder / name}: {size / 2**20:.1f} MiB")
+    for cell in packed.left:
+        size_mib = cell.checkpoint.stat().st_size / 2**20
+        print(f"no room for {cell.checkpoint}, {size_mib:.1f} MiB: it stays here", file=sys.stderr)
+    print(
+        f"{study.study}: {packed.records} records and {len(packed.taken)} checkpoints in "
+        f"{len(packed.files)} files",
+        file=sys.stderr,
+    )
 
 
 def visualize(arguments: argparse.Namespace) -> None:
@@ -541,6 +583,8 @@ def parser() -> argparse.ArgumentParser:
         evaluate,
         collect,
         retire,
+        pack,
+        import_,
         visualize,
         table,
         claims,
@@ -554,9 +598,8 @@ def parser() -> argparse.ArgumentParser:
         outputs,
         schema,
     ):
-        sub = commands.add_parser(
-            command.__name__, help=command.__doc__, description=command.__doc__
-        )
+        name = command.__name__.rstrip("_")
+        sub = commands.add_parser(name, help=command.__doc__, description=command.__doc__)
         sub.set_defaults(command=command)
         if command is complexity:
             sub.add_argument("models", type=Path, help="a study, or config/complexity.yaml")
@@ -568,6 +611,9 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--threads", type=int, help="of the CPU; left out, one a core")
             sub.add_argument("--again", action="store_true", help="what was measured before, too")
             sub.add_argument("--render-only", action="store_true", help="measure nothing")
+        elif command is import_:
+            sub.add_argument("folder", type=Path, metavar="FOLDER", help="with records, or a pack")
+            sub.add_argument("--study", type=Path, help="whose they are; left out, any in config/")
         elif command is init:
             sub.add_argument("folder", type=Path, help="a new one; the study takes its name")
         elif command is evaluate:
@@ -586,6 +632,10 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("cell", metavar="CELL", help="the id of a cell or trial")
             sub.add_argument("--record", type=Path, help="where to write the record")
             sub.add_argument("--attempt", type=int, default=1, help="of this run; from 1")
+        if command is pack:
+            sub.add_argument("folder", type=Path, metavar="FOLDER", help="new, or an earlier pack")
+            sub.add_argument("--files", type=int, default=8, help="at most so many; 8")
+            sub.add_argument("--mib", type=float, default=16, help="of each at most; 16")
         if command is prepare:
             sub.add_argument("dataset", nargs="?", metavar="DATASET", help="one of the study's")
             sub.add_argument("--thorough", action="store_true", help="decode every image")

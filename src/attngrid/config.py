@@ -364,6 +364,10 @@ class Study(Strict):
     def _all(self) -> dict[str, Cell]:
         return {**self.trainings, **self.trials}
 
+    def has(self, cell_id: str) -> bool:
+        """Whether there is a cell or trial of this id."""
+        return cell_id in self._all
+
     def training(self, cell_id: str) -> Cell:
         """The cell or trial of an id."""
         if cell_id not in self._all:

@@ -54,6 +54,18 @@ class InterruptedTrainingError(AttngridError):
         self.exit_code = 128 + number
 
 
+class DeadlineError(InterruptedTrainingError):
+    """A training that the deadline of its run ended after a last checkpoint."""
+
+    def __init__(self) -> None:
+        super().__init__(signal.SIGTERM)
+        self.args = ("stopped at the deadline; the next run goes on from its checkpoint",)
+
+
+class NotStartedError(AttngridError):
+    """A training that would not be through before the deadline of its run."""
+
+
 class LostProcessError(AttngridError):
     """Another process of the same training that ended, or does not answer any more."""
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
+
+# What a checkpoint starts with; the SHA-256 of what follows and a line's end come next.
+_SEAL = b"attngrid checkpoint 1\n"
+_SEALED = len(_SEAL) + 65
 
 
 def home() -> Path:
@@ -47,3 +52,20 @@ def write_atomically(file: Path, content: str | bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def seal(payload: bytes | memoryview) -> bytes:
+    """What stands before a checkpoint's content, so that a torn or damaged one is known."""
+    return _SEAL + hashlib.sha256(payload).hexdigest().encode() + b"\n"
+
+
+def unsealed(content: bytes) -> memoryview:
+    """A checkpoint's content.
+
+    Raises:
+        ValueError: not what was written.
+    """
+    payload = memoryview(content)[_SEALED:]
+    if content[:_SEALED] != seal(payload):
+        raise ValueError("its content is not what was written")
+    return payload

@@ -86,14 +86,20 @@ class Planner:
         limit: says how many minutes a job may take; asked once a job has to be planned.
         gpu: a name in ``PEAKS``, or one that a record's ``device_name`` contains; left out, the
             cluster's.
+        on_cpu: whether the cells run on a CPU; left out, as the study says.
     """
 
     def __init__(
-        self, study: Study, limit: Callable[[], int] = lambda: DAY, *, gpu: str | None = None
+        self,
+        study: Study,
+        limit: Callable[[], int] = lambda: DAY,
+        *,
+        gpu: str | None = None,
+        on_cpu: bool | None = None,
     ) -> None:
         self.study = study
         self._limit = limit
-        self.on_cpu = study.compute.device == "cpu"
+        self.on_cpu = study.compute.device == "cpu" if on_cpu is None else on_cpu
         self.gpu = gpu or cluster().gpu
         self._known: dict[tuple[object, ...], Estimate] = {}
         # one seed's record tells of all seeds

@@ -20,6 +20,7 @@ from attngrid.training.record import read_status
 STATES = ("done", "running", "waiting", "failed", "diverged")
 # A running cell says so after each epoch; one that is silent for longer is named.
 SILENT_S = 900
+NOT_STARTED = "not started: would not have fitted in what was left of the last run"
 
 
 def status(study: Study) -> Iterator[str]:
@@ -33,8 +34,12 @@ def status(study: Study) -> Iterator[str]:
             lines[state].append(line)
         counts = ", ".join(f"{len(lines[state])} {state}" for state in STATES if lines[state])
         yield f"study {study.study}: {len(cells)} {name}: {counts}"
-        for state in ("running", "failed", "diverged"):
-            yield from (f"  {state}: {line}" for line in lines[state])
+        if late := lines["waiting"].count(NOT_STARTED):
+            yield f"  waiting: {late} {name} {NOT_STARTED}"
+        for state in ("running", "waiting", "failed", "diverged"):
+            yield from (
+                f"  {state}: {line}" for line in lines[state] if line not in ("", NOT_STARTED)
+            )
     yield used(study)
 
 
@@ -43,7 +48,12 @@ def _of(cell: Cell) -> tuple[str, str]:
         return "done", cell.id
     said = read_status(cell.status)
     if said is None:
-        return "waiting", cell.id
+        return "waiting", ""
+    if said["state"] == "waiting":
+        if not cell.checkpoint.is_file():
+            return "waiting", NOT_STARTED
+        where = f"epoch {said.get('epoch', 0)}/{said.get('epochs', '?')}"
+        return "waiting", f"{cell.id}: {where}, {said['message']}"
     if said["state"] != "running":
         return said["state"], f"{cell.id}: {_last_line(cell) or said['message']}"
     parts = [f"epoch {said.get('epoch', 0)}/{said.get('epochs', '?')}"]

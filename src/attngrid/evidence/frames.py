@@ -170,6 +170,8 @@ def _unmeasured(cell: Cell, trained_by_now: bool) -> dict[str, str]:
     status = read_status(cell.status) or {"state": "not_run", "message": ""}
     if trained_by_now and status["state"] == "running":
         status = {"state": "failed", "message": STOPPED}
+    if status["state"] == "waiting":  # for time, and not because of anything that it did
+        status = {**status, "state": "not_run"}
     if cell.choice is not None and cell.choice.is_file():
         try:
             read_choice(cell)

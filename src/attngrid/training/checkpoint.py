@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
+import math
 import random
 import signal
 import time
@@ -17,13 +17,10 @@ import numpy as np
 import torch
 
 from attngrid.cluster import hear_signals
-from attngrid.errors import InterruptedTrainingError, RecordError
-from attngrid.files import write_atomically
+from attngrid.errors import DeadlineError, InterruptedTrainingError, RecordError
+from attngrid.files import seal, unsealed, write_atomically
 from attngrid.training.processes import ALONE, Processes
 
-# What a checkpoint starts with; its SHA-256 and a line's end follow, then what torch saved.
-_MAGIC = b"attngrid checkpoint 1\n"
-_HEADER = len(_MAGIC) + 65
 FIRST_COST = 0.1  # seconds, guessed before one has been written
 SHARED = {"model", "optimizer"}
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -38,6 +35,7 @@ class Checkpoints:
         share: of the training's time that writing may take; 0 writes at signals only.
         say: told of a checkpoint that cannot be read or written.
         processes: that train the cell together; all of them call each method, the first one writes.
+        end: of the run, in seconds since 1970: the last checkpoint is written then, as at a signal.
     """
 
     def __init__(
@@ -47,6 +45,7 @@ class Checkpoints:
         share: float,
         say: Callable[[str], None] = print,
         processes: Processes = ALONE,
+        end: float = math.inf,
     ) -> None:
         self.file = file
         self.new, self.previous = file.with_suffix(".new"), file.with_suffix(".previous")
@@ -54,6 +53,7 @@ class Checkpoints:
         self.share = share
         self.say = say
         self.processes = processes
+        self.end = end
         self.start = time.perf_counter()
         self.spent, self.cost = 0.0, FIRST_COST
         # what this process was sent, and what all know of
@@ -67,7 +67,7 @@ class Checkpoints:
         """
         elapsed = time.perf_counter() - self.start
         fits = self.processes.rank == 0 and self.spent + self.cost <= self.share * elapsed
-        if self.processes.orphaned:
+        if self.processes.orphaned or time.time() >= self.end:
             self.received = signal.SIGTERM
         number, due = self.processes.largest(self.received or 0, fits)
         if number:
@@ -84,7 +84,7 @@ class Checkpoints:
                 has of its own.
 
         Raises:
-            InterruptedTrainingError: a signal asked for this one, the last.
+            InterruptedTrainingError: a signal, or the run's end, asked for this one, the last.
         """
         start = time.perf_counter()
         state = {"rng": _random_states(), **state}
@@ -96,16 +96,17 @@ class Checkpoints:
         self.spent += self.cost
         if self.stopped_by is not None:
             self.processes.wait()  # until it is written
+            if time.time() >= self.end:
+                raise DeadlineError
             raise InterruptedTrainingError(self.stopped_by)
 
     def _write(self, content: dict[str, Any]) -> None:
         buffer = io.BytesIO()
         torch.save(content, buffer)
         payload = buffer.getbuffer()
-        header = _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n"
         try:
             # whole on the disk before the older ones move: a full one costs none of them
-            write_atomically(self.new, header + payload)
+            write_atomically(self.new, seal(payload) + payload)
             if self.file.is_file():
                 self.file.replace(self.previous)
             self.new.replace(self.file)
@@ -169,12 +170,8 @@ class Checkpoints:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    content = file.read_bytes()
-    payload = memoryview(content)[_HEADER:]
-    expected = _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n"
-    if content[:_HEADER] != expected:
-        raise ValueError("its content is not what was written")
-    state: dict[str, Any] = torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
+    payload = io.BytesIO(unsealed(file.read_bytes()))
+    state: dict[str, Any] = torch.load(payload, weights_only=True, map_location="cpu")
     return state
 
 

@@ -41,17 +41,30 @@ def claimed(number: int) -> Iterator[None]:
         yield
 
 
+def gpu_name() -> str | None:
+    """The first GPU that this process may see, as its driver calls it; None without one."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return None
+    names = _asked("name")
+    return names[0] if names else None
+
+
 def _visible() -> list[str]:
     """What CUDA_VISIBLE_DEVICES names, or else all that the driver lists."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [device.strip() for device in named.split(",") if device.strip()]
-    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    return _asked("index")
+
+
+def _asked(what: str) -> list[str]:
+    """What the driver says of each GPU; nothing without one."""
+    command = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):
         return []
-    return done.stdout.split()
+    return done.stdout.splitlines()
 
 
 def _folder() -> Path:

@@ -142,7 +142,7 @@ def read_cell(file: Path) -> tuple[Cell, Record]:
 
 
 def write_status(file: Path, state: str, message: str = "", **more: Any) -> None:
-    """Say that a cell is ``running``, or that it ``diverged`` or ``failed`` and why."""
+    """Say that a cell is ``running``, or why it ``diverged``, ``failed`` or is ``waiting``."""
     status = {
         "state": state,
         "message": message,
@@ -165,6 +165,12 @@ def read_status(file: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return {**status, "state": "failed", "message": STOPPED} if gone else status
+
+
+def reached(file: Path) -> dict[str, int]:
+    """The ``epoch`` that a status says a cell has come to, and of how many ``epochs``."""
+    said = read_status(file) or {}
+    return {name: said[name] for name in ("epoch", "epochs") if isinstance(said.get(name), int)}
 
 
 def _is_alive(pid: int) -> bool:
@@ -212,7 +218,11 @@ def _version(distribution: str) -> str | None:
 
 
 def code_version() -> str | None:
-    """The commit of the checkout this package runs from, ``+changes`` if edited; None outside."""
+    """The commit of the checkout this package runs from, ``+changes`` if edited.
+
+    Outside of one it is what the environment's ``ATTNGRID_COMMIT`` says, where files were copied
+    without their repository; or None.
+    """
     folder = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
@@ -225,7 +235,7 @@ def code_version() -> str | None:
         git("ls-files", "--error-unmatch", Path(__file__).name)
         commit, edited = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", "..")
     except (OSError, subprocess.SubprocessError):
-        return None
+        return os.environ.get("ATTNGRID_COMMIT") or None
     return f"{commit}+changes" if edited else commit
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -19,9 +20,11 @@ from attngrid.cell import TUNED_KEYS, Cell
 from attngrid.cluster import slurm_job
 from attngrid.config import Study
 from attngrid.data.staging import staged
+from attngrid.deadline import deadline
 from attngrid.errors import (
     AttngridError,
     BusyCellError,
+    DeadlineError,
     DivergedError,
     InterruptedTrainingError,
     OutOfMemoryError,
@@ -41,6 +44,7 @@ from attngrid.training.record import (
     environment,
     now,
     processor_name,
+    reached,
     read_status,
     read_trial,
     write_record,
@@ -66,7 +70,7 @@ def run_cell(study: Study, cell: Cell, record: Path) -> None:
     Raises:
         BusyCellError: another process trains this cell.
         RecordError: a tuned cell whose trials have not chosen yet.
-        InterruptedTrainingError: a signal, after a last checkpoint.
+        InterruptedTrainingError: a signal, or the run's end, after a last checkpoint.
         OutOfMemoryError, WriteError: with what to do about it.
         LostProcessError: another of the processes has ended.
     """
@@ -152,7 +156,7 @@ def _reader_gone(cell: Cell, error: BaseException) -> OutOfMemoryError:
 def _take_part(study: Study, cell: Cell, processes: Processes) -> None:
     """Train with the first process, which says and writes what there is to."""
     digest = replace(cell, tuning=None).digest
-    checkpoints = Checkpoints(cell.checkpoint, digest, 0.0, _nothing, processes)
+    checkpoints = Checkpoints(cell.checkpoint, digest, 0.0, _nothing, processes, _end())
     try:
         _train(study, cell, processes, checkpoints, _nothing)
     except (DivergedError, InterruptedTrainingError):
@@ -214,11 +218,12 @@ def _run_cell(study: Study, cell: Cell, record: Path, processes: Processes, this
             f"{duration(left)} left"
         )
 
-    write_status(cell.status, "running", epoch=0, epochs=epochs)
+    done = reached(cell.status).get("epoch", 0) if cell.checkpoint.is_file() else 0
+    write_status(cell.status, "running", epoch=done, epochs=epochs)
     share = study.compute.checkpoint_share
     # by what is trained: a tuned cell's own digest is the same whatever was chosen for it
     digest = replace(cell, tuning=None).digest
-    checkpoints = Checkpoints(cell.checkpoint, digest, share, _say, processes)
+    checkpoints = Checkpoints(cell.checkpoint, digest, share, _say, processes, _end())
     # taken now: the checkout may have moved on when the training ends
     machine = environment(device.type, name, _torch_versions())
     started, start = now(), time.perf_counter()
@@ -272,14 +277,20 @@ def _run_cell(study: Study, cell: Cell, record: Path, processes: Processes, this
     )
 
 
+def _end() -> float:
+    ends = deadline()
+    return math.inf if ends is None else ends.end
+
+
 def _note_failure(cell: Cell, error: BaseException) -> None:
     """Say in the status why there is no record; that another process is lost is not why."""
     if is_loss(error):
         return
     known = isinstance(error, AttngridError)
+    state = "waiting" if isinstance(error, DeadlineError) else "failed"
     with suppress(OSError):
         message = str(error) if known else f"{type(error).__name__}: {error}"
-        write_status(cell.status, "failed", message)
+        write_status(cell.status, state, message, **reached(cell.status))
 
 
 def _fingerprint(cell: Cell) -> dict[str, Any] | None:

@@ -1,0 +1,303 @@
+"""Records that were made elsewhere: what is filed, and what is refused by name."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from attngrid.cell import Cell
+from attngrid.cli import main
+from attngrid.config import load_study
+from attngrid.evidence.frames import load_results
+from attngrid.training.record import write_status
+from attngrid.training.run import run_cell
+from conftest import TINY, jobs
+
+Say = pytest.CaptureFixture[str]
+Change = Callable[[dict[str, Any]], object]
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the study has been trained, all but its last cell."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        Path("tiny.yaml").write_text(yaml.safe_dump(TINY))
+        study = load_study("tiny.yaml")
+        for cell in list(study.trainings.values())[:-1]:
+            run_cell(study, cell, cell.record)
+    return folder
+
+
+@pytest.fixture
+def made(elsewhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of its records, to be changed at will, beside an empty folder to be in."""
+    target = tmp_path / "made/tiny/records"
+    shutil.copytree(elsewhere / "results/tiny/records", target)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Path("tiny.yaml").write_text(yaml.safe_dump(TINY))
+    return target
+
+
+def cells() -> list[Cell]:
+    return list(load_study("tiny.yaml").trainings.values())
+
+
+def change(file: Path, how: Change) -> None:
+    content = json.loads(file.read_text())
+    how(content)
+    file.write_text(json.dumps(content))
+
+
+def test_records_are_filed_as_they_are_and_once(made: Path, capsys: Say) -> None:
+    assert main(["import", str(made.parents[1])]) == 0
+    for cell in cells()[:-1]:
+        assert cell.record.read_bytes() == (made / cell.record.name).read_bytes()
+    assert "3 records filed, 0 were here, 0 refused" in capsys.readouterr().err
+    before = {cell.record: cell.record.stat().st_mtime_ns for cell in cells()[:-1]}
+    assert main(["import", str(made), "--study", "tiny.yaml"]) == 0
+    assert "0 records filed, 3 were here, 0 refused" in capsys.readouterr().err
+    assert before == {file: file.stat().st_mtime_ns for file in before}
+
+
+def test_other_numbers_are_refused_by_name_and_the_rest_is_filed(made: Path, capsys: Say) -> None:
+    first, second, third, _ = cells()
+    first.record.parent.mkdir(parents=True)
+    shutil.copy(made / first.record.name, first.record)
+
+    def better(content: dict[str, Any]) -> None:
+        metrics = content["metrics"]
+        images = metrics["test_images"]
+        for block, names in (
+            (metrics, ("top1_error", "best_top1_error")),
+            (metrics["curve"][0], ("test_top1_error",)),
+        ):
+            for name in names:
+                wrong = round(block[name] * images / 100)
+                block[name] = 100 * (wrong + 1) / images
+
+    change(first.record, better)
+    kept = first.record.read_bytes()
+    assert main(["import", str(made)]) == 1
+    told = capsys.readouterr()
+    assert f"{made / first.record.name}: has other numbers than {first.record}: top-1" in told.err
+    assert first.record.read_bytes() == kept
+    assert set(told.out.splitlines()) == {f"filed {cell.record}" for cell in (second, third)}
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        (lambda r: r["metrics"].update(top5_error=101.0), "metrics.top5_error: Input should be"),
+        (lambda r: r["metrics"]["curve"][0].update(train_loss=float("nan")), "train_loss: Input"),
+        (
+            lambda r: r["metrics"]["curve"].append(dict(r["metrics"]["curve"][0], epoch=2)),
+            "found 2",
+        ),
+        (lambda r: r["metrics"].pop("params"), "metrics.params: Field required"),
+        (lambda r: r["config"].update(seed=7), "config: is not that of this cell"),
+        (lambda r: r["config"].update(digest="0" * 64), "config: is not that of this cell"),
+        (lambda r: r["config"]["recipe"].update(learning_rate=0.5), "config: is not that"),
+        (lambda r: r["metrics"].update(test_images=10), "training and test images; needs"),
+        (lambda r: r["run"].pop("device_name"), "run.device_name: is missing"),
+        (lambda r: r["run"].update(wall_s=-1), "run.wall_s: found -1; needs seconds"),
+        (lambda r: r.update(notes=""), "notes: Extra inputs are not permitted"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_nothing_of_it_filed(
+    made: Path, how: Change, why: str, capsys: Say
+) -> None:
+    first = cells()[0]
+    change(made / first.record.name, how)
+    assert main(["import", str(made)]) == 1
+    told = capsys.readouterr().err
+    assert f"{made / first.record.name}: " in told
+    assert why in told
+    assert not first.record.exists()
+    assert cells()[1].record.is_file()
+
+
+@pytest.mark.parametrize("error", [33.3, 1.0])
+def test_an_error_is_a_number_of_images(made: Path, error: float, capsys: Say) -> None:
+    """Of 359, that is; and it is not below the top-5 error."""
+    first = cells()[0]
+
+    def how(content: dict[str, Any]) -> None:
+        metrics = content["metrics"]
+        metrics.update(top1_error=error, best_top1_error=error)
+        metrics["curve"][0]["test_top1_error"] = error
+
+    change(made / first.record.name, how)
+    assert main(["import", str(made)]) == 1
+    told = capsys.readouterr().err
+    assert "is no number of images" in told or "top-5 error above top-1 error" in told
+
+
+def test_a_record_of_no_cell_and_one_of_another_configuration_are_told_apart(
+    made: Path, capsys: Say
+) -> None:
+    study = yaml.safe_load(Path("tiny.yaml").read_text())
+    study["recipes"]["tiny"]["learning_rate"] = 0.01
+    Path("tiny.yaml").write_text(yaml.safe_dump(study))
+    (made / "digits-mine-s0-00000000.json").write_text("{}")
+    assert main(["import", str(made), "--study", "tiny.yaml"]) == 1
+    told = capsys.readouterr().err
+    assert told.count("is of another configuration of the cell that is digits-resnet18-") == 3
+    assert "digits-mine-s0-00000000.json: is of no cell of tiny" in told
+    assert not Path("results").exists()
+
+
+def test_a_record_of_two_studies_goes_where_its_folder_says(made: Path, capsys: Say) -> None:
+    study = yaml.safe_load(Path("tiny.yaml").read_text()) | {"study": "other"}
+    Path("other.yaml").write_text(yaml.safe_dump(study))
+    flat = made.parents[1] / "flat"
+    flat.mkdir()
+    shutil.copy(made / cells()[0].record.name, flat)
+    assert main(["import", str(flat)]) == 1
+    assert "is a cell of other and tiny; say which by --study" in capsys.readouterr().err
+    assert main(["import", str(flat), "--study", "other.yaml"]) == 0
+    assert main(["import", str(made)]) == 0
+    assert {len(list(Path(f"results/{name}/records").iterdir())) for name in ("other", "tiny")} == {
+        1,
+        3,
+    }
+
+
+def test_code_that_computes_something_else_refuses_the_record(made: Path, capsys: Say) -> None:
+    first = cells()[0]
+
+    def how(content: dict[str, Any]) -> None:
+        content["run"]["fingerprint"] |= {"code": "another", "losses": [9.0, 9.0, 9.0]}
+
+    change(made / first.record.name, how)
+    assert main(["import", str(made)]) == 1
+    assert "does not compute what the code that made it did" in capsys.readouterr().err
+    assert not first.record.exists()
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        "../escaped.json",
+        "/tmp/escaped.json",
+        "tiny/records/../../../escaped.json",
+        "tiny/records/.hidden.json",
+        "tiny/weights/escaped.json",
+        "tiny/records/escaped.sh",
+        "link",
+        "large",
+    ],
+)
+def test_an_archive_with_anything_else_in_it_is_not_used(
+    made: Path, member: str, capsys: Say
+) -> None:
+    folder = made.parents[1] / "pack"
+    folder.mkdir()
+    first = cells()[0]
+    with tarfile.open(folder / "records.tar.xz", "w:xz") as tar:
+        tar.add(made / first.record.name, f"tiny/records/{first.record.name}")
+        info = tarfile.TarInfo(member)
+        if member == "link":
+            info.name, info.type, info.linkname = "tiny/records/a.json", tarfile.SYMTYPE, "/etc"
+        if member == "large":
+            info.name, info.size = "tiny/records/a.json", 2**21
+        tar.addfile(info, io.BytesIO(bytes(info.size)))
+    assert main(["import", str(folder)]) == 1
+    assert f"{folder / 'records.tar.xz'}: has " in capsys.readouterr().err
+    assert not Path("results").exists()
+    assert not list(made.parents[1].rglob("escaped*"))
+
+
+@pytest.mark.parametrize("damage", ["a part is missing", "cut off", "an archive cut off"])
+def test_a_damaged_pack_is_refused(
+    elsewhere: Path, made: Path, damage: str, monkeypatch: pytest.MonkeyPatch, capsys: Say
+) -> None:
+    home = Path.cwd()
+    folder = home.parent / "pack"
+    shutil.copytree(elsewhere, home.parent / "copy")
+    monkeypatch.chdir(home.parent / "copy")
+    last = cells()[-1]
+    last.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    last.checkpoint.write_bytes(os.urandom(300_000))
+    write_status(last.status, "waiting", "stopped", epoch=0, epochs=1)
+    assert main(["pack", "tiny.yaml", str(folder), "--mib", "0.1"]) == 0
+    parts = sorted(folder.glob("*.ckpt.*"))
+    assert len(parts) == 3
+    if damage == "a part is missing":
+        parts[1].unlink()
+    elif damage == "cut off":
+        parts[2].write_bytes(parts[2].read_bytes()[:-1])
+    else:
+        archive = folder / "records.tar.xz"
+        archive.write_bytes(archive.read_bytes()[:-100])
+    monkeypatch.chdir(home)
+    capsys.readouterr()
+    assert main(["import", str(folder), "--study", "tiny.yaml"]) == 1
+    told = capsys.readouterr().err
+    if damage == "an archive cut off":
+        assert "no readable archive" in told
+        assert not Path("results").exists()
+    else:
+        what = "2 of its 3 parts are here" if "missing" in damage else "is damaged"
+        assert f"{folder}: tiny.{last.id}.ckpt: {what}" in told
+        assert not last.checkpoint.exists()
+        assert all(cell.record.is_file() for cell in cells()[:-1])
+
+
+def test_nothing_to_import_is_said(made: Path, capsys: Say) -> None:
+    Path("empty").mkdir()
+    for folder, why in (("empty", "no record and no pack"), ("nowhere", "no such folder")):
+        assert main(["import", folder]) == 1
+        assert f"{folder}: there is {why}" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_snakemake_collects_again_after_an_import_whatever_the_files_times(
+    elsewhere: Path,
+    clone: Path,
+    snakemake: Callable[..., subprocess.CompletedProcess[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tiny = TINY | {"figures": [], "tables": ["grid"]}
+    tiny["grid"] = [TINY["grid"][0] | {"attentions": ["none"]}]
+    (clone / "tiny.yaml").write_text(yaml.safe_dump(tiny))
+    arguments = ("--cores", "1", "--configfile", "tiny.yaml")
+    monkeypatch.chdir(clone)
+    first, second = load_study("tiny.yaml").trainings.values()
+    first.record.parent.mkdir(parents=True)
+    shutil.copy(elsewhere / first.record, first.record)
+    load_study("tiny.yaml").write_snapshot()
+    assert main(["complexity", "tiny.yaml", "--output", "results/tiny/complexity.csv"]) == 0
+    done = snakemake(clone, "current", *arguments)
+    assert done.returncode == 0, done.stderr
+    load_study("tiny.yaml").collected.write_text("")  # as if both had been there
+    old = elsewhere / second.record
+    os.utime(old, (1_600_000_000, 1_600_000_000))
+
+    def announced() -> dict[str, int]:
+        dry = snakemake(clone, "-n", *arguments)
+        assert dry.returncode == 0, dry.stderr
+        return jobs(dry.stdout + dry.stderr)
+
+    shutil.copy2(old, second.record)
+    assert "collect" not in announced()
+    second.record.unlink()
+    # the third record is of no cell of this study
+    assert main(["import", str(elsewhere / "results"), "--study", "tiny.yaml"]) == 1
+    found = announced()
+    assert "train" not in found
+    assert found["collect"] == found["table"] == 1
+    assert snakemake(clone, *arguments).returncode == 0
+    assert list(load_results("tiny").cells["state"]) == ["measured", "measured"]
