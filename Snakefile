@@ -16,7 +16,7 @@ from attngrid.evidence.claims import load_claims
 from attngrid.files import set_home, shipped
 from attngrid.plan import Planner, summary
 from attngrid.render.description import check_descriptions
-from attngrid.status import used
+from attngrid.status import has_failed, used
 
 min_version("9.0")
 # a large grid's jobs are many objects, and none of them is garbage

@@ -18,7 +18,6 @@ from attngrid.config import Study
 from attngrid.errors import UnknownNameError
 from attngrid.files import shipped
 from attngrid.site import results_folder
-from attngrid.training.record import read_status
 
 # TFLOP/s without sparsity from the vendor's data sheets: float32 without tensor cores (a cell's
 # float32 means float32), bfloat16 with them. V100 and T4 have no bfloat16.
@@ -202,10 +201,6 @@ class Planner:
             cell_id: of a cell or trial.
             beside: so many share a job, one after the other.
         """
-        said = read_status(self.study.training(cell_id).status) or {}
-        # a job goes on with no other cell once one has failed for good
-        if said.get("state") in ("failed", "diverged"):
-            return None
         minutes = self.runtime(cell_id)
         return "small" if minutes <= SMALL_MIN and beside * minutes <= self.limit else None
 

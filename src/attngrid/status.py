@@ -69,6 +69,11 @@ def _of(cell: Cell) -> tuple[str, str]:
     return "running", f"{cell.id}: {', '.join(parts)}"
 
 
+def has_failed(cell: Cell) -> bool:
+    """Whether a cell's last training ended with an error."""
+    return (read_status(cell.status) or {}).get("state") in ("failed", "diverged")
+
+
 def _last_line(cell: Cell) -> str:
     with suppress(OSError):
         lines = Path(f"logs/{cell.study}/{cell.id}.log").read_text("utf-8", "replace").split("\n")

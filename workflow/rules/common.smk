@@ -34,6 +34,12 @@ def asked(cells):
     }
 
 
+# Inside a job, once a cell fails no other has its turn: what has failed before comes last.
+def turn(wildcards):
+    failed = not workflow.is_main_process and has_failed(study.training(wildcards.cell))
+    return study.priority(wildcards.cell) - failed
+
+
 # Small cells share a job, in turn; which do is said where they are submitted.
 def share(wildcards):
     together = workflow.group_settings.group_components.get("small", 1)

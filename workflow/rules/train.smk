@@ -23,7 +23,7 @@ rule train:
         stays(f"{study.results}/records/{{cell}}.json"),
     log:
         f"logs/{study.study}/{{cell}}.log",
-    priority: lambda wildcards: study.priority(wildcards.cell)
+    priority: turn
     group:
         group
     conda:

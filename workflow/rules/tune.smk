@@ -11,7 +11,7 @@ rule trial:
         stays(f"{study.results}/trials/{{cell}}.json"),
     log:
         f"logs/{study.study}/{{cell}}.log",
-    priority: lambda wildcards: study.priority(wildcards.cell)
+    priority: turn
     group:
         group
     conda:
