@@ -50,12 +50,12 @@ test-slurm: venv  ## every fault on a real Slurm, which it starts here (root, De
 soak-slurm: venv  ## 500 tiny cells through the same
 	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=tests $(BIN)/python -m slurm.soak
 
-bench: BENCHMARKS := training attention pipeline startup loader
+bench: BENCHMARKS := training attention pipeline loader
 bench: venv  ## the benchmarks that a CPU runs in ten minutes, into results/benchmarks/
 	$(RUN_BENCHMARKS)
 
-bench-long: BENCHMARKS := equivalence packing dry_run
-bench-long: venv  ## what takes longer: equal accuracy, cells side by side, 10,000 cells
+bench-long: BENCHMARKS := startup equivalence packing dry_run
+bench-long: venv  ## what takes longer: start-up, equal accuracy, cells side by side, 10,000 cells
 	$(RUN_BENCHMARKS)
 
 define RUN_BENCHMARKS

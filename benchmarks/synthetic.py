@@ -11,14 +11,14 @@ Split = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 class Synthetic:
-    """``TRAIN`` training images, so that an epoch is a sample of a benchmark."""
+    """Training images for many samples of a benchmark, and next to none to test on."""
 
     label = "random images"
     num_classes = 100
     input_size = 32
     stem = "cifar"
 
-    TRAIN, HELD_OUT = 128, 2
+    TRAIN, HELD_OUT = 2_560, 2
 
     @classmethod
     def load(cls, folder: Path) -> list[Split]:
