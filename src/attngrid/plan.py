@@ -283,7 +283,7 @@ def plan(planner: Planner) -> Iterator[str]:
         times = "--"
         if line.hours is not None:
             longest = duration(3600 * (line.longest_h or 0))
-            times = f"{_number(line.hours)} h, the longest {longest}"
+            times = f"{number(line.hours)} h, the longest {longest}"
         sources = _said(Counter(line.sources)) if line.sources else "nothing left"
         yield f"  {line.condition}: {line.cells} cells, {line.done} done; {times}; {sources}"
     if any(line.hours is None for line in lines):
@@ -308,7 +308,7 @@ def _hours(lines: Iterable[Line], device: str) -> str:
     if not sources:
         return f"{kind} --" if unknown else f"no {kind} left"
     named = "" if device == "CPU" else f"{device}, "
-    text = f"some {_number(total)} {kind} left ({named}{_said(sources)})"
+    text = f"some {number(total)} {kind} left ({named}{_said(sources)})"
     return f"{text}, and {unknown} cells --" if unknown else text
 
 
@@ -317,7 +317,10 @@ def _said(sources: Counter[str]) -> str:
     return ", ".join(f"{sources[name]} {name}" for name in names) if len(names) > 1 else names[0]
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Two digits of it, or all before the point; less than a thousandth is 0."""
+    if value < 0.001:
+        return "0"
     return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from attngrid.cell import Cell
 from attngrid.config import Study
-from attngrid.plan import duration
+from attngrid.plan import duration, number
 from attngrid.training.attempts import read_attempts
 from attngrid.training.record import read_status
 
@@ -110,7 +110,7 @@ def used(study: Study) -> str:
         if held
         else ""
     )
-    hours = f"{(gpu_s or all_s) / 3600:.2g} {'GPU hours held' if gpu_s else 'hours on CPUs'}"
+    hours = f"{number((gpu_s or all_s) / 3600)} {'GPU hours held' if gpu_s else 'hours on CPUs'}"
     return f"{hours}, {cells} cells in {attempts} attempts, {retries}{share}"
 
 
