@@ -1,4 +1,4 @@
-"""`make soak-slurm`: 500 tiny cells through a real Slurm on this machine, and their time."""
+"""`make soak-slurm`: 500 tiny cells, four to a job, through a real Slurm here, and their time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def main() -> None:
             sandbox.up()
             place = Place(sandbox, Path(folder) / "clone", STEP_S="0")
             TINY["recipes"]["tiny"]["epochs"] = 1
-            study = place.study(list(range(CELLS)))
+            study = place.counted(list(range(CELLS)))
             start = time.time()
             code = place.start().wait(4 * 3600)
             wall_s = time.time() - start
