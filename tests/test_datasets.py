@@ -166,6 +166,39 @@ def test_cifar10_is_unpacked_from_its_archive_and_read(cifar: Cifar, folder: Pat
     )
 
 
+def test_an_archive_in_parts_is_joined_and_checked(
+    cifar: Cifar, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As somebody carries it, who has split it."""
+    carried = folder.parent / "carried"
+    carried.mkdir()
+    name = cifar.archive.name
+    size = cifar.archive.stat().st_size // 3 + 1
+    subprocess.run(["split", "-d", f"-b{size}", cifar.archive, carried / f"{name}."], check=True)
+    assert [file.name for file in sorted(carried.iterdir())] == [f"{name}.0{n}" for n in range(3)]
+    monkeypatch.chdir(folder.parent)
+    block = {"dataset": "cifar10", "backbones": ["resnet18"], "attentions": ["none"]}
+    study = {
+        "study": "carried",
+        "grid": [block | {"recipes": ["cifar_30ep"], "seeds": [0]}],
+        "data": {"folder": str(folder)},
+    }
+    Path("carried.yaml").write_text(yaml.safe_dump(study))
+    command = ["prepare", "carried.yaml", "--archives", str(carried)]
+    second = (carried / f"{name}.01").read_bytes()
+    (carried / f"{name}.01").write_bytes(second[:-1])
+    assert main(command) == 1
+    told = capsys.readouterr().err
+    assert f"{name}.00, {name}.01, {name}.02 do not make {name} (MD5 " in told
+    assert not (folder / name).exists()
+    (carried / f"{name}.01").write_bytes(second)
+    assert main(command) == 0
+    assert md5((folder / name).read_bytes()) == datasets.CIFAR10.tgz_md5
+    assert {file: (folder / file).read_bytes() for file in cifar.files} == cifar.files
+    assert main(["prepare", "carried.yaml", "--archives", "nowhere"]) == 1
+    assert "nowhere: No such file or directory" in capsys.readouterr().err
+
+
 def test_an_archive_is_fetched_only_if_the_configuration_says_so(
     cifar: Cifar, folder: Path
 ) -> None:

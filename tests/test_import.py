@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import lzma
 import os
+import random
 import shutil
 import subprocess
 import tarfile
@@ -13,12 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from filelock import FileLock
 
 from attngrid.cell import Cell
 from attngrid.cli import main
 from attngrid.config import load_study
+from attngrid.errors import RecordError
 from attngrid.evidence.frames import load_results
+from attngrid.files import seal
+from attngrid.pack import read_archive
 from attngrid.training.record import write_status
 from attngrid.training.run import run_cell
 from conftest import TINY, jobs
@@ -113,6 +121,13 @@ def test_other_numbers_are_refused_by_name_and_the_rest_is_filed(made: Path, cap
         (lambda r: r["metrics"].update(test_images=10), "training and test images; needs"),
         (lambda r: r["run"].pop("device_name"), "run.device_name: is missing"),
         (lambda r: r["run"].update(wall_s=-1), "run.wall_s: found -1; needs seconds"),
+        (lambda r: r["run"].update(wall_s=True), "run.wall_s: found True; needs seconds"),
+        (lambda r: r["run"].update(wall_s=10**400), "; needs seconds"),
+        (lambda r: r["run"].update(peak_memory_mb=float("nan")), "found NaN; needs finite"),
+        (lambda r: r["run"].update(fingerprint={}), "run.fingerprint: needs code, losses"),
+        (lambda r: r["run"]["fingerprint"].update(losses=None), "run.fingerprint: needs code"),
+        (lambda r: r["config"]["recipe"].pop("name"), "config"),
+        (lambda r: r["metrics"].update(best_top5_error=77.7), "are not the best epoch's"),
         (lambda r: r.update(notes=""), "notes: Extra inputs are not permitted"),
     ],
 )
@@ -195,6 +210,7 @@ def test_code_that_computes_something_else_refuses_the_record(made: Path, capsys
         "tiny/records/../../../escaped.json",
         "tiny/records/.hidden.json",
         "tiny/weights/escaped.json",
+        "tiny/study.json",
         "tiny/records/escaped.sh",
         "link",
         "large",
@@ -212,12 +228,157 @@ def test_an_archive_with_anything_else_in_it_is_not_used(
         if member == "link":
             info.name, info.type, info.linkname = "tiny/records/a.json", tarfile.SYMTYPE, "/etc"
         if member == "large":
-            info.name, info.size = "tiny/records/a.json", 2**21
+            info.name, info.size = "tiny/records/a.json", 2**24 + 1
         tar.addfile(info, io.BytesIO(bytes(info.size)))
     assert main(["import", str(folder)]) == 1
     assert f"{folder / 'records.tar.xz'}: has " in capsys.readouterr().err
     assert not Path("results").exists()
     assert not list(made.parents[1].rglob("escaped*"))
+
+
+def test_a_pack_damaged_anywhere_is_refused_and_stays(
+    elsewhere: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Say
+) -> None:
+    """No byte of an archive can change unseen, and what cannot be read is not packed over."""
+    shutil.copytree(elsewhere, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    assert main(["pack", "tiny.yaml", str(tmp_path / "pack")]) == 0
+    archive = tmp_path / "pack/records.tar.xz"
+    sound = archive.read_bytes()
+    draw = random.Random(0)
+    for place in [*draw.sample(range(len(sound)), 40), len(sound) - 1]:
+        archive.write_bytes(sound[:place] + bytes([sound[place] ^ 16]) + sound[place + 1 :])
+        with pytest.raises(RecordError, match="no readable archive"):
+            read_archive(archive)
+    # a header damaged before it was packed would be the archive's end to tarfile
+    content = bytearray(lzma.decompress(sound))
+    second = content.index(b"tiny/", 512)
+    content[second + 150] ^= 1
+    archive.write_bytes(lzma.compress(bytes(content)))
+    with pytest.raises(RecordError, match="damaged behind its member 1"):
+        read_archive(archive)
+    damaged = archive.read_bytes()
+    capsys.readouterr()
+    assert main(["pack", "tiny.yaml", str(tmp_path / "pack")]) == 1
+    assert "move it away; nothing was packed" in capsys.readouterr().err
+    assert archive.read_bytes() == damaged
+
+
+def test_a_pack_keeps_the_records_of_the_one_that_it_replaces(
+    elsewhere: Path, made: Path, monkeypatch: pytest.MonkeyPatch, capsys: Say
+) -> None:
+    pack = Path.cwd().parent / "pack"
+    names = {f"tiny/records/{cell.record.name}" for cell in cells()[:-1]}
+    monkeypatch.chdir(elsewhere)
+    assert main(["pack", "tiny.yaml", str(pack)]) == 0
+    monkeypatch.chdir(made.parents[1].parent / "here")
+    assert main(["pack", "tiny.yaml", str(pack)]) == 0
+    assert names <= read_archive(pack / "records.tar.xz").keys()
+    assert "tiny: 3 records and 0 checkpoints in 1 files" in capsys.readouterr().err
+    # another result of the same cell is no reason to lose either
+    first = cells()[0]
+    first.record.parent.mkdir(parents=True)
+    first.record.write_text("{}")
+    assert main(["pack", "tiny.yaml", str(pack)]) == 1
+    told = capsys.readouterr().err
+    assert f"its tiny/records/{first.record.name} is another one than here" in told
+    assert names <= read_archive(pack / "records.tar.xz").keys()
+
+
+def test_a_full_disk_costs_no_pack(
+    elsewhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Say
+) -> None:
+    monkeypatch.chdir(elsewhere)
+    assert main(["pack", "tiny.yaml", str(tmp_path / "pack")]) == 0
+    before = {file.name: file.read_bytes() for file in (tmp_path / "pack").iterdir()}
+
+    def full(file: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(file))
+
+    monkeypatch.setattr("attngrid.pack.write_atomically", full)
+    assert main(["pack", "tiny.yaml", str(tmp_path / "pack")]) == 1
+    assert "No space left on device; an earlier pack is there still" in capsys.readouterr().err
+    assert {file.name: file.read_bytes() for file in (tmp_path / "pack").iterdir()} == before
+
+
+def test_a_record_of_a_cell_that_is_being_trained_waits(made: Path, capsys: Say) -> None:
+    first = cells()[0]
+    first.lock.parent.mkdir(parents=True)
+    write_status(first.status, "running", epoch=0, epochs=1)
+    with FileLock(first.lock):
+        assert main(["import", str(made)]) == 1
+    assert "is being trained here; import it again after that" in capsys.readouterr().err
+    assert not first.record.exists()
+    assert first.status.is_file()
+    assert main(["import", str(made)]) == 0
+    assert first.record.is_file()
+
+
+def member(folder: Path, **files: bytes | str) -> Path:
+    """A pack with these members, of an id and a kind of file each."""
+    folder.mkdir()
+    with tarfile.open(folder / "records.tar.xz", "w:xz") as tar:
+        for name, content in files.items():
+            raw = content.encode() if isinstance(content, str) else content
+            info = tarfile.TarInfo(name)
+            info.size = len(raw)
+            tar.addfile(info, io.BytesIO(raw))
+    return folder
+
+
+def test_states_that_no_training_has_written_are_passed_over(made: Path, capsys: Say) -> None:
+    """They are read by commands that must not end for them."""
+    host = {"host": "elsewhere", "pid": 1}
+    states = [
+        host | {"state": "frob", "message": ""},
+        host | {"state": "running", "message": "", "left_s": 1},
+        host | {"state": "failed"},
+        host | {"state": "failed", "message": "a bad day"},
+    ]
+    files = {}
+    for cell, state in zip(cells(), states, strict=True):
+        files[f"tiny/status/{cell.status.name}"] = json.dumps(state)
+        files[f"tiny/status/{cell.attempts.name}"] = "[{}]"
+    assert main(["import", str(member(made.parents[1] / "pack", **files))]) == 0
+    capsys.readouterr()
+    assert main(["status", "tiny.yaml"]) == 0
+    told = capsys.readouterr().out
+    assert "4 cells: 3 waiting, 1 failed" in told
+    assert "a bad day" in told
+    assert "nothing has been trained here yet" in told
+
+
+def test_a_checkpoint_that_is_none_replaces_nothing(made: Path, capsys: Say) -> None:
+    first, second, *_ = cells()
+    first.checkpoint.parent.mkdir(parents=True)
+    first.checkpoint.write_bytes(b"ours")
+    state = {"host": "elsewhere", "pid": 1, "state": "waiting", "message": "", "epoch": 9}
+    pack = member(
+        made.parents[1] / "pack", **{f"tiny/status/{first.status.name}": json.dumps(state)}
+    )
+    (pack / f"tiny.{first.id}.ckpt.1of1").write_bytes(seal(b"junk") + b"junk")
+    buffer = io.BytesIO()
+    torch.save({"digest": "0" * 64}, buffer)
+    (pack / f"tiny.{second.id}.ckpt.1of1").write_bytes(seal(buffer.getvalue()) + buffer.getvalue())
+    assert main(["import", str(pack)]) == 1
+    told = capsys.readouterr().err
+    assert f"tiny.{first.id}.ckpt: is no checkpoint" in told
+    assert f"tiny.{second.id}.ckpt: is of another cell: found the digest 0000" in told
+    assert first.checkpoint.read_bytes() == b"ours"
+    assert not second.checkpoint.exists()
+
+
+def test_what_cannot_be_parsed_ends_no_import(made: Path, capsys: Say) -> None:
+    first = cells()[0]
+    (made / first.record.name).write_text("[" * 200_000)
+    Path("number.yaml").write_text("42")
+    Path("latin.yaml").write_bytes("study: é".encode("latin-1"))
+    Path("mistake.yaml").write_text("study: mistake\ngird: []")
+    assert main(["import", str(made)]) == 1
+    told = capsys.readouterr()
+    assert f"{made / first.record.name}: " in told.err
+    assert "passed over: mistake.yaml: " in told.err
+    assert len(told.out.splitlines()) == 2
 
 
 @pytest.mark.parametrize("damage", ["a part is missing", "cut off", "an archive cut off"])
@@ -248,7 +409,7 @@ def test_a_damaged_pack_is_refused(
     told = capsys.readouterr().err
     if damage == "an archive cut off":
         assert "no readable archive" in told
-        assert not Path("results").exists()
+        assert not list(Path("results").rglob("*.json"))
     else:
         what = "2 of its 3 parts are here" if "missing" in damage else "is damaged"
         assert f"{folder}: tiny.{last.id}.ckpt: {what}" in told

@@ -22,6 +22,7 @@ from attngrid.cell import Cell
 from attngrid.cli import main
 from attngrid.config import Study, load_study
 from attngrid.evidence.frames import collect
+from attngrid.pack import read_archive
 from attngrid.plan import Planner
 from attngrid.training.attempts import read_attempts
 from attngrid.training.record import read_record, read_status, write_status
@@ -281,6 +282,76 @@ def test_a_pack_takes_nobody_elses_folder(study: Study, capsys: Say) -> None:
     assert [file.name for file in Path("mine").iterdir()] == ["thesis.tex"]
 
 
-def test_records_that_do_not_fit_are_an_error(study: Study, capsys: Say) -> None:
-    assert main(["pack", "tiny.yaml", "small", "--files", "1", "--mib", "0.0001"]) == 1
-    assert "tiny/study.json: is larger than a file may be" in capsys.readouterr().err
+def test_what_does_not_fit_is_an_error(study: Study, capsys: Say) -> None:
+    Path("logs/tiny").mkdir(parents=True)
+    Path("logs/tiny/a.log").write_bytes(os.urandom(2000))
+    Path("logs/tiny/my own.log").write_text("of no cell")
+    command = ["pack", "tiny.yaml", "small", "--mib"]
+    assert main([*command, "0.001"]) == 1
+    told = "tiny/logs/a.log: takes 2,[0-9]{3} bytes packed, and a file may have 1,048; nothing was"
+    assert re.search(told, capsys.readouterr().err)
+    assert not Path("small").exists()
+    assert main([*command, "1"]) == 0
+    assert read_archive(Path("small/records.tar.xz")).keys() == {"tiny/logs/a.log"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "needs"),
+    [
+        ("--mib", "nan", "found 'nan'; MiB, from 0.001"),
+        ("--mib", "0", "found '0'; MiB, from 0.001"),
+        ("--files", "0", "found '0'; a whole number from 1"),
+        ("--files", "abc", "found 'abc'; a whole number from 1"),
+    ],
+)
+def test_limits_of_a_pack_are_numbers(
+    study: Study, name: str, value: str, needs: str, capsys: Say
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["pack", "tiny.yaml", "pack", name, value])
+    assert needs in capsys.readouterr().err
+
+
+def test_a_file_is_no_folder_for_a_pack(study: Study, capsys: Say) -> None:
+    assert main(["pack", "tiny.yaml", "tiny.yaml"]) == 1
+    assert "tiny.yaml: is no folder; nothing was packed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "told"),
+    [
+        (("--reserve", "045"), 2, "--reserve: found 045; needs a number"),
+        (("--files", "abc"), 2, "found 'abc'; a whole number from 1"),
+        (("--to", "config"), 1, "which is no pack's; nothing was packed"),
+        (("--from", "packde"), 1, "there is no packde yet: nothing to go on from"),
+        ((), 1, "1 cells: 1 waiting"),
+    ],
+)
+def test_a_run_that_fails_says_so_and_mistakes_cost_no_time(
+    options: tuple[str, ...],
+    code: int,
+    told: str,
+    clone: Path,
+    tmp_path: Path,
+    tiny: dict[str, Any],
+) -> None:
+    """Here Snakemake itself fails, beside a cell that has waited since an earlier run."""
+    tiny["grid"][0] |= {"attentions": ["none"], "seeds": [0]}
+    (clone / "tiny.yaml").write_text(yaml.safe_dump(tiny))
+    (cell,) = load_study(clone / "tiny.yaml").trainings.values()
+    write_status(clone / cell.status, "waiting", "not started")
+    stub = tmp_path / "bin/snakemake"
+    stub.parent.mkdir()
+    stub.write_text("#!/bin/sh\ntouch began\nexit 1\n")
+    stub.chmod(0o755)
+    path = f"{stub.parent}{os.pathsep}{environment()['PATH']}"
+    done = subprocess.run(
+        ["bash", "workflow/node.sh", "--config", "tiny.yaml", *options],
+        cwd=clone,
+        env=environment() | {"PYTHON": sys.executable, "PATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert told in done.stdout + done.stderr
+    assert (clone / "began").exists() is (not options or "--from" in options)

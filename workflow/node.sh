@@ -9,7 +9,8 @@ bash workflow/node.sh [OPTIONS] [-- OPTIONS OF SNAKEMAKE]
   --reserve S       seconds of these for last checkpoints and packing (45)
   --config FILE     the study (config/cifar100.yaml)
   --wheels FOLDER   is installed first, from these files alone, into .node/
-  --first COMMAND   is run next by bash, such as one that unpacks images
+  --images FOLDER   archives of images, whole or in parts (NAME.00, NAME.01 ...), for the study
+  --first COMMAND   is run next by bash, such as one that makes images
   --from FOLDER     what an earlier run has packed: it goes on from there
   --to FOLDER       where records, logs and checkpoints are packed (packed)
   --files N         of the packed folder at most (8)
@@ -19,12 +20,12 @@ TEXT
 }
 
 began=$(date +%s)
-minutes=10 reserve=45 config=config/cifar100.yaml wheels='' first='' from='' to=packed files=8 mib=16
+minutes=10 reserve=45 config=config/cifar100.yaml wheels='' images='' first='' from='' to=packed files=8 mib=16
 while (($#)); do
   case $1 in
   --) shift && break ;;
   -h | --help) usage && exit ;;
-  --minutes | --reserve | --config | --wheels | --first | --from | --to | --files | --mib)
+  --minutes | --reserve | --config | --wheels | --images | --first | --from | --to | --files | --mib)
     (($# > 1)) || { echo "node.sh: $1 needs a value" >&2 && exit 2; }
     printf -v "${1#--}" %s "$2" && shift 2
     ;;
@@ -36,8 +37,11 @@ while (($#)); do
   esac
 done
 for name in minutes reserve; do
-  [[ ${!name} =~ ^[0-9]+(\.[0-9]+)?$ ]] || { echo "node.sh: --$name: found ${!name}; needs a number" >&2 && exit 2; }
+  [[ ${!name} =~ ^(0|[1-9][0-9]*)(\.[0-9]+)?$ ]] || {
+    echo "node.sh: --$name: found ${!name}; needs a number, such as 10 or 0.5" >&2 && exit 2
+  }
 done
+if [[ -n $from && ! -d $from ]]; then echo "node.sh: there is no $from yet: nothing to go on from" >&2; fi
 checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=${PYTHON:-python3}
 
@@ -79,38 +83,45 @@ versions attngrid snakemake pydantic fvcore
 attngrid outputs "$config" >/dev/null # a mistake in it ends the run here
 
 [[ -z $first ]] || bash -c "$first"
+if [[ -n $images ]]; then attngrid prepare "$config" --archives "$images"; fi
 if [[ -n $from && -d $from ]]; then
   attngrid import "$from" --study "$config" || echo "going on without what was refused" >&2
 fi
+pack() { attngrid pack "$config" "$to" --files "$files" --mib "$mib"; }
+# what is wrong with the folder is known before the time is spent, and what the pack has is in it still
+pack >/dev/null
 
-left() { "$python" -c "import sys, time; b, m, r = map(float, sys.argv[1:]); print(f'{b + 60 * m - r - time.time():.3f}')" "$began" "$minutes" "$reserve"; }
-left=$(left)
+stopped=''
+trap 'stopped=1; [[ -z ${running-} ]] || kill -TERM "$running" 2>/dev/null || true' TERM INT HUP
+mark=$(mktemp)
+end=$("$python" -c "import sys; b, m, r = map(float, sys.argv[1:]); print(f'{b + 60 * m - r:.3f}')" "$began" "$minutes" "$reserve")
+left=$("$python" -c "import sys, time; print(f'{float(sys.argv[1]) - time.time():.3f}')" "$end")
 code=0
 if [[ $left != -* ]]; then
-  ATTNGRID_DEADLINE=$("$python" -c "import sys, time; print(time.time() + float(sys.argv[1]))" "$left")
-  export ATTNGRID_DEADLINE ATTNGRID_BUDGET=$left
+  export ATTNGRID_DEADLINE=$end ATTNGRID_BUDGET=$left
   echo "deadline in $left s"
   # At the deadline the trainings stop by themselves; a second later Snakemake is told to start no more.
   # It goes to all that it has started, too. What does not end in half of the reserve is killed.
-  timeout --signal=TERM --kill-after="$("$python" -c "print($reserve / 2)")" \
+  timeout --signal=TERM --kill-after="$("$python" -c "print(max(1, $reserve / 2))")" \
     "$("$python" -c "print($left + 1)")" \
     snakemake records --nolock --cores all --profile "$checkout/workflow/profiles/gpu" \
     --configfile "$config" "$@" &
   running=$!
-  trap 'kill -TERM "$running" 2>/dev/null' TERM INT
+  [[ -z $stopped ]] || kill -TERM "$running" || true
   wait "$running" || code=$?
   # a signal ends the wait, not what is waited for
   while kill -0 "$running" 2>/dev/null; do wait "$running" || code=$?; done
-  trap - TERM INT
 else
   echo "node.sh: no time is left for a training" >&2
 fi
 
-attngrid pack "$config" "$to" --files "$files" --mib "$mib"
+pack
 state=$(attngrid status "$config")
 printf '%s\n' "$state"
 echo "$(($(date +%s) - began)) s in all"
 # what waits for time is no failure, and 124 is the deadline
-if ((code && code != 124)) && ! grep -q '^  waiting: ' <<<"$state" || grep -qE '^  (failed|diverged): ' <<<"$state"; then
+waits=$(find logs -name '*.log' -newer "$mark" -exec grep -lE 'not started: |stopped at the deadline' {} + 2>/dev/null || true)
+rm -f "$mark"
+if [[ -n $stopped ]] || { ((code && code != 124)) && [[ -z $waits ]]; } || grep -qE '^  (failed|diverged): ' <<<"$state"; then
   exit 1
 fi

@@ -237,6 +237,11 @@ class Cell:
         return results_folder() / self.study / "status" / f"{self.id}.json"
 
     @property
+    def lock(self) -> Path:
+        """Held by the process that trains it, or that files what was trained elsewhere."""
+        return self.status.with_suffix(".lock")
+
+    @property
     def attempts(self) -> Path:
         """What its trainings took, those that were killed included."""
         return self.status.with_suffix(".attempts")

@@ -21,6 +21,7 @@ from attngrid.errors import (
     InterruptedTrainingError,
     RecordError,
     UnknownNameError,
+    WriteError,
 )
 from attngrid.launcher import tune_allocator
 
@@ -122,6 +123,7 @@ def prepare(arguments: argparse.Namespace) -> None:
     """Check a study's datasets once, fetching or unpacking what they need."""
     from attngrid import data
     from attngrid.config import load_study
+    from attngrid.data.prepare import link_archives
     from attngrid.data.prepare import prepare as make_ready
 
     study = load_study(arguments.study)
@@ -131,6 +133,8 @@ def prepare(arguments: argparse.Namespace) -> None:
             raise UnknownNameError(f"dataset of study {study.study}", arguments.dataset, names)
         names = [arguments.dataset]
     folder = study.data_folder
+    if arguments.archives is not None:
+        link_archives(arguments.archives, folder)
     for name in names:
         report = make_ready(name, folder, download=study.data.download, thorough=arguments.thorough)
         label = data.find(name).label
@@ -289,7 +293,13 @@ def pack(arguments: argparse.Namespace) -> None:
     from attngrid.pack import pack as put_together
 
     study = load_study(arguments.study)
-    packed = put_together(study, arguments.folder, arguments.files, arguments.mib)
+    try:
+        packed = put_together(study, arguments.folder, arguments.files, arguments.mib)
+    except OSError as error:
+        raise WriteError(
+            f"{error.filename or arguments.folder}: {error.strerror or error}; an earlier pack is "
+            "there still"
+        ) from error
     for name, size in packed.files.items():
         print(f"{arguments.folder / name}: {size / 2**20:.1f} MiB")
     for cell in packed.left:
@@ -497,6 +507,22 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"found {text!r}; a whole number from 1")
+    return int(text)
+
+
+def _mib(text: str) -> float:
+    try:
+        mib = float(text)
+    except ValueError:
+        mib = math.nan
+    if not 1e-3 <= mib <= 1e6:
+        raise argparse.ArgumentTypeError(f"found {text!r}; MiB, from 0.001")
+    return mib
+
+
 def current(arguments: argparse.Namespace) -> None:
     """Collect whatever records exist and render everything; train nothing."""
     from attngrid.config import load_study
@@ -634,11 +660,17 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--attempt", type=int, default=1, help="of this run; from 1")
         if command is pack:
             sub.add_argument("folder", type=Path, metavar="FOLDER", help="new, or an earlier pack")
-            sub.add_argument("--files", type=int, default=8, help="at most so many; 8")
-            sub.add_argument("--mib", type=float, default=16, help="of each at most; 16")
+            sub.add_argument("--files", type=_count, default=8, help="at most so many; 8")
+            sub.add_argument("--mib", type=_mib, default=16, help="of each at most; 16")
         if command is prepare:
             sub.add_argument("dataset", nargs="?", metavar="DATASET", help="one of the study's")
             sub.add_argument("--thorough", action="store_true", help="decode every image")
+            sub.add_argument(
+                "--archives",
+                type=Path,
+                metavar="FOLDER",
+                help="has the archives, whole or in parts",
+            )
         if command in (tune, table, figure):
             sub.add_argument("name", metavar="NAME")
         if command is replicate:

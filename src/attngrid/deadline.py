@@ -53,9 +53,12 @@ def deadline() -> Deadline | None:
     for name in (END, BUDGET):
         text = os.environ.get(name) or "inf"
         try:
-            values.append(float(text))
+            value = float(text)
         except ValueError:
-            raise ConfigError(f"{name}: found {text!r}; needs a number of seconds") from None
+            value = math.nan
+        if math.isnan(value):
+            raise ConfigError(f"{name}: found {text!r}; needs a number of seconds")
+        values.append(value)
     return Deadline(*values) if values[0] < math.inf else None
 
 

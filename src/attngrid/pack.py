@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import lzma
+import os
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import rmtree
 
 from attngrid.cell import Cell
 from attngrid.config import Study
@@ -21,11 +24,16 @@ FILES, MIB = 8, 16
 ARCHIVE = re.compile(r"records(-\d+)?\.tar\.xz")
 PART = re.compile(r"([a-z0-9][a-z0-9_-]*)\.([A-Za-z0-9._+-]+)\.ckpt\.(\d+)of(\d+)")
 MEMBER = re.compile(
-    r"[a-z0-9][a-z0-9_-]*/(study\.json|(records|trials|status|logs)/"
-    r"[A-Za-z0-9_+-][A-Za-z0-9._+-]*\.(json|attempts|log))"
+    r"[a-z0-9][a-z0-9_-]*/(records|trials|status|logs)/"
+    r"[A-Za-z0-9_+-][A-Za-z0-9._+-]*\.(json|attempts|log)"
 )
-# Of a member; a record of 1,000 epochs has a quarter of this. Of a longer log it is the end.
-LARGEST = 2**20
+MEASURED = ("records", "trials")
+# Of a member, in bytes; a record of 1,000 epochs has a quarter of a MiB.
+LARGEST = 2**24
+# Of an archive's members together.
+TOTAL = 2**28
+# Of a longer log it is the end.
+LOG = 2**20
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,8 @@ def pack(study: Study, folder: Path, files: int = FILES, mib: float = MIB) -> Pa
     """Put a study's records, logs and states into a folder, and the checkpoints that fit.
 
     Those come by how far their trainings are, the most advanced first, in parts where one is
-    larger than a file may be. An earlier pack in the folder is replaced.
+    larger than a file may be. An earlier pack in the folder is replaced once all of the new one is
+    written; the records that it has and that are not here are in the new one, too.
 
     Args:
         study: whose.
@@ -58,48 +67,98 @@ def pack(study: Study, folder: Path, files: int = FILES, mib: float = MIB) -> Pa
         mib: of 2**20 bytes a file may have at most so many.
 
     Raises:
-        AttngridError: something else is in the folder; records and logs alone are more than fits.
+        AttngridError: something else is in the folder; its pack cannot be read, or has a record
+            that is another one here; records and logs alone are more than fits.
     """
     limit = int(mib * 2**20)
-    others = [f.name for f in folder.glob("*") if not _is_packs(f.name)]
-    if others:
-        raise AttngridError(f"{folder}: has {min(others)}, which is no pack's; nothing was packed")
     cells = [*study.trials.values(), *study.trainings.values()]
     small = dict(_small(study, cells))
+    small |= _carried(folder, small)
+    for name, content in small.items():
+        if len(content) > LARGEST or not MEMBER.fullmatch(name):
+            raise AttngridError(
+                f"{name}: found {len(content):,} bytes; a pack has files of at most {LARGEST:,} "
+                "with plain names; nothing was packed"
+            )
     archives = _archives(sorted(small.items()), limit)
     if len(archives) > files:
         raise AttngridError(
             f"{folder}: records and logs alone are {len(archives)} files of at most {mib:g} MiB, "
             f"and {files} are allowed; nothing was packed"
         )
-    for file in folder.glob("*"):
-        file.unlink()
-    written: dict[str, int] = {}
-
-    def write(name: str, content: bytes) -> None:
-        write_atomically(folder / name, content)
-        written[name] = len(content)
-
-    for number, content in enumerate(archives, 1):
-        write("records.tar.xz" if len(archives) == 1 else f"records-{number}.tar.xz", content)
+    made = {
+        "records.tar.xz" if len(archives) == 1 else f"records-{number}.tar.xz": content
+        for number, content in enumerate(archives, 1)
+    }
+    scratch = folder / f".{os.getpid()}.tmp"
     taken: list[Cell] = []
     left: list[Cell] = []
-    for cell in sorted(filter(_goes_on, cells), key=_advance, reverse=True):
-        content = cell.checkpoint.read_bytes()
-        parts = [content[at : at + limit] for at in range(0, len(content), limit)]
-        if len(written) + len(parts) > files:
-            left.append(cell)
-            continue
-        for number, part in enumerate(parts, 1):
-            write(f"{study.study}.{cell.id}.ckpt.{number}of{len(parts)}", part)
-        taken.append(cell)
-    records = sum(name.split("/")[1] in ("records", "trials") for name in small)
+    try:
+        for name, content in made.items():
+            write_atomically(scratch / name, content)
+        written = {name: len(content) for name, content in made.items()}
+        for cell in sorted(filter(_goes_on, cells), key=_advance, reverse=True):
+            content = cell.checkpoint.read_bytes()
+            parts = [content[at : at + limit] for at in range(0, len(content), limit)]
+            if len(written) + len(parts) > files:
+                left.append(cell)
+                continue
+            for number, part in enumerate(parts, 1):
+                name = f"{study.study}.{cell.id}.ckpt.{number}of{len(parts)}"
+                write_atomically(scratch / name, part)
+                written[name] = len(part)
+            taken.append(cell)
+        # the records first: each of them is in the folder at every moment
+        for name in written:
+            (scratch / name).replace(folder / name)
+        for file in folder.glob("*"):
+            if file.name not in written and file != scratch:
+                _remove(file)
+    finally:
+        _remove(scratch)
+    records = sum(name.split("/")[1] in MEASURED for name in small)
     return Packed(records, taken, left, written)
 
 
-def _is_packs(name: str) -> bool:
-    unfinished = name.startswith(".") and name.endswith(".tmp")  # of one that was killed
-    return bool(ARCHIVE.fullmatch(name) or PART.fullmatch(name) or unfinished)
+def _carried(folder: Path, small: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The records of the pack that is there and that are not here: no pack loses any."""
+    if folder.exists() and not folder.is_dir():
+        raise AttngridError(f"{folder}: is no folder; nothing was packed")
+    found = {}
+    for file in sorted(folder.glob("*")):
+        if not _is_packs(file):
+            raise AttngridError(
+                f"{folder}: has {file.name}, which is no pack's; nothing was packed"
+            )
+        if not ARCHIVE.fullmatch(file.name):
+            continue
+        try:
+            members = read_archive(file)
+        except RecordError as error:
+            raise AttngridError(f"{error}; move it away; nothing was packed") from None
+        for name, content in members.items():
+            if name.split("/")[1] not in MEASURED:
+                continue
+            if small.get(name, content) != content:
+                raise AttngridError(
+                    f"{file}: its {name} is another one than here; take another folder; "
+                    "nothing was packed"
+                )
+            found[name] = content
+    return found
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _is_packs(file: Path) -> bool:
+    if file.is_dir():  # of one that was killed
+        return bool(re.fullmatch(r"\.\d+\.tmp", file.name))
+    return bool(ARCHIVE.fullmatch(file.name) or PART.fullmatch(file.name))
 
 
 def _goes_on(cell: Cell) -> bool:
@@ -117,20 +176,28 @@ def _advance(cell: Cell) -> tuple[float, float]:
 def _small(study: Study, cells: Sequence[Cell]) -> Iterator[tuple[str, bytes]]:
     """Names within the pack, and contents."""
     name = study.study
-    yield f"{name}/study.json", study.resolved().encode()
     for cell in cells:
-        if cell.record.is_file():
-            yield f"{name}/{cell.record.parent.name}/{cell.record.name}", cell.record.read_bytes()
-        elif status := read_status(cell.status):  # one that was killed no longer runs
+        status = None if cell.record.is_file() else read_status(cell.status)
+        if status is not None:  # one that was killed no longer runs
             yield f"{name}/status/{cell.status.name}", json.dumps(status).encode()
         if cell.attempts.is_file():
             yield f"{name}/status/{cell.attempts.name}", cell.attempts.read_bytes()
+    # those of other configurations, too: they were measured
+    for kind in MEASURED:
+        for file in (study.results / kind).glob("*.json"):
+            yield f"{name}/{kind}/{file.name}", file.read_bytes()
     for file in Path("logs", name).glob("*.log"):
-        yield f"{name}/logs/{file.name}", file.read_bytes()[-LARGEST:]
+        member = f"{name}/logs/{file.name}"
+        if MEMBER.fullmatch(member):
+            yield member, file.read_bytes()[-LOG:]
 
 
 def _archives(files: Sequence[tuple[str, bytes]], limit: int) -> list[bytes]:
-    """As few archives as halving makes, none larger than the limit unless one file is."""
+    """As few archives as halving makes, none larger than the limit or unpacked than ``TOTAL``.
+
+    Raises:
+        AttngridError: one file alone is larger.
+    """
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w:xz") as tar:
         for name, content in files:
@@ -138,40 +205,57 @@ def _archives(files: Sequence[tuple[str, bytes]], limit: int) -> list[bytes]:
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
     content = stream.getvalue()
-    if len(content) <= limit:
+    if len(content) <= limit and sum(len(content) for _, content in files) <= TOTAL // 2:
         return [content]
-    if len(files) == 1:
-        raise AttngridError(f"{files[0][0]}: is larger than a file may be; nothing was packed")
+    if len(files) < 2:
+        name = files[0][0] if files else "no record at all"
+        raise AttngridError(
+            f"{name}: takes {len(content):,} bytes packed, and a file may have {limit:,}; nothing "
+            "was packed"
+        )
     half = len(files) // 2
     return [*_archives(files[:half], limit), *_archives(files[half:], limit)]
 
 
-def unpack(folder: Path, into: Path) -> None:
-    """Unpack the archives of a pack: ``<study>/records/...`` and so on, all of them or none.
+def read_archive(archive: Path) -> dict[str, bytes]:
+    """The members of an archive of a pack, by their names: all of them, or an error.
 
     Raises:
-        RecordError: no archive, or a member that no pack has; the message names both.
+        RecordError: no sound archive, or a member that no pack has; the message names both.
     """
-    for archive in sorted(f for f in folder.glob("*") if ARCHIVE.fullmatch(f.name)):
-        try:
-            with tarfile.open(archive, "r:xz") as tar:
-                for member in tar:
-                    sound = member.isreg() and member.size <= LARGEST
-                    if not (sound and MEMBER.fullmatch(member.name)):
-                        raise RecordError(
-                            f"{archive}: has {member.name!r}, which no pack has; nothing of it "
-                            "is used"
-                        )
-                tar.extractall(into, filter="data")
-        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-            raise RecordError(f"{archive}: no readable archive ({error})") from error
+    members = {}
+    try:
+        with lzma.open(archive) as stream:
+            content = stream.read(TOTAL + 1)  # to its end, where its checksum is
+        if len(content) > TOTAL:
+            raise RecordError(f"{archive}: unpacks to more than {TOTAL >> 20} MiB; it is not used")
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
+            for member in tar:
+                sound = member.isreg() and member.size <= LARGEST
+                file = tar.extractfile(member) if sound else None
+                if file is None or not MEMBER.fullmatch(member.name):
+                    raise RecordError(
+                        f"{archive}: has {member.name!r}, which no pack has; nothing of it is used"
+                    )
+                members[member.name] = file.read()
+            # tarfile takes a damaged header for the archive's end
+            if content[tar.offset :].strip(b"\0"):
+                raise tarfile.ReadError(f"damaged behind its member {len(members)}")
+    except (lzma.LZMAError, tarfile.TarError, EOFError, OSError, ValueError) as error:
+        raise RecordError(f"{archive}: no readable archive ({error})") from error
+    return members
+
+
+def archives(folder: Path) -> list[Path]:
+    """The archives of the pack in a folder."""
+    return sorted(file for file in folder.glob("*") if ARCHIVE.fullmatch(file.name))
 
 
 def checkpoints(folder: Path) -> Iterator[tuple[str, str, list[Path], int]]:
     """The checkpoints of a pack: study, cell's id, the parts that are there, of how many."""
     found: dict[tuple[str, str, int], dict[int, Path]] = {}
     for file in sorted(folder.glob("*")):
-        if match := PART.fullmatch(file.name):
+        if file.is_file() and (match := PART.fullmatch(file.name)):
             study, id, number, of = match.groups()
             found.setdefault((study, id, int(of)), {})[int(number)] = file
     for (study, id, of), parts in found.items():

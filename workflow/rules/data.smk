@@ -8,6 +8,7 @@ rule prepare:
         f"{study.data_folder}/.attngrid/{{dataset}}.json",
     log:
         f"logs/{study.study}/prepare.{{dataset}}.log",
+    priority: 1
     localrule: True
     conda:
         "../envs/attngrid.yaml"

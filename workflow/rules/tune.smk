@@ -34,6 +34,7 @@ rule tune:
         study.results / "tuning/{choice}.json",
     log:
         f"logs/{study.study}/tune.{{choice}}.log",
+    priority: 1
     localrule: True
     conda:
         "../envs/attngrid.yaml"

@@ -6,13 +6,14 @@ sizes and times of what was checked. While those are as they were, it is believe
 
 from __future__ import annotations
 
+import glob
 import importlib
 import json
 import os
 import re
 import shutil
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -161,8 +162,25 @@ def checked(file: Path, md5: str) -> str:
     return f"md5:{md5}"
 
 
+def link_archives(source: Path, folder: Path) -> None:
+    """Have a folder's files, which are archives or parts of them, in the data folder, as links.
+
+    Raises:
+        DataError: no such folder, or a data folder that takes no links.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in sorted(source.iterdir()):
+            if file.is_file() and not os.path.lexists(folder / file.name):
+                (folder / file.name).symlink_to(file.absolute())
+    except OSError as error:
+        raise DataError(f"{error.filename or folder}: {error.strerror or error}") from error
+
+
 def fetch(archive: Archive, folder: Path, *, download: bool) -> Path:
     """An archive in the data folder, its checksum checked.
+
+    It may be there in parts, as ``split`` makes them: ``NAME.00``, ``NAME.01`` and so on, by name.
 
     Raises:
         DataError: not there and not to be had, or damaged.
@@ -170,6 +188,9 @@ def fetch(archive: Archive, folder: Path, *, download: bool) -> Path:
     file = folder / archive.file
     by_hand = f"put the file of {archive.url} (MD5 {archive.md5}) at {file}"
     if not file.exists():
+        if parts := sorted(folder.glob(f"{glob.escape(file.name)}.*")):
+            _join(parts, file, archive.md5)
+            return file
         if not download:
             raise DataError(
                 f"there is no {file}. Set `data: {{download: true}}` to have it fetched, or "
@@ -178,6 +199,25 @@ def fetch(archive: Archive, folder: Path, *, download: bool) -> Path:
         _download(archive, folder, by_hand)
     checked(file, archive.md5)
     return file
+
+
+def _join(parts: Sequence[Path], file: Path, md5: str) -> None:
+    partial = file.parent / OURS / "downloads" / file.name
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    with partial.open("wb") as whole:
+        for part in parts:
+            with part.open("rb") as stream:
+                shutil.copyfileobj(stream, whole)
+    try:
+        checked(partial, md5)
+    except DataError:
+        partial.unlink()
+        names = ", ".join(part.name for part in parts)
+        raise DataError(
+            f"{file.parent}: {names} do not make {file.name} (MD5 {md5}): one is missing, damaged "
+            "or of something else. Nothing was deleted"
+        ) from None
+    partial.replace(file)
 
 
 def _download(archive: Archive, folder: Path, by_hand: str) -> None:

@@ -2,37 +2,46 @@
 
 from __future__ import annotations
 
-import math
+import json
+import re
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, NoReturn
 
-import yaml
+from filelock import FileLock, Timeout
 
 from attngrid import data
 from attngrid.cell import Cell, cell_names
-from attngrid.config import Study, load_study
+from attngrid.config import Study, read_yaml, validate
 from attngrid.errors import AttngridError, ConfigError, RecordError
 from attngrid.evidence.stale import Behaviour
 from attngrid.files import home, unsealed, write_atomically
-from attngrid.pack import checkpoints, unpack
+from attngrid.pack import MEASURED, archives, checkpoints, read_archive
 from attngrid.training.attempts import read_attempts
 from attngrid.training.record import (
+    STOPPED,
     Record,
     Trial,
     reached,
     read_record,
     read_status,
     read_trial,
+    write_status,
 )
+from attngrid.training.tuning import as_chosen
 
-KINDS = ("records", "trials")
+# What a cell's file is named, as ``Cell.id`` has it.
+ID = re.compile(r".+-[0-9a-f]{8}")
 # What a record's ``run`` has to say.
 TEXTS = ("device", "device_name", "torch", "python", "started")
 # An error is a number of images; this is what rounding may do to one.
 NEARLY = 1e-6
+# Seconds; no training takes a year.
+YEAR = 3.2e7
 
 
 @dataclass
@@ -47,29 +56,36 @@ class Imported:
 
 
 def known_studies() -> list[Study]:
-    """Those of the configurations in this folder, in its ``config/`` and in the checkout's."""
+    """Those of the configurations in this folder, in its ``config/`` and in the checkout's.
+
+    One with a mistake in it is passed over, which is said.
+    """
     found: dict[str, Study] = {}
-    for folder in (Path(), Path("config"), home() / "config"):
+    for folder in dict.fromkeys((Path(), Path("config"), home() / "config")):
         for file in sorted(folder.glob("*.yaml")):
-            with suppress(OSError, yaml.YAMLError, ConfigError):
-                if "study" in (yaml.safe_load(file.read_text("utf-8")) or {}):
-                    study = load_study(file)
+            try:
+                content = read_yaml(file)
+                if isinstance(content, dict) and "study" in content:
+                    study = validate(Study, content, file)
                     found.setdefault(study.study, study)
+            except ConfigError as error:
+                print(f"passed over: {error}", file=sys.stderr)
     return list(found.values())
 
 
 def import_folder(folder: Path, studies: Sequence[Study]) -> Imported:
     """File the records of a folder, and what a pack has besides for cells that go on.
 
-    A record is a JSON file in the folder itself, or in one of the name ``records`` or ``trials``
-    beneath it, in the folder of its study. It is filed whole and as it is, or not at all.
+    A record is a JSON file that has a cell's id for its name, in the folder itself or in one of
+    the name ``records`` or ``trials`` beneath it, in the folder of its study. It is filed whole and
+    as it is, or not at all; so is a checkpoint.
 
     Args:
         folder: with records, or what ``attngrid pack`` has made.
         studies: whose cells they may be.
 
     Raises:
-        RecordError: there is nothing in it, or a pack that cannot be read.
+        RecordError: there is nothing in it.
     """
     if not folder.is_dir():
         raise RecordError(f"{folder}: there is no such folder")
@@ -77,43 +93,83 @@ def import_folder(folder: Path, studies: Sequence[Study]) -> Imported:
     behaviours = {study.study: Behaviour(study) for study in studies}
     with TemporaryDirectory(prefix="attngrid-") as scratch:
         unpacked = Path(scratch).absolute()
-        unpack(folder, unpacked)
-        found = [*_records(folder), *_records(unpacked)]
-        if not found and not any(unpacked.iterdir()):
-            raise RecordError(f"{folder}: there is no record and no pack in it")
-        for file in found:
-            shown = folder / file.relative_to(unpacked) if unpacked in file.parents else file
+        packs = archives(folder)
+        for archive in packs:
             try:
-                study, cell = _cell(file, studies)
-                record = _checked(file, cell)
-                if behaviours[study.study].changed(record):
-                    raise RecordError("this code does not compute what the code that made it did")
-                content = file.read_bytes()
-                if cell.record.is_file():
-                    _require_same(record, cell)
-                    result.skipped.append(cell.record)
-                else:
-                    write_atomically(cell.record, content)
-                    result.filed.append(cell.record)
-                    result.studies[study.study] = study
-                _forget(cell)
-            except AttngridError as error:
-                result.refused.append(f"{shown}: {str(error).removeprefix(f'{file}: ')}")
-        for behaviour in behaviours.values():
-            behaviour.keep()
-        _go_on(folder, unpacked, studies, result)
-    # Snakemake collects again where the mark is gone, whatever the files' times
-    for study in result.studies.values():
-        for mark in study.collected.parent.glob("*.collected"):
-            mark.unlink(missing_ok=True)
+                for name, content in read_archive(archive).items():
+                    file = unpacked / archive.name / name
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.write_bytes(content)
+            except RecordError as error:
+                result.refused.append(str(error))
+        found = [*_records(folder), *_records(unpacked)]
+        if not found and not packs:
+            raise RecordError(f"{folder}: there is no record and no pack in it")
+        try:
+            for file in found:
+                shown = folder / file.relative_to(unpacked) if unpacked in file.parents else file
+                try:
+                    study, cell = _cell(file, studies)
+                    _file(file, study, cell, behaviours[study.study], result)
+                except (AttngridError, OSError, RecursionError) as error:
+                    result.refused.append(f"{shown}: {str(error).removeprefix(f'{file}: ')}")
+            for behaviour in behaviours.values():
+                behaviour.keep()
+            _go_on(folder, unpacked, studies, result)
+        except OSError as error:  # what is filed stays
+            result.refused.append(f"{folder}: {error}")
+        finally:
+            # Snakemake collects again where the mark is gone, whatever the files' times
+            for study in result.studies.values():
+                for mark in study.collected.parent.glob("*.collected"):
+                    mark.unlink(missing_ok=True)
     return result
 
 
 def _records(folder: Path) -> Iterator[Path]:
     folder = folder.absolute()
     for file in sorted(folder.rglob("*.json")):
-        if file.parent.name in KINDS or (file.parent == folder and file.name != "study.json"):
+        place = file.relative_to(folder).parts[:-1]
+        measured = not place or place[-1] in MEASURED
+        if measured and "retired" not in place and ID.fullmatch(file.stem):
             yield file
+
+
+@contextmanager
+def _held(cell: Cell) -> Iterator[None]:
+    """Nobody trains the cell meanwhile, or files a record of it.
+
+    Raises:
+        RecordError: somebody does.
+    """
+    cell.lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(cell.lock, timeout=0):
+            yield
+    except Timeout:
+        raise RecordError("its cell is being trained here; import it again after that") from None
+
+
+def _file(file: Path, study: Study, cell: Cell, behaviour: Behaviour, result: Imported) -> None:
+    """File one record.
+
+    Raises:
+        RecordError: says why not.
+    """
+    record = _checked(file, cell)
+    if behaviour.changed(record):
+        raise RecordError("this code does not compute what the code that made it did")
+    with _held(cell):
+        if cell.record.is_file():
+            _require_same(record, cell)
+            result.skipped.append(cell.record)
+        else:
+            write_atomically(cell.record, file.read_bytes())
+            result.filed.append(cell.record)
+            result.studies[study.study] = study
+        # what a training leaves that has no record yet
+        for left in (cell.status, cell.checkpoint, _previous(cell)):
+            left.unlink(missing_ok=True)
 
 
 def _cell(file: Path, studies: Sequence[Study]) -> tuple[Study, Cell]:
@@ -125,7 +181,7 @@ def _cell(file: Path, studies: Sequence[Study]) -> tuple[Study, Cell]:
         if others:
             raise RecordError(f"is of another configuration of the cell that is {others[0]} now")
         raise RecordError(f"is of no cell of {', '.join(study.study for study in studies)}")
-    if len(known) > 1 and file.parent.name in KINDS:
+    if len(known) > 1 and file.parent.name in MEASURED:
         known = [one for one in known if one[0].study == file.parent.parent.name] or known
     if len(known) > 1:
         names = " and ".join(study.study for study, _ in known)
@@ -140,14 +196,34 @@ def _checked(file: Path, cell: Cell) -> Record:
         RecordError: says what cannot be.
     """
     record: Record = read_trial(file, cell) if cell.validation else read_record(file, cell)
-    run = record.run
+    run, named = record.run, record.config["recipe"].get("name")
+    json.loads(file.read_text("utf-8"), parse_constant=_no_number)
+    if named != cell.recipe_name:
+        raise RecordError(f"config.recipe.name: found {named!r}; needs {cell.recipe_name!r}")
     if missing := [name for name in TEXTS if not isinstance(run.get(name), str)]:
         raise RecordError(f"run.{missing[0]}: is missing")
-    if not (isinstance(run.get("wall_s"), int | float) and 0 < run["wall_s"] < math.inf):
+    if not (_is_number(run.get("wall_s")) and 0 < run["wall_s"] < YEAR):
         raise RecordError(f"run.wall_s: found {run.get('wall_s')!r}; needs seconds")
+    if run.get("fingerprint") is not None and not _is_fingerprint(run["fingerprint"]):
+        raise RecordError("run.fingerprint: needs code, losses and tolerance")
     if record.metrics is not None:
         _require_plausible(record, cell)
     return record
+
+
+def _no_number(found: str) -> NoReturn:
+    raise RecordError(f"found {found}; needs finite figures")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_fingerprint(value: object) -> bool:
+    if not (isinstance(value, dict) and isinstance(value.get("code"), str)):
+        return False
+    lists = (value.get("losses"), value.get("tolerance"))
+    return all(isinstance(one, list) and all(map(_is_number, one)) for one in lists)
 
 
 def _require_plausible(record: Record, cell: Cell) -> None:
@@ -191,52 +267,99 @@ def _top1(record: Record | Trial) -> str:
     return "--" if record.metrics is None else f"{record.metrics.top1_error:.10g}"
 
 
-def _forget(cell: Cell) -> None:
-    """What a training leaves that has no record yet."""
-    for file in (cell.status, cell.checkpoint, cell.checkpoint.with_suffix(".previous")):
-        file.unlink(missing_ok=True)
+def _previous(cell: Cell) -> Path:
+    return cell.checkpoint.with_suffix(".previous")
 
 
 def _go_on(folder: Path, unpacked: Path, studies: Sequence[Study], result: Imported) -> None:
     """File a pack's checkpoints and states of cells that have no record, and its logs.
 
-    A checkpoint here stays where its training is as far as the pack's.
+    A checkpoint here stays where its training is as far as the pack's, and beside the pack's
+    otherwise.
     """
+    states = {path.name: path for path in unpacked.glob("*/*/status/*")}
     for name, id, parts, of in checkpoints(folder):
-        shown = f"{folder}: {name}.{id}.ckpt"
         study = next((s for s in studies if s.study == name and s.has(id)), None)
-        if study is None:
-            result.refused.append(f"{shown}: is of no cell that is known here")
-            continue
-        cell, status = study.training(id), unpacked / name / "status" / f"{id}.json"
-        if cell.record.is_file() or (
-            cell.checkpoint.is_file() and _epoch(cell.status) >= _epoch(status)
-        ):
-            continue
-        content = b"".join(part.read_bytes() for part in parts)
         try:
-            unsealed(content)
-        except ValueError:
-            why = "is damaged" if len(parts) == of else f"{len(parts)} of its {of} parts are here"
-            result.refused.append(f"{shown}: {why}")
-            continue
-        write_atomically(cell.checkpoint, content)
-        cell.status.unlink(missing_ok=True)
-        result.continued.append(cell)
+            if study is None:
+                raise RecordError("is of no cell that is known here")
+            cell, status = study.training(id), states.get(f"{id}.json")
+            with _held(cell):
+                if cell.record.is_file() or _is_as_far(cell, status):
+                    continue
+                if len(parts) < of:
+                    raise RecordError(f"{len(parts)} of its {of} parts are here")
+                content = b"".join(part.read_bytes() for part in parts)
+                _require_checkpoint(content, cell)
+                if cell.checkpoint.is_file():
+                    cell.checkpoint.replace(_previous(cell))
+                write_atomically(cell.checkpoint, content)
+                cell.status.unlink(missing_ok=True)
+            result.continued.append(cell)
+        except (AttngridError, OSError) as error:
+            result.refused.append(f"{folder}: {name}.{id}.ckpt: {error}")
     new = {file.stem for file in result.filed} | {cell.id for cell in result.continued}
     for study in studies:
-        pack = unpacked / study.study
         for cell in (*study.trials.values(), *study.trainings.values()):
-            status, attempts = (pack / "status" / f.name for f in (cell.status, cell.attempts))
-            if not (cell.record.is_file() or cell.status.is_file()) and read_status(status):
-                write_atomically(cell.status, status.read_bytes())
-            if len(read_attempts(attempts)) > len(read_attempts(cell.attempts)):
-                write_atomically(cell.attempts, attempts.read_bytes())
-        for log in pack.glob("logs/*.log"):
+            if not (cell.record.is_file() or cell.status.is_file()):
+                _take_status(cell, states.get(cell.status.name), cell in result.continued)
+            _take_attempts(cell, states.get(cell.attempts.name))
+        for log in unpacked.glob(f"*/{study.study}/logs/*.log"):
             target = Path("logs", study.study, log.name)
             if log.stem in new or not target.exists():
                 write_atomically(target, log.read_bytes())
 
 
-def _epoch(status: Path) -> int:
-    return reached(status).get("epoch", 0)
+def _is_as_far(cell: Cell, status: Path | None) -> bool:
+    if not cell.checkpoint.is_file():
+        return False
+    here, there = (reached(file).get("epoch", 0) if file else 0 for file in (cell.status, status))
+    return here >= there
+
+
+def _require_checkpoint(content: bytes, cell: Cell) -> None:
+    """Raise where a checkpoint is none, or not the cell's."""
+    from attngrid.training.checkpoint import read_checkpoint  # needs torch
+
+    try:
+        unsealed(content)
+    except ValueError:
+        raise RecordError("is damaged") from None
+    digest = replace(as_chosen(cell), tuning=None).digest
+    try:
+        found = read_checkpoint(content)["digest"]
+    except Exception as error:  # whatever torch's reader makes of it
+        raise RecordError(f"is no checkpoint: {type(error).__name__}") from error
+    if found != digest:
+        raise RecordError(f"is of another cell: found the digest {found}, expected {digest}")
+
+
+def _take_status(cell: Cell, status: Path | None, goes_on: bool) -> None:
+    """Say here why a cell has no record there; that it waits only where its checkpoint came."""
+    said = read_status(status) if status else None
+    if status is None or said is None or not isinstance(said.get("message"), str):
+        return
+    state, message = said["state"], said["message"]
+    if state == "running":  # when it was packed
+        state, message = "waiting", STOPPED
+    if state in ("failed", "diverged") or (state == "waiting" and goes_on):
+        write_status(cell.status, state, message, **reached(status))
+
+
+def _take_attempts(cell: Cell, file: Path | None) -> None:
+    """What was tried there beside what was tried here."""
+    there, here = (read_attempts(one) if one else [] for one in (file, cell.attempts))
+    if not all(map(_is_attempt, there)):
+        return
+    every: dict[float, dict[str, Any]] = {one["began"]: one for one in (*there, *here)}
+    if len(every) > len(here):
+        united = [every[began] for began in sorted(every)]
+        write_atomically(cell.attempts, json.dumps(united) + "\n")
+
+
+def _is_attempt(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("state"), str)
+        and all(_is_number(value.get(name)) for name in ("began", "heard", "gpus"))
+    )

@@ -126,7 +126,7 @@ class Checkpoints:
             if not file.is_file():
                 continue
             try:
-                state = _read(file)
+                state = read_checkpoint(file.read_bytes())
             except Exception as error:  # whatever a torn file makes of torch's reader
                 self.say(f"{file}: damaged, passed over: {type(error).__name__}: {error}")
                 continue
@@ -169,8 +169,9 @@ class Checkpoints:
         self.received = signal.Signals(number)
 
 
-def _read(file: Path) -> dict[str, Any]:
-    payload = io.BytesIO(unsealed(file.read_bytes()))
+def read_checkpoint(content: bytes) -> dict[str, Any]:
+    """What a checkpoint's file holds; a damaged one raises whatever torch's reader makes of it."""
+    payload = io.BytesIO(unsealed(content))
     state: dict[str, Any] = torch.load(payload, weights_only=True, map_location="cpu")
     return state
 

@@ -60,8 +60,9 @@ class Metrics(Strict):
         if (self.top1_error, self.top5_error) != (last.test_top1_error, last.test_top5_error):
             raise ValueError("top1_error and top5_error are not the last epoch's")
         best = min(self.curve, key=lambda line: line.test_top1_error)
-        if (self.best_epoch, self.best_top1_error) != (best.epoch, best.test_top1_error):
-            raise ValueError("best_epoch and best_top1_error are not the best epoch's")
+        found = (self.best_epoch, self.best_top1_error, self.best_top5_error)
+        if found != (best.epoch, best.test_top1_error, best.test_top5_error):
+            raise ValueError("best_epoch and the best errors are not the best epoch's")
         return self
 
 

@@ -106,7 +106,7 @@ def run_cell(study: Study, cell: Cell, record: Path) -> None:
 @contextmanager
 def _lock(cell: Cell, *, wait: bool) -> Iterator[None]:
     """One process a cell; given back by the system, however it ends."""
-    lock = FileLock(cell.status.with_suffix(".lock"))
+    lock = FileLock(cell.lock)
     try:
         lock.acquire(timeout=0)
     except Timeout:
