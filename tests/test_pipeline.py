@@ -526,7 +526,7 @@ def test_signals_to_a_training_and_its_readers_cost_nothing(
     (cell,) = birds(tiny, workers=2, epochs=30).trainings.values()
 
     def start(epoch: int) -> subprocess.Popen[str]:
-        """A training that has come to the end of an epoch."""
+        """A training that has come to the end of an epoch, of one that it has trained itself."""
         process = subprocess.Popen(
             ["attngrid", "train", "study.yaml", cell.id],
             env=environment(),
@@ -536,7 +536,8 @@ def test_signals_to_a_training_and_its_readers_cost_nothing(
         )
         for _ in range(1200):
             status = read_status(cell.status) or {}
-            if status.get("pid") == process.pid and status.get("epoch", -1) >= epoch:
+            trained = status.get("pid") == process.pid and "left_s" in status
+            if trained and status["epoch"] >= epoch:
                 return process
             assert process.poll() is None, process.communicate()[1]
             time.sleep(0.05)

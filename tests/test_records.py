@@ -100,7 +100,7 @@ def test_evaluate_ends_non_zero_where_the_weights_do_not_make_the_errors(
 ) -> None:
     content = json.loads(inside.read_text())
     for block in (content["metrics"], content["metrics"]["curve"][-1]):
-        for name in ("top5_error", "test_top5_error"):
+        for name in ("top5_error", "best_top5_error", "test_top5_error"):
             if name in block:
                 block[name] += 0.5
     inside.write_text(json.dumps(content))

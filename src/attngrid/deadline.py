@@ -92,8 +92,9 @@ def require_time(study: Study, cell: Cell) -> None:
             return
     wanted = "" if needs is None else f"needs some {duration(needs)}, "
     message = f"not started: {wanted}{duration(max(0.0, left))} are left"
-    with suppress(OSError):
-        write_status(cell.status, "waiting", message, **reached(cell.status))
+    if (read_status(cell.status) or {}).get("state") != "running":  # another process trains it
+        with suppress(OSError):
+            write_status(cell.status, "waiting", message, **reached(cell.status))
     raise NotStartedError(f"{cell.id}: {message}")
 
 
