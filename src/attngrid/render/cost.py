@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import SymmetricalLogLocator
 
 from attngrid.cell import attention_label, backbone_label
 from attngrid.evidence.costs import FILE, TIMED, Row, machine_label, read_costs
@@ -132,6 +133,10 @@ def _set_axes(axis: Axes) -> None:
     axis.set_ylabel("added time (%)")
     low, high = axis.get_xlim()
     ends = axis.get_ylim()
+    if ends[0] > 0 and ends[1] < 100 * ends[0]:  # powers of ten alone would be one tick or two
+        axis.yaxis.set_major_locator(
+            SymmetricalLogLocator(base=10, linthresh=LINEAR_TIME, subs=(1, 2, 5))
+        )
     places = [low + (high - low) * step / 500 for step in range(501)]
     places += [10 ** (step / 50) for step in range(-150, 200)]
     line = sorted(place for place in places if low <= place <= high)
