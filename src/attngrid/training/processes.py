@@ -14,6 +14,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+# Its functions' defaults are the group there is at its import, which DistributedDataParallel makes:
+# they would keep that group, and gloo's threads with it, until the interpreter ends under them and
+# now and then aborts.
+import torch.distributed.nn.functional
 from torch import Tensor
 
 from attngrid.errors import AttngridError, ConfigError, LostProcessError
