@@ -68,8 +68,6 @@ report: "workflow/report/workflow.rst"
 wildcard_constraints:
     cell=r"[^/]+",
     choice=r"[^/]+",
-    table="|".join(map(re.escape, study.descriptions)) or "-",
-    figure="|".join(study.figures) or "-",
     dataset="|".join(map(re.escape, study.prepared)) or "-",
 
 

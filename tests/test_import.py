@@ -459,6 +459,6 @@ def test_snakemake_collects_again_after_an_import_whatever_the_files_times(
     assert main(["import", str(elsewhere / "results"), "--study", "tiny.yaml"]) == 1
     found = announced()
     assert "train" not in found
-    assert found["collect"] == found["table"] == 1
+    assert found["collect"] == found["set_tables"] == 1
     assert snakemake(clone, *arguments).returncode == 0
     assert list(load_results("tiny").cells["state"]) == ["measured", "measured"]

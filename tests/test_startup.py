@@ -22,6 +22,7 @@ from test_evidence import fake_record
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = (
     *("torch", "torchvision", "fvcore", "captum", "timm"),
+    *("torch._dynamo", "sympy"),  # of torch's compiler, as long again as torch itself
     *("numpy", "pandas", "scipy", "sklearn", "matplotlib", "PIL", "jinja2", "snakemake"),
 )
 FRAMES = {"numpy", "pandas"}

@@ -10,7 +10,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -332,17 +332,25 @@ def _update_maps(study: Study) -> None:
 
 
 def table(arguments: argparse.Namespace) -> None:
-    """Set one table as LaTeX, Markdown and CSV."""
+    """Set a study's tables, or those named, as LaTeX, Markdown and CSV."""
     from attngrid.config import load_study
     from attngrid.evidence.frames import load_results
     from attngrid.render.tables import build_table, write_table
 
     study = load_study(arguments.study)
-    description = study.descriptions.get(arguments.name)
-    if description is None:
-        raise UnknownNameError("table", arguments.name, study.descriptions)
+    names = _of_study("table", arguments.names, study.descriptions)
     results = load_results(study.study)
-    write_table(build_table(study, results.summary, description, cells=results.cells))
+    for name in names:
+        description = study.descriptions[name]
+        write_table(build_table(study, results.summary, description, cells=results.cells))
+
+
+def _of_study(kind: str, names: list[str], known: Iterable[str]) -> list[str]:
+    """Those that were asked for, or all."""
+    for name in names:
+        if name not in known:
+            raise UnknownNameError(kind, name, known)
+    return names or list(known)
 
 
 def claims(arguments: argparse.Namespace) -> None:
@@ -411,13 +419,16 @@ def audit(arguments: argparse.Namespace) -> None:
 
 
 def figure(arguments: argparse.Namespace) -> None:
-    """Draw one figure as PDF and PNG."""
+    """Draw a study's figures, or those named, as PDF and PNG."""
     from attngrid.config import load_study
     from attngrid.evidence.frames import load_results
     from attngrid.render.figures import write_figure
 
     study = load_study(arguments.study)
-    write_figure(study, arguments.name, load_results(study.study), Path("reference"))
+    names = _of_study("figure", arguments.names, study.figures)
+    results = load_results(study.study)
+    for name in names:
+        write_figure(study, name, results, Path("reference"))
 
 
 def report(arguments: argparse.Namespace) -> None:
@@ -671,8 +682,10 @@ def parser() -> argparse.ArgumentParser:
                 metavar="FOLDER",
                 help="has the archives, whole or in parts",
             )
-        if command in (tune, table, figure):
+        if command is tune:
             sub.add_argument("name", metavar="NAME")
+        if command in (table, figure):
+            sub.add_argument("names", metavar="NAME", nargs="*", help="left out, all it names")
         if command is replicate:
             sub.add_argument("--budget", type=_seconds, default="30m", help="90s, 30m or 2h")
             sub.add_argument(

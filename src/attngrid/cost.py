@@ -284,7 +284,7 @@ class Network:
         with autocast(self.precision, self.device):
             logits = self.network(self.images_NCHW)
         loss = cross_entropy(logits.float(), self.labels_N)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
 

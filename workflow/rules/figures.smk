@@ -12,23 +12,29 @@ rule figures:
     localrule: True
 
 
-rule figure:
+# all in one process, as the tables
+rule draw_figures:
     input:
         study=study.snapshot,
         frames=rules.collect.output,
-        maps=lambda wildcards: rules.maps.output if wildcards.figure == "maps" else [],
+        maps=rules.maps.output if "maps" in study.figures else [],
     output:
-        f"figures/{study.study}.{{figure}}.pdf",
-        report(
-            f"figures/{study.study}.{{figure}}.png",
-            caption="../report/figure.rst",
-            category="Figures",
-            labels={"figure": "{figure}"},
-        ),
+        [file for file in figures if file.suffix != ".png"],
+        [
+            report(
+                file,
+                caption="../report/figure.rst",
+                category="Figures",
+                labels={"figure": name},
+            )
+            for name in study.figures
+            for file in study.figure_files(name)
+            if file.suffix == ".png"
+        ],
     log:
-        f"logs/{study.study}/figure.{{figure}}.log",
+        f"logs/{study.study}/figures.log",
     localrule: True
     conda:
         "../envs/attngrid.yaml"
     shell:
-        "attngrid figure {input.study:q} {wildcards.figure:q} 2>&1 | tee {log:q} >&2"
+        "attngrid figure {input.study:q} 2>&1 | tee {log:q} >&2"

@@ -1,4 +1,4 @@
-# Each description in workflow/tables/ that the study names, as LaTeX, Markdown and CSV.
+# The descriptions in workflow/tables/ that the study names, as LaTeX, Markdown and CSV.
 
 
 tables = [file for name in study.descriptions for file in study.table_files(name)]
@@ -12,27 +12,33 @@ rule tables:
     localrule: True
 
 
-rule table:
+# all in one process: to start one takes longer than to set a table
+rule set_tables:
     input:
         study=study.snapshot,
         frames=rules.collect.output,
         complexity=shipped("results/complexity.csv"),
-        description=lambda wildcards: study.descriptions[wildcards.table],
+        descriptions=list(study.descriptions.values()),
         templates=[
             shipped(f"workflow/templates/table.{kind}.j2") for kind in ("tex", "md")
         ],
     output:
-        [f"tables/{study.study}.{{table}}.{kind}" for kind in ("tex", "md")],
-        report(
-            f"tables/{study.study}.{{table}}.csv",
-            caption="../report/table.rst",
-            category="Tables",
-            labels={"table": "{table}"},
-        ),
+        [file for file in tables if file.suffix != ".csv"],
+        [
+            report(
+                file,
+                caption="../report/table.rst",
+                category="Tables",
+                labels={"table": name},
+            )
+            for name in study.descriptions
+            for file in study.table_files(name)
+            if file.suffix == ".csv"
+        ],
     log:
-        f"logs/{study.study}/table.{{table}}.log",
+        f"logs/{study.study}/tables.log",
     localrule: True
     conda:
         "../envs/attngrid.yaml"
     shell:
-        "attngrid table {input.study:q} {wildcards.table:q} 2>&1 | tee {log:q} >&2"
+        "attngrid table {input.study:q} 2>&1 | tee {log:q} >&2"

@@ -61,6 +61,8 @@ class Fast(Strict):
 
         run: Callable[[Tensor], Tensor] = model
         if self.compile:
+            # the compiler has a switch of its own, and this sets both
+            torch.use_deterministic_algorithms(torch.are_deterministic_algorithms_enabled())
             # an epoch's last batch has another size: kernels of its own, not slower ones for all
             mode = "reduce-overhead" if self.cuda_graphs else None
             run = torch.compile(model, dynamic=False, mode=mode)

@@ -28,6 +28,7 @@ from attngrid.training.fast import ALL, Fast
 from attngrid.training.parts import Parts
 from attngrid.training.processes import ALONE, Processes
 from attngrid.training.recipe import Recipe
+from attngrid.training.sgd import SGD
 
 # Called after each epoch with its line of the curve and the seconds since the start.
 Progress = Callable[[dict[str, Any], float], None]
@@ -118,20 +119,19 @@ def make_deterministic(seed: int, threads: int, *, strict: bool) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
     seed_all(seed)
-    torch.use_deterministic_algorithms(strict)
+    # what torch.use_deterministic_algorithms does for eager code, without starting the compiler
+    torch.set_deterministic_debug_mode("error" if strict else "default")
     torch.backends.cudnn.benchmark = False
     # float32 means float32, whatever a GPU offers in its place
     torch.backends.cudnn.allow_tf32 = False
     torch.set_float32_matmul_precision("highest")
 
 
-def make_optimizer(
-    model: nn.Module, recipe: Recipe, *, fused: bool = False
-) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, recipe: Recipe, *, fused: bool = False) -> SGD:
     """The recipe's SGD; the learning rate is set at every step."""
-    return torch.optim.SGD(
+    return SGD(
         model.parameters(),
-        lr=recipe.learning_rate,
+        learning_rate=recipe.learning_rate,
         momentum=recipe.momentum,
         nesterov=recipe.nesterov,
         weight_decay=recipe.weight_decay,
@@ -241,16 +241,16 @@ def train(
         model.train()
         at.generator = generator.get_state()
         for size, parts in in_parts.steps(batches, at.step):
-            learning_rate = recipe.learning_rate_at(at.epoch - 1 + at.step / len(batches))
-            optimizer.param_groups[0]["lr"] = learning_rate
-            optimizer.zero_grad(set_to_none=True)
+            moment = at.epoch - 1 + at.step / len(batches)
+            optimizer.learning_rate = recipe.learning_rate_at(moment)
+            optimizer.zero_grad()
             for images, labels in parts:
                 with autocast(cell.precision, device):
                     logits = network(images)
                 loss = cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
                 # the processes' gradients are averaged
                 weight = processes.count * len(labels) / size
-                loss.backward(torch.full_like(loss, weight))  # type: ignore[no-untyped-call]
+                (weight * loss).backward()  # type: ignore[no-untyped-call]
                 # read once an epoch: asking for a value every step would stall a GPU
                 at.losses.append(loss.detach() * len(labels))
                 at.correct += (logits.argmax(1) == labels).sum()
@@ -273,7 +273,7 @@ def train(
             raise DivergedError(at.epoch, len(batches), test["test_loss"])
         line = {
             "epoch": at.epoch,
-            "learning_rate": optimizer.param_groups[0]["lr"],
+            "learning_rate": optimizer.learning_rate,
             "train_loss": float(loss_sums.double().sum()) / at.seen,
             "train_top1_error": percent_wrong(correct, at.seen),
             **test,
