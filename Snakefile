@@ -1,6 +1,7 @@
 # The grid, at a glance: configuration → cells → records → tidy frames → tables and figures.
 # `snakemake --cores all` runs the demo; `--configfile config/cifar100.yaml` another study.
 import gc
+import os
 import re
 import sys
 from pathlib import Path
@@ -17,10 +18,11 @@ from attngrid.files import set_home, shipped
 from attngrid.plan import Planner, summary
 from attngrid.render.description import check_descriptions
 from attngrid.status import has_failed, used
+from attngrid.training.record import RUN_BEGAN, now
 
 min_version("9.0")
-# a large grid's jobs are many objects, and none of them is garbage
-gc.set_threshold(200_000, 50, 100)
+# A large grid's jobs are many objects, and none of them is garbage; until the first one starts.
+gc.disable()
 
 
 # The commands look here for what a study in a folder of its own does not have.
@@ -52,6 +54,7 @@ superseded = study.superseded
 if not workflow.is_main_process:
     forward_signals()
 else:
+    os.environ[RUN_BEGAN] = now()  # for the trainings
     print(summary(planner), file=sys.stderr)
     if superseded:
         print(
@@ -99,6 +102,8 @@ rule all:
 
 # Nothing is started where a cell could not be trained or its maps not be made.
 onstart:
+    gc.freeze()
+    gc.enable()
     jobs = list(workflow.dag.needrun_jobs())
     needed = {job.rule.name for job in jobs}
     study.require_runnable(

@@ -89,9 +89,9 @@ def cells_of(folder: Path, commands: list[dict[str, Any]]) -> list[dict[str, Any
     for command in commands:
         if command["arguments"][0] != "train":
             continue
-        said = command["arguments"]
-        record = Path(said[said.index("--record") + 1])
-        loop_s = read_record(folder / record).run["loop_cpu_s"]
+        _, _, cell = command["arguments"]
+        (record,) = folder.glob(f"results/*/records/{cell}.json")
+        loop_s = read_record(record).run["loop_cpu_s"]
         outside_s = command["cpu_s"] - loop_s
         cells.append({"id": record.stem, "loop_s": loop_s, "outside_s": outside_s})
     return sorted(cells, key=lambda cell: str(cell["id"]))

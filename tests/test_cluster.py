@@ -50,7 +50,7 @@ def test_a_job_asks_for_what_the_site_says(clone: Path, snakemake: Snakemake) ->
         done = snakemake(clone, *arguments, *profile, "--quiet", "host")
         assert done.returncode == 0, done.stderr
         said = done.stdout + done.stderr
-        lines = [line for line in said.splitlines() if "attempt=1" in line]
+        lines = [line for line in said.splitlines() if "gpu=1" in line]
         assert len(lines) == 39
         for option in ("slurm_partition=gpu-long", "constraint=nvlink", "runtime=", "in_turn=1"):
             assert all((option in line) == asks for line in lines), option

@@ -229,7 +229,7 @@ class Cell:
     def record(self) -> Path:
         """Where the cell's measured numbers go."""
         folder = "trials" if self.validation else "records"
-        return results_folder() / self.study / folder / f"{self.id}.json"
+        return results_folder() / f"{self.study}/{folder}/{self.id}.json"
 
     @property
     def status(self) -> Path:

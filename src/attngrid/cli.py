@@ -50,13 +50,12 @@ def train(arguments: argparse.Namespace) -> None:
     from attngrid.config import load_study
     from attngrid.deadline import require_time
     from attngrid.training.devices import claimed
-    from attngrid.training.record import read_status
+    from attngrid.training.record import has_diverged
 
     study = load_study(arguments.study)
     cell = study.training(arguments.cell)
-    status = read_status(cell.status)
-    if arguments.attempt > 1 and status is not None and status["state"] == "diverged":
-        raise AttngridError(f"{cell.id}: {status['message']}; not tried again")
+    if message := has_diverged(cell.status):
+        raise AttngridError(f"{cell.id}: {message}; not tried again")
     record, before = arguments.record or cell.record, _changed(cell.checkpoint)
     launched = "TORCHELASTIC_RUN_ID" in os.environ
     if not launched and not record.is_file():
@@ -668,7 +667,6 @@ def parser() -> argparse.ArgumentParser:
         if command is train:
             sub.add_argument("cell", metavar="CELL", help="the id of a cell or trial")
             sub.add_argument("--record", type=Path, help="where to write the record")
-            sub.add_argument("--attempt", type=int, default=1, help="of this run; from 1")
         if command is pack:
             sub.add_argument("folder", type=Path, metavar="FOLDER", help="new, or an earlier pack")
             sub.add_argument("--files", type=_count, default=8, help="at most so many; 8")

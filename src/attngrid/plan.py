@@ -99,7 +99,8 @@ class Planner:
         self.study = study
         self._limit = limit
         self.on_cpu = study.compute.device == "cpu" if on_cpu is None else on_cpu
-        self.gpu = gpu or cluster().gpu
+        self.cluster = cluster()
+        self.gpu = gpu or self.cluster.gpu
         self._known: dict[tuple[object, ...], Estimate] = {}
         # one seed's record tells of all seeds
         for cell in (*study.trainings.values(), *study.trials.values()):
@@ -192,7 +193,7 @@ class Planner:
     def runtime(self, cell_id: str) -> int:
         """Minutes of wall time that a cell's job asks for."""
         seconds = self.estimate(self.study.training(cell_id)).seconds
-        return cluster().runtime(seconds, self.limit)
+        return self.cluster.runtime(seconds, self.limit)
 
     def group(self, cell_id: str, beside: int) -> str | None:
         """The group of a cell so small that its job may as well take others; None of a large one.

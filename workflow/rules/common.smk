@@ -1,4 +1,14 @@
 # What the rules of trainings and trials share.
+import inspect
+import shlex
+import tempfile
+
+
+# Snakemake asks for the parameters of each function more than once a job, and to find them out takes
+# longer than what it calls them for.
+def quick(function):
+    function.__signature__ = inspect.signature(function)
+    return function
 
 
 # Only what has no record is this rule's. A record that exists is a source file to all that follows,
@@ -9,6 +19,13 @@ def is_there(file):
     return [f"{file}, which is there and not made again"] if there else []
 
 
+@quick
+def needs(wildcards):
+    return is_there(study.training(wildcards.cell).record) or study.needs(
+        wildcards.cell
+    )
+
+
 # In a job, and where jobs are submitted: Snakemake has no executor yet while it reads this, but the
 # number of jobs that may be submitted at once. Elsewhere what is the same for all cells is no
 # function, with which it takes its time.
@@ -17,30 +34,37 @@ submitted = workflow.nodes is not None or not workflow.is_main_process
 
 def of_cells(value, cells):
     values = {value(cell) for cell in cells}
-    return values.pop() if len(values) == 1 else lambda wildcards: value(wildcards.cell)
+    if len(values) == 1:
+        return values.pop()
+    return quick(lambda wildcards: value(wildcards.cell))
 
 
 def asked(cells):
     """The resources of a training."""
-    tried = {"attempt": lambda wildcards, attempt: attempt}
+    # where it runs, as Snakemake would find it out for each
+    folder = {"tmpdir": tempfile.gettempdir()}
     if not submitted:
-        return tried | {"mem_mb": of_cells(study.memory_mb, cells), "gpu": study.gpus}
-    options = cluster().options(study.gpus, signal=True) | {"in_turn": 1}
+        return folder | {"mem_mb": of_cells(study.memory_mb, cells), "gpu": study.gpus}
     return {
-        **options,
-        **tried,
-        "mem_mb": lambda wildcards, attempt: study.memory_mb(wildcards.cell) * attempt,
-        "runtime": lambda wildcards: planner.runtime(wildcards.cell),
+        **cluster().options(study.gpus, signal=True),
+        **folder,
+        "in_turn": 1,
+        "mem_mb": quick(
+            lambda wildcards, attempt: study.memory_mb(wildcards.cell) * attempt
+        ),
+        "runtime": quick(lambda wildcards: planner.runtime(wildcards.cell)),
     }
 
 
 # Inside a job, once a cell fails no other has its turn: what has failed before comes last.
+@quick
 def turn(wildcards):
     failed = not workflow.is_main_process and has_failed(study.training(wildcards.cell))
     return study.priority(wildcards.cell) - failed
 
 
 # Small cells share a job, in turn; which do is said where they are submitted.
+@quick
 def share(wildcards):
     together = workflow.group_settings.group_components.get("small", 1)
     return planner.group(wildcards.cell, together) if together > 1 else None
@@ -50,3 +74,9 @@ group = share if submitted and workflow.is_main_process else None
 # A job that is submitted again finds the records that its first try or another job has written;
 # Snakemake would remove them before. `attngrid train` leaves them as they are.
 stays = update if submitted else str
+
+
+# A training writes a last checkpoint at these signals; what is around it waits. What is the same for
+# all cells is written out here, and not for each.
+snapshot = shlex.quote(str(study.snapshot)).replace("{", "{{").replace("}", "}}")
+training = f"trap '' TERM USR1; attngrid train {snapshot} {{wildcards.cell:q}} 2>&1 | tee {{log:q}} >&2"

@@ -6,7 +6,12 @@
 
 # What is trained is asked for by name, and so is collect's mark: Snakemake does not look behind a
 # table that exists, and `current` may have made it without them.
-trained = [c.record for c in study.trainings.values() if c.id not in superseded]
+# By a function: Snakemake then reads the list once for each job that is made, not for each rule.
+wanted = [c.record for c in study.trainings.values() if c.id not in superseded]
+
+
+def trained(wildcards):
+    return wanted
 
 
 rule records:
@@ -17,8 +22,7 @@ rule records:
 
 rule train:
     input:
-        lambda wildcards: is_there(study.training(wildcards.cell).record)
-        or study.needs(wildcards.cell),
+        needs,
     output:
         stays(f"{study.results}/records/{{cell}}.json"),
     log:
@@ -31,8 +35,5 @@ rule train:
     threads: of_cells(study.cores, study.trainings)
     resources:
         **asked(study.trainings),
-    params:
-        study=str(study.snapshot),
-    # the training writes a last checkpoint at these signals; what is around it waits
     shell:
-        "trap '' TERM USR1; attngrid train {params.study:q} {wildcards.cell:q} --record {output:q} --attempt {resources.attempt} 2>&1 | tee {log:q} >&2"
+        training

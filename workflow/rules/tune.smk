@@ -5,8 +5,7 @@
 
 rule trial:
     input:
-        lambda wildcards: is_there(study.training(wildcards.cell).record)
-        or study.needs(wildcards.cell),
+        needs,
     output:
         stays(f"{study.results}/trials/{{cell}}.json"),
     log:
@@ -19,11 +18,8 @@ rule trial:
     threads: of_cells(study.cores, study.trials)
     resources:
         **asked(study.trials),
-    params:
-        study=str(study.snapshot),
-    # the training writes a last checkpoint at these signals; what is around it waits
     shell:
-        "trap '' TERM USR1; attngrid train {params.study:q} {wildcards.cell:q} --record {output:q} --attempt {resources.attempt} 2>&1 | tee {log:q} >&2"
+        training
 
 
 rule tune:

@@ -114,17 +114,20 @@ class _Squeeze(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, wanted: Sequence[Key]) -> tuple[Tensor, ...]:
         means = [("avg", over) for name, over in wanted if name == "std"]
-        kept = list(dict.fromkeys([*means, *wanted]))
+        # deviations last: the last one may have the copy that the others were computed of
+        kept = sorted(dict.fromkeys([*means, *wanted]), key=lambda key: key[0] == "std")
 
         def found(x: Tensor) -> tuple[Tensor, ...]:
             wide, values = x.to(_wide(x)), dict[Key, Tensor]()
-            for name, over in kept:
+            for number, (name, over) in enumerate(kept, 1):
                 if name == "avg":
                     value = wide.mean(over, keepdim=True)
                 elif name == "max":
                     value = wide.amax(over, keepdim=True)
                 else:
-                    squares = (wide - values["avg", over]).square_().sum(over, keepdim=True)
+                    spare = number == len(kept) and wide is not x
+                    centred = torch.sub(wide, values["avg", over], out=wide if spare else None)
+                    squares = centred.square_().sum(over, keepdim=True)
                     value = squares.div_(max(1, _count(x, over) - 1)).sqrt_()
                 values[name, over] = value
             return tuple(values.values())
@@ -148,8 +151,9 @@ class _Squeeze(torch.autograd.Function):
                 if name == "std":
                     std = value[name, over]
                     scale = grad / (std * max(1, _count(x, over) - 1))
-                    centred = wide - value["avg", over]
-                    total = centred.mul_(torch.where(std > 0, scale, 0)).add_(total)
+                    scale = torch.where(std > 0, scale, 0)
+                    # (x - mean) · scale + total
+                    total = torch.addcmul(total - value["avg", over] * scale, wide, scale)
                 elif name == "max":
                     # 1 where the maximum is, else 0, faster than by a comparison
                     ties = (wide - value[name, over]).sign_().add_(1)

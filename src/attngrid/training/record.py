@@ -184,6 +184,18 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
+# The environment says when the run began that a training is of, where it is of one.
+RUN_BEGAN = "ATTNGRID_RUN_BEGAN"
+
+
+def has_diverged(file: Path) -> str:
+    """What a cell's status says of a loss that has diverged in this very run, or nothing."""
+    said, began = read_status(file), os.environ.get(RUN_BEGAN)
+    if said is None or said["state"] != "diverged" or began is None or said["time"] < began:
+        return ""
+    return str(said["message"])
+
+
 def now() -> str:
     """The time as UTC, in ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
