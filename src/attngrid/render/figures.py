@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib.resources import files as resources
 from itertools import cycle
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib as mpl
 import matplotlib.style
@@ -27,6 +28,7 @@ from attngrid.files import shipped, write_atomically
 from attngrid.render.maps import Column, draw_maps, photographs, strips
 
 WIDTH = 3.4  # inches a panel, a column of a paper
+TITLE = 52  # characters that fit above one
 NOTHING = "nothing measured yet"
 NO_MAPS = "no attention maps made yet"
 NO_WEIGHTS = "no weights kept"
@@ -159,7 +161,7 @@ def accuracy_macs(results: Results, reference: Path) -> Figure:
     figure, axes = _figure(max(1, len(conditions)))
     for axis, condition in zip(axes, conditions, strict=False):
         panel = summary[summary["condition"] == condition]
-        axis.set_title(condition)
+        axis.set_title(fill(condition, TITLE))
         for row in panel.to_dict("records"):
             axis.errorbar(
                 row["macs"] / 1e6,
@@ -248,7 +250,7 @@ def save(draw: Callable[[], Figure], files: Iterable[Path]) -> None:
 def _panels(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """One panel a condition and backbone, with its title."""
     for (condition, backbone), panel in frame.groupby(["condition", "backbone"], sort=False):
-        yield f"{backbone_label(str(backbone))}\n{condition}", panel
+        yield f"{backbone_label(str(backbone))}\n{fill(str(condition), TITLE)}", panel
 
 
 def _figure(panels: int) -> tuple[Figure, np.ndarray]:
