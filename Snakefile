@@ -22,7 +22,8 @@ from attngrid.training.record import RUN_BEGAN, now
 
 min_version("9.0")
 # A large grid's jobs are many objects, and none of them is garbage; until the first one starts.
-gc.disable()
+if workflow.is_main_process:
+    gc.disable()
 
 
 # The commands look here for what a study in a folder of its own does not have.

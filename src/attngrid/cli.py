@@ -10,7 +10,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -339,9 +339,12 @@ def table(arguments: argparse.Namespace) -> None:
     study = load_study(arguments.study)
     names = _of_study("table", arguments.names, study.descriptions)
     results = load_results(study.study)
-    for name in names:
+
+    def make(name: str) -> None:
         description = study.descriptions[name]
         write_table(build_table(study, results.summary, description, cells=results.cells))
+
+    _each(names, make)
 
 
 def _of_study(kind: str, names: list[str], known: Iterable[str]) -> list[str]:
@@ -350,6 +353,18 @@ def _of_study(kind: str, names: list[str], known: Iterable[str]) -> list[str]:
         if name not in known:
             raise UnknownNameError(kind, name, known)
     return names or list(known)
+
+
+def _each(names: Iterable[str], make: Callable[[str], None]) -> None:
+    """Make all that can be made; what cannot is said at the end."""
+    failed = []
+    for name in names:
+        try:
+            make(name)
+        except AttngridError as error:
+            failed.append(str(error))
+    if failed:
+        raise AttngridError("\n".join(failed))
 
 
 def claims(arguments: argparse.Namespace) -> None:
@@ -426,8 +441,7 @@ def figure(arguments: argparse.Namespace) -> None:
     study = load_study(arguments.study)
     names = _of_study("figure", arguments.names, study.figures)
     results = load_results(study.study)
-    for name in names:
-        write_figure(study, name, results, Path("reference"))
+    _each(names, lambda name: write_figure(study, name, results, Path("reference")))
 
 
 def report(arguments: argparse.Namespace) -> None:

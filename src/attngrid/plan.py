@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -102,10 +103,14 @@ class Planner:
         self.cluster = cluster()
         self.gpu = gpu or self.cluster.gpu
         self._known: dict[tuple[object, ...], Estimate] = {}
-        # one seed's record tells of all seeds
+        # some seeds' records tell of all, and their median of a machine that was busy with others
+        measured: dict[tuple[object, ...], list[float]] = {}
         for cell in (*study.trainings.values(), *study.trials.values()):
-            if cell.id in self._records:
-                self.estimate(cell)
+            if (seconds := self._measured(cell)) is not None:
+                key = _key(cell)
+                measured.setdefault(key, []).append(seconds)
+                median = statistics.median(measured[key])
+                self._known[key] = Estimate(median, MEASURED, self._count(cell)[0])
 
     @property
     def device(self) -> str:
@@ -137,18 +142,10 @@ class Planner:
 
     def estimate(self, cell: Cell) -> Estimate:
         """Seconds of the cell's whole training with its tests, and where they are from."""
-        key = (
-            *(cell.dataset, cell.backbone, cell.attention, cell.options, cell.precision),
-            *(cell.threads, cell.recipe.batch_size, cell.recipe.epochs),
-        )
-        if (known := self._known.get(key)) is None or known.source != MEASURED:
-            if (seconds := self._measured(cell)) is not None:
-                params = known.params if known else self._count(cell)[0]
-                known = Estimate(seconds, MEASURED, params)
-            elif known is None:
-                known = self._from_macs(cell)
-            self._known[key] = known
-        return known
+        key = _key(cell)
+        if key not in self._known:
+            self._known[key] = self._from_macs(cell)
+        return self._known[key]
 
     def _measured(self, cell: Cell) -> float | None:
         """Of this very training elsewhere or before, if a record says so."""
@@ -256,6 +253,14 @@ class Planner:
         records = sum(200 * cell.recipe.epochs + 3000 for cell in self.study.trainings.values())
         weights = 4 * sum(known) if self.study.keep.weights == "last" else 0
         return (weights + records) / 1e9
+
+
+def _key(cell: Cell) -> tuple[object, ...]:
+    """What cells share that take the same time."""
+    return (
+        *(cell.dataset, cell.backbone, cell.attention, cell.options, cell.precision),
+        *(cell.threads, cell.recipe.batch_size, cell.recipe.epochs),
+    )
 
 
 def summary(planner: Planner) -> str:

@@ -1,7 +1,6 @@
-# What the rules of trainings and trials share.
+# What rules share.
 import inspect
 import shlex
-import tempfile
 
 
 # Snakemake asks for the parameters of each function more than once a job, and to find them out takes
@@ -9,6 +8,16 @@ import tempfile
 def quick(function):
     function.__signature__ = inspect.signature(function)
     return function
+
+
+# What is trained is asked for by name, and so is collect's mark: Snakemake does not look behind a
+# table that exists, and `current` may have made it without them. By a function: Snakemake then reads
+# the list once for each job that is made, not for each rule.
+wanted = [c.record for c in study.trainings.values() if c.id not in superseded]
+
+
+def trained(wildcards):
+    return wanted
 
 
 # Only what has no record is this rule's. A record that exists is a source file to all that follows,
@@ -41,13 +50,10 @@ def of_cells(value, cells):
 
 def asked(cells):
     """The resources of a training."""
-    # where it runs, as Snakemake would find it out for each
-    folder = {"tmpdir": tempfile.gettempdir()}
     if not submitted:
-        return folder | {"mem_mb": of_cells(study.memory_mb, cells), "gpu": study.gpus}
+        return {"mem_mb": of_cells(study.memory_mb, cells), "gpu": study.gpus}
     return {
         **cluster().options(study.gpus, signal=True),
-        **folder,
         "in_turn": 1,
         "mem_mb": quick(
             lambda wildcards, attempt: study.memory_mb(wildcards.cell) * attempt
@@ -80,3 +86,13 @@ stays = update if submitted else str
 # all cells is written out here, and not for each.
 snapshot = shlex.quote(str(study.snapshot)).replace("{", "{{").replace("}", "}}")
 training = f"trap '' TERM USR1; attngrid train {snapshot} {{wildcards.cell:q}} 2>&1 | tee {{log:q}} >&2"
+
+
+# Snakemake's own report shows a table by its CSV and a figure by its PNG.
+def rendered(files, name):
+    shown = {".csv": "table", ".png": "figure"}
+    for file in files:
+        if kind := shown.get(file.suffix):
+            said = {"caption": f"../report/{kind}.rst", "labels": {kind: name}}
+            file = report(file, category=f"{kind.title()}s", **said)
+        yield file

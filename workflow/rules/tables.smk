@@ -23,17 +23,10 @@ rule set_tables:
             shipped(f"workflow/templates/table.{kind}.j2") for kind in ("tex", "md")
         ],
     output:
-        [file for file in tables if file.suffix != ".csv"],
         [
-            report(
-                file,
-                caption="../report/table.rst",
-                category="Tables",
-                labels={"table": name},
-            )
+            file
             for name in study.descriptions
-            for file in study.table_files(name)
-            if file.suffix == ".csv"
+            for file in rendered(study.table_files(name), name)
         ],
     log:
         f"logs/{study.study}/tables.log",

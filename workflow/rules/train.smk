@@ -4,16 +4,6 @@
 # Cells start in the order of the configuration, by their priorities; what is counted comes first.
 
 
-# What is trained is asked for by name, and so is collect's mark: Snakemake does not look behind a
-# table that exists, and `current` may have made it without them.
-# By a function: Snakemake then reads the list once for each job that is made, not for each rule.
-wanted = [c.record for c in study.trainings.values() if c.id not in superseded]
-
-
-def trained(wildcards):
-    return wanted
-
-
 rule records:
     input:
         trained,

@@ -273,7 +273,8 @@ def train(
             raise DivergedError(at.epoch, len(batches), test["test_loss"])
         line = {
             "epoch": at.epoch,
-            "learning_rate": optimizer.learning_rate,
+            # of the last step, which a training that goes on here has not taken itself
+            "learning_rate": recipe.learning_rate_at(at.epoch - 1 + (at.step - 1) / len(batches)),
             "train_loss": float(loss_sums.double().sum()) / at.seen,
             "train_top1_error": percent_wrong(correct, at.seen),
             **test,

@@ -184,7 +184,8 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-# The environment says when the run began that a training is of, where it is of one.
+# The environment says when the run began that a training is of, where it is of one; a job has it
+# from the Snakemake that submits it.
 RUN_BEGAN = "ATTNGRID_RUN_BEGAN"
 
 
