@@ -175,6 +175,21 @@ def test_a_measured_speed_takes_the_place_of_macs(
     assert line.sources == {"--": 3}
 
 
+def test_a_plan_takes_the_median_of_a_models_seeds(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them was trained on a machine that was busy with others."""
+    monkeypatch.chdir(tmp_path)
+    tiny["grid"][0] |= {"attentions": ["none"], "seeds": [0, 1, 2, 3]}
+    *trained, left = validate(Study, tiny, "tiny.yaml").trainings.values()
+    for cell, wall_s in zip(trained, (5000, 100, 120), strict=True):
+        cell.record.parent.mkdir(parents=True, exist_ok=True)
+        run = {"device": "cpu", "device_name": "a processor", "wall_s": wall_s}
+        cell.record.write_text(json.dumps({"run": run}))
+    planner = Planner(validate(Study, tiny, "tiny.yaml"), on_cpu=True)
+    assert planner.estimate(left).seconds == 120
+
+
 def test_plan_names_the_gpus_it_knows(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(ROOT / "config/cifar100.yaml"), "--gpu", "abacus"]) == 1
     assert "unknown GPU 'abacus': known are A100" in capsys.readouterr().err
