@@ -10,16 +10,6 @@ def quick(function):
     return function
 
 
-# What is trained is asked for by name, and so is collect's mark: Snakemake does not look behind a
-# table that exists, and `current` may have made it without them. By a function: Snakemake then reads
-# the list once for each job that is made, not for each rule.
-wanted = [c.record for c in study.trainings.values() if c.id not in superseded]
-
-
-def trained(wildcards):
-    return wanted
-
-
 # Only what has no record is this rule's. A record that exists is a source file to all that follows,
 # so that nothing about images, their folder or their report can ask for it, or for them, again. An
 # input that cannot be had says so to Snakemake: a pattern of 10,000 names takes minutes to match.
