@@ -1,12 +1,15 @@
 """What each attention module adds to a training step, against none and against its literal form.
 
-    python benchmarks/attention.py [--json FILE] [--threads 2] [--rounds 7] [--attentions se cbam]
+    python benchmarks/attention.py [--json FILE] [--threads 2] [--starts 3] [--rounds 3]
+        [--attentions se cbam]
 
 trains a ResNet-18 with CIFAR's stem, batch 64, bfloat16, by ``attngrid.training.loop.train``:
 without attention, with the module, and with the module's literal form. Each side is a process of
 its own, the rounds of a module are interleaved with those of the baseline, a sample is two
-steps. Printed are medians and quartiles of the added time. It ends non-zero where a module adds
-more than its bound, or is slower than its literal form by more than the rounds' spread.
+steps. Where a process happens to lie in memory counts for as much as a module does, so all three
+are started more than once. Printed are medians and quartiles of the added time. It ends non-zero
+where a module adds more than its bound, or is slower than its literal form by more than the
+rounds' spread.
 """
 
 from __future__ import annotations
@@ -26,28 +29,28 @@ STEPS = 2
 BOUNDS = {"se": 8, "maf": 8, "cbam": 20, "maf_c": 20, "srap": 20}
 
 
-def measure(attention: str, threads: int, rounds: int) -> dict[str, Any]:
+def measure(attention: str, threads: int, starts: int, rounds: int) -> dict[str, Any]:
     """A row of the table: percents of the baseline's step, of the same round."""
-    sides = {
-        "none": Side("none", train, "none", "bfloat16", {}, STEPS, threads),
-        "ours": Side(attention, train, attention, "bfloat16", {}, STEPS, threads),
-        "literal": Side(
-            f"{attention}, literal",
-            train,
-            attention,
-            "bfloat16",
-            {"attention": False},
-            STEPS,
-            threads,
-        ),
-    }
-    interleave(sides.values(), rounds)
+    literal = {"attention": False}
+    seconds: dict[str, list[float]] = {"none": [], "ours": [], "literal": []}
+    for _ in range(starts):
+        sides = {
+            name: Side(name, train, module, "bfloat16", fast, STEPS, threads)
+            for name, module, fast in (
+                ("none", "none", {}),
+                ("ours", attention, {}),
+                ("literal", attention, literal),
+            )
+        }
+        interleave(sides.values(), rounds)
+        for name, side in sides.items():
+            seconds[name] += side.seconds
     row: dict[str, Any] = {"attention": attention}
-    row["none_ms"] = quartiles([1e3 * seconds / STEPS for seconds in sides["none"].seconds])
+    row["none_ms"] = quartiles([1e3 * s / STEPS for s in seconds["none"]])
     for name in ("ours", "literal"):
-        pairs = zip(sides[name].seconds, sides["none"].seconds, strict=True)
+        pairs = zip(seconds[name], seconds["none"], strict=True)
         row[f"{name}_adds_percent"] = quartiles([100 * (a / b - 1) for a, b in pairs])
-    pairs = zip(sides["ours"].seconds, sides["literal"].seconds, strict=True)
+    pairs = zip(seconds["ours"], seconds["literal"], strict=True)
     row["ours_of_literal"] = quartiles([a / b for a, b in pairs])
     return row
 
@@ -57,11 +60,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the figures here too")
     parser.add_argument("--threads", type=int, default=processors())
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--starts", type=int, default=3, help="of the processes of a module")
+    parser.add_argument("--rounds", type=int, default=3, help="after each start")
     parser.add_argument("--attentions", nargs="+", default=list(BOUNDS))
     options = parser.parse_args()
-    run = about(threads=options.threads, batch=BATCH, rounds=options.rounds)
-    rows = [measure(name, options.threads, options.rounds) for name in options.attentions]
+    sampling = {"starts": options.starts, "rounds": options.rounds}
+    run = about(threads=options.threads, batch=BATCH, **sampling)
+    rows = [measure(name, options.threads, **sampling) for name in options.attentions]
     print(f"ResNet-18 with CIFAR's stem; {headline(run)}")
     shown = [
         {

@@ -82,6 +82,13 @@ class Dies(Raises):
         if len(x) == {BATCH}:
             os._exit(9)
         return x
+
+class Hangs(Raises):
+    def forward(self, x):
+        if len(x) == {BATCH}:
+            open("hangs", "w").close()
+            time.sleep(1000)
+        return x
 """
 
 
@@ -155,6 +162,26 @@ def test_a_run_that_is_killed_loses_no_model_and_the_next_goes_on(folder: Path) 
     assert "3 models, 1 of them measured before" in done.stderr
     assert Path("results/cost.csv").read_text("utf-8").startswith(kept)
     assert set(rows()) == {"none", "Waits", "Holds"}
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_leaves_nothing_that_computes(folder: Path) -> None:
+    command = [sys.executable, "-m", "attngrid.cli", *grid("Hangs")]
+    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL) as run:
+        for _ in range(1200):
+            if Path("hangs").exists():
+                break
+            time.sleep(0.1)
+        os.killpg(run.pid, 0)  # it has a group of its own
+        run.kill()
+    for _ in range(300):
+        try:
+            os.killpg(run.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    os.killpg(run.pid, signal.SIGKILL)
+    pytest.fail("the model is still at it")
 
 
 def row(attention: str = "none", **changes: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ a round of the one beside a round of the other, so that a ratio is of one run.
 from __future__ import annotations
 
 import csv
+import os
 import re
 import statistics
 import sys
@@ -14,9 +15,10 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
@@ -169,11 +171,20 @@ def _measure_alone(model: Model, grid: CostGrid, threads: int) -> dict[str, Any]
 
 
 def _send_measured(sender: Connection, model: Model, grid: CostGrid, threads: int) -> None:
+    Thread(target=_end_with_parent, daemon=True).start()
     try:
         sender.send(measure(model, grid, threads))
     except Exception as error:  # a user's module may raise anything
         reason = str(error).strip().partition("\n")[0]
         sender.send(f"{type(error).__name__}: {reason}")
+
+
+def _end_with_parent() -> None:
+    """What is timed next must not have a forgotten model beside it."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _figures(row: dict[str, Any]) -> str:

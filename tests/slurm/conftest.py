@@ -140,7 +140,9 @@ class Place:
 
     def start(self, *arguments: str, prefix: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
         """`snakemake --cores all --profile slurm`, what it says in out.txt."""
-        command = ["snakemake", "records", "--cores", "all", "--profile", "slurm", FIRST_LOOK]
+        # what starts in the background of a shell starts deaf to Ctrl-C
+        command = ["env", "--default-signal=INT", "snakemake", "records"]
+        command += ["--cores", "all", "--profile", "slurm", FIRST_LOOK]
         with (self.folder / "out.txt").open("ab") as out:
             process = subprocess.Popen(
                 [*prefix, *command, "--configfile", "tiny.yaml", *arguments],

@@ -1,13 +1,7 @@
 # What rules share.
-import inspect
 import shlex
 
-
-# Snakemake asks for the parameters of each function more than once a job, and to find them out takes
-# longer than what it calls them for.
-def quick(function):
-    function.__signature__ = inspect.signature(function)
-    return function
+from attngrid.jobs import quick
 
 
 # Only what has no record is this rule's. A record that exists is a source file to all that follows,

@@ -6,7 +6,7 @@
 rule maps:
     input:
         study=study.snapshot,
-        records=trained,
+        records=lambda wildcards: trained,
     output:
         update(study.maps),
     log:

@@ -6,7 +6,7 @@ tables = [file for name in study.descriptions for file in study.table_files(name
 
 rule tables:
     input:
-        trained,
+        lambda wildcards: trained,
         rules.collect.output,
         tables,
     localrule: True

@@ -11,7 +11,7 @@ trained = [c.record for c in study.trainings.values() if c.id not in superseded]
 
 rule records:
     input:
-        trained,
+        lambda wildcards: trained,
     localrule: True
 
 
