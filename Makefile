@@ -50,12 +50,12 @@ test-slurm: venv  ## every fault on a real Slurm, which it starts here (root, De
 soak-slurm: venv  ## 500 tiny cells through the same
 	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=tests $(BIN)/python -m slurm.soak
 
-bench: BENCHMARKS := training attention pipeline loader
-bench: venv  ## the benchmarks that a CPU runs in ten minutes, into results/benchmarks/
+bench: BENCHMARKS := training attention
+bench: venv  ## training and attention against what others do, in ten minutes of a CPU
 	$(RUN_BENCHMARKS)
 
-bench-long: BENCHMARKS := startup equivalence packing dry_run
-bench-long: venv  ## what takes longer: start-up, equal accuracy, cells side by side, 10,000 cells
+bench-long: BENCHMARKS := pipeline loader startup equivalence packing dry_run
+bench-long: venv  ## the rest: images, start-up, equal accuracy, cells side by side, 10,000 cells
 	$(RUN_BENCHMARKS)
 
 define RUN_BENCHMARKS

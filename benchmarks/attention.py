@@ -1,6 +1,6 @@
 """What each attention module adds to a training step, against none and against its literal form.
 
-    python benchmarks/attention.py [--json FILE] [--threads 2] [--starts 3] [--rounds 3]
+    python benchmarks/attention.py [--json FILE] [--threads 2] [--starts 2] [--rounds 3]
         [--attentions se cbam]
 
 trains a ResNet-18 with CIFAR's stem, batch 64, bfloat16, by ``attngrid.training.loop.train``:
@@ -60,7 +60,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the figures here too")
     parser.add_argument("--threads", type=int, default=processors())
-    parser.add_argument("--starts", type=int, default=3, help="of the processes of a module")
+    parser.add_argument("--starts", type=int, default=2, help="of the processes of a module")
     parser.add_argument("--rounds", type=int, default=3, help="after each start")
     parser.add_argument("--attentions", nargs="+", default=list(BOUNDS))
     options = parser.parse_args()

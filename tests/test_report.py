@@ -206,3 +206,21 @@ def test_snakemakes_own_report_has_categories_and_the_configuration(
         assert f'"{category}"' in html, category
     again = snakemake(clone, "-n", "--cores", "1", *arguments)
     assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def test_a_table_that_cannot_be_set_keeps_no_other_waiting(
+    study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads(Path("tiny.json").read_text("utf-8"))
+    Path("mine.yaml").write_text("columns: 3\n")
+    Path("tiny.json").write_text(json.dumps(content | {"tables": ["mine.yaml", "grid"]}))
+    for file in (*Path("tables").glob("*"), *Path("figures").glob("*")):
+        file.unlink()
+    capsys.readouterr()
+    assert main(["current", "tiny.json"]) == 1
+    said = capsys.readouterr().err
+    assert "mine.yaml: columns: " in said
+    assert "Traceback" not in said
+    assert all(file.is_file() for file in study.table_files("grid"))
+    assert all(file.is_file() for file in study.figure_files("ordering"))
+    assert "ResNet-18" in page(study)

@@ -344,7 +344,7 @@ def table(arguments: argparse.Namespace) -> None:
         description = study.descriptions[name]
         write_table(build_table(study, results.summary, description, cells=results.cells))
 
-    _each(names, make)
+    _say_failed(_each(names, make))
 
 
 def _of_study(kind: str, names: list[str], known: Iterable[str]) -> list[str]:
@@ -355,14 +355,18 @@ def _of_study(kind: str, names: list[str], known: Iterable[str]) -> list[str]:
     return names or list(known)
 
 
-def _each(names: Iterable[str], make: Callable[[str], None]) -> None:
-    """Make all that can be made; what cannot is said at the end."""
+def _each(names: Iterable[str], make: Callable[[str], None]) -> list[str]:
+    """Make all that can be made, and say what cannot."""
     failed = []
     for name in names:
         try:
             make(name)
         except AttngridError as error:
             failed.append(str(error))
+    return failed
+
+
+def _say_failed(failed: list[str]) -> None:
     if failed:
         raise AttngridError("\n".join(failed))
 
@@ -441,7 +445,7 @@ def figure(arguments: argparse.Namespace) -> None:
     study = load_study(arguments.study)
     names = _of_study("figure", arguments.names, study.figures)
     results = load_results(study.study)
-    _each(names, lambda name: write_figure(study, name, results, Path("reference")))
+    _say_failed(_each(names, lambda name: write_figure(study, name, results, Path("reference"))))
 
 
 def report(arguments: argparse.Namespace) -> None:
@@ -565,12 +569,14 @@ def current(arguments: argparse.Namespace) -> None:
             print(f"no new attention maps: {error}", file=sys.stderr)
     # read back: what is rendered is what load_results hands out
     results = frames.load_results(study.study)
-    tables = [
-        build_table(study, results.summary, file, cells=results.cells)
-        for file in study.descriptions.values()
-    ]
-    for ready in tables:
-        write_table(ready)
+    tables = []
+
+    def set_table(name: str) -> None:
+        file = study.descriptions[name]
+        tables.append(build_table(study, results.summary, file, cells=results.cells))
+        write_table(tables[-1])
+
+    failed = _each(study.descriptions, set_table)
     if can_test():
         _write_claims(study)
     else:
@@ -578,14 +584,17 @@ def current(arguments: argparse.Namespace) -> None:
     if study.figures:
         from attngrid.render.figures import write_figure
 
-        for name in study.figures:
+        def draw(name: str) -> None:
             write_figure(study, name, results, Path("reference"))
+
+        failed += _each(study.figures, draw)
     write_report(study, results, tables, _claims_of(study))
     print(f"{study.study}: {frames.counts(results.cells)}", file=sys.stderr)
     if results.trials is not None:
         print(f"{study.study}, trials: {frames.counts(results.trials)}", file=sys.stderr)
     for line in frames.unfinished(results):
         print(f"  {line}", file=sys.stderr)
+    _say_failed(failed)
 
 
 def outputs(arguments: argparse.Namespace) -> None:

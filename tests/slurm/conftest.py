@@ -10,9 +10,11 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -71,6 +73,11 @@ class Sandbox:
 
     def down(self) -> None:
         self("bash", str(HERE / "down.sh"), "--wipe", timeout=120)
+        # of a node that went down nobody stops what it ran
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get("SLURM_SANDBOX") == str(self.folder):
+                    process.kill()
 
     def __call__(self, *command: str, timeout: float = 30) -> str:
         return subprocess.run(

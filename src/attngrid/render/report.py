@@ -64,9 +64,11 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    drawn = {name: study.figure_files(name)[1] for name in study.figures}
     figures = [
-        (CAPTIONS[name], base64.b64encode(study.figure_files(name)[1].read_bytes()).decode())
-        for name in study.figures
+        (CAPTIONS[name], base64.b64encode(file.read_bytes()).decode())
+        for name, file in drawn.items()
+        if file.is_file()
     ]
     measured = results.cells[results.cells["state"] == "measured"].drop_duplicates("id")
     trials = results.cells[:0] if results.trials is None else results.trials
