@@ -15,6 +15,8 @@ import yaml
 
 from attngrid.cli import main
 from attngrid.config import Study, validate
+from attngrid.errors import AttngridError
+from attngrid.render.figures import write_figure
 from attngrid.training.record import write_status
 from test_evidence import fake_record
 
@@ -208,19 +210,31 @@ def test_snakemakes_own_report_has_categories_and_the_configuration(
     assert "Nothing to be done" in again.stdout + again.stderr
 
 
-def test_a_table_that_cannot_be_set_keeps_no_other_waiting(
-    study: Study, capsys: pytest.CaptureFixture[str]
+def test_what_cannot_be_made_keeps_nothing_else_waiting(
+    study: Study, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = json.loads(Path("tiny.json").read_text("utf-8"))
     Path("mine.yaml").write_text("columns: 3\n")
-    Path("tiny.json").write_text(json.dumps(content | {"tables": ["mine.yaml", "grid"]}))
-    for file in (*Path("tables").glob("*"), *Path("figures").glob("*")):
+    content |= {"tables": ["mine.yaml", "grid"], "figures": ["ordering", "accuracy_macs"]}
+    Path("tiny.json").write_text(json.dumps(content))
+    report = study.results / "report.html"
+    for file in (*Path("tables").glob("*"), *Path("figures").glob("*.pdf"), report):
         file.unlink()
+
+    def draw(study: Study, name: str, *given: Any) -> None:
+        if name == "ordering":
+            raise AttngridError("no ink")
+        write_figure(study, name, *given)
+
+    monkeypatch.setattr("attngrid.render.figures.write_figure", draw)
     capsys.readouterr()
     assert main(["current", "tiny.json"]) == 1
     said = capsys.readouterr().err
     assert "mine.yaml: columns: " in said
+    assert "no ink" in said
     assert "Traceback" not in said
     assert all(file.is_file() for file in study.table_files("grid"))
-    assert all(file.is_file() for file in study.figure_files("ordering"))
-    assert "ResNet-18" in page(study)
+    assert all(file.is_file() for file in study.figure_files("accuracy_macs"))
+    # an older picture of what could not be drawn is not shown as if it were of these records
+    assert study.figure_files("ordering")[1].is_file()
+    assert page(study).count("data:image/png") == 1

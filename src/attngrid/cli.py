@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attngrid.errors import (
     AttngridError,
@@ -344,7 +344,10 @@ def table(arguments: argparse.Namespace) -> None:
         description = study.descriptions[name]
         write_table(build_table(study, results.summary, description, cells=results.cells))
 
-    _say_failed(_each(names, make))
+    failed: list[str] = []
+    for name in names:
+        _tried(failed, make, name)
+    _say_failed(failed)
 
 
 def _of_study(kind: str, names: list[str], known: Iterable[str]) -> list[str]:
@@ -355,15 +358,12 @@ def _of_study(kind: str, names: list[str], known: Iterable[str]) -> list[str]:
     return names or list(known)
 
 
-def _each(names: Iterable[str], make: Callable[[str], None]) -> list[str]:
-    """Make all that can be made, and say what cannot."""
-    failed = []
-    for name in names:
-        try:
-            make(name)
-        except AttngridError as error:
-            failed.append(str(error))
-    return failed
+def _tried(failed: list[str], make: Callable[..., object], *arguments: Any) -> None:
+    """Make it, or note why it cannot be made: what else there is to make does not wait."""
+    try:
+        make(*arguments)
+    except AttngridError as error:
+        failed.append(str(error))
 
 
 def _say_failed(failed: list[str]) -> None:
@@ -445,7 +445,10 @@ def figure(arguments: argparse.Namespace) -> None:
     study = load_study(arguments.study)
     names = _of_study("figure", arguments.names, study.figures)
     results = load_results(study.study)
-    _say_failed(_each(names, lambda name: write_figure(study, name, results, Path("reference"))))
+    failed: list[str] = []
+    for name in names:
+        _tried(failed, write_figure, study, name, results, Path("reference"))
+    _say_failed(failed)
 
 
 def report(arguments: argparse.Namespace) -> None:
@@ -569,26 +572,34 @@ def current(arguments: argparse.Namespace) -> None:
             print(f"no new attention maps: {error}", file=sys.stderr)
     # read back: what is rendered is what load_results hands out
     results = frames.load_results(study.study)
-    tables = []
+    failed: list[str] = []
+    tables: list[Table] = []
+    drawn: list[str] = []
 
-    def set_table(name: str) -> None:
-        file = study.descriptions[name]
-        tables.append(build_table(study, results.summary, file, cells=results.cells))
-        write_table(tables[-1])
+    def set_table(file: Path) -> None:
+        ready = build_table(study, results.summary, file, cells=results.cells)
+        write_table(ready)
+        tables.append(ready)
 
-    failed = _each(study.descriptions, set_table)
+    def draw(name: str) -> None:
+        write_figure(study, name, results, Path("reference"))
+        drawn.append(name)
+
+    def write_page() -> None:
+        write_report(study, results, tables, _claims_of(study), figures=drawn)
+
+    for file in study.descriptions.values():
+        _tried(failed, set_table, file)
     if can_test():
-        _write_claims(study)
+        _tried(failed, _write_claims, study)
     else:
         print('no verdicts and no bold: pip install "attngrid[evidence]"', file=sys.stderr)
     if study.figures:
         from attngrid.render.figures import write_figure
 
-        def draw(name: str) -> None:
-            write_figure(study, name, results, Path("reference"))
-
-        failed += _each(study.figures, draw)
-    write_report(study, results, tables, _claims_of(study))
+        for name in study.figures:
+            _tried(failed, draw, name)
+    _tried(failed, write_page)
     print(f"{study.study}: {frames.counts(results.cells)}", file=sys.stderr)
     if results.trials is not None:
         print(f"{study.study}, trials: {frames.counts(results.trials)}", file=sys.stderr)

@@ -72,12 +72,13 @@ class Sandbox:
         self("bash", str(HERE / "up.sh"), timeout=90)
 
     def down(self) -> None:
-        self("bash", str(HERE / "down.sh"), "--wipe", timeout=120)
-        # of a node that went down nobody stops what it ran
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                if process.environ().get("SLURM_SANDBOX") == str(self.folder):
-                    process.kill()
+        try:
+            self("bash", str(HERE / "down.sh"), "--wipe", timeout=120)
+        finally:  # of a node that went down nobody stops what it ran
+            for process in psutil.process_iter():
+                with suppress(psutil.Error):
+                    if process.environ().get("SLURM_SANDBOX") == str(self.folder):
+                        process.kill()
 
     def __call__(self, *command: str, timeout: float = 30) -> str:
         return subprocess.run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,20 @@ def write_report(
     results: Results,
     tables: list[Table],
     claims: Table | None = None,
+    figures: Sequence[str] | None = None,
     templates: Path = Path("workflow/templates"),
 ) -> Path:
     """Write ``results/<study>/report.html`` from tables and from figures already drawn.
 
     The page needs nothing but itself: figures, cells, curves and records are in it.
+
+    Args:
+        study: the configuration.
+        results: its frames.
+        tables: in the page's order.
+        claims: the verdicts, if there are any.
+        figures: the names of those to show; None: all of the study's.
+        templates: the folder of the page's template and script.
     """
     html = jinja2.Environment(
         loader=jinja2.FileSystemLoader(shipped(templates)),
@@ -64,11 +74,9 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    drawn = {name: study.figure_files(name)[1] for name in study.figures}
-    figures = [
-        (CAPTIONS[name], base64.b64encode(file.read_bytes()).decode())
-        for name, file in drawn.items()
-        if file.is_file()
+    pictures = [
+        (CAPTIONS[name], base64.b64encode(study.figure_files(name)[1].read_bytes()).decode())
+        for name in (study.figures if figures is None else figures)
     ]
     measured = results.cells[results.cells["state"] == "measured"].drop_duplicates("id")
     trials = results.cells[:0] if results.trials is None else results.trials
@@ -81,7 +89,7 @@ def write_report(
         claims=claims,
         study=study,
         tables=tables,
-        figures=figures,
+        figures=pictures,
         trainings=len(study.trainings),
         trials=len(study.trials),
         measured=len(measured),
