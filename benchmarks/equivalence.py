@@ -1,6 +1,6 @@
 """Whether the fast path learns what float32 does: bfloat16 and all switches against neither.
 
-    python benchmarks/equivalence.py [--json FILE] [--seeds 10] [--attentions none cbam csm]
+    python benchmarks/equivalence.py [--json FILE] [--seeds 20] [--attentions none cbam csm]
 
 trains a quarter-width ResNet-18 on the digits for six epochs, from the same seeds, in bfloat16 with
 everything that makes it fast, and in float32 with everything off, and prints the mean difference of
@@ -56,7 +56,7 @@ def main() -> int:
     """Train, print, and end non-zero where the fast path is worse beyond its interval."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the figures here too")
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--attentions", nargs="+", default=["none", "cbam"])
     options = parser.parse_args()
     run = about(seeds=options.seeds)
