@@ -15,7 +15,6 @@ from attngrid.deadline import deadline
 from attngrid.errors import AttngridError
 from attngrid.evidence.claims import load_claims
 from attngrid.files import set_home, shipped
-from attngrid.jobs import plan_quickly
 from attngrid.plan import Planner, summary
 from attngrid.render.description import check_descriptions
 from attngrid.status import has_failed, used
@@ -25,7 +24,6 @@ min_version("9.0")
 # A large grid's jobs are many objects, and none of them is garbage; until the first one starts.
 if workflow.is_main_process:
     gc.disable()
-plan_quickly(workflow.output_settings)
 
 
 # The commands look here for what a study in a folder of its own does not have.

@@ -1,7 +1,57 @@
 # What rules share.
+import inspect
 import shlex
+from contextlib import suppress
 
-from attngrid.jobs import quick
+
+# What Snakemake does for each job of a large grid and nobody needs. It promises none of the names
+# that this takes hold of: where one is gone, 10,000 cells take longer to plan, and that is all.
+#
+# It asks for the parameters of each function more than once a job, and to find them out takes longer
+# than what it calls them for.
+def quick(function):
+    with suppress(ImportError):
+        from snakemake.common import overwrite_function_params
+
+        overwrite_function_params(function, inspect.signature(function).parameters)
+    return function
+
+
+# In a dry run that is to print no jobs it puts together what it would print of each. The first of
+# each rule is enough to find a wrong shell command, which is the same for all.
+def first_of_each_rule(log_info):
+    seen = set()
+
+    def first_only(job, *args, **how):
+        needless = job.dag.workflow.dryrun and job.rule in seen
+        if not needless:
+            seen.add(job.rule)
+            log_info(job, *args, **how)
+
+    return first_only
+
+
+with suppress(ImportError, AttributeError):
+    from snakemake.resources import Resource
+
+    quick(Resource.evaluate)  # through which it asks for each resource of each job
+with suppress(ImportError, AttributeError):
+    from snakemake.jobs import Job
+    from snakemake.settings.enums import Quietness
+
+    said = workflow.output_settings
+    if Quietness.RULES in (said.quiet or ()) and not said.log_handler_settings:
+        Job.log_info = first_of_each_rule(Job.log_info)
+
+
+# What is trained is asked for by name, and so is collect's mark: Snakemake does not look behind a
+# table that exists, and `current` may have made it without them. By a function: Snakemake then reads
+# the list once for each job that is made, not for each rule.
+wanted = [c.record for c in study.trainings.values() if c.id not in superseded]
+
+
+def trained(wildcards):
+    return wanted
 
 
 # Only what has no record is this rule's. A record that exists is a source file to all that follows,

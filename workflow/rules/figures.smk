@@ -9,7 +9,7 @@ drawn = [name for name in study.figures if name != "maps"]
 
 rule figures:
     input:
-        lambda wildcards: trained,
+        trained,
         rules.collect.output,
         figures,
     localrule: True

@@ -6,7 +6,7 @@
 rule maps:
     input:
         study=study.snapshot,
-        records=lambda wildcards: trained,
+        records=trained,
     output:
         update(study.maps),
     log:

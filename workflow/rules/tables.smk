@@ -6,7 +6,7 @@ tables = [file for name in study.descriptions for file in study.table_files(name
 
 rule tables:
     input:
-        lambda wildcards: trained,
+        trained,
         rules.collect.output,
         tables,
     localrule: True

@@ -4,14 +4,9 @@
 # Cells start in the order of the configuration, by their priorities; what is counted comes first.
 
 
-# What is trained is asked for by name, and so is collect's mark: Snakemake does not look behind a
-# table that exists, and `current` may have made it without them.
-trained = [c.record for c in study.trainings.values() if c.id not in superseded]
-
-
 rule records:
     input:
-        lambda wildcards: trained,
+        trained,
     localrule: True
 
 
