@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -18,7 +16,7 @@ import yaml
 
 from attngrid.cli import main
 from attngrid.config import CostGrid, CountedGrid, validate
-from attngrid.cost import models_to_measure
+from attngrid.cost import TOGETHER, models_to_measure
 from attngrid.errors import UnknownNameError
 from attngrid.evidence.costs import COLUMNS, MACHINE, identity, keep_cost, read_costs
 from attngrid.render.cost import added_macs, draw_costs
@@ -60,6 +58,15 @@ class Waits(nn.Module):
         time.sleep({WAIT_S / 2})
         return x
 
+class Waits1(Waits):
+    pass
+
+class Waits2(Waits):
+    pass
+
+class Waits3(Waits):
+    pass
+
 class Holds(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
@@ -83,6 +90,15 @@ class Dies(Raises):
     def forward(self, x):
         if len(x) == {BATCH}:
             os._exit(9)
+        return x
+
+class DiesLater(nn.Module):
+    def __init__(self, channels: int):
+        super().__init__()
+
+    def forward(self, x):
+        if not self.training:  # its memory is known by then
+            os._exit(8)
         return x
 
 class Hangs(Raises):
@@ -142,33 +158,41 @@ def test_what_a_module_waits_and_holds_is_what_is_measured(folder: Path) -> None
 def test_a_model_that_cannot_be_measured_is_named_and_stops_no_other(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(grid("Raises", "Dies", "none")) == 1
+    assert main(grid("Raises", "Dies", "none", "DiesLater")) == 1
     assert set(rows()) == {"none"}
     said = capsys.readouterr().err
     assert "Two + Raises, 12×12: ValueError: no such thing\n" in said
     assert "Two + Dies, 12×12: its process was ended (exit code 9)" in said
-    assert "2 models were not measured" in said
+    assert "Two + DiesLater, 12×12: its process was ended (exit code 8)" in said
+    assert "3 models were not measured" in said
 
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_loses_no_model_and_the_next_goes_on(folder: Path) -> None:
-    command = [sys.executable, "-m", "attngrid.cli", *grid("none", "Waits", "Holds")]
-    with subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL) as run:
-        deadline = time.monotonic() + 120
-        while not Path("results/cost.csv").is_file() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        os.killpg(run.pid, signal.SIGKILL)
+    together = ["none", *(f"Waits{number}" for number in range(1, TOGETHER))]
+    killed_in(grid(*together, "Hangs"))
     kept = Path("results/cost.csv").read_text("utf-8")
-    assert [row["attention"] for row in read_costs()] == ["none"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "3 models, 1 of them measured before" in done.stderr
+    assert [*rows()] == together
+    again = [sys.executable, "-m", "attngrid.cli", *grid(*together, "Holds")]
+    done = subprocess.run(again, capture_output=True, text=True, check=True)
+    assert f"{TOGETHER + 1} models, {TOGETHER} of them measured before" in done.stderr
     assert Path("results/cost.csv").read_text("utf-8").startswith(kept)
-    assert set(rows()) == {"none", "Waits", "Holds"}
+    assert [*rows()] == [*together, "Holds"]
 
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_leaves_nothing_that_computes(folder: Path) -> None:
-    command = [sys.executable, "-m", "attngrid.cli", *grid("Hangs")]
+    model = killed_in(grid("Hangs"))
+    try:
+        model.wait(30)
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            model.kill()
+
+
+def killed_in(arguments: list[str]) -> psutil.Process:
+    """Kill a run when it has come to ``Hangs``, and say which process was measuring it."""
+    command = [sys.executable, "-m", "attngrid.cli", *arguments]
     with subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL) as run:
         deadline = time.monotonic() + 120
         while not Path("hangs").exists() and time.monotonic() < deadline:
@@ -176,11 +200,7 @@ def test_a_run_that_is_killed_leaves_nothing_that_computes(folder: Path) -> None
         assert Path("hangs").exists()
         (model,) = (child for child in children(run.pid) if "spawn_main" in str(child.cmdline()))
         run.kill()
-    try:
-        model.wait(30)
-    finally:
-        with suppress(psutil.NoSuchProcess):
-            model.kill()
+    return model
 
 
 def children(pid: int) -> list[psutil.Process]:

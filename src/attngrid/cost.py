@@ -1,7 +1,8 @@
 """What attention costs on the machine at hand: latency, images a second, memory.
 
-Each model is measured in a process of its own, together with the same backbone without attention,
-a round of the one beside a round of the other, so that a ratio is of one run.
+A few models of one backbone are timed in one process, together with the same backbone without
+attention, a round of each beside a round of the others, so that a ratio is of one run. Each one's
+memory is that of a process of its own.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import groupby, islice
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -48,6 +50,9 @@ from attngrid.training.record import code_version, now, processor_name
 SAMPLE_S = 0.2  # a sample is as many calls as take this long
 # How a model is run where nothing else is said; what differs is said beside the machine.
 USUAL = Fast(compile=False, cuda_graphs=False)
+# Models that share the rounds of their baseline: of what it takes, this one part goes to each. A
+# process that is killed takes their figures with it.
+TOGETHER = 4
 MEMORY_STEPS = 2  # from the second on there is the optimizer's momentum
 # Its step is a training's; so small that no weight becomes infinite on images of noise.
 RECIPE = Recipe(
@@ -123,60 +128,104 @@ def measure_all(
     machine = machine_of(grid, threads)
     models = models_to_measure(grid)
     known = set() if again else {identity(row) for row in read_costs(file)}
-    keys = [model.key() | machine | {"switches": switches(grid, model)} for model in models]
-    left = [(m, key) for m, key in zip(models, keys, strict=True) if identity(key) not in known]
+
+    def key_of(model: Model) -> dict[str, Any]:
+        return model.key() | machine | {"switches": switches(grid, model)}
+
+    left = [model for model in models if identity(key_of(model)) not in known]
     _say(f"{len(models)} models, {len(models) - len(left)} of them measured before")
     failed: list[str] = []
-    start = time.perf_counter()
-    for number, (model, key) in enumerate(left):
+    start, done = time.perf_counter(), 0
+    for group in _groups(left):
         minutes = (time.perf_counter() - start) / 60
         if grid.minutes is not None and minutes >= grid.minutes:
-            _say(f"{minutes:.0f} minutes are over; {len(left) - number} models are left")
+            _say(f"{minutes:.0f} minutes are over; {len(left) - done} models are left")
             break
-        size = f"{model.input_size}×{model.input_size}"
-        label = f"{model_label(model.backbone, model.attention)}, {size}"
-        try:
-            row = _measure_alone(model, grid, threads)
-        except NotMeasuredError as error:
-            failed.append(f"{label}: {error}")
-            _say(f"not measured: {failed[-1]}")
-            continue
-        keep_cost(row | key, file)
-        _say(f"[{number + 1}/{len(left)}] {label}: {_figures(row)}")
+        for model, row in _measured(group, grid, threads):
+            size = f"{model.input_size}×{model.input_size}"
+            label = f"{model_label(model.backbone, model.attention)}, {size}"
+            done += 1
+            if isinstance(row, NotMeasuredError):
+                failed.append(f"{label}: {row}")
+                _say(f"not measured: {failed[-1]}")
+                continue
+            keep_cost(row | key_of(model), file)
+            _say(f"[{done}/{len(left)}] {label}: {_figures(row)}")
     return failed
 
 
-def _measure_alone(model: Model, grid: CostGrid, threads: int) -> dict[str, Any]:
-    """``measure`` in a process of its own.
+def _groups(models: Sequence[Model]) -> Iterator[list[Model]]:
+    """Those next to each other that have the same baseline, ``TOGETHER`` at most."""
+    for _, alike in groupby(models, _without):
+        while group := list(islice(alike, TOGETHER)):
+            yield group
+
+
+def _without(model: Model) -> Model:
+    return replace(model, attention="none")
+
+
+def _measured(
+    models: Sequence[Model], grid: CostGrid, threads: int
+) -> Iterator[tuple[Model, dict[str, Any] | NotMeasuredError]]:
+    """Each model's figures, or why there are none, of models with the same baseline."""
+    fit = []
+    for model in models:
+        try:
+            fit.append((model, _alone(training_memory, model, grid, threads)))
+        except NotMeasuredError as error:
+            yield model, error
+    if fit:
+        yield from _timed(fit, grid, threads)
+
+
+def _timed(
+    models: Sequence[tuple[Model, dict[str, Any]]], grid: CostGrid, threads: int
+) -> Iterator[tuple[Model, dict[str, Any] | NotMeasuredError]]:
+    """The times of models, beside the memory that is known of each."""
+    try:
+        rows = _alone(measure, [model for model, _ in models], grid, threads)
+    except NotMeasuredError as error:
+        if len(models) == 1:
+            yield models[0][0], error
+            return
+        for one in models:  # to learn which it was
+            yield from _timed([one], grid, threads)
+    else:
+        for (model, memory), row in zip(models, rows, strict=True):
+            yield model, memory | row
+
+
+def _alone(work: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function returns in a process of its own.
 
     Raises:
-        NotMeasuredError: why it ended without a row.
+        NotMeasuredError: why it ended without returning.
     """
     context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(
-        target=_send_measured, args=(sender, model, grid, threads), daemon=True
-    )
+    process = context.Process(target=_send, args=(sender, work, arguments), daemon=True)
     process.start()
     sender.close()  # so that its end is seen here
     try:
-        result: dict[str, Any] | str = receiver.recv()
+        returned, result = receiver.recv()
     except EOFError:
         process.join()
         result = f"its process was ended (exit code {process.exitcode}); too little memory?"
+        returned = False
     process.join()
-    if isinstance(result, str):
+    if not returned:
         raise NotMeasuredError(result)
     return result
 
 
-def _send_measured(sender: Connection, model: Model, grid: CostGrid, threads: int) -> None:
+def _send(sender: Connection, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     Thread(target=_end_with_parent, daemon=True).start()
     try:
-        sender.send(measure(model, grid, threads))
+        sender.send((True, work(*arguments)))
     except Exception as error:  # a user's module may raise anything
         reason = str(error).strip().partition("\n")[0]
-        sender.send(f"{type(error).__name__}: {reason}")
+        sender.send((False, f"{type(error).__name__}: {reason}"))
 
 
 def _end_with_parent() -> None:
@@ -224,11 +273,8 @@ def _resolved(grid: CostGrid, model: Model, device: torch.device) -> Fast:
     return grid.fast.resolved(device, grid.batch * model.input_size**2)
 
 
-def measure(model: Model, grid: CostGrid, threads: int) -> dict[str, Any]:
-    """A model's figures; to be called in a process of its own.
-
-    The memory of its training comes first, while there is nothing else in this process; then
-    each of the times, in rounds with the same backbone without attention.
+def training_memory(model: Model, grid: CostGrid, threads: int) -> dict[str, Any]:
+    """The most memory that a model's training takes; to be called in a process of its own.
 
     Raises:
         ConfigError: a model that cannot be built.
@@ -239,28 +285,36 @@ def measure(model: Model, grid: CostGrid, threads: int) -> dict[str, Any]:
     # a first small step loads what is loaded once
     first = Model("resnet18", "none", "cifar", 10, 32, {"width": 1 / 16})
     Network(first, grid.model_copy(update={"batch": 2}), device).training()
-    started, before = now(), memory_mb(device)
+    before = memory_mb(device)
     network = Network(model, grid, device)
     for _ in range(MEMORY_STEPS):
         network.training()
     after = memory_mb(device, peak=True)
-    row: dict[str, Any] = {
-        "peak_memory_mb": "" if before is None or after is None else round(after - before, 1),
-        "measured": started,
-        "commit": code_version() or "",
-    }
-    networks = [network]
-    if model.attention != "none":
-        networks.append(Network(replace(model, attention="none"), grid, device))
-    rounds = []
+    return {"peak_memory_mb": "" if before is None or after is None else round(after - before, 1)}
+
+
+def measure(models: Sequence[Model], grid: CostGrid, threads: int) -> list[dict[str, Any]]:
+    """How fast models of the same baseline are, in rounds with it; in a process of its own.
+
+    Raises:
+        ConfigError, RuntimeError, MemoryError: as ``training_memory``.
+    """
+    device = choose_device(grid.device)
+    make_deterministic(0, threads, strict=False)
+    when = {"measured": now(), "commit": code_version() or ""}
+    baseline = _without(models[0])
+    sides = [baseline, *(model for model in models if model != baseline)]
+    networks = [Network(side, grid, device) for side in sides]
+    rows: list[dict[str, Any]] = [when | {"rounds": sys.maxsize} for _ in models]
     for name, figure in TIMED.items():
-        sides = time_rounds(networks, name, grid)
-        ours, without = sides[0], sides[-1]
+        times = time_rounds(networks, name, grid)
         images = 1 if name == "latency" else grid.batch
-        row |= _quartiles(figure, [1e3 * s if name == "latency" else images / s for s in ours])
-        row |= _quartiles(f"{name}_ratio", [a / b for a, b in zip(ours, without, strict=True)])
-        rounds.append(len(ours))
-    return row | {"rounds": min(rounds)}
+        for row, model in zip(rows, models, strict=True):
+            ours = times[sides.index(model)]
+            row |= _quartiles(figure, [1e3 * s if name == "latency" else images / s for s in ours])
+            row |= _quartiles(f"{name}_ratio", [a / b for a, b in zip(ours, times[0], strict=True)])
+            row["rounds"] = min(row["rounds"], len(ours))
+    return rows
 
 
 class Network:
