@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import conv2d
 
+from attngrid.backbones.depthwise import DepthwiseConv2d
 from attngrid.config import Study, validate
 from attngrid.training import loop
 from attngrid.training.fast import Fast
@@ -20,7 +22,12 @@ from attngrid.training.run import run_cell
 
 CPU = torch.device("cpu")
 LITERAL = Fast(
-    channels_last=False, attention=False, fused_sgd=False, compile=False, cuda_graphs=False
+    channels_last=False,
+    attention=False,
+    depthwise=False,
+    fused_sgd=False,
+    compile=False,
+    cuda_graphs=False,
 )
 # Of an epoch's mean loss, relative; measured 5e-7 to 7e-6 in float32, 6e-5 to 9e-4 in bfloat16
 FLOAT32, BFLOAT16 = 1e-4, 1e-2
@@ -54,6 +61,49 @@ def test_golden_loss_of_each_switch(tiny: dict[str, Any], switch: str) -> None:
     on = first_epoch(tiny, "maf_c", "float32", Fast())
     off = first_epoch(tiny, "maf_c", "float32", Fast.model_validate({switch: False}))
     assert on == pytest.approx(off, rel=FLOAT32)
+
+
+def test_golden_loss_of_depthwise_gradients(tiny: dict[str, Any]) -> None:
+    tiny["grid"][0]["backbones"] = ["mobilenet_v3_large"]
+    tiny["recipes"]["tiny"]["batch_size"] = 32  # a first loss knows no gradient
+    fast = Fast(), Fast(depthwise=False)
+    on, off = (first_epoch(tiny, "none", "bfloat16", switches) for switches in fast)
+    assert on != off
+    assert on == pytest.approx(off, rel=BFLOAT16)
+    on, off = (first_epoch(tiny, "none", "float32", switches) for switches in fast)
+    assert on == off  # nothing of it in float32
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2)])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_a_depthwise_gradient_is_pytorchs(
+    kernel: int, stride: int, layout: torch.memory_format
+) -> None:
+    """Against float64's of the same rounded values, in which a channel is a convolution alone."""
+    torch.manual_seed(0)
+    conv = DepthwiseConv2d(24, 24, kernel, stride, kernel // 2, groups=24, bias=False)
+    x = torch.randn(4, 24, 13, 14).bfloat16().to(memory_format=layout).requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = conv(x)
+    grad = torch.randn(out.shape).bfloat16()
+    (out * grad).sum().backward()
+    precise = x.detach().double().requires_grad_()
+    weight = conv.weight.detach().bfloat16().double().requires_grad_()
+    channels = [
+        conv2d(precise[:, [c]], weight[[c]], stride=stride, padding=kernel // 2) for c in range(24)
+    ]
+    expected = torch.cat(channels, 1)
+    (expected * grad).sum().backward()
+    half_a_step = torch.finfo(torch.bfloat16).eps / 2
+    for ours, theirs in (
+        (out, expected),
+        (x.grad, precise.grad),
+        (conv.weight.grad, weight.grad),
+    ):
+        assert ours is not None
+        assert theirs is not None
+        assert ours.dtype == (torch.float32 if ours is conv.weight.grad else torch.bfloat16)
+        torch.testing.assert_close(ours.double(), theirs, rtol=1.01 * half_a_step, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -100,6 +150,7 @@ def test_a_record_says_what_was_on(
     assert run["fast"] == {
         "channels_last": True,
         "attention": True,
+        "depthwise": True,
         "fused_sgd": False,
         "compile": False,
         "cuda_graphs": False,
