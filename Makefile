@@ -54,8 +54,8 @@ bench: BENCHMARKS := training attention
 bench: venv  ## training and attention against what others do, in ten minutes of a CPU
 	$(RUN_BENCHMARKS)
 
-bench-long: BENCHMARKS := pipeline loader depthwise startup equivalence packing dry_run
-bench-long: venv  ## the rest: images, MobileNets, start-up, equal accuracy, cells side by side, 10,000 cells
+bench-long: BENCHMARKS := pipeline loader convolutions startup equivalence packing dry_run
+bench-long: venv  ## the rest: images, gradients, start-up, equal accuracy, cells side by side, 10,000 cells
 	$(RUN_BENCHMARKS)
 
 define RUN_BENCHMARKS

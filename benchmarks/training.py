@@ -32,7 +32,7 @@ from attngrid.training.fast import Fast
 
 BOUND, REFERENCE, OURS = 2.0, "torchvision", "ours"
 BATCH = 64
-OFF = {"channels_last": False, "attention": False, "depthwise": False, "fused_sgd": False}
+OFF = {"channels_last": False, "attention": False, "convolutions": False, "fused_sgd": False}
 
 
 def train(

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn.functional import conv2d
 
-from attngrid.backbones.depthwise import DepthwiseConv2d
+from attngrid.backbones import convolution
 from attngrid.config import Study, validate
 from attngrid.training import loop
 from attngrid.training.fast import Fast
@@ -24,7 +23,7 @@ CPU = torch.device("cpu")
 LITERAL = Fast(
     channels_last=False,
     attention=False,
-    depthwise=False,
+    convolutions=False,
     fused_sgd=False,
     compile=False,
     cuda_graphs=False,
@@ -56,17 +55,22 @@ def test_golden_loss_all_on_against_all_off(
     assert on == pytest.approx(off, rel=BFLOAT16 if precision == "bfloat16" else FLOAT32)
 
 
-@pytest.mark.parametrize("switch", ["channels_last", "attention", "fused_sgd"])
+@pytest.mark.parametrize("switch", ["channels_last", "attention", "convolutions", "fused_sgd"])
 def test_golden_loss_of_each_switch(tiny: dict[str, Any], switch: str) -> None:
     on = first_epoch(tiny, "maf_c", "float32", Fast())
     off = first_epoch(tiny, "maf_c", "float32", Fast.model_validate({switch: False}))
     assert on == pytest.approx(off, rel=FLOAT32)
 
 
-def test_golden_loss_of_depthwise_gradients(tiny: dict[str, Any]) -> None:
-    tiny["grid"][0]["backbones"] = ["mobilenet_v3_large"]
+@pytest.mark.parametrize("backbone", ["mobilenet_v3_large", "resnet18"])
+def test_golden_loss_of_convolutions(
+    tiny: dict[str, Any], backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convolution, "has_amx", lambda: True)  # a product is one on any processor
+    monkeypatch.setattr(convolution, "MANY_CHANNELS", 16)  # the network is narrow
+    tiny["grid"][0]["backbones"] = [backbone]
     tiny["recipes"]["tiny"]["batch_size"] = 32  # a first loss knows no gradient
-    fast = Fast(), Fast(depthwise=False)
+    fast = Fast(), Fast(convolutions=False)
     on, off = (first_epoch(tiny, "none", "bfloat16", switches) for switches in fast)
     assert on != off
     assert on == pytest.approx(off, rel=BFLOAT16)
@@ -74,36 +78,50 @@ def test_golden_loss_of_depthwise_gradients(tiny: dict[str, Any]) -> None:
     assert on == off  # nothing of it in float32
 
 
-@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2)])
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
-def test_a_depthwise_gradient_is_pytorchs(
-    kernel: int, stride: int, layout: torch.memory_format
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("kernel", "groups"), [(3, 128), (5, 128), (1, 1), (3, 1)])
+def test_a_convolutions_gradient_is_that_of_its_definition(
+    kernel: int,
+    groups: int,
+    stride: int,
+    layout: torch.memory_format,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Against float64's of the same rounded values, in which a channel is a convolution alone."""
+    """In float64, of the same rounded values: a sum over the kernel's places, each a shift."""
+    monkeypatch.setattr(convolution, "has_amx", lambda: True)
     torch.manual_seed(0)
-    conv = DepthwiseConv2d(24, 24, kernel, stride, kernel // 2, groups=24, bias=False)
-    x = torch.randn(4, 24, 13, 14).bfloat16().to(memory_format=layout).requires_grad_()
+    channels, half = 128, kernel // 2
+    conv = convolution.Conv2d(channels, channels, kernel, stride, half, groups=groups, bias=False)
+    x = torch.randn(4, channels, 11, 14).bfloat16().to(memory_format=layout).requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = conv(x)
+    own = groups == 1 or (kernel, stride) != (3, 1)
+    assert ("_Convolution" in type(out.grad_fn).__name__) == own
     grad = torch.randn(out.shape).bfloat16()
     (out * grad).sum().backward()
+
     precise = x.detach().double().requires_grad_()
     weight = conv.weight.detach().bfloat16().double().requires_grad_()
-    channels = [
-        conv2d(precise[:, [c]], weight[[c]], stride=stride, padding=kernel // 2) for c in range(24)
-    ]
-    expected = torch.cat(channels, 1)
+    padded = torch.nn.functional.pad(precise, [half] * 4)
+    expected = torch.zeros(out.shape, dtype=torch.double)
+    for row in range(kernel):
+        for column in range(kernel):
+            shifted = padded[:, :, row::stride, column::stride]
+            shifted = shifted[:, :, : out.shape[2], : out.shape[3]]
+            here = weight[:, :, row, column]
+            equation = "nchw,oc->nohw" if groups == 1 else "nchw,c->nchw"
+            expected = expected + torch.einsum(
+                equation, shifted, here if groups == 1 else here[:, 0]
+            )
     (expected * grad).sum().backward()
-    half_a_step = torch.finfo(torch.bfloat16).eps / 2
-    for ours, theirs in (
-        (out, expected),
-        (x.grad, precise.grad),
-        (conv.weight.grad, weight.grad),
-    ):
+    step = torch.finfo(torch.bfloat16).eps
+    for ours, theirs in ((out, expected), (x.grad, precise.grad), (conv.weight.grad, weight.grad)):
         assert ours is not None
         assert theirs is not None
-        assert ours.dtype == (torch.float32 if ours is conv.weight.grad else torch.bfloat16)
-        torch.testing.assert_close(ours.double(), theirs, rtol=1.01 * half_a_step, atol=1e-4)
+        # rounded once; and float32's sums, which cancel
+        atol = 1e-5 * float(theirs.detach().abs().max())
+        torch.testing.assert_close(ours.double(), theirs, rtol=0.51 * step, atol=atol)
 
 
 @pytest.mark.slow
@@ -150,7 +168,7 @@ def test_a_record_says_what_was_on(
     assert run["fast"] == {
         "channels_last": True,
         "attention": True,
-        "depthwise": True,
+        "convolutions": True,
         "fused_sgd": False,
         "compile": False,
         "cuda_graphs": False,

@@ -33,7 +33,8 @@ def by_images(compute: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> l
     """What a function makes of some tensors, of as many images at a time as make a piece.
 
     Args:
-        compute: tensors of some images to tensors of these.
+        compute: tensors of some images to small tensors of these; a large one is better among the
+            arguments, to be written into than to be put together of its pieces.
         tensors: of N images each; the first one's size counts.
     """
     images = max(1, PIECE * len(tensors[0]) // max(1, tensors[0].numel()))

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from attngrid.attention.bottleneck import bottleneck
 from attngrid.attention.forms import by_images, has_fast_form
 from attngrid.attention.statistics import (
-    CHANNEL,
     POSITION,
     known,
     normalised_conv,
@@ -110,23 +109,31 @@ class _Gated(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, channel_NC11: Tensor, position_N1HW: Tensor) -> Tensor:
-        def gated(x: Tensor, channel_NC11: Tensor, position_N1HW: Tensor) -> tuple[Tensor]:
-            gate = _product(x, channel_NC11, position_N1HW).sigmoid_()
-            return (x * gate.add_(1).to(x.dtype),)
+        def gated(out: Tensor, x: Tensor, channel_NC11: Tensor, position_N1HW: Tensor) -> tuple[()]:
+            gate = _product(x, channel_NC11, position_N1HW).sigmoid_().to(x.dtype)
+            torch.addcmul(x, x, gate, out=out)
+            return ()
 
         ctx.save_for_backward(x, channel_NC11, position_N1HW)
-        return by_images(gated, x, channel_NC11, position_N1HW)[0]
+        out = torch.empty_like(x)
+        by_images(gated, out, x, channel_NC11, position_N1HW)
+        return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         def grads(
-            grad: Tensor, x: Tensor, channel_NC11: Tensor, position_N1HW: Tensor
+            out: Tensor, grad: Tensor, x: Tensor, channel_NC11: Tensor, position_N1HW: Tensor
         ) -> tuple[Tensor, ...]:
             gate = _product(x, channel_NC11, position_N1HW).sigmoid_()
             grad_product = torch.ops.aten.sigmoid_backward((grad * x).to(gate.dtype), gate)
-            grad_channel = (grad_product * position_N1HW).sum(CHANNEL, keepdim=True)
-            grad_position = grad_product.mul_(channel_NC11).sum(POSITION, keepdim=True)
-            return grad * gate.add_(1).to(x.dtype), grad_channel, grad_position
+            torch.addcmul(grad, grad, gate.to(x.dtype), out=out)
+            # as products of matrices, which read the map once and write none
+            rows_NPC = grad_product.permute(0, 2, 3, 1).flatten(1, 2)
+            grad_channel = position_N1HW.flatten(2) @ rows_NPC
+            grad_position = rows_NPC @ channel_NC11.flatten(2)
+            return grad_channel.view_as(channel_NC11), grad_position.view_as(position_N1HW)
 
-        return tuple(by_images(grads, grad, *ctx.saved_tensors))
+        x = ctx.saved_tensors[0]
+        grad_x = torch.empty_like(x)
+        return grad_x, *by_images(grads, grad_x, grad, *ctx.saved_tensors)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -127,8 +128,7 @@ class _Squeeze(torch.autograd.Function):
                 else:
                     spare = number == len(kept) and wide is not x
                     centred = torch.sub(wide, values["avg", over], out=wide if spare else None)
-                    squares = centred.square_().sum(over, keepdim=True)
-                    value = squares.div_(max(1, _count(x, over) - 1)).sqrt_()
+                    value = _root_of_squares(centred, over).div_(_freedom(x, over) ** 0.5)
                 values[name, over] = value
             return tuple(values.values())
 
@@ -144,29 +144,56 @@ class _Squeeze(torch.autograd.Function):
         x, *values = ctx.saved_tensors
         given = {k: grad for k, grad in zip(ctx.wanted, grads, strict=True) if grad is not None}
 
-        def grad(x: Tensor, *tensors: Tensor) -> tuple[Tensor]:
+        def grad(out: Tensor, x: Tensor, *tensors: Tensor) -> tuple[()]:
             value = dict(zip(ctx.kept, tensors, strict=False))
-            wide, total = x.to(_wide(x)), x.new_zeros((), dtype=_wide(x))
+            wide = x.to(_wide(x))
+            # (x - mean) · scale + …, as offset + x · scale, of each over what it is over
+            offsets, scales = dict[tuple[int, ...], Tensor](), dict[tuple[int, ...], Tensor]()
+            ties = list[Tensor]()
             for (name, over), grad in zip(given, tensors[len(values) :], strict=False):
                 if name == "std":
                     std = value[name, over]
-                    scale = grad / (std * max(1, _count(x, over) - 1))
-                    scale = torch.where(std > 0, scale, 0)
-                    # (x - mean) · scale + total
-                    total = torch.addcmul(total - value["avg", over] * scale, wide, scale)
+                    scales[over] = torch.where(std > 0, grad / (std * _freedom(x, over)), 0)
+                    offset = value["avg", over] * -scales[over]
                 elif name == "max":
                     # 1 where the maximum is, else 0, faster than by a comparison
-                    ties = (wide - value[name, over]).sign_().add_(1)
-                    total = ties.mul_(grad / ties.sum(over, keepdim=True)).add_(total)
+                    here = (wide - value[name, over]).sign_().add_(1)
+                    ties.append(here.mul_(grad / here.sum(over, keepdim=True)))
+                    continue
                 else:
-                    total = total + grad / _count(x, over)
+                    offset = grad / _count(x, over)
+                offsets[over] = offsets[over] + offset if over in offsets else offset
+            total = reduce(torch.add, offsets.values(), wide.new_zeros(()))
+            for tie in ties:
+                total = tie.add_(total)
+            if scales:
+                spare = None if wide is x else wide
+                total = torch.addcmul(total, wide, reduce(torch.add, scales.values()), out=spare)
             total = total.to(x.dtype)
-            return (total.expand(x.shape) if grad_x is None else tensors[-1] + total,)
+            if grad_x is None:
+                out.copy_(total)
+            else:
+                torch.add(tensors[-1], total, out=out)
+            return ()
 
-        tensors = [x, *values, *given.values()] + ([] if grad_x is None else [grad_x])
-        if given:
-            (grad_x,) = by_images(grad, *tensors)
-        return grad_x, None
+        if not given:
+            return grad_x, None
+        out = torch.empty_like(x)
+        by_images(grad, out, x, *values, *given.values(), *([] if grad_x is None else [grad_x]))
+        return out, None
+
+
+def _root_of_squares(x: Tensor, over: tuple[int, ...]) -> Tensor:
+    """The root of the sum of squares, kept dimensions; of x nothing is left."""
+    if over == POSITION:
+        norm: Tensor = torch.linalg.vector_norm(x, dim=over, keepdim=True)
+        return norm
+    return x.square_().sum(over, keepdim=True).sqrt_()  # faster than its norm
+
+
+def _freedom(x: Tensor, over: tuple[int, ...]) -> int:
+    """Values that a deviation is of, less the mean; 1 for a single value."""
+    return max(1, _count(x, over) - 1)
 
 
 def _count(x: Tensor, over: tuple[int, ...]) -> int:

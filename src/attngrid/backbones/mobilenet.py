@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from attngrid.attention.bottleneck import make_divisible
-from attngrid.backbones.depthwise import DepthwiseConv2d
+from attngrid.backbones.convolution import Conv2d
 from attngrid.backbones.sites import Sites, initialise_attention
 
 Activation = Callable[[], nn.Module]
@@ -37,9 +37,9 @@ def _conv(
     depthwise: bool = False,
     activation: Activation | None = None,
 ) -> list[nn.Module]:
-    conv, groups = (DepthwiseConv2d, inputs) if depthwise else (nn.Conv2d, 1)
+    groups = inputs if depthwise else 1
     layers: list[nn.Module] = [
-        conv(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+        Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(outputs),
     ]
     return [*layers, activation()] if activation else layers

@@ -6,29 +6,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor, nn
-from torch.nn.functional import conv2d
 
+from attngrid.backbones.convolution import Conv2d
 from attngrid.backbones.sites import Sites, initialise_attention
 from attngrid.errors import ConfigError
 
 StrideOn = Literal["1x1", "3x3"]
-
-
-class Conv2d(nn.Conv2d):
-    """PyTorch's, but that a strided 1×1 convolution of few channels picks its pixels first.
-
-    The result is the same. oneDNN 3.12 writes past its workspace in that one's gradient where the
-    channels lie side by side and are fewer than it takes at once (oneDNN issue 6035).
-    """
-
-    ONEDNN_BLOCK = 16
-
-    def forward(self, x: Tensor) -> Tensor:
-        narrow = x.is_cpu and self.in_channels < self.ONEDNN_BLOCK
-        if not narrow or self.kernel_size != (1, 1) or self.stride == (1, 1):
-            return super().forward(x)
-        rows, columns = self.stride
-        return conv2d(x[:, :, ::rows, ::columns], self.weight, self.bias)
 
 
 def _conv_bn(

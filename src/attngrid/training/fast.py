@@ -23,8 +23,8 @@ class Fast(Strict):
 
     channels_last: bool = Field(True, description="a pixel's channels side by side in memory")
     attention: bool = Field(True, description="forms that measured best; false: the literal ones")
-    depthwise: bool = Field(
-        True, description="a depthwise convolution's gradient in float32 where bfloat16's is slow"
+    convolutions: bool = Field(
+        True, description="bfloat16 gradients on a CPU in the form that measured best"
     )
     fused_sgd: bool = Field(True, description="all parameters in one kernel")
     compile: bool | Literal["auto"] = Field("auto", description="torch.compile; auto: on CUDA")
@@ -61,7 +61,7 @@ class Fast(Strict):
         import torch
 
         from attngrid.attention.forms import literal_forms
-        from attngrid.backbones.depthwise import native_gradients
+        from attngrid.backbones.convolution import native_convolutions
 
         run: Callable[[Tensor], Tensor] = model
         if self.compile:
@@ -74,7 +74,7 @@ class Fast(Strict):
         def call(images_NCHW: Tensor) -> Tensor:
             if self.cuda_graphs:
                 torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-            with literal_forms(not self.attention), native_gradients(not self.depthwise):
+            with literal_forms(not self.attention), native_convolutions(not self.convolutions):
                 return run(images_NCHW.contiguous(memory_format=self.layout))
 
         return call

@@ -1,11 +1,11 @@
-"""MobileNets' training steps with depthwise gradients in float32 against bfloat16's own.
+"""Training steps with convolutions' gradients as measured best against bfloat16's own.
 
-    python benchmarks/depthwise.py [--json FILE] [--threads 2] [--rounds 5] [--size 224]
+    python benchmarks/convolutions.py [--json FILE] [--threads 2] [--rounds 5] [--size 224]
 
-trains MobileNetV1, V2 and V3 without attention on batches of 64 images of noise under bfloat16:
-as ``attngrid train`` does, and with ``fast: {depthwise: false}``; and in float32. Each side is a
-process of its own, a sample is a step, the rounds of a network are interleaved. Printed are
-medians, and quartiles in brackets.
+trains MobileNetV1, V2 and V3 and ResNet-18 without attention on batches of 64 images of noise
+under bfloat16: as ``attngrid train`` does, and with ``fast: {convolutions: false}``; and in
+float32. Each side is a process of its own, a sample is a step, the rounds of a network are
+interleaved. Printed are medians and quartiles.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from attngrid.training.batches import processors
 from attngrid.training.loop import choose_device, make_deterministic
 
 BATCH = 64
-BACKBONES = ("mobilenet_v1", "mobilenet_v2", "mobilenet_v3_large")
+BACKBONES = ("mobilenet_v1", "mobilenet_v2", "mobilenet_v3_large", "resnet18")
 SIDES: dict[str, tuple[str, dict[str, bool]]] = {
     "ours": ("bfloat16", {}),
-    "bfloat16's own": ("bfloat16", {"depthwise": False}),
+    "bfloat16's own": ("bfloat16", {"convolutions": False}),
     "float32": ("float32", {}),
 }
 
@@ -67,7 +67,7 @@ def main() -> int:
             images = quartiles([BATCH / seconds for seconds in side.seconds])
             times = paired(sides["ours"], side)
             rows.append({"backbone": backbone, "side": name, "images_per_s": images, "of": times})
-    print(f"MobileNets without attention; {headline(run)}")
+    print(f"without attention; {headline(run)}")
     shown = [
         {
             "network": f"{row['backbone']}, {row['side']}",

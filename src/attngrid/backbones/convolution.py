@@ -1,0 +1,137 @@
+"""Convolutions whose gradients take the form that measured best."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, pad
+
+_NATIVE: ContextVar[bool] = ContextVar("native_convolutions", default=False)
+# Where a product of matrices makes the gradient of the weights faster than oneDNN 3.12 does, 1.2
+# to 6 times on AMX: its tiles take 16 of a map's columns at once, and such maps have fewer.
+FEW_COLUMNS, MANY_CHANNELS = 14, 128
+
+
+@contextmanager
+def native_convolutions(on: bool = True) -> Iterator[None]:
+    """PyTorch's own within: the same function and gradient, but for rounding."""
+    token = _NATIVE.set(on)
+    try:
+        yield
+    finally:
+        _NATIVE.reset(token)
+
+
+class Conv2d(nn.Conv2d):
+    """PyTorch's with zeros around and no bias; on the CPU its gradients are taken differently.
+
+    Where the channels lie side by side and are fewer than it takes at once, oneDNN 3.12 writes
+    past its workspace in the gradient of a strided 1×1 convolution (oneDNN issue 6035): such a
+    one picks its pixels first. Under bfloat16 a depthwise convolution that oneDNN has no kernel
+    for, strided or not of 3×3, would take 5 to 20 times as long as in float32: its gradient is
+    computed in float32. That of other weights is a product of matrices where this is faster.
+    """
+
+    ONEDNN_BLOCK = 16
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel, stride, padding = self.kernel_size, self.stride, self.padding
+        if x.is_cpu and self.in_channels < self.ONEDNN_BLOCK and kernel == (1, 1) != stride:
+            rows, columns = stride
+            return conv2d(x[:, :, ::rows, ::columns], self.weight)
+        if self._has_better_gradient(x):
+            x, weight = x.to(torch.bfloat16), self.weight.to(torch.bfloat16)
+            out: Tensor = _Convolution.apply(x, weight, stride, padding, self.groups)
+            return out
+        return super().forward(x)
+
+    def _has_better_gradient(self, x: Tensor) -> bool:
+        bfloat16 = torch.is_autocast_enabled("cpu") and (
+            torch.get_autocast_dtype("cpu") == torch.bfloat16
+        )
+        if not (x.is_cpu and bfloat16 and torch.is_grad_enabled()):
+            return False
+        if torch.compiler.is_compiling() or _NATIVE.get():
+            return False
+        if self.groups > 1:
+            depthwise = self.groups == self.in_channels == self.out_channels
+            return depthwise and (self.stride != (1, 1) or self.kernel_size != (3, 3))
+        few = x.shape[3] <= FEW_COLUMNS * self.stride[1]
+        return has_amx() and few and self.in_channels >= MANY_CHANNELS
+
+
+@cache
+def has_amx() -> bool:
+    """Whether the processor multiplies tiles of bfloat16."""
+    # which older versions of torch do not know
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16", False))
+
+
+class _Convolution(torch.autograd.Function):
+    """A convolution of bfloat16 tensors, depthwise or of one group."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        groups: int,
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.padding, ctx.groups = stride, padding, groups
+        return conv2d(x, weight, None, stride, padding, groups=groups)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, *_ = ctx.needs_input_grad
+        if ctx.groups > 1:
+            grads = _gradients(ctx, grad.float(), x.float(), weight.float(), (of_x, of_weight))
+            grad_x, grad_weight = (None if g is None else g.to(x.dtype) for g in grads)
+        else:
+            grad_x, _ = _gradients(ctx, grad, x, weight, (of_x, False))
+            grad_weight = _weight_gradient(ctx, grad, x, weight) if of_weight else None
+        return grad_x, grad_weight, None, None, None
+
+
+def _gradients(
+    ctx: Any, grad: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """PyTorch's, of the map and of the weights."""
+    grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
+        grad,
+        x,
+        weight,
+        bias_sizes=None,
+        stride=ctx.stride,
+        padding=ctx.padding,
+        dilation=(1, 1),
+        transposed=False,
+        output_padding=(0, 0),
+        groups=ctx.groups,
+        output_mask=(*wanted, False),
+    )
+    return grad_x, grad_weight
+
+
+def _weight_gradient(ctx: Any, grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """Of one group's weights: what each output position had before it, times its gradient."""
+    out_channels, in_channels, *kernel = weight.shape
+    (rows, columns), x_NHWC = ctx.padding, x.permute(0, 2, 3, 1)
+    windows = pad(x_NHWC, (0, 0, columns, columns, rows, rows))
+    for dimension, (size, step) in enumerate(zip(kernel, ctx.stride, strict=True), 1):
+        windows = windows.unfold(dimension, size, step)
+    windows_PK = windows.permute(0, 1, 2, 4, 5, 3).flatten(0, 2).flatten(1)
+    grad_PO = grad.permute(0, 2, 3, 1).flatten(0, 2)
+    grad_OK = grad_PO.t() @ windows_PK
+    return grad_OK.view(out_channels, *kernel, in_channels).permute(0, 3, 1, 2)
