@@ -91,13 +91,13 @@ def warned_within_the_last_step(sandbox: Sandbox, folder: Path, undisturbed: dic
 def preempted(sandbox: Sandbox, job: str) -> None:
     """By a job that wants the whole node, for some seconds."""
     node = sandbox("squeue", "--noheader", "--format=%N", f"--jobs={job}").strip()
-    command = ("sbatch", "--partition=main", f"--nodelist={node}", "--exclusive", "--time=1")
+    command = ("sbatch", "--partition=urgent", f"--nodelist={node}", "--exclusive", "--time=1")
     sandbox(*command, "--output=/dev/null", "--wrap=sleep 10")
 
 
 def preempted_at_once(sandbox: Sandbox, folder: Path, undisturbed: dict[str, Any]) -> str:
     place = Place(sandbox, folder)
-    place.cluster(partition="scavenge", constraint="n2")
+    place.cluster(partition="scavenge")
     return run_and_disturb(place, undisturbed, lambda job: preempted(sandbox, job))
 
 
@@ -105,7 +105,7 @@ def preempted_with_a_grace_period(
     sandbox: Sandbox, folder: Path, undisturbed: dict[str, Any]
 ) -> str:
     place = Place(sandbox, folder)
-    place.cluster(partition="graceful", constraint="n3")
+    place.cluster(partition="graceful")
     return run_and_disturb(place, undisturbed, lambda job: preempted(sandbox, job))
 
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# up.sh [NODES=6] — start a real Slurm on this machine's loopback, for tests. Needs root and Debian's
+# up.sh [NODES=8] — start a real Slurm on this machine's loopback, for tests. Needs root and Debian's
 # slurm-wlm; with ACCT=1 also munge, slurmdbd and mariadb-server. SLURM_SANDBOX names a folder of its
 # own. All nodes but the last have two GPUs each, which are /dev/null by another name. The ports are
 # fixed: one at a time. down.sh stops it.
 set -euo pipefail
 R=${SLURM_SANDBOX:?set SLURM_SANDBOX to an empty folder}
-N=${1:-6}
+N=${1:-8}
 ACCT=${ACCT:-0}
 mkdir -p "$R"/{etc,run,log,state,spool,dev}
 
@@ -130,12 +130,14 @@ for i in $(seq "$N"); do
     echo "$node Feature=cpu" >>"$R/etc/slurm.conf"
   fi
 done
-# main preempts the two after it, with and without a grace period; spare is two nodes of main
-common="Nodes=n[1-$N] MaxTime=1:00:00 DefaultTime=10:00 State=UP"
+# urgent preempts the two after it, with and without a grace period, on nodes of theirs: a job of
+# another partition would keep it waiting. spare is two nodes of main
+common="MaxTime=1:00:00 DefaultTime=10:00 State=UP"
 cat >>"$R/etc/slurm.conf" <<C
-PartitionName=main $common Default=YES PriorityTier=10 PreemptMode=OFF
-PartitionName=scavenge $common PriorityTier=1 PreemptMode=REQUEUE GraceTime=0
-PartitionName=graceful $common PriorityTier=1 PreemptMode=REQUEUE GraceTime=20
+PartitionName=main Nodes=n1,n[4-$N] $common Default=YES PriorityTier=10 PreemptMode=OFF
+PartitionName=urgent Nodes=n[2-3] $common PriorityTier=10 PreemptMode=OFF
+PartitionName=scavenge Nodes=n2 $common PriorityTier=1 PreemptMode=REQUEUE GraceTime=0
+PartitionName=graceful Nodes=n3 $common PriorityTier=1 PreemptMode=REQUEUE GraceTime=20
 PartitionName=spare Nodes=n[$((N - 2))-$((N - 1))] MaxTime=1:00:00 PriorityTier=10 PreemptMode=OFF State=UP
 C
 export SLURM_CONF=$R/etc/slurm.conf
@@ -154,4 +156,4 @@ fi
 start slurmctld slurmctld -D
 await 20 bash -c "timeout 5 scontrol ping | grep -q 'is UP'"
 for i in $(seq "$N"); do mkdir -p "$R/spool/n$i"; start "slurmd-n$i" slurmd -D -N "n$i"; done
-await 30 bash -c "[ \"\$(timeout 5 sinfo -h -N -p main -o %T | grep -c idle)\" = $N ]"
+await 30 bash -c "[ \"\$(timeout 5 sinfo -h -N -p main,urgent -o %T | grep -c idle)\" = $N ]"
