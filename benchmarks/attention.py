@@ -1,12 +1,12 @@
 """What each attention module adds to a training step, against none and against its literal form.
 
-    python benchmarks/attention.py [--json FILE] [--threads 2] [--starts 2] [--rounds 3]
+    python benchmarks/attention.py [--json FILE] [--threads 2] [--starts 2] [--rounds 6]
         [--attentions se cbam]
 
 trains a ResNet-18 with CIFAR's stem, batch 64, bfloat16, by ``attngrid.training.loop.train``:
 without attention, with the module, and with the module's literal form. Each side is a process of
-its own, the rounds of a module are interleaved with those of the baseline, a sample is two
-steps. Where a process happens to lie in memory counts for as much as a module does, so all three
+its own, the rounds of a module are interleaved with those of the baseline, a sample is one step,
+since a shared machine may change its speed within seconds. Where a process happens to lie in memory counts for as much as a module does, so all three
 are started more than once. Printed are medians and quartiles of the added time. It ends non-zero
 where a module adds more than its bound, or is slower than its literal form by more than the
 rounds' spread.
@@ -24,7 +24,7 @@ from training import BATCH, train
 
 from attngrid.training.batches import processors
 
-STEPS = 2
+STEPS = 1
 # Percent that a module may add, on the CPU.
 BOUNDS = {"se": 8, "maf": 8, "cbam": 20, "maf_c": 20, "srap": 20}
 
@@ -61,7 +61,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the figures here too")
     parser.add_argument("--threads", type=int, default=processors())
     parser.add_argument("--starts", type=int, default=2, help="of the processes of a module")
-    parser.add_argument("--rounds", type=int, default=3, help="after each start")
+    parser.add_argument("--rounds", type=int, default=6, help="after each start")
     parser.add_argument("--attentions", nargs="+", default=list(BOUNDS))
     options = parser.parse_args()
     sampling = {"starts": options.starts, "rounds": options.rounds}
