@@ -6,10 +6,10 @@
 trains a ResNet-18 with CIFAR's stem, batch 64, bfloat16, by ``attngrid.training.loop.train``:
 without attention, with the module, and with the module's literal form. Each side is a process of
 its own, the rounds of a module are interleaved with those of the baseline, a sample is one step,
-since a shared machine may change its speed within seconds. Where a process happens to lie in memory counts for as much as a module does, so all three
-are started more than once. Printed are medians and quartiles of the added time. It ends non-zero
-where a module adds more than its bound, or is slower than its literal form by more than the
-rounds' spread.
+since a shared machine may change its speed within seconds. Where a process happens to lie in
+memory counts for as much as a module does, so all three are started more than once. Printed are
+medians and quartiles of the added time. It ends non-zero where a module adds more than its bound,
+or is slower than its literal form by more than the rounds' spread.
 """
 
 from __future__ import annotations
