@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import cycle
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib as mpl
 import pandas as pd
@@ -27,6 +28,7 @@ COUNTED = Path("results/complexity.csv")
 FILES = [Path("figures") / f"cost.{kind}" for kind in ("pdf", "png")]
 TITLES = {"latency": "Latency of one image", "inference": "Inference", "training": "Training"}
 GEOMETRY = ("stem", "num_classes", "input_size")
+TITLE_CHARACTERS = 60  # as wide as a panel
 # Percent up to which an axis is linear, so that nothing and less than nothing have a place.
 LINEAR_MACS, LINEAR_TIME = 0.01, 1.0
 
@@ -90,7 +92,8 @@ def draw_costs(costs: list[Row], added: Mapping[tuple[str, ...], float]) -> Figu
     for line, panels in zip(lines, axes, strict=True):
         here = [(row, macs) for row, macs in points if _line(row) == line]
         for name, axis in zip(TIMED, panels, strict=True):
-            axis.set_title(f"{TITLES[name]}, {line[-1]}×{line[-1]}\n{line[0]}", fontsize=7)
+            machine = fill(line[0], TITLE_CHARACTERS)
+            axis.set_title(f"{TITLES[name]}, {line[-1]}×{line[-1]}\n{machine}", fontsize=7)
             for row, macs in here:
                 _draw(axis, row, name, macs, colours[row["attention"]], markers[row["backbone"]])
             _set_axes(axis)
