@@ -17,6 +17,7 @@ from torch.func import functional_call
 
 import attngrid
 from attngrid import attention as attentions
+from attngrid.attention import forms
 from attngrid.attention.bam import BAM
 from attngrid.attention.cbam import CBAM
 from attngrid.attention.csm import ChannelSpatialAttention
@@ -25,7 +26,14 @@ from attngrid.attention.maf import MAF, MAFInBAM, MAFInCBAM
 from attngrid.attention.sam import SpatialSelfAttention
 from attngrid.attention.se import SqueezeExcitation, SqueezeExcitationV3
 from attngrid.attention.srap import SRAP
-from attngrid.attention.statistics import CHANNEL, POSITION, STATISTICS, deviation, squeeze
+from attngrid.attention.statistics import (
+    CHANNEL,
+    POSITION,
+    STATISTICS,
+    deviation,
+    squeeze,
+    squeeze_both,
+)
 from attngrid.errors import ConfigError, UnknownNameError
 
 Array = NDArray[np.float64]
@@ -573,8 +581,12 @@ def test_statistics_of_bfloat16_maps_accumulate_in_float32(
 
 @pytest.mark.parametrize("name", MODULES)
 @pytest.mark.parametrize("size", [(4, 16, 6, 6), (2, 8, 1, 1), (3, 16, 5, 7)], ids=str)
-def test_fast_forms_agree_with_the_literal_ones(name: str, size: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("piece", [1, forms.PIECE], ids=["by image", "at once"])
+def test_fast_forms_agree_with_the_literal_ones(
+    name: str, size: tuple[int, ...], piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Outputs and gradients; rounded to eighths, so that maxima tie as they do in bfloat16."""
+    monkeypatch.setattr(forms, "PIECE", piece)
     torch.manual_seed(2)
     module = build(name, size[1]).train(size[-1] > 1)
     for parameter in module.parameters():
@@ -587,6 +599,28 @@ def test_fast_forms_agree_with_the_literal_ones(name: str, size: tuple[int, ...]
             expected = step(copy.deepcopy(module), images)
         for mine, theirs in zip(found, expected, strict=True):
             assert relative_error(mine, theirs) < 1e-5 or theirs.norm() < 1e-5
+
+
+@pytest.mark.parametrize("piece", [1, forms.PIECE], ids=["by image", "at once"])
+@pytest.mark.parametrize("names", [("avg", "std"), ("avg", "max", "std"), ("max",)], ids=str)
+def test_gradients_of_bfloat16_maps_are_rounded_once(
+    names: tuple[str, ...], piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of statistics both per channel and per position, against float64's literal ones."""
+    monkeypatch.setattr(forms, "PIECE", piece)
+    torch.manual_seed(4)
+    x = (3 + torch.randn(3, 8, 5, 7)).bfloat16().to(memory_format=torch.channels_last)
+    x.requires_grad_()
+    _, channel, position = squeeze_both(x, names)
+    gradients = [torch.randn(value.shape) for value in (*channel, *position)]
+    torch.autograd.backward([*channel, *position], gradients)
+    precise = x.detach().double().requires_grad_()
+    with literal_forms():
+        _, channel, position = squeeze_both(precise, names)
+    torch.autograd.backward([*channel, *position], [g.double() for g in gradients])
+    assert x.grad is not None
+    half_a_step = torch.finfo(torch.bfloat16).eps / 2
+    torch.testing.assert_close(x.grad.double(), precise.grad, rtol=1.02 * half_a_step, atol=1e-6)
 
 
 def test_a_squeezed_map_may_be_left_or_taken_alone() -> None:

@@ -16,12 +16,13 @@ import yaml
 
 from attngrid.cli import main
 from attngrid.config import CostGrid, CountedGrid, validate
-from attngrid.cost import TOGETHER, models_to_measure
+from attngrid.cost import TOGETHER, _groups, models_to_measure
 from attngrid.errors import UnknownNameError
 from attngrid.evidence.costs import COLUMNS, MACHINE, identity, keep_cost, read_costs
 from attngrid.render.cost import added_macs, draw_costs
 from attngrid.render.description import load_description
 from attngrid.render.tables import build_table
+from attngrid.training.fast import Fast
 from test_startup import imported
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -342,3 +343,14 @@ def test_a_run_can_be_of_some_models_only(folder: Path, capsys: pytest.CaptureFi
         models_to_measure(CostGrid(attentions=("bam_product",)))
     assert main(["cost", "config/cost.yaml", "--attentions", "cbmm"]) == 1
     assert "config/cost.yaml: attentions.0: unknown attention 'cbmm'" in capsys.readouterr().err
+
+
+def test_what_is_compiled_shares_no_process_with_other_models() -> None:
+    """PyTorch compiles one code a few times, then runs it uncompiled."""
+    eager = CostGrid.model_validate({"device": "cpu", "backbones": ["resnet50"]})
+    compiled = eager.model_copy(update={"fast": Fast(compile=True)})
+    models = models_to_measure(eager)
+    for grid, most in ((eager, TOGETHER), (compiled, 1)):
+        groups = list(_groups(models, grid))
+        assert [model for group in groups for model in group] == models
+        assert max(map(len, groups)) == most

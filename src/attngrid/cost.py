@@ -136,7 +136,7 @@ def measure_all(
     _say(f"{len(models)} models, {len(models) - len(left)} of them measured before")
     failed: list[str] = []
     start, done = time.perf_counter(), 0
-    for group in _groups(left):
+    for group in _groups(left, grid):
         minutes = (time.perf_counter() - start) / 60
         if grid.minutes is not None and minutes >= grid.minutes:
             _say(f"{minutes:.0f} minutes are over; {len(left) - done} models are left")
@@ -154,10 +154,13 @@ def measure_all(
     return failed
 
 
-def _groups(models: Sequence[Model]) -> Iterator[list[Model]]:
+def _groups(models: Sequence[Model], grid: CostGrid) -> Iterator[list[Model]]:
     """Those next to each other that have the same baseline, ``TOGETHER`` at most."""
-    for _, alike in groupby(models, _without):
-        while group := list(islice(alike, TOGETHER)):
+    device = choose_device(grid.device)
+    for baseline, alike in groupby(models, _without):
+        # PyTorch compiles one code for eight models and their modes, and goes on without a word
+        together = 1 if _resolved(grid, baseline, device).compile else TOGETHER
+        while group := list(islice(alike, together)):
             yield group
 
 

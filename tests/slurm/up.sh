@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# up.sh [NODES=8] — start a real Slurm on this machine's loopback, for tests. Needs root and Debian's
+# up.sh [NODES=8], 6 or more — start a real Slurm on this machine's loopback, for tests. Needs root and Debian's
 # slurm-wlm; with ACCT=1 also munge, slurmdbd and mariadb-server. SLURM_SANDBOX names a folder of its
 # own. All nodes but the last have two GPUs each, which are /dev/null by another name. The ports are
 # fixed: one at a time. down.sh stops it.
 set -euo pipefail
 R=${SLURM_SANDBOX:?set SLURM_SANDBOX to an empty folder}
 N=${1:-8}
+[ "$N" -ge 6 ] || { echo "up.sh: NODES must be 6 or more, found $N" >&2; exit 1; }
 ACCT=${ACCT:-0}
 mkdir -p "$R"/{etc,run,log,state,spool,dev}
 

@@ -20,13 +20,18 @@ def is_literal() -> bool:
     return _LITERAL.get()
 
 
-def has_fast_form(x: Tensor) -> bool:
+def is_eager_on_cpu(x: Tensor) -> bool:
     """Whether a map is on the CPU, with nobody looking on who wants to see single operators.
 
     A compiler fuses literal forms by itself, and a tracer counts their operators.
     """
     traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-    return x.is_cpu and not traced and not is_literal()
+    return x.is_cpu and not traced
+
+
+def has_fast_form(x: Tensor) -> bool:
+    """Whether modules compute of a map by other forms than the literal ones now."""
+    return is_eager_on_cpu(x) and not is_literal()
 
 
 def by_images(compute: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> list[Tensor]:

@@ -128,10 +128,12 @@ class _Gated(torch.autograd.Function):
             gate = _product(x, channel_NC11, position_N1HW).sigmoid_()
             grad_product = torch.ops.aten.sigmoid_backward((grad * x).to(gate.dtype), gate)
             torch.addcmul(grad, grad, gate.to(x.dtype), out=out)
-            # as products of matrices, which read the map once and write none
+            # as products of matrices, which read the map once and write none; autocast, where
+            # somebody calls this under it, would round them
             rows_NPC = grad_product.permute(0, 2, 3, 1).flatten(1, 2)
-            grad_channel = position_N1HW.flatten(2) @ rows_NPC
-            grad_position = rows_NPC @ channel_NC11.flatten(2)
+            with torch.autocast("cpu", enabled=False):
+                grad_channel = position_N1HW.flatten(2) @ rows_NPC
+                grad_position = rows_NPC @ channel_NC11.flatten(2)
             return grad_channel.view_as(channel_NC11), grad_position.view_as(position_N1HW)
 
         x = ctx.saved_tensors[0]

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, pad
 
+from attngrid.attention.forms import is_eager_on_cpu
+
 _NATIVE: ContextVar[bool] = ContextVar("native_convolutions", default=False)
 # Where a product of matrices makes the gradient of the weights faster than oneDNN 3.12 does, 1.2
 # to 6 times on AMX: its tiles take 16 of a map's columns at once, and such maps have fewer.
@@ -29,7 +31,7 @@ def native_convolutions(on: bool = True) -> Iterator[None]:
 
 
 class Conv2d(nn.Conv2d):
-    """PyTorch's with zeros around and no bias; on the CPU its gradients are taken differently.
+    """PyTorch's without a bias; on the CPU its gradients are taken differently.
 
     Where the channels lie side by side and are fewer than it takes at once, oneDNN 3.12 writes
     past its workspace in the gradient of a strided 1×1 convolution (oneDNN issue 6035): such a
@@ -39,6 +41,20 @@ class Conv2d(nn.Conv2d):
     """
 
     ONEDNN_BLOCK = 16
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        *,
+        groups: int = 1,
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         kernel, stride, padding = self.kernel_size, self.stride, self.padding
@@ -52,18 +68,22 @@ class Conv2d(nn.Conv2d):
         return super().forward(x)
 
     def _has_better_gradient(self, x: Tensor) -> bool:
-        bfloat16 = torch.is_autocast_enabled("cpu") and (
-            torch.get_autocast_dtype("cpu") == torch.bfloat16
-        )
-        if not (x.is_cpu and bfloat16 and torch.is_grad_enabled()):
-            return False
-        if torch.compiler.is_compiling() or _NATIVE.get():
+        if not (is_eager_on_cpu(x) and _is_trained_in_bfloat16(x)) or _NATIVE.get():
             return False
         if self.groups > 1:
             depthwise = self.groups == self.in_channels == self.out_channels
             return depthwise and (self.stride != (1, 1) or self.kernel_size != (3, 3))
-        few = x.shape[3] <= FEW_COLUMNS * self.stride[1]
+        few = x.shape[-1] <= FEW_COLUMNS * self.stride[1]
         return has_amx() and few and self.in_channels >= MANY_CHANNELS
+
+
+def _is_trained_in_bfloat16(x: Tensor) -> bool:
+    return (
+        torch.is_grad_enabled()
+        and torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        and x.dtype in (torch.float32, torch.bfloat16)
+    )
 
 
 @cache

@@ -39,7 +39,7 @@ def _conv(
 ) -> list[nn.Module]:
     groups = inputs if depthwise else 1
     layers: list[nn.Module] = [
-        Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+        Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups),
         nn.BatchNorm2d(outputs),
     ]
     return [*layers, activation()] if activation else layers

@@ -17,7 +17,7 @@ StrideOn = Literal["1x1", "3x3"]
 def _conv_bn(
     inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
 ) -> list[nn.Module]:
-    conv = Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+    conv = Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups)
     return [conv, nn.BatchNorm2d(outputs)]
 
 
