@@ -16,7 +16,7 @@ from torch import nn
 
 import attngrid
 from attngrid import attention as attentions
-from attngrid.backbones import resnet
+from attngrid.backbones.convolution import Conv2d
 from attngrid.backbones.mobilenet import Unit
 from attngrid.complexity import count
 from attngrid.errors import ConfigError, UnknownNameError
@@ -251,7 +251,7 @@ def test_save_and_load_keeps_the_outputs(backbone: str, attention: str, tmp_path
 @pytest.mark.parametrize("channels", [8, 16])
 def test_a_strided_1x1_convolution_of_few_channels_is_pytorchs(channels: int) -> None:
     """PyTorch's own in its other memory layout, in which oneDNN's gradient is sound."""
-    ours = resnet.Conv2d(channels, 4, 1, 2, bias=False)
+    ours = Conv2d(channels, 4, 1, 2)
     theirs = nn.Conv2d(channels, 4, 1, 2, bias=False)
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(3, channels, 13, 12)

@@ -12,12 +12,30 @@ from torch import Tensor
 # Values of a map computed at once, 4 MB in float32, which stay near the processor.
 PIECE = 2**20
 
-_LITERAL: ContextVar[bool] = ContextVar("literal", default=False)
+
+class Switch:
+    """Off, but for what runs within ``with switch():``."""
+
+    def __init__(self, name: str) -> None:
+        self._on: ContextVar[bool] = ContextVar(name, default=False)
+
+    @property
+    def on(self) -> bool:
+        """Whether this runs within it."""
+        return self._on.get()
+
+    @contextmanager
+    def __call__(self, on: bool = True) -> Iterator[None]:
+        """Within, it is on, or off."""
+        token = self._on.set(on)
+        try:
+            yield
+        finally:
+            self._on.reset(token)
 
 
-def is_literal() -> bool:
-    """Whether modules compute by their literal forms now."""
-    return _LITERAL.get()
+# Literal forms within: the same function and gradient, but for rounding, in more time.
+literal_forms = Switch("literal_forms")
 
 
 def is_eager_on_cpu(x: Tensor) -> bool:
@@ -31,7 +49,7 @@ def is_eager_on_cpu(x: Tensor) -> bool:
 
 def has_fast_form(x: Tensor) -> bool:
     """Whether modules compute of a map by other forms than the literal ones now."""
-    return is_eager_on_cpu(x) and not is_literal()
+    return is_eager_on_cpu(x) and not literal_forms.on
 
 
 def by_images(compute: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> list[Tensor]:
@@ -46,13 +64,3 @@ def by_images(compute: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> l
     pieces = zip(*(torch.split(tensor, images) for tensor in tensors), strict=True)
     made = [compute(*piece) for piece in pieces]
     return [torch.cat(parts) for parts in zip(*made, strict=True)]
-
-
-@contextmanager
-def literal_forms(on: bool = True) -> Iterator[None]:
-    """Literal forms within: the same function and gradient, but for rounding, in more time."""
-    token = _LITERAL.set(on)
-    try:
-        yield
-    finally:
-        _LITERAL.reset(token)

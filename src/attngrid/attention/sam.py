@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, library, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from attngrid.attention.forms import is_literal
+from attngrid.attention.forms import literal_forms
 from attngrid.errors import ConfigError
 
 # Up to this N speed comes first and the map may be kept for the backward pass; then memory does.
@@ -41,7 +41,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     Returns:
         B×N×C in the dtype of ``value``. Scores and softmax are float32 where that is narrower.
     """
-    if is_literal():
+    if literal_forms.on:
         return _product(query, key, value)
     _, positions, channels = value.shape
     kept = positions <= MAP_KEPT_UP_TO

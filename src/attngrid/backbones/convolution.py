@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
@@ -12,22 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, pad
 
-from attngrid.attention.forms import is_eager_on_cpu
+from attngrid.attention.forms import Switch, is_eager_on_cpu
 
-_NATIVE: ContextVar[bool] = ContextVar("native_convolutions", default=False)
+# PyTorch's own gradients within: the same, but for rounding.
+native_convolutions = Switch("native_convolutions")
 # Where a product of matrices makes the gradient of the weights faster than oneDNN 3.12 does, 1.2
 # to 6 times on AMX: its tiles take 16 of a map's columns at once, and such maps have fewer.
 FEW_COLUMNS, MANY_CHANNELS = 14, 128
-
-
-@contextmanager
-def native_convolutions(on: bool = True) -> Iterator[None]:
-    """PyTorch's own within: the same function and gradient, but for rounding."""
-    token = _NATIVE.set(on)
-    try:
-        yield
-    finally:
-        _NATIVE.reset(token)
 
 
 class Conv2d(nn.Conv2d):
@@ -68,7 +56,7 @@ class Conv2d(nn.Conv2d):
         return super().forward(x)
 
     def _has_better_gradient(self, x: Tensor) -> bool:
-        if not (is_eager_on_cpu(x) and _is_trained_in_bfloat16(x)) or _NATIVE.get():
+        if not (is_eager_on_cpu(x) and _is_trained_in_bfloat16(x)) or native_convolutions.on:
             return False
         if self.groups > 1:
             depthwise = self.groups == self.in_channels == self.out_channels
