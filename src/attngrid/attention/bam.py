@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from attngrid.attention.bottleneck import Perceptron
 from attngrid.attention.statistics import CHANNEL, squeeze
 from attngrid.errors import ConfigError
 
@@ -13,7 +14,7 @@ class ChannelBranch(nn.Module):
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(
+        self.mlp = Perceptron(
             nn.Linear(channels, hidden),
             nn.BatchNorm1d(hidden),
             nn.ReLU(),

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from attngrid.attention.forms import has_fast_form
 from attngrid.errors import ConfigError
 
 
-def bottleneck(inputs: int, channels: int, reduction: int) -> nn.Sequential:
+class Perceptron(nn.Sequential):
+    """Layers of a few values, which a CPU is through with in float32 before it has narrowed them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N×inputs to N×outputs."""
+        if not (torch.is_autocast_enabled("cpu") and has_fast_form(x)):
+            out: Tensor = super().forward(x)
+            return out
+        with torch.autocast("cpu", enabled=False):
+            return self.forward(x)
+
+
+def bottleneck(inputs: int, channels: int, reduction: int) -> Perceptron:
     """Linear, ReLU, Linear from ``inputs`` through max(1, C // r) to C, both with bias.
 
     Raises:
@@ -16,7 +30,7 @@ def bottleneck(inputs: int, channels: int, reduction: int) -> nn.Sequential:
     if reduction < 1:
         raise ConfigError(f"reduction must be at least 1, found {reduction}")
     hidden = max(1, channels // reduction)
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, channels))
+    return Perceptron(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, channels))
 
 
 def make_divisible(width: float) -> int:

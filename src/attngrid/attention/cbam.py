@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from attngrid.attention.bottleneck import bottleneck
+from attngrid.attention.gates import multiplied
 from attngrid.attention.statistics import CHANNEL, POSITION, known, normalised_conv, squeeze
+from attngrid.backbones.convolution import Conv2d
 
 
 class ChannelGate(nn.Module):
@@ -19,9 +22,8 @@ class ChannelGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x, (mean_NC, max_NC) = squeeze(x, ("avg", "max"), CHANNEL)
-        logits_NC: Tensor = self.mlp(mean_NC) + self.mlp(max_NC)
-        gate_NC = logits_NC.sigmoid().to(x.dtype)
-        return x * gate_NC[:, :, None, None]
+        of_mean_NC, of_max_NC = self.mlp(torch.cat([mean_NC, max_NC])).chunk(2)
+        return multiplied(x, (of_mean_NC + of_max_NC).sigmoid()[:, :, None, None])
 
 
 class SpatialGate(nn.Module):
@@ -34,7 +36,7 @@ class SpatialGate(nn.Module):
     def __init__(self, statistics: Sequence[str] = ("max", "avg")) -> None:
         super().__init__()
         self.statistics = known(statistics)
-        self.conv = nn.Conv2d(len(self.statistics), 1, kernel_size=7, padding=3, bias=False)
+        self.conv = Conv2d(len(self.statistics), 1, kernel_size=7, padding=3)
         self.bn = nn.BatchNorm2d(1, momentum=0.01)
 
     def initialise(self) -> None:
@@ -45,12 +47,12 @@ class SpatialGate(nn.Module):
         """N×C×H×W to the gate ``σ(BN(conv7×7(·)))`` of CBAM's eq. 3, N×1×H×W."""
         return self._gate(squeeze(x, self.statistics, POSITION)[1])
 
-    def _gate(self, pooled: list[Tensor]) -> Tensor:
+    def _gate(self, pooled: Sequence[Tensor]) -> Tensor:
         return normalised_conv(self.conv, self.bn, pooled).sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
         x, pooled = squeeze(x, self.statistics, POSITION)
-        return x * self._gate(pooled).to(x.dtype)
+        return multiplied(x, self._gate(pooled))
 
 
 class CBAM(nn.Sequential):

@@ -61,6 +61,8 @@ def by_images(compute: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> l
         tensors: of N images each; the first one's size counts.
     """
     images = max(1, PIECE * len(tensors[0]) // max(1, tensors[0].numel()))
+    if images >= len(tensors[0]):
+        return list(compute(*tensors))
     pieces = zip(*(torch.split(tensor, images) for tensor in tensors), strict=True)
     made = [compute(*piece) for piece in pieces]
     return [torch.cat(parts) for parts in zip(*made, strict=True)]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from attngrid.attention.bam import BAM
 from attngrid.attention.bottleneck import bottleneck
 from attngrid.attention.cbam import SpatialGate
+from attngrid.attention.gates import multiplied
 from attngrid.attention.statistics import CHANNEL, known, squeeze
 
 
@@ -48,7 +49,7 @@ class MAF(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x, logits_NC = self.dbr.recalibrated(x)
-        return x * logits_NC.sigmoid().to(x.dtype)[:, :, None, None]
+        return multiplied(x, logits_NC.sigmoid()[:, :, None, None])
 
 
 class MAFInCBAM(nn.Sequential):

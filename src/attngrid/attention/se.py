@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import hardsigmoid
 
-from attngrid.attention.bottleneck import bottleneck, make_divisible
+from attngrid.attention.bottleneck import Perceptron, bottleneck, make_divisible
+from attngrid.attention.gates import multiplied
 from attngrid.attention.statistics import CHANNEL, squeeze
 
 
@@ -25,8 +26,8 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x, (mean_NC,) = squeeze(x, ("avg",), CHANNEL)
-        gate_NC: Tensor = self.mlp(mean_NC).sigmoid().to(x.dtype)
-        return x * gate_NC[:, :, None, None]
+        gate_NC: Tensor = self.mlp(mean_NC).sigmoid()
+        return multiplied(x, gate_NC[:, :, None, None])
 
 
 class SqueezeExcitationV3(nn.Module):
@@ -39,11 +40,9 @@ class SqueezeExcitationV3(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         hidden = make_divisible(channels / 4)
-        self.mlp = nn.Sequential(
-            nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels)
-        )
+        self.mlp = Perceptron(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels))
 
     def forward(self, x: Tensor) -> Tensor:
         x, (mean_NC,) = squeeze(x, ("avg",), CHANNEL)
-        gate_NC = hardsigmoid(self.mlp(mean_NC)).to(x.dtype)
-        return x * gate_NC[:, :, None, None]
+        gate_NC = hardsigmoid(self.mlp(mean_NC))
+        return multiplied(x, gate_NC[:, :, None, None])

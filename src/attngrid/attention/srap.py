@@ -18,6 +18,7 @@ from attngrid.attention.statistics import (
     squeeze,
     squeeze_both,
 )
+from attngrid.backbones.convolution import Conv2d
 from attngrid.errors import ConfigError
 
 
@@ -50,16 +51,10 @@ class SRAP(nn.Module):
             raise ConfigError(f"rates must be {count} shares that sum to 1, found {rates}")
         sizes = [int(rate * channels) for rate in rates[:-1]]
         self.sizes = [*sizes, channels - sum(sizes)]
-        # the first of each list, the second of each, …, then what longer lists have left
-        starts = [sum(self.sizes[:index]) for index in range(count)]
-        self.interleaved = [
-            start + rank
-            for rank in range(max(self.sizes))
-            for start, size in zip(starts, self.sizes, strict=True)
-            if rank < size
-        ]
+        # of the first of each list, the second of each, …: those that a shorter list has
+        self.had = [rank < size for rank in range(max(self.sizes)) for size in self.sizes]
         self.mlp = bottleneck(channels, channels, reduction)
-        self.conv = nn.Conv2d(count, 1, kernel_size=7, padding=3, bias=False)
+        self.conv = Conv2d(count, 1, kernel_size=7, padding=3)
         self.bn = nn.BatchNorm2d(1, momentum=0.01)
 
     def initialise(self) -> None:
@@ -79,11 +74,11 @@ class SRAP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x, channel, position = squeeze_both(x, self.statistics)
-        largest = [
-            values_NC.sort(1, descending=True).values[:, :size]
-            for values_NC, size in zip(channel, self.sizes, strict=True)
-        ]
-        selected_NC = torch.cat(largest, 1)[:, self.interleaved]
+        # of all statistics at once, which a CPU shares out among its threads
+        largest_NKR = torch.stack(channel, 1).topk(max(self.sizes), 2).values
+        selected_NC = largest_NKR.transpose(1, 2).flatten(1)
+        if not all(self.had):
+            selected_NC = selected_NC[:, self.had]
         residual_NC = math.prod(channel[1:], start=channel[0]).sigmoid()
         weights_NC: Tensor = (self.mlp(selected_NC) + residual_NC).relu()
         return _gated(x, weights_NC[:, :, None, None], self._spatial(position))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import reduce
 from typing import Any
 
 import torch
@@ -146,34 +145,27 @@ class _Squeeze(torch.autograd.Function):
 
         def grad(out: Tensor, x: Tensor, *tensors: Tensor) -> tuple[()]:
             value = dict(zip(ctx.kept, tensors, strict=False))
-            wide = x.to(_wide(x))
-            # (x - mean) · scale + …, as offset + x · scale, of each over what it is over
-            offsets, scales = dict[tuple[int, ...], Tensor](), dict[tuple[int, ...], Tensor]()
-            ties = list[Tensor]()
+            total = out.zero_() if grad_x is None else tensors[-1]
+            made, offsets = torch.empty_like(x), dict[tuple[int, ...], Tensor]()
             for (name, over), grad in zip(given, tensors[len(values) :], strict=False):
-                if name == "std":
-                    std = value[name, over]
-                    scales[over] = torch.where(std > 0, grad / (std * _freedom(x, over)), 0)
-                    offset = value["avg", over] * -scales[over]
-                elif name == "max":
-                    # 1 where the maximum is, else 0, faster than by a comparison
-                    here = (wide - value[name, over]).sign_().add_(1)
-                    ties.append(here.mul_(grad / here.sum(over, keepdim=True)))
+                if name == "avg":
+                    offsets[over] = offsets.get(over, 0) + grad / _count(x, over)
                     continue
+                if name == "std":
+                    std, mean = value[name, over], value["avg", over]
+                    scale = torch.where(std > 0, grad / (std * _freedom(x, over)), 0)
+                    # A narrow map less a narrow mean is exact where they are close; what narrowing
+                    # took from the mean is the same for all values.
+                    centre = mean.to(x.dtype)
+                    torch.sub(x, centre, out=made)
+                    if centre is not mean:
+                        offsets[over] = offsets.get(over, 0) + (centre - mean) * scale
                 else:
-                    offset = grad / _count(x, over)
-                offsets[over] = offsets[over] + offset if over in offsets else offset
-            total = reduce(torch.add, offsets.values(), wide.new_zeros(()))
-            for tie in ties:
-                total = tie.add_(total)
-            if scales:
-                spare = None if wide is x else wide
-                total = torch.addcmul(total, wide, reduce(torch.add, scales.values()), out=spare)
-            total = total.to(x.dtype)
-            if grad_x is None:
-                out.copy_(total)
-            else:
-                torch.add(tensors[-1], total, out=out)
+                    torch.eq(x, value[name, over].to(x.dtype), out=made)
+                    scale = grad / made.sum(over, keepdim=True).to(grad.dtype)  # ties share it
+                total = torch.addcmul(total, made, scale.to(x.dtype), out=out)
+            for offset in offsets.values():
+                total = torch.add(total, offset.to(x.dtype), out=out)
             return ()
 
         if not given:

@@ -24,8 +24,9 @@ class Conv2d(nn.Conv2d):
     Where the channels lie side by side and are fewer than it takes at once, oneDNN 3.12 writes
     past its workspace in the gradient of a strided 1×1 convolution (oneDNN issue 6035): such a
     one picks its pixels first. Under bfloat16 a depthwise convolution that oneDNN has no kernel
-    for, strided or not of 3×3, would take 5 to 20 times as long as in float32: its gradient is
-    computed in float32. That of other weights is a product of matrices where this is faster.
+    for, strided or not of 3×3, would take 5 to 20 times as long as in float32, and one to a single
+    channel twice as long: their gradients are computed in float32. That of other weights is a
+    product of matrices where this is faster.
     """
 
     ONEDNN_BLOCK = 16
@@ -58,6 +59,8 @@ class Conv2d(nn.Conv2d):
     def _has_better_gradient(self, x: Tensor) -> bool:
         if not (is_eager_on_cpu(x) and _is_trained_in_bfloat16(x)) or native_convolutions.on:
             return False
+        if self.out_channels == 1:
+            return True
         if self.groups > 1:
             depthwise = self.groups == self.in_channels == self.out_channels
             return depthwise and (self.stride != (1, 1) or self.kernel_size != (3, 3))
@@ -83,7 +86,7 @@ def has_amx() -> bool:
 
 
 class _Convolution(torch.autograd.Function):
-    """A convolution of bfloat16 tensors, depthwise or of one group."""
+    """A convolution of bfloat16 tensors, depthwise, to one channel, or of one group."""
 
     @staticmethod
     def forward(
@@ -103,7 +106,7 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         of_x, of_weight, *_ = ctx.needs_input_grad
-        if ctx.groups > 1:
+        if ctx.groups > 1 or len(weight) == 1:
             grads = _gradients(ctx, grad.float(), x.float(), weight.float(), (of_x, of_weight))
             grad_x, grad_weight = (None if g is None else g.to(x.dtype) for g in grads)
         else:
