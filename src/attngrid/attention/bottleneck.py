@@ -10,7 +10,7 @@ from attngrid.errors import ConfigError
 
 
 class Perceptron(nn.Sequential):
-    """Layers of a few values, which a CPU is through with in float32 before it has narrowed them."""
+    """Layers for a few values: in float32 a CPU is through before it has narrowed them."""
 
     def forward(self, x: Tensor) -> Tensor:
         """N×inputs to N×outputs."""
