@@ -15,7 +15,7 @@ class Perceptron(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         """N×inputs to N×outputs."""
         if not (torch.is_autocast_enabled("cpu") and has_fast_form(x)):
-            out: Tensor = super().forward(x)
+            out: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
             return out
         with torch.autocast("cpu", enabled=False):
             return self.forward(x)

@@ -39,4 +39,5 @@ class _Multiplied(torch.autograd.Function):
             return (of_gate,)
 
         out = torch.empty_like(x)
-        return out, *by_images(grads, out, grad, x, gate)
+        (grad_gate,) = by_images(grads, out, grad, x, gate)
+        return out, grad_gate

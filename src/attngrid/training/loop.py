@@ -123,7 +123,7 @@ def make_deterministic(seed: int, threads: int, *, strict: bool) -> None:
     torch.set_deterministic_debug_mode("error" if strict else "default")
     # PyTorch would write NaN into all memory that it allocates, to make known who reads what it did
     # not write: a pass over each map, 5 to 8 % of a step on two cores
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     # float32 means float32, whatever a GPU offers in its place
     torch.backends.cudnn.allow_tf32 = False
