@@ -3,7 +3,7 @@
     python benchmarks/training.py [--json FILE] [--threads 2] [--rounds 5]
 
 sets ``attngrid.training.loop.train`` in bfloat16, with all that makes it fast, beside itself in
-float32, without the tuned allocator, and with everything off; and beside the loops of
+float32, without the tuned allocator, with new memory filled, and with everything off; and beside the loops of
 ``benchmarks/peers``, with and without the allocator. Each side is a process of its own; the rounds
 are interleaved; a sample is some steps of 64 images. Printed are medians, and the share of the
 machine's own bfloat16 matrix product, measured in the same rounds, that ours achieves. It ends
@@ -32,7 +32,13 @@ from attngrid.training.fast import Fast
 
 BOUND, REFERENCE, OURS = 2.0, "torchvision", "ours"
 BATCH = 64
-OFF = {"channels_last": False, "attention": False, "convolutions": False, "fused_sgd": False}
+OFF = {
+    "channels_last": False,
+    "attention": False,
+    "convolutions": False,
+    "fused_sgd": False,
+    "unfilled": False,
+}
 
 
 def train(
@@ -128,6 +134,7 @@ def main() -> int:
     sides = [
         Side(OURS, train, "none", "bfloat16", {}, steps, threads),
         Side("ours, untuned allocator", train, "none", "bfloat16", {}, steps, threads, tuned=False),
+        Side("ours, memory filled", train, "none", "bfloat16", {"unfilled": False}, steps, threads),
         Side("ours, float32", train, "none", "float32", {}, steps, threads),
         Side("ours, all off", train, "none", "float32", OFF, steps, threads, tuned=False),
         Side(REFERENCE, torchvision_reference.work, *peer, tuned=False),

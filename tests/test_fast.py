@@ -25,6 +25,7 @@ LITERAL = Fast(
     attention=False,
     convolutions=False,
     fused_sgd=False,
+    unfilled=False,
     compile=False,
     cuda_graphs=False,
 )
@@ -60,6 +61,20 @@ def test_golden_loss_of_each_switch(tiny: dict[str, Any], switch: str) -> None:
     on = first_epoch(tiny, "maf_c", "float32", Fast())
     off = first_epoch(tiny, "maf_c", "float32", Fast.model_validate({switch: False}))
     assert on == pytest.approx(off, rel=FLOAT32)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_filled_memory_changes_no_bit(tiny: dict[str, Any], precision: str) -> None:
+    """So no operator reads what was not written."""
+    try:
+        losses = [
+            first_epoch(tiny, "srap", precision, Fast(unfilled=unfilled))
+            for unfilled in (True, False)
+        ]
+        assert torch.empty(3).isnan().all()  # the second time it was filled
+    finally:
+        loop.make_deterministic(0, 1, strict=False)
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize("backbone", ["mobilenet_v3_large", "resnet18"])
@@ -175,6 +190,7 @@ def test_a_record_says_what_was_on(
         "attention": True,
         "convolutions": True,
         "fused_sgd": False,
+        "unfilled": True,
         "compile": False,
         "cuda_graphs": False,
     }

@@ -27,6 +27,9 @@ class Fast(Strict):
         True, description="bfloat16 gradients on a CPU in the form that measured best"
     )
     fused_sgd: bool = Field(True, description="all parameters in one kernel")
+    unfilled: bool = Field(
+        True, description="new memory as it is; false: PyTorch's deterministic mode fills it"
+    )
     compile: bool | Literal["auto"] = Field("auto", description="torch.compile; auto: on CUDA")
     cuda_graphs: bool | Literal["auto"] = Field(
         "auto", description="of what is compiled; auto: where a step is small"
