@@ -3,11 +3,11 @@
     python benchmarks/training.py [--json FILE] [--threads 2] [--rounds 5]
 
 sets ``attngrid.training.loop.train`` in bfloat16, with all that makes it fast, beside itself in
-float32, without the tuned allocator, with new memory filled, and with everything off; and beside the loops of
-``benchmarks/peers``, with and without the allocator. Each side is a process of its own; the rounds
-are interleaved; a sample is some steps of 64 images. Printed are medians, and the share of the
-machine's own bfloat16 matrix product, measured in the same rounds, that ours achieves. It ends
-non-zero where ours is less than 2.0 times torchvision's reference loop.
+float32, without the tuned allocator, with new memory filled, and with everything off; and beside
+the loops of ``benchmarks/peers``, with and without the allocator. Each side is a process of its
+own; the rounds are interleaved; a sample is some steps of 64 images. Printed are medians, and the
+share of the machine's own bfloat16 matrix product, measured in the same rounds, that ours achieves.
+It ends non-zero where ours is less than 2.0 times torchvision's reference loop.
 """
 
 from __future__ import annotations
