@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import attngrid
-from attngrid.attention.forms import literal_forms
+from attngrid.forms import literal_forms
 
 pytestmark = pytest.mark.slow
 

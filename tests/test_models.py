@@ -16,9 +16,9 @@ from torch import nn
 
 import attngrid
 from attngrid import attention as attentions
-from attngrid.backbones.convolution import Conv2d
 from attngrid.backbones.mobilenet import Unit
 from attngrid.complexity import count
+from attngrid.convolution import Conv2d
 from attngrid.errors import ConfigError, UnknownNameError
 
 

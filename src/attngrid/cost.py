@@ -158,7 +158,7 @@ def _groups(models: Sequence[Model], grid: CostGrid) -> Iterator[list[Model]]:
     """Those next to each other that have the same baseline, ``TOGETHER`` at most."""
     device = choose_device(grid.device)
     for baseline, alike in groupby(models, _without):
-        # PyTorch compiles one code for eight models and their modes, and goes on without a word
+        # PyTorch compiles one code for eight models and their modes, and runs the rest uncompiled
         together = 1 if _resolved(grid, baseline, device).compile else TOGETHER
         while group := list(islice(alike, together)):
             yield group
@@ -273,7 +273,8 @@ def switches(grid: CostGrid, model: Model) -> str:
 
 
 def _resolved(grid: CostGrid, model: Model, device: torch.device) -> Fast:
-    return grid.fast.resolved(device, grid.batch * model.input_size**2)
+    fast = grid.fast.resolved(device, grid.batch * model.input_size**2)
+    return fast.model_copy(update={"unfilled": True})  # as all memory is where it is not strict
 
 
 def training_memory(model: Model, grid: CostGrid, threads: int) -> dict[str, Any]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from attngrid.attention.forms import has_fast_form
 from attngrid.errors import ConfigError
+from attngrid.forms import has_fast_form
 
 
 class Perceptron(nn.Sequential):
-    """Layers for a few values: in float32 a CPU is through before it has narrowed them."""
+    """Layers for a few values: in its weights' precision a CPU is through before it has cast them.
+
+    The first layer is linear.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """N×inputs to N×outputs."""
@@ -18,7 +21,7 @@ class Perceptron(nn.Sequential):
             out: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
             return out
         with torch.autocast("cpu", enabled=False):
-            return self.forward(x)
+            return self.forward(x.to(next(self.parameters()).dtype))
 
 
 def bottleneck(inputs: int, channels: int, reduction: int) -> Perceptron:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from attngrid.attention.bottleneck import bottleneck
 from attngrid.attention.gates import multiplied
 from attngrid.attention.statistics import CHANNEL, POSITION, known, normalised_conv, squeeze
-from attngrid.backbones.convolution import Conv2d
+from attngrid.convolution import Conv2d
 
 
 class ChannelGate(nn.Module):

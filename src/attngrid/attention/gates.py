@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attngrid.attention.forms import by_images, has_fast_form
+from attngrid.forms import by_images, has_fast_form
 
 
 def multiplied(x_NCHW: Tensor, gate: Tensor) -> Tensor:
@@ -20,7 +20,10 @@ def multiplied(x_NCHW: Tensor, gate: Tensor) -> Tensor:
 
 
 class _Multiplied(torch.autograd.Function):
-    """The same on the CPU, where the products whose sums are the gate's gradient are not kept."""
+    """The same on the CPU, where the products whose sums are the gate's gradient make no map.
+
+    They are written where the map's gradient will be, a few images at a time.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gate: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, library, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from attngrid.attention.forms import literal_forms
 from attngrid.errors import ConfigError
+from attngrid.forms import literal_forms
 
 # Up to this N speed comes first and the map may be kept for the backward pass; then memory does.
 MAP_KEPT_UP_TO = 1024

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from attngrid.attention.bottleneck import bottleneck
-from attngrid.attention.forms import by_images, has_fast_form
 from attngrid.attention.statistics import (
     POSITION,
     known,
@@ -18,15 +17,17 @@ from attngrid.attention.statistics import (
     squeeze,
     squeeze_both,
 )
-from attngrid.backbones.convolution import Conv2d
+from attngrid.convolution import Conv2d
 from attngrid.errors import ConfigError
+from attngrid.forms import by_images, has_fast_form
 
 
 class SRAP(nn.Module):
     """``x ⊙ (1 + σ(w_c ⊙ w_s))`` from k statistics p₁…p_k, per channel and per position.
 
     ``w_c = ReLU(W2 ReLU(W1 ·) + σ(p₁ ⊙ … ⊙ p_k))``, where · interleaves the nᵢ largest values
-    of each pᵢ over channels; ``w_s = BN(conv7×7([p₁;…;p_k])) + σ(p₁ ⊙ … ⊙ p_k)`` over positions.
+    of each pᵢ over channels; where a list ends the others go on.
+    ``w_s = BN(conv7×7([p₁;…;p_k])) + σ(p₁ ⊙ … ⊙ p_k)`` over positions.
 
     Args:
         channels: C of the N×C×H×W input.
@@ -51,8 +52,9 @@ class SRAP(nn.Module):
             raise ConfigError(f"rates must be {count} shares that sum to 1, found {rates}")
         sizes = [int(rate * channels) for rate in rates[:-1]]
         self.sizes = [*sizes, channels - sum(sizes)]
-        # of the first of each list, the second of each, …: those that a shorter list has
-        self.had = [rank < size for rank in range(max(self.sizes)) for size in self.sizes]
+        # of the first of each list, the second of each, …: all but what is past a shorter one's end
+        places = [rank < size for rank in range(max(self.sizes)) for size in self.sizes]
+        self.interleaved = [place for place, inside in enumerate(places) if inside]
         self.mlp = bottleneck(channels, channels, reduction)
         self.conv = Conv2d(count, 1, kernel_size=7, padding=3)
         self.bn = nn.BatchNorm2d(1, momentum=0.01)
@@ -77,8 +79,8 @@ class SRAP(nn.Module):
         # of all statistics at once, which a CPU shares out among its threads
         largest_NKR = torch.stack(channel, 1).topk(max(self.sizes), 2).values
         selected_NC = largest_NKR.transpose(1, 2).flatten(1)
-        if not all(self.had):
-            selected_NC = selected_NC[:, self.had]
+        if len(self.interleaved) < selected_NC.shape[1]:
+            selected_NC = selected_NC[:, self.interleaved]
         residual_NC = math.prod(channel[1:], start=channel[0]).sigmoid()
         weights_NC: Tensor = (self.mlp(selected_NC) + residual_NC).relu()
         return _gated(x, weights_NC[:, :, None, None], self._spatial(position))

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attngrid.attention.forms import by_images, has_fast_form
 from attngrid.errors import ConfigError, UnknownNameError
+from attngrid.forms import by_images, has_fast_form
 
 CHANNEL = (2, 3)  # per channel: over height and width
 POSITION = (1,)  # per position: over channels
@@ -143,14 +143,16 @@ class _Squeeze(torch.autograd.Function):
         x, *values = ctx.saved_tensors
         given = {k: grad for k, grad in zip(ctx.wanted, grads, strict=True) if grad is not None}
 
-        def grad(out: Tensor, x: Tensor, *tensors: Tensor) -> tuple[()]:
+        def add_gradients(out: Tensor, x: Tensor, *tensors: Tensor) -> tuple[()]:
             value = dict(zip(ctx.kept, tensors, strict=False))
             total = out.zero_() if grad_x is None else tensors[-1]
-            made, offsets = torch.empty_like(x), dict[tuple[int, ...], Tensor]()
+            offsets = dict[tuple[int, ...], Tensor]()
+            made = None  # of the map, to be scaled
             for (name, over), grad in zip(given, tensors[len(values) :], strict=False):
                 if name == "avg":
                     offsets[over] = offsets.get(over, 0) + grad / _count(x, over)
                     continue
+                made = torch.empty_like(x) if made is None else made
                 if name == "std":
                     std, mean = value[name, over], value["avg", over]
                     scale = torch.where(std > 0, grad / (std * _freedom(x, over)), 0)
@@ -171,7 +173,9 @@ class _Squeeze(torch.autograd.Function):
         if not given:
             return grad_x, None
         out = torch.empty_like(x)
-        by_images(grad, out, x, *values, *given.values(), *([] if grad_x is None else [grad_x]))
+        by_images(
+            add_gradients, out, x, *values, *given.values(), *([] if grad_x is None else [grad_x])
+        )
         return out, None
 
 

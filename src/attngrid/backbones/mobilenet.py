@@ -9,8 +9,8 @@ from typing import Literal
 from torch import Tensor, nn
 
 from attngrid.attention.bottleneck import make_divisible
-from attngrid.backbones.convolution import Conv2d
 from attngrid.backbones.sites import Sites, initialise_attention
+from attngrid.convolution import Conv2d
 
 Activation = Callable[[], nn.Module]
 Stem = Literal["imagenet", "cifar"]

@@ -7,8 +7,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from attngrid.backbones.convolution import Conv2d
 from attngrid.backbones.sites import Sites, initialise_attention
+from attngrid.convolution import Conv2d
 from attngrid.errors import ConfigError
 
 StrideOn = Literal["1x1", "3x3"]

@@ -28,7 +28,7 @@ class Fast(Strict):
     )
     fused_sgd: bool = Field(True, description="all parameters in one kernel")
     unfilled: bool = Field(
-        True, description="new memory as it is; false: PyTorch's deterministic mode fills it"
+        True, description="new memory as it is; false: filled where training is deterministic"
     )
     compile: bool | Literal["auto"] = Field("auto", description="torch.compile; auto: on CUDA")
     cuda_graphs: bool | Literal["auto"] = Field(
@@ -63,8 +63,8 @@ class Fast(Strict):
         """
         import torch
 
-        from attngrid.attention.forms import literal_forms
-        from attngrid.backbones.convolution import native_convolutions
+        from attngrid.convolution import native_convolutions
+        from attngrid.forms import literal_forms
 
         run: Callable[[Tensor], Tensor] = model
         if self.compile:

@@ -26,7 +26,10 @@ STEP = 0.001
 TOLERANCE = (1e-4, 1e-3, 1e-3)
 NUDGES, NUDGE, MARGIN = 2, 1e-6, 20
 # The sources of this package that decide the losses.
-SOURCES = ("attention", "backbones", "training", "model.py", "counter.py")
+SOURCES = (
+    *("attention", "backbones", "training"),
+    *("convolution.py", "counter.py", "forms.py", "model.py"),
+)
 
 
 @cache

@@ -109,13 +109,13 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
 
 
-def make_deterministic(seed: int, threads: int, *, strict: bool, fill: bool = False) -> None:
+def make_deterministic(seed: int, threads: int, *, strict: bool, unfilled: bool = True) -> None:
     """Same seed, same machine, same versions: the same bits.
 
     With ``strict`` an operator without a deterministic form on the device is an error. Only
     warning about it is no half-way house: fused attention then takes its other form on a GPU.
-    To ``fill`` is to write NaN into memory as it is allocated, where strict, which betrays whoever
-    reads what was not written, and is a pass over every map.
+    It may also fill all memory with NaN as it is allocated, unless that is to stay ``unfilled``:
+    who reads what was not written is betrayed then, at the price of a pass over every map.
     """
     # cuBLAS reads this when it starts; without it, deterministic mode refuses to multiply
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -123,7 +123,7 @@ def make_deterministic(seed: int, threads: int, *, strict: bool, fill: bool = Fa
     seed_all(seed)
     # what torch.use_deterministic_algorithms does for eager code, without starting the compiler
     torch.set_deterministic_debug_mode("error" if strict else "default")
-    torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+    torch.utils.deterministic.fill_uninitialized_memory = not unfilled  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     # float32 means float32, whatever a GPU offers in its place
     torch.backends.cudnn.allow_tf32 = False
@@ -197,7 +197,7 @@ def train(
     pixels = recipe.batch_size * data.find(cell.dataset).input_size ** 2
     in_all = processes.count * accumulate
     fast = fast.resolved(device, pixels, parts=in_all, sync_bn=sync_bn)
-    make_deterministic(cell.seed, cell.threads, strict=deterministic, fill=not fast.unfilled)
+    make_deterministic(cell.seed, cell.threads, strict=deterministic, unfilled=fast.unfilled)
     generator = torch.Generator().manual_seed(cell.seed)  # order and augmentation
     batches, test_batches = make_batches(
         cell,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, pad
 
-from attngrid.attention.forms import Switch, is_eager_on_cpu
+from attngrid.forms import Switch, is_eager_on_cpu
 
 # PyTorch's own gradients within: the same, but for rounding.
 native_convolutions = Switch("native_convolutions")

@@ -26,7 +26,7 @@ class Switch:
 
     @contextmanager
     def __call__(self, on: bool = True) -> Iterator[None]:
-        """Within, it is on, or off."""
+        """Turn it on for what runs within; ``on=False`` turns it off, inside of another."""
         token = self._on.set(on)
         try:
             yield
