@@ -1,21 +1,24 @@
 """What each attention module adds to a training step, against none and against its literal form.
 
     python benchmarks/attention.py [--json FILE] [--threads 2] [--starts 2] [--rounds 6]
-        [--attentions se cbam]
+        [--attentions se cbam] [--uncompiled]
 
 trains a ResNet-18 with CIFAR's stem, batch 64, bfloat16, by ``attngrid.training.loop.train``:
-without attention, with the module, and with the module's literal form. Each side is a process of
-its own, the rounds of a module are interleaved with those of the baseline, a sample is one step,
-since a shared machine may change its speed within seconds. Where a process happens to lie in
-memory counts for as much as a module does, so all three are started more than once. Printed are
-medians and quartiles of the added time. It ends non-zero where a module adds more than its bound,
-or is slower than its literal form by more than the rounds' spread.
+without attention, with the module as a long training has it, compiled, and with the module's
+literal form, operator by operator; if asked, with the module uncompiled, too. What the compiler
+made before it finds again; else it takes a minute a module, in steps that do not count. Each side
+is a process of its own, the rounds of a module are interleaved with those of the baseline, a
+sample is one step, since a shared machine may change its speed within seconds. Where a process
+happens to lie in memory counts for as much as a module does, so all are started more than once.
+Printed are medians and quartiles of the added time. It ends non-zero where a module adds more than
+its bound, or is slower than its literal form by more than the rounds' spread.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,27 +30,31 @@ from attngrid.training.batches import processors
 STEPS = 1
 # Percent that a module may add, on the CPU.
 BOUNDS = {"se": 8, "maf": 8, "cbam": 20, "maf_c": 20, "srap": 20}
+# Switches of each side but the baseline.
+EAGER = {"compile": False}
+SIDES: dict[str, dict[str, Any]] = {
+    "ours": {},
+    "eager": EAGER,
+    "literal": EAGER | {"attention": False},
+}
 
 
-def measure(attention: str, threads: int, starts: int, rounds: int) -> dict[str, Any]:
+def measure(
+    attention: str, names: Sequence[str], threads: int, starts: int, rounds: int
+) -> dict[str, Any]:
     """A row of the table: percents of the baseline's step, of the same round."""
-    literal = {"attention": False}
-    seconds: dict[str, list[float]] = {"none": [], "ours": [], "literal": []}
+    seconds: dict[str, list[float]] = {name: [] for name in ("none", *names)}
     for _ in range(starts):
-        sides = {
-            name: Side(name, train, module, "bfloat16", fast, STEPS, threads)
-            for name, module, fast in (
-                ("none", "none", {}),
-                ("ours", attention, {}),
-                ("literal", attention, literal),
-            )
+        sides = {"none": Side("none", train, "none", "bfloat16", {}, STEPS, threads)} | {
+            name: Side(name, train, attention, "bfloat16", SIDES[name], STEPS, threads)
+            for name in names
         }
         interleave(sides.values(), rounds)
         for name, side in sides.items():
             seconds[name] += side.seconds
     row: dict[str, Any] = {"attention": attention}
     row["none_ms"] = quartiles([1e3 * s / STEPS for s in seconds["none"]])
-    for name in ("ours", "literal"):
+    for name in names:
         pairs = zip(seconds[name], seconds["none"], strict=True)
         row[f"{name}_adds_percent"] = quartiles([100 * (a / b - 1) for a, b in pairs])
     pairs = zip(seconds["ours"], seconds["literal"], strict=True)
@@ -63,10 +70,12 @@ def main() -> int:
     parser.add_argument("--starts", type=int, default=2, help="of the processes of a module")
     parser.add_argument("--rounds", type=int, default=6, help="after each start")
     parser.add_argument("--attentions", nargs="+", default=list(BOUNDS))
+    parser.add_argument("--uncompiled", action="store_true", help="and with compile: false")
     options = parser.parse_args()
+    names = [name for name in SIDES if name != "eager" or options.uncompiled]
     sampling = {"starts": options.starts, "rounds": options.rounds}
     run = about(threads=options.threads, batch=BATCH, **sampling)
-    rows = [measure(name, options.threads, **sampling) for name in options.attentions]
+    rows = [measure(name, names, options.threads, **sampling) for name in options.attentions]
     print(f"ResNet-18 with CIFAR's stem; {headline(run)}")
     shown = [
         {
@@ -76,7 +85,7 @@ def main() -> int:
             "from": row["ours_adds_percent"][0],
             "to": row["ours_adds_percent"][2],
             "bound": BOUNDS.get(row["attention"]),
-            "literal adds %": row["literal_adds_percent"][1],
+            **{f"{name} adds %": row[f"{name}_adds_percent"][1] for name in names[1:]},
         }
         for row in rows
     ]

@@ -38,6 +38,7 @@ OFF = {
     "convolutions": False,
     "fused_sgd": False,
     "unfilled": False,
+    "compile": False,
 }
 
 

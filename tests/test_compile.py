@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import copy
-import os
 import shutil
-import sys
-import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 import attngrid
+from attngrid.config import Study, validate
 from attngrid.forms import literal_forms
+from attngrid.training import loop
+from attngrid.training.compiling import CompiledModules, missing
+from attngrid.training.fast import Fast
+from test_attention import build as build_module
+from test_attention import relative_error
+from test_attention import step as module_step
 
 pytestmark = pytest.mark.slow
 
-CXX = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # as inductor does
-HEADERS = Path(sysconfig.get_paths()["include"])
+CPU = torch.device("cpu")
+needs_compiler = pytest.mark.skipif(missing(CPU) is not None, reason=f"no {missing(CPU)}")
 
 
 def build(backbone: str, attention: str) -> nn.Module:
@@ -97,6 +102,7 @@ def fresh_inductor() -> Iterator[None]:
     """Nothing compiled before and nothing left, the 150 MB of compiled headers neither."""
     settings = {
         "compile_threads": 1,
+        "emulate_precision_casts": False,
         "cpp_cache_precompile_headers": shutil.which("openssl") is not None,  # what hashes them
     }
     with (
@@ -110,13 +116,79 @@ def fresh_inductor() -> Iterator[None]:
         yield
 
 
-@pytest.mark.skipif(shutil.which(CXX) is None, reason=f"inductor needs a C++ compiler: no {CXX}")
-@pytest.mark.skipif(
-    not (HEADERS / "Python.h").is_file(),
-    reason=f"inductor needs Python's headers: not in {HEADERS}",
-)
+@needs_compiler
 @pytest.mark.usefixtures("fresh_inductor")
-@pytest.mark.parametrize(("backbone", "attention"), PAIRS)
+@pytest.mark.parametrize(("backbone", "attention"), PAIRS[:3])
 def test_inductors_code_computes_what_eager_does(backbone: str, attention: str) -> None:
     """The start of each family: a whole network compiles for over a minute."""
     assert_compiled_equals_eager(trunk(backbone, attention), "inductor", True)
+
+
+def trained(tiny: dict[str, Any], compiled: bool | str) -> tuple[float, Any]:
+    """An epoch's loss with attention in the last stage, and what was compiled."""
+    torch._dynamo.reset()
+    tiny["grid"][0] |= {
+        "attentions": ["se"],
+        "seeds": [0],
+        "options": {"width": 0.25, "classes": 2, "placement": "last_stage"},
+    }
+    tiny["recipes"]["tiny"] |= {"learning_rate": 0.002, "batch_size": 64}
+    (cell,) = validate(Study, tiny, "t").cells
+    fast = Fast.model_validate({"compile": compiled})
+    metrics, run = loop.train(cell, CPU, Path("data"), progress=lambda *_: None, fast=fast)
+    return metrics["curve"][0]["train_loss"], run["fast"]["compile"]
+
+
+@needs_compiler
+@pytest.mark.usefixtures("fresh_inductor")
+def test_golden_loss_of_compiled_modules(tiny: dict[str, Any]) -> None:
+    """And the same bits from what was compiled before, as when a training goes on."""
+    eager, _ = trained(tiny, False)
+    found, what = trained(tiny, "attention")
+    assert what == "attention"
+    assert found != eager  # the switch does something
+    assert found == pytest.approx(eager, rel=1e-4)
+    assert trained(tiny, "attention")[0] == found
+
+
+@needs_compiler
+@pytest.mark.usefixtures("fresh_inductor")
+@pytest.mark.parametrize(
+    ("name", "whole"), [("cbam", True), ("cbam", False), ("srap_avg_max_std", False)]
+)
+def test_compiled_modules_are_as_near_to_float32_as_eager_ones_have_to_be(
+    name: str, whole: bool
+) -> None:
+    """A maximum over what nobody rounded had no gradient, but NaN, where it was kept rounded."""
+    torch._dynamo.reset()
+    torch.manual_seed(1)
+    module = build_module(name, 32).to(memory_format=torch.channels_last)
+    x = torch.randn(8, 32, 6, 6).bfloat16().to(memory_format=torch.channels_last)
+    expected = module_step(module, x.float())
+    module.zero_grad()
+    if whole:
+        Fast(compile=True).called(nn.Identity())
+        module.compile(dynamic=False)
+    else:
+        modules = CompiledModules(nn.ModuleList([module]), len(x))
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    found = module_step(module, x, narrow=True)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > graphs
+    assert whole or not modules.failed
+    assert found[0].dtype == x.dtype
+    for tensors, allowed in zip(zip(found, expected, strict=True), (0.01, 0.05, 0.05), strict=True):
+        assert relative_error(*tensors) < allowed
+
+
+@pytest.mark.usefixtures("fresh_inductor")
+def test_where_the_compiler_fails_a_training_goes_on_without(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing is found there
+    monkeypatch.setattr("attngrid.training.fast.missing", lambda device: None)
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "false"))
+    with pytest.warns(UserWarning, match="not compiled: ") as warned:
+        found, what = trained(tiny, "attention")
+    assert what is False
+    assert len([w for w in warned if "not compiled" in str(w.message)]) == 1
+    assert found == trained(tiny, False)[0]

@@ -345,8 +345,11 @@ def test_a_run_can_be_of_some_models_only(folder: Path, capsys: pytest.CaptureFi
     assert "config/cost.yaml: attentions.0: unknown attention 'cbmm'" in capsys.readouterr().err
 
 
-def test_what_is_compiled_shares_no_process_with_other_models() -> None:
+def test_what_is_compiled_shares_no_process_with_other_models(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """PyTorch compiles one code a few times, then runs it uncompiled."""
+    monkeypatch.setattr("attngrid.training.fast.missing", lambda device: None)
     eager = CostGrid.model_validate({"device": "cpu", "backbones": ["resnet50"]})
     compiled = eager.model_copy(update={"fast": Fast(compile=True)})
     models = models_to_measure(eager)

@@ -14,6 +14,7 @@ import torch
 
 from attngrid import convolution
 from attngrid.config import Study, validate
+from attngrid.errors import ConfigError
 from attngrid.training import loop
 from attngrid.training.fast import Fast
 from attngrid.training.record import read_record
@@ -146,7 +147,14 @@ def test_a_convolutions_gradient_is_that_of_its_definition(
         torch.testing.assert_close(ours.double(), theirs, rtol=rtol, atol=atol)
 
 
+@pytest.fixture
+def a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or what is taken for one, on a machine without."""
+    monkeypatch.setattr("attngrid.training.fast.missing", lambda device: None)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("a_compiler")
 def test_golden_loss_of_the_compiler(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """By aot_eager; with inductor a GPU's kernels, or g++, would be needed."""
     compile_ = torch.compile
@@ -163,6 +171,13 @@ def test_golden_loss_of_the_compiler(tiny: dict[str, Any], monkeypatch: pytest.M
     assert on == pytest.approx(off, rel=FLOAT32)
 
 
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CC", "CXX"):
+        monkeypatch.setenv(name, "no-such-compiler")
+
+
+@pytest.mark.usefixtures("a_compiler")
 def test_auto_compiles_on_cuda_and_graphs_small_steps() -> None:
     cuda = torch.device("cuda")
     cifar, imagenet = 128 * 32**2, 256 * 224**2
@@ -176,6 +191,52 @@ def test_auto_compiles_on_cuda_and_graphs_small_steps() -> None:
     parts = Fast().resolved(cuda, cifar, parts=2)
     assert (parts.compile, parts.cuda_graphs) == (True, False)
     assert not Fast().resolved(cuda, imagenet, parts=2, sync_bn=True).compile
+
+
+@pytest.mark.usefixtures("a_compiler")
+def test_auto_compiles_attention_where_a_cpu_trains_for_long() -> None:
+    batch, epoch = 128 * 32**2, 391  # CIFAR's
+    assert Fast().resolved(CPU, batch, steps=9 * epoch).compile is False
+    long = Fast().resolved(CPU, batch, steps=11 * epoch)
+    assert (long.compile, long.cuda_graphs) == ("attention", False)
+    assert Fast(compile=False).resolved(CPU, batch, steps=11 * epoch).compile is False
+    on_cuda = Fast(compile="attention").resolved(torch.device("cuda"), batch)
+    assert (on_cuda.compile, on_cuda.cuda_graphs) == ("attention", False)
+
+
+@pytest.mark.usefixtures("no_compiler")
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_without_a_compiler_nothing_is_compiled(device: str) -> None:
+    where, needs = torch.device(device), r"needs a C.* compiler \(.* in the environment\)"
+    with pytest.warns(UserWarning, match=f"not compiled.* {needs}"):
+        assert Fast().resolved(where, 2**20, steps=2**20).compile is False
+    with pytest.raises(ConfigError, match=f"fast.compile: found attention, which {needs}"):
+        Fast(compile="attention").resolved(where, 2**20)
+
+
+@pytest.mark.usefixtures("a_compiler")
+def test_only_training_batches_of_the_recipes_size_are_compiled(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the last batch of an epoch, not the tests: each would be compiled for itself."""
+    sizes, compiled = [], []
+
+    def instead(call: Any, *, dynamic: bool) -> Any:
+        compiled.append(type(call.__self__).__name__)
+
+        def counted(x: torch.Tensor) -> Any:
+            sizes.append(len(x))
+            return call(x)
+
+        return counted
+
+    monkeypatch.setattr(torch, "compile", instead)
+    tiny["recipes"]["tiny"]["batch_size"] = 100
+    losses = [first_epoch(tiny, "cbam", "float32", Fast(compile=c)) for c in ("attention", False)]
+    assert losses[0] == losses[1]
+    assert compiled == ["ChannelGate", "SpatialGate"] * 8
+    assert set(sizes) == {100}
+    assert len(sizes) % 16 == 0
 
 
 def test_a_record_says_what_was_on(

@@ -42,6 +42,7 @@ from attngrid.evidence.costs import (
 from attngrid.files import shipped
 from attngrid.launcher import allocator
 from attngrid.model import create_model
+from attngrid.training.compiling import CompiledModules
 from attngrid.training.fast import Fast
 from attngrid.training.loop import autocast, choose_device, make_deterministic, make_optimizer
 from attngrid.training.recipe import Recipe, Schedule
@@ -343,6 +344,8 @@ class Network:
         )
         self.model.to(device=device, memory_format=fast.layout)  # type: ignore[call-overload]
         self.network = fast.called(self.model)
+        if fast.compile == "attention":
+            CompiledModules(self.model, grid.batch)
         self.optimizer = make_optimizer(self.model, RECIPE, fused=fast.fused_sgd)
         shape = (grid.batch, 3, model.input_size, model.input_size)
         self.images_NCHW = torch.randn(shape, device=device).contiguous(memory_format=fast.layout)

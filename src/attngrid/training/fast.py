@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from attngrid.errors import ConfigError
+from attngrid.training.compiling import missing, prepare
 from attngrid.training.recipe import Strict
 
 if TYPE_CHECKING:
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
 # Pixels of a step's images: with fewer a GPU waits for its next kernel more than it computes. A
 # batch of 256 of CIFAR's is, one of 256 of ImageNet's is not; not measured yet.
 SMALL = 2**19
+# Pixels of a training's images, each as often as it is taken, ten epochs of CIFAR's: with fewer the
+# compiler takes more of a CPU's time than it saves.
+LONG = 2**29
 
 
 class Fast(Strict):
@@ -30,24 +36,43 @@ class Fast(Strict):
     unfilled: bool = Field(
         True, description="new memory as it is; false: filled where training is deterministic"
     )
-    compile: bool | Literal["auto"] = Field("auto", description="torch.compile; auto: on CUDA")
+    compile: bool | Literal["auto", "attention"] = Field(
+        "auto",
+        description="torch.compile; attention: of the attention modules alone; "
+        "auto: true on CUDA, attention on a CPU where a training is long",
+    )
     cuda_graphs: bool | Literal["auto"] = Field(
         "auto", description="of what is compiled; auto: where a step is small"
     )
 
     def resolved(
-        self, device: torch.device, pixels: int, *, parts: int = 1, sync_bn: bool = False
+        self,
+        device: torch.device,
+        pixels: int,
+        *,
+        steps: int = 1,
+        parts: int = 1,
+        sync_bn: bool = False,
     ) -> Fast:
-        """With ``auto`` decided, for a device and a step: the pixels and the parts of its images.
+        """With ``auto`` decided, for a device, a step's pixels and parts, and so many steps.
 
         A graph's gradients are gone when it runs again, before they could be added to others.
+
+        Raises:
+            ConfigError: what is to be compiled cannot be, for want of a compiler.
         """
         cuda = device.type == "cuda"
-        compiled = cuda and not sync_bn if self.compile == "auto" else self.compile
+        compiled = self.compile
+        if compiled == "auto":
+            compiled = not sync_bn if cuda else "attention" if pixels * steps >= LONG else False
+            if compiled and (what := missing(device)):
+                warnings.warn(f"not compiled, which would be faster: needs {what}", stacklevel=2)
+                compiled = False
+        elif compiled and (what := missing(device)):
+            raise ConfigError(f"fast.compile: found {compiled}, which needs {what}; false does not")
         graphs = pixels < SMALL if self.cuda_graphs == "auto" else self.cuda_graphs
-        return self.model_copy(
-            update={"compile": compiled, "cuda_graphs": cuda and compiled and graphs and parts == 1}
-        )
+        graphs = cuda and compiled is True and graphs and parts == 1
+        return self.model_copy(update={"compile": compiled, "cuda_graphs": graphs})
 
     @property
     def layout(self) -> torch.memory_format:
@@ -60,6 +85,7 @@ class Fast(Strict):
         """A model as it is to be called: images N×3×H×W to logits N×classes.
 
         Of ``resolved`` ones. What is compiled is kept by PyTorch and found by the next cell.
+        ``CompiledModules`` compiles attention alone.
         """
         import torch
 
@@ -67,9 +93,8 @@ class Fast(Strict):
         from attngrid.forms import literal_forms
 
         run: Callable[[Tensor], Tensor] = model
-        if self.compile:
-            # the compiler has a switch of its own, and this sets both
-            torch.use_deterministic_algorithms(torch.are_deterministic_algorithms_enabled())
+        if self.compile is True:
+            prepare(rounding=True)
             # an epoch's last batch has another size: kernels of its own, not slower ones for all
             mode = "reduce-overhead" if self.cuda_graphs else None
             run = torch.compile(model, dynamic=False, mode=mode)

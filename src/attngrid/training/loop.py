@@ -24,6 +24,7 @@ from attngrid.errors import DivergedError
 from attngrid.model import create_model
 from attngrid.training.batches import Split, make_batches
 from attngrid.training.checkpoint import Checkpoints
+from attngrid.training.compiling import CompiledModules, parts_of_attention
 from attngrid.training.fast import ALL, Fast
 from attngrid.training.parts import Parts
 from attngrid.training.processes import ALONE, Processes
@@ -65,6 +66,7 @@ class Position:
     training_s: float = 0.0
     testing_s: float = 0.0
     resumed: int = 0
+    uncompiled: bool = False  # the compiler failed
 
     def end_epoch(self, line: dict[str, Any]) -> None:
         """Note the epoch's line and begin the next one."""
@@ -194,9 +196,6 @@ def train(
         RuntimeError: another process is gone; ``processes.is_loss`` tells it from others.
     """
     recipe = cell.recipe
-    pixels = recipe.batch_size * data.find(cell.dataset).input_size ** 2
-    in_all = processes.count * accumulate
-    fast = fast.resolved(device, pixels, parts=in_all, sync_bn=sync_bn)
     make_deterministic(cell.seed, cell.threads, strict=deterministic, unfilled=fast.unfilled)
     generator = torch.Generator().manual_seed(cell.seed)  # order and augmentation
     batches, test_batches = make_batches(
@@ -208,13 +207,19 @@ def train(
         workers=workers,
         share=Share(processes.rank, processes.count, accumulate, joint=sync_bn),
     )
-
     model = create_model(**cell.model_arguments())
+    pixels = recipe.batch_size * data.find(cell.dataset).input_size ** 2
+    in_all = processes.count * accumulate
+    steps = recipe.epochs * len(batches) if any(True for _ in parts_of_attention(model)) else 0
+    fast = fast.resolved(device, pixels, steps=steps, parts=in_all, sync_bn=sync_bn)
     if sync_bn and processes.count > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     model.to(device=device, memory_format=fast.layout)  # type: ignore[call-overload]
     in_parts = Parts(model, processes, accumulate)
     network = fast.called(in_parts.module)
+    modules = None
+    if fast.compile == "attention":
+        modules = CompiledModules(model, recipe.batch_size // in_all)
     optimizer = make_optimizer(model, recipe, fused=fast.fused_sgd)
     if processes.rank:
         seed_all((cell.seed + processes.rank * 0x9E3779B1) % 2**32)  # dropout of its own
@@ -225,9 +230,12 @@ def train(
         optimizer.load_state_dict(saved["optimizer"])
         at = Position.restored(saved, processes, device)
         generator.set_state(at.generator)
+        if modules is not None:
+            modules.failed = at.uncompiled
 
     def checkpoint() -> None:
         if checkpoints is not None and checkpoints.due():
+            at.uncompiled = modules is not None and modules.failed
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
             checkpoints.save({**state, "position": at.state()})
 
@@ -298,6 +306,10 @@ def train(
         "params": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "curve": at.curve,
     }
+    if modules is not None:
+        modules.release()
+        if modules.failed:
+            fast = fast.model_copy(update={"compile": False})
     if finished is not None:
         finished(model)
     return metrics, {
