@@ -27,7 +27,7 @@ from attngrid.config import Study, validate
 from attngrid.training.batches import processors
 from attngrid.training.fast import Fast
 
-FORMS = {"fast": ("bfloat16", {}), "reference": ("float32", OFF)}
+FORMS = {"fast": ("bfloat16", {"compile": "attention"}), "reference": ("float32", OFF)}
 
 
 def top1_error(attention: str, form: str, seed: int) -> float:
