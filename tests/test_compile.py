@@ -15,6 +15,7 @@ from torch import nn
 
 import attngrid
 from attngrid.config import Study, validate
+from attngrid.errors import InterruptedTrainingError
 from attngrid.forms import literal_forms
 from attngrid.training import loop
 from attngrid.training.compiling import CompiledModules, missing
@@ -22,10 +23,12 @@ from attngrid.training.fast import Fast
 from test_attention import build as build_module
 from test_attention import relative_error
 from test_attention import step as module_step
+from together import Stopping
 
 pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
+BROKEN = torch._inductor.config.patch({"cpp.cxx": (None, "false")})  # a compiler that fails
 needs_compiler = pytest.mark.skipif(missing(CPU) is not None, reason=f"no {missing(CPU)}")
 
 
@@ -120,12 +123,19 @@ def fresh_inductor() -> Iterator[None]:
 @pytest.mark.usefixtures("fresh_inductor")
 @pytest.mark.parametrize(("backbone", "attention"), PAIRS[:3])
 def test_inductors_code_computes_what_eager_does(backbone: str, attention: str) -> None:
-    """The start of each family: a whole network compiles for over a minute."""
+    """The start of three families: a whole network compiles for over a minute."""
     assert_compiled_equals_eager(trunk(backbone, attention), "inductor", True)
 
 
-def trained(tiny: dict[str, Any], compiled: bool | str) -> tuple[float, Any]:
-    """An epoch's loss with attention in the last stage, and what was compiled."""
+def trained(
+    tiny: dict[str, Any], compiled: bool | str, stop: int | None = None
+) -> tuple[float, Any]:
+    """An epoch's loss with attention in the last stage, and what was compiled.
+
+    Args:
+        stop: goes on from a checkpoint, if there is one, and is ended by a signal, which is an
+            error here, after so many further steps; 0 for never.
+    """
     torch._dynamo.reset()
     tiny["grid"][0] |= {
         "attentions": ["se"],
@@ -134,21 +144,32 @@ def trained(tiny: dict[str, Any], compiled: bool | str) -> tuple[float, Any]:
     }
     tiny["recipes"]["tiny"] |= {"learning_rate": 0.002, "batch_size": 64}
     (cell,) = validate(Study, tiny, "t").cells
-    fast = Fast.model_validate({"compile": compiled})
-    metrics, run = loop.train(cell, CPU, Path("data"), progress=lambda *_: None, fast=fast)
+    metrics, run = loop.train(
+        cell,
+        CPU,
+        Path("data"),
+        progress=lambda *_: None,
+        checkpoints=None if stop is None else Stopping(cell, stop),
+        fast=Fast.model_validate({"compile": compiled}),
+    )
     return metrics["curve"][0]["train_loss"], run["fast"]["compile"]
 
 
 @needs_compiler
 @pytest.mark.usefixtures("fresh_inductor")
-def test_golden_loss_of_compiled_modules(tiny: dict[str, Any]) -> None:
-    """And the same bits from what was compiled before, as when a training goes on."""
+def test_golden_loss_of_compiled_modules(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """And the same bits from what was compiled before, where a training goes on."""
+    monkeypatch.chdir(tmp_path)
     eager, _ = trained(tiny, False)
     found, what = trained(tiny, "attention")
     assert what == "attention"
     assert found != eager  # the switch does something
     assert found == pytest.approx(eager, rel=1e-4)
-    assert trained(tiny, "attention")[0] == found
+    with pytest.raises(InterruptedTrainingError):
+        trained(tiny, "attention", stop=2)
+    assert trained(tiny, "attention", stop=0) == (found, "attention")
 
 
 @needs_compiler
@@ -186,9 +207,25 @@ def test_where_the_compiler_fails_a_training_goes_on_without(
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing is found there
     monkeypatch.setattr("attngrid.training.fast.missing", lambda device: None)
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "false"))
-    with pytest.warns(UserWarning, match="not compiled: ") as warned:
+    with BROKEN, pytest.warns(UserWarning, match="not compiled: ") as warned:
         found, what = trained(tiny, "attention")
     assert what is False
     assert len([w for w in warned if "not compiled" in str(w.message)]) == 1
     assert found == trained(tiny, False)[0]
+
+
+@needs_compiler
+@pytest.mark.usefixtures("fresh_inductor")
+def test_a_training_that_goes_on_compiles_nothing_where_it_did_not(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+        with (
+            BROKEN,
+            pytest.warns(UserWarning, match="not compiled: "),
+            pytest.raises(InterruptedTrainingError),
+        ):
+            trained(tiny, "attention", stop=2)
+    assert trained(tiny, "attention", stop=0) == trained(tiny, False)
