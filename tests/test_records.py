@@ -43,14 +43,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def study_of(*attentions: str, backbone: str = "resnet18", **recipe: Any) -> Study:
-    fields = {
+def fields_of(attention: str, backbone: str = "resnet18", **recipe: Any) -> dict[str, Any]:
+    return {
         "study": "tiny",
         "grid": [
             {
                 "dataset": "digits",
                 "backbones": [backbone],
-                "attentions": list(attentions),
+                "attentions": [attention],
                 "recipes": ["tiny"],
                 "seeds": [0],
                 "options": {"width": 0.0625},
@@ -67,12 +67,18 @@ def study_of(*attentions: str, backbone: str = "resnet18", **recipe: Any) -> Stu
         },
         "compute": {"device": "cpu"},
     }
+
+
+def study_of(attention: str, **recipe: Any) -> Study:
+    """As it lies in the folder."""
+    fields = fields_of(attention, **recipe)
     Path("study.yaml").write_text(yaml.safe_dump(fields))
     return validate(Study, fields, "study.yaml")
 
 
 def cell_of(attention: str, backbone: str = "resnet18") -> Cell:
-    (cell,) = study_of(attention, backbone=backbone).trainings.values()
+    fields = fields_of(attention, backbone=backbone)
+    (cell,) = validate(Study, fields, "study.yaml").trainings.values()
     return cell
 
 
