@@ -55,6 +55,7 @@ superseded = study.superseded
 if not workflow.is_main_process:
     forward_signals()
 else:
+    study.drop_outdated_mark()
     os.environ[RUN_BEGAN] = now()  # for the trainings
     print(summary(planner), file=sys.stderr)
     if superseded:

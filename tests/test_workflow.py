@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from attngrid.config import Study, load_study, validate
+from attngrid.evidence.frames import load_results
 from attngrid.evidence.maps import pictured, read_maps
 from attngrid.training.attempts import read_attempts
 from attngrid.training.record import read_record
@@ -355,12 +356,28 @@ def test_a_run_keeps_the_configuration_it_started_with(
     tiny |= {"tables": ["grid"], "figures": []}
     arguments = ("--cores", "1", "--configfile", write(clone, tiny))
     running, output = start_and_await_first_epoch(clone, *arguments)
+    configs = clone / "results/tiny/configs"
+    (snapshot,) = configs.glob("*.json")
     write(clone, tiny | {"recipes": {"tiny": tiny["recipes"]["tiny"] | {"learning_rate": 0.01}}})
     assert snakemake(clone, "-n", "--nolock", *arguments).returncode == 0
     assert snakemake(clone, "current", "--nolock", *arguments).returncode == 0
     rest = output.read()
     assert running.wait(120) == 0, rest
     assert len(list((clone / "results/tiny/records").iterdir())) == 4
+
+    # Another configuration's frames: the run that may just have made its own still finds its mark,
+    # and the next one collects.
+    (mark,) = configs.glob(f"{snapshot.stem}.*.collected")
+    assert snakemake(clone, "current", *arguments).returncode == 0
+    assert mark.is_file()
+    write(clone, tiny)
+    again = snakemake(clone, *arguments)
+    assert again.returncode == 0, again.stderr
+    found = jobs(again.stdout + again.stderr)
+    assert found["collect"] == found["set_tables"] == 1
+    assert "train" not in found
+    assert set(load_results("tiny", clone).cells["state"]) == {"measured"}
+    assert "collect" not in jobs(snakemake(clone, "-n", *arguments).stderr)
 
 
 @pytest.mark.slow

@@ -425,6 +425,20 @@ class Study(Strict):
         """
         return self.snapshot.with_suffix(f".{code_digest()[:8]}.collected")
 
+    @property
+    def latest(self) -> Path:
+        """Names the mark that the frames were last written with; absent while they are written."""
+        return self.snapshot.with_name("latest")
+
+    def drop_outdated_mark(self) -> None:
+        """Take the mark away where the frames have since become another configuration's.
+
+        Before a run's jobs are known, and never later: a mark that went while another process
+        collects would fail the run that has just made it.
+        """
+        if not (self.latest.is_file() and self.latest.read_text() == self.collected.name):
+            self.collected.unlink(missing_ok=True)
+
     def resolved(self) -> str:
         """The configuration with all its defaults, as JSON."""
         return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"

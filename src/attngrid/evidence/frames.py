@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock
 
 from attngrid.cell import MODEL_KEY, TUNED_KEYS, Cell
 from attngrid.config import Study
@@ -325,23 +326,29 @@ def _counted(study: Study) -> dict[tuple[Any, ...], dict[str, int]]:
 def write_results(study: Study, results: Results) -> None:
     """Write the frames as CSV, and the configuration they are of, each atomically.
 
-    The mark that they are complete goes first and comes last: frames of another configuration, or
-    of half a grid, are collected again by the next run.
+    Whose they are is said after them, and the mark that all cells are in them comes last: frames
+    of another configuration, or of half a grid, are collected again by the next run. Processes
+    that collect at once take turns.
     """
-    for mark in study.collected.parent.glob("*.collected"):
-        mark.unlink(missing_ok=True)
-    write_atomically(study.file, study.resolved())
-    for name in ("cells", "epochs", "summary"):
-        frame: pd.DataFrame = getattr(results, name)
-        write_atomically(study.results / f"{name}.csv", frame.to_csv(index=False))
-    trials = study.results / "trials.csv"
-    if results.trials is None:
-        trials.unlink(missing_ok=True)
-    else:
-        write_atomically(trials, results.trials.to_csv(index=False))
-    # what is stale is not trained by this run either
-    if results.cells["state"].isin(["measured", "stale"]).all():
-        write_atomically(study.collected, "")
+    study.latest.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(study.latest.with_name(".latest.lock")):
+        study.latest.unlink(missing_ok=True)
+        write_atomically(study.file, study.resolved())
+        for name in ("cells", "epochs", "summary"):
+            frame: pd.DataFrame = getattr(results, name)
+            write_atomically(study.results / f"{name}.csv", frame.to_csv(index=False))
+        trials = study.results / "trials.csv"
+        if results.trials is None:
+            trials.unlink(missing_ok=True)
+        else:
+            write_atomically(trials, results.trials.to_csv(index=False))
+        # what is stale is not trained by this run either
+        whole = results.cells["state"].isin(["measured", "stale"]).all()
+        if not whole:
+            study.collected.unlink(missing_ok=True)
+        write_atomically(study.latest, study.collected.name)
+        if whole:
+            write_atomically(study.collected, "")
 
 
 def counts(cells: pd.DataFrame) -> str:

@@ -119,10 +119,9 @@ def import_folder(folder: Path, studies: Sequence[Study]) -> Imported:
         except OSError as error:  # what is filed stays
             result.refused.append(f"{folder}: {error}")
         finally:
-            # Snakemake collects again where the mark is gone, whatever the files' times
+            # the next run collects again, whatever the files' times
             for study in result.studies.values():
-                for mark in study.collected.parent.glob("*.collected"):
-                    mark.unlink(missing_ok=True)
+                study.latest.unlink(missing_ok=True)
     return result
 
 
