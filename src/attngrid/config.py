@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -436,8 +437,10 @@ class Study(Strict):
         Before a run's jobs are known, and never later: a mark that went while another process
         collects would fail the run that has just made it.
         """
-        if not (self.latest.is_file() and self.latest.read_text() == self.collected.name):
-            self.collected.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # others write it meanwhile
+            if self.latest.read_text("utf-8") == self.collected.name:
+                return
+        self.collected.unlink(missing_ok=True)
 
     def resolved(self) -> str:
         """The configuration with all its defaults, as JSON."""

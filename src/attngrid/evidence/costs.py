@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from attngrid import attention as attentions
 from attngrid.cell import MODEL_KEY
 from attngrid.files import shipped, write_atomically
@@ -59,8 +61,6 @@ def keep_cost(row: Mapping[str, Any], file: Path = FILE) -> None:
 
     Processes on several machines may do so at once.
     """
-    from filelock import FileLock
-
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(file.with_name(f".{file.name}.lock")):
         rows = {identity(other): other for other in read_costs(file)}
