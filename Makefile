@@ -51,7 +51,7 @@ soak-slurm: venv  ## 500 tiny cells through the same
 	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=tests $(BIN)/python -m slurm.soak
 
 bench: BENCHMARKS := training attention
-bench: venv  ## training and attention against what others do, in ten minutes of a CPU (compiling: four more)
+bench: venv  ## training and attention against what others do: ten minutes of a CPU, more where it is busy
 	$(RUN_BENCHMARKS)
 
 bench-long: BENCHMARKS := pipeline loader convolutions startup equivalence packing dry_run

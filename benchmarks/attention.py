@@ -6,11 +6,11 @@
 trains a ResNet-18 with CIFAR's stem, batch 64, bfloat16, by ``attngrid.training.loop.train``:
 without attention, with the module as a long training has it, compiled, and with the module's
 literal form, operator by operator; if asked, with the module uncompiled, too. What the compiler
-made before it finds again; what not, it makes first, for two modules at once, some minutes in
-all. Each side is a process of its own, the rounds of a module are interleaved with those of the
-baseline, a sample is one step, since a shared machine may change its speed within seconds. Where
-a process happens to lie in memory counts for as much as a module does, so all are started more
-than once. Printed are medians and quartiles of the added time. It ends non-zero where a module
+made before it finds again; what not, it makes first, some minutes in all. Each side is a process
+of its own, a round is a step of the baseline, of the module and of its literal form, then of the
+baseline and the next module: a shared machine may change its speed within seconds. Where a process
+happens to lie in memory counts for as much as a module does, so all are started more than once.
+Printed are medians and quartiles of the added time. It ends non-zero where a module
 adds more than its bound, or is slower than its literal form by more than the rounds' spread.
 """
 
@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -40,43 +40,40 @@ SIDES: dict[str, dict[str, Any]] = {
 }
 
 
-def compile_all(attentions: Sequence[str], threads: int) -> None:
-    """A step of each module, two at once: the compiler keeps little more than a core busy."""
-
-    def step(side: Side) -> None:
-        try:
-            side.sample()
-        finally:
-            side.end()
-
-    # the last ones of the table take longest
-    sides = [Side(name, train, name, "bfloat16", {}, STEPS, threads) for name in attentions[::-1]]
-    with ThreadPoolExecutor(2) as two:
-        for _ in two.map(step, sides):
-            pass
-
-
 def measure(
-    attention: str, names: Sequence[str], threads: int, starts: int, rounds: int
-) -> dict[str, Any]:
-    """A row of the table: percents of the baseline's step, of the same round."""
-    seconds: dict[str, list[float]] = {name: [] for name in ("none", *names)}
+    attentions: Sequence[str], names: Sequence[str], threads: int, starts: int, rounds: int
+) -> list[dict[str, Any]]:
+    """The table's rows: percents of the baseline's step just before, of the same round."""
+    seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
     for _ in range(starts):
-        sides = {"none": Side("none", train, "none", "bfloat16", {}, STEPS, threads)} | {
-            name: Side(name, train, attention, "bfloat16", SIDES[name], STEPS, threads)
+        baseline = Side("none", train, "none", "bfloat16", {}, STEPS, threads)
+        sides = {
+            (attention, name): Side(name, train, attention, "bfloat16", SIDES[name], STEPS, threads)
+            for attention in attentions
             for name in names
         }
-        interleave(sides.values(), rounds)
-        for name, side in sides.items():
-            seconds[name] += side.seconds
-    row: dict[str, Any] = {"attention": attention}
-    row["none_ms"] = quartiles([1e3 * s / STEPS for s in seconds["none"]])
-    for name in names:
-        pairs = zip(seconds[name], seconds["none"], strict=True)
-        row[f"{name}_adds_percent"] = quartiles([100 * (a / b - 1) for a, b in pairs])
-    pairs = zip(seconds["ours"], seconds["literal"], strict=True)
-    row["ours_of_literal"] = quartiles([a / b for a, b in pairs])
-    return row
+        turns = [
+            side
+            for attention in attentions
+            for side in (baseline, *(sides[attention, name] for name in names))
+        ]
+        interleave(turns, rounds)
+        for key, side in sides.items():
+            seconds[key] += side.seconds
+        for place, attention in enumerate(attentions):
+            seconds[attention, "none"] += baseline.seconds[place :: len(attentions)]
+    rows = []
+    for attention in attentions:
+        none, ours = seconds[attention, "none"], seconds[attention, "ours"]
+        row: dict[str, Any] = {"attention": attention}
+        row["none_ms"] = quartiles([1e3 * s / STEPS for s in none])
+        for name in names:
+            pairs = zip(seconds[attention, name], none, strict=True)
+            row[f"{name}_adds_percent"] = quartiles([100 * (a / b - 1) for a, b in pairs])
+        pairs = zip(ours, seconds[attention, "literal"], strict=True)
+        row["ours_of_literal"] = quartiles([a / b for a, b in pairs])
+        rows.append(row)
+    return rows
 
 
 def main() -> int:
@@ -84,7 +81,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the figures here too")
     parser.add_argument("--threads", type=int, default=processors())
-    parser.add_argument("--starts", type=int, default=2, help="of the processes of a module")
+    parser.add_argument("--starts", type=int, default=2, help="of all processes")
     parser.add_argument("--rounds", type=int, default=4, help="after each start")
     parser.add_argument("--attentions", nargs="+", default=list(BOUNDS))
     parser.add_argument("--uncompiled", action="store_true", help="and with compile: false")
@@ -92,8 +89,9 @@ def main() -> int:
     names = [name for name in SIDES if name != "eager" or options.uncompiled]
     sampling = {"starts": options.starts, "rounds": options.rounds}
     run = about(threads=options.threads, batch=BATCH, **sampling)
-    compile_all(options.attentions, options.threads)
-    rows = [measure(name, names, options.threads, **sampling) for name in options.attentions]
+    # sixteen processes of a gigabyte and a half are too many
+    together = [[one] for one in options.attentions] if options.uncompiled else [options.attentions]
+    rows = [row for few in together for row in measure(few, names, options.threads, **sampling)]
     print(f"ResNet-18 with CIFAR's stem; {headline(run)}")
     shown = [
         {

@@ -7,6 +7,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context, set_start_method
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -82,17 +83,23 @@ def _side(pipe: Connection, work: Callable[..., None], arguments: tuple[Any, ...
         return
 
 
-def interleave(sides: Iterable[Side], rounds: int, warm: int = 1) -> None:
-    """Rounds of one sample of each side; those that warm up are not kept."""
+def interleave(sides: Iterable[Side], rounds: int) -> None:
+    """Rounds of one sample of each side, or of more where it is named more often.
+
+    The first sample of each loads, builds and compiles, mostly on one core: it is not kept, and
+    two sides make theirs at once, the last named first.
+    """
     sides = list(sides)
+    each = list(dict.fromkeys(sides))
     try:
-        for number in range(warm + rounds):
+        with ThreadPoolExecutor(2) as two:
+            for _ in two.map(Side.sample, each[::-1]):
+                pass
+        for _ in range(rounds):
             for side in sides:
-                seconds = side.sample()
-                if number >= warm:
-                    side.seconds.append(seconds)
+                side.seconds.append(side.sample())
     finally:
-        for side in sides:
+        for side in each:
             side.end()
 
 
