@@ -79,12 +79,15 @@ def test_the_best_epochs_gain_is_averaged_over_cells() -> None:
             "top1_error": [24.0, 25.0, 30.0, 30.0, 0.0],
             "best_top1_error": [23.5, 25.0, 29.0, 29.0, 0.0],
             "top5_error": [4.0, 5.0, 3.0, 3.0, 0.0],
-            "best_top5_error": [4.0, 5.0, 3.0, 3.0, 0.0],
+            "best_top5_error": [4.5, 5.0, 3.0, 3.0, 0.0],
         }
     )
     rows = selection(cells).set_index(["condition", "metric"])
     x, every = rows.loc[("x", "top1_error")], rows.loc[("all", "top1_error")]
     assert (x["cells"], x["chosen"], x["mean"], x["largest"]) == (2, 1, 0.25, 0.5)
+    # the epoch that is best in top-1 was chosen for both
+    x_top5 = rows.loc[("x", "top5_error")]
+    assert (x_top5["chosen"], x_top5["mean"]) == (1, -0.25)
     # 0.25 ± t(0.975, 1) · s / √2, s = 0.5 / √2
     assert x["high"] - x["mean"] == pytest.approx(12.706 * 0.25, rel=1e-3)
     assert (every["cells"], every["mean"]) == (3, 0.5)
