@@ -70,6 +70,7 @@ def test_every_line_of_the_profile_is_explained() -> None:
         ('partition: "a\\nb"', r"partition: found 'a\\nb'; needs printable"),
         ("account: --wrap=x", "account: found '--wrap=x'; needs printable characters, not begin"),
         ("time_limit: 1 day", r"time_limit: found '1 day'; needs \[days-\]hours:minutes:seconds"),
+        ("time_limit: 0-12:00", r"time_limit: found '0-12:00'; needs \[days-\]hours:minutes:sec"),
         ("gpu_model: a100;reboot", "gpu_model: found 'a100;reboot'"),
         ("gpu_request: --gpus", "gpu_request: found '--gpus'"),
         ("extra: [-x y]", r"extra\.0: found '-x y'; needs an option of sbatch"),
@@ -172,6 +173,11 @@ def test_a_measured_speed_takes_the_place_of_macs(
     # the other seed of its model; the other model's two are not known
     assert line.sources == {"measured": 1, "--": 2}
     (line,) = Planner(again, gpu="A100").lines()
+    assert line.sources == {"--": 3}
+    first.record.write_text(json.dumps({"run": run | {"device_name": "NVIDIA L40S"}}))
+    (line,) = Planner(again, gpu="L40S").lines()
+    assert line.sources == {"measured": 1, "--": 2}
+    (line,) = Planner(again, gpu="L4").lines()
     assert line.sources == {"--": 3}
 
 

@@ -35,7 +35,8 @@ from attngrid.cli import main
 from attngrid.config import Study, load_study, validate
 from attngrid.data import dogs, folders
 from attngrid.data.images import load
-from attngrid.data.prepare import prepare, report_file
+from attngrid.data.prepare import link_archives, prepare, report_file
+from attngrid.data.staging import staged
 from attngrid.errors import ConfigError, DataError
 from attngrid.training.recipe import shipped_recipes
 from conftest import environment
@@ -184,6 +185,8 @@ def test_an_archive_in_parts_is_joined_and_checked(
         "data": {"folder": str(folder)},
     }
     Path("carried.yaml").write_text(yaml.safe_dump(study))
+    with pytest.raises(ConfigError, match=f"put {folder / name} there"):
+        load_study(Path("carried.yaml")).require_runnable()
     command = ["prepare", "carried.yaml", "--archives", str(carried)]
     second = (carried / f"{name}.01").read_bytes()
     (carried / f"{name}.01").write_bytes(second[:-1])
@@ -192,6 +195,7 @@ def test_an_archive_in_parts_is_joined_and_checked(
     assert f"{name}.00, {name}.01, {name}.02 do not make {name} (MD5 " in told
     assert not (folder / name).exists()
     (carried / f"{name}.01").write_bytes(second)
+    load_study(Path("carried.yaml")).require_runnable()  # Snakemake asks, before it prepares them
     assert main(command) == 0
     assert md5((folder / name).read_bytes()) == datasets.CIFAR10.tgz_md5
     assert {file: (folder / file).read_bytes() for file in cifar.files} == cifar.files
@@ -404,6 +408,24 @@ def test_stanford_dogs_are_squashed_as_torchvision_does_and_split_as_the_lists_s
     prepare("dogs", folder)
 
 
+def test_stanford_dogs_archives_are_taken_from_a_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Dogs(folder)
+    monkeypatch.setattr(dogs, "OFFICIAL", made.release)
+    carried = folder.parent / "carried"
+    carried.mkdir()
+    images, lists = (folder / "stanford-dogs" / f"{what}.tar" for what in ("images", "lists"))
+    half = images.stat().st_size // 2 + 1
+    subprocess.run(["split", "-d", f"-b{half}", images, carried / "images.tar."], check=True)
+    images.unlink()
+    lists.rename(carried / "lists.tar")
+    link_archives(carried, folder)
+    report = prepare("dogs", folder)
+    assert report is not None
+    assert report["images"] == {"train": 240, "test": 120}
+
+
 def test_stanford_dogs_that_are_not_there_name_both_archives_and_their_checksums(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -554,6 +576,11 @@ def test_imagenet_is_refused_by_its_counts(folder: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(folders, "IMAGENET_COUNTS", {"train": 2, "val": 2})
     assert prepare("imagenet", folder) is not None
     assert folders.load("imagenet", folder)[1].classes == ("n01440764", "n01443537")
+    copy = staged("imagenet", folder, folder.parent / "scratch", pytest.fail)
+    assert copy != folder
+    with monkeypatch.context() as patched:
+        patched.setattr(folders, "_images", None)  # would raise, if the copy were looked at again
+        assert folders.load("imagenet", copy)[1].classes == ("n01440764", "n01443537")
     for split in ("train", "val"):
         (folder / "imagenet" / split / "n01443537").rename(folder / "imagenet" / split / "fish")
     with pytest.raises(DataError, match=r"WordNet ids such as n01440764; found fish"):

@@ -25,8 +25,10 @@ from attngrid.cli import main
 from attngrid.config import load_study
 from attngrid.errors import RecordError
 from attngrid.evidence.frames import load_results
+from attngrid.evidence.stale import stale_records
 from attngrid.files import seal
 from attngrid.pack import read_archive
+from attngrid.training.checkpoint import Checkpoints
 from attngrid.training.record import write_status
 from attngrid.training.run import run_cell
 from conftest import TINY, jobs
@@ -202,6 +204,27 @@ def test_code_that_computes_something_else_refuses_the_record(made: Path, capsys
     assert not first.record.exists()
 
 
+def test_code_that_cannot_be_run_here_stops_nothing(
+    made: Path, capsys: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A laptop without torch, or without a package that a module of the user's needs."""
+    first, second, *_ = cells()
+    for cell in (first, second):
+        change(
+            made / cell.record.name, lambda content: content["run"]["fingerprint"].update(code="")
+        )
+
+    def lacking(cell: Cell) -> list[float]:
+        raise ModuleNotFoundError("No module named 'torch'")
+
+    monkeypatch.setattr("attngrid.evidence.stale.losses_of", lacking)
+    assert main(["import", str(made)]) == 0
+    told = capsys.readouterr().err
+    assert "not compared with this code: ModuleNotFoundError: No module named 'torch'" in told
+    assert first.record.is_file()
+    assert not stale_records(load_study("tiny.yaml"))
+
+
 @pytest.mark.parametrize(
     "member",
     [
@@ -283,6 +306,53 @@ def test_a_pack_keeps_the_records_of_the_one_that_it_replaces(
     told = capsys.readouterr().err
     assert f"its tiny/records/{first.record.name} is another one than here" in told
     assert names <= read_archive(pack / "records.tar.xz").keys()
+
+
+def test_a_pack_keeps_the_checkpoints_of_cells_that_nothing_is_known_of_here(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Say
+) -> None:
+    first, second, *_ = cells()
+    pack = tmp_path / "pack"
+    for cell in (first, second):
+        Checkpoints(cell.checkpoint, cell.digest, 1.0).save({"weights": torch.randn(2**18)})
+    write_status(first.status, "running", epoch=1, epochs=2)
+    assert main(["pack", "tiny.yaml", str(pack)]) == 0
+    before = {file.name: file.read_bytes() for file in pack.glob("*.ckpt.*")}
+    assert len(before) == 2
+    (tmp_path / "fresh").mkdir()
+    monkeypatch.chdir(tmp_path / "fresh")
+    Path("tiny.yaml").write_text(yaml.safe_dump(TINY))
+    shutil.copytree(made, second.record.parent)
+    first.record.unlink()
+    # the second has its record here, and the first is not imported
+    assert main(["pack", "tiny.yaml", str(pack)]) == 0
+    assert {f.name: f.read_bytes() for f in pack.glob("*.ckpt.*")} == {
+        name: content for name, content in before.items() if first.id in name
+    }
+    assert f"tiny/status/{first.status.name}" in read_archive(pack / "records.tar.xz")
+    assert main(["import", str(pack)]) == 0
+    assert first.checkpoint.is_file()
+    # records come first
+    first.checkpoint.unlink()
+    assert main(["pack", "tiny.yaml", str(pack), "--files", "1"]) == 0
+    told = capsys.readouterr().err
+    assert f"no room for tiny.{first.id}.ckpt, which an earlier pack had: dropped" in told
+    assert [file.name for file in pack.iterdir()] == ["records.tar.xz"]
+
+
+def test_a_checkpoint_by_code_that_computes_something_else_is_refused(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Say
+) -> None:
+    first = cells()[0]
+    other = {"code": "other", "losses": [9.0, 9.0, 9.0], "tolerance": [0.1, 0.1, 0.1]}
+    Checkpoints(first.checkpoint, first.digest, 1.0, fingerprint=other).save({})
+    assert main(["pack", "tiny.yaml", str(tmp_path / "pack")]) == 0
+    (tmp_path / "fresh").mkdir()
+    monkeypatch.chdir(tmp_path / "fresh")
+    Path("tiny.yaml").write_text(yaml.safe_dump(TINY))
+    assert main(["import", str(tmp_path / "pack")]) == 1
+    assert f"{first.id}.ckpt: this code does not compute what the" in capsys.readouterr().err
+    assert not first.checkpoint.exists()
 
 
 def test_a_full_disk_costs_no_pack(

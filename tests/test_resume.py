@@ -20,8 +20,9 @@ import yaml
 from attngrid.cell import Cell
 from attngrid.config import Study, load_study, validate
 from attngrid.errors import InterruptedTrainingError, OutOfMemoryError, RecordError, WriteError
-from attngrid.training import checkpoint, loop
+from attngrid.training import checkpoint, loop, run
 from attngrid.training.checkpoint import Checkpoints
+from attngrid.training.fingerprint import fingerprint, losses_of
 from attngrid.training.record import read_record, read_status
 from attngrid.training.run import run_cell
 from conftest import environment
@@ -129,6 +130,39 @@ def test_a_checkpoint_of_another_configuration_is_refused(study: Study) -> None:
         RecordError, match=rf"{cell.checkpoint}: is of another cell: .*{cell.digest}"
     ):
         Checkpoints(cell.checkpoint, "0" * 64, 0.01).load()
+
+
+def test_what_a_model_draws_is_no_part_of_a_fingerprints_tolerance(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cell,) = study.trainings.values()
+    monkeypatch.setattr("attngrid.training.fingerprint.NUDGE", 0.0)
+    assert losses_of(cell, 1) == losses_of(cell)
+
+
+def test_a_checkpoint_by_code_that_computes_something_else_is_refused(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cell,) = study.trainings.values()
+    before = fingerprint(cell)
+
+    def stop() -> None:
+        stopping = Stopping(cell, 3)
+        stopping.fingerprint = before
+        with pytest.raises(InterruptedTrainingError):
+            train(cell, stopping)
+
+    stop()
+    refactored = before | {"code": "other"}
+    monkeypatch.setattr(run, "fingerprint", lambda cell: refactored)
+    run_cell(study, cell, Path("elsewhere.json"))
+    assert read_record(Path("elsewhere.json"), cell).run["resumed"] == 1
+    stop()
+    changed = refactored | {"losses": [2 * loss for loss in before["losses"]]}
+    monkeypatch.setattr(run, "fingerprint", lambda cell: changed)
+    with pytest.raises(RecordError, match=rf"{cell.checkpoint}: this code does not compute"):
+        run_cell(study, cell, cell.record)
+    assert cell.checkpoint.is_file()
 
 
 def test_checkpoints_keep_to_their_share_of_the_time(
@@ -296,6 +330,16 @@ def test_a_record_that_cannot_be_written_keeps_the_checkpoint_and_says_so(study:
     record = read_record(cell.record, cell)
     assert record.run["resumed"] == 1
     assert record.metrics.top1_error == train(cell)["top1_error"]
+
+
+def test_a_record_that_cannot_be_written_elsewhere_costs_no_weights(study: Study) -> None:
+    (cell,) = study.trainings.values()
+    run_cell(study, cell, cell.record)
+    weights = cell.weights.read_bytes()
+    Path("elsewhere").mkdir()
+    with pytest.raises(WriteError, match="Is a directory"):
+        run_cell(study, cell, Path("elsewhere"))
+    assert cell.weights.read_bytes() == weights
 
 
 def test_a_folder_that_cannot_be_written_is_named(study: Study) -> None:

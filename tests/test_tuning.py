@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -449,6 +451,23 @@ def test_a_tuned_cell_does_not_go_on_from_the_checkpoint_of_another_choice(
     write_choice(tuned_cell, choose(tuned_cell))
     with pytest.raises(RecordError, match=r"is of another cell.*remove it to train from the first"):
         run_cell(study, tuned_cell, tuned_cell.record)
+
+
+def test_a_tuned_cells_checkpoint_comes_along_in_a_pack(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned_cell = cell(study)
+    for trial in tuned_cell.trials:
+        run_cell(study, trial, trial.record)
+    write_choice(tuned_cell, choose(tuned_cell))
+    digest = replace(as_chosen(tuned_cell), tuning=None).digest
+    Checkpoints(tuned_cell.checkpoint, digest, 1.0).save({})
+    assert main(["pack", "tiny.json", str(tmp_path / "pack")]) == 0
+    (tmp_path / "fresh").mkdir()
+    shutil.copy("tiny.json", "fresh")
+    monkeypatch.chdir("fresh")
+    assert main(["import", str(tmp_path / "pack"), "--study", "tiny.json"]) == 0
+    assert tuned_cell.checkpoint.is_file()
 
 
 # Frames and tables

@@ -304,6 +304,8 @@ def pack(arguments: argparse.Namespace) -> None:
     for cell in packed.left:
         size_mib = cell.checkpoint.stat().st_size / 2**20
         print(f"no room for {cell.checkpoint}, {size_mib:.1f} MiB: it stays here", file=sys.stderr)
+    for name in packed.dropped:
+        print(f"no room for {name}.ckpt, which an earlier pack had: dropped", file=sys.stderr)
     print(
         f"{study.study}: {packed.records} records and {len(packed.taken)} checkpoints in "
         f"{len(packed.files)} files",

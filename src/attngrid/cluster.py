@@ -47,8 +47,11 @@ def _duration(value: str) -> str:
 
 
 def _minutes(text: str) -> int | None:
-    """Of Slurm's ``[days-]hours:minutes:seconds``, whose hours it may leave out; else None."""
-    if not (match := re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text)):
+    """Of Slurm's ``[days-]hours:minutes:seconds``, without days or hours if need be; else None.
+
+    Behind days Slurm takes two numbers for hours and minutes, without them for minutes and seconds.
+    """
+    if not (match := re.fullmatch(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)", text)):
         return None
     days, hours, minutes, _ = (int(part or 0) for part in match.groups())
     return days * 1440 + hours * 60 + minutes or None

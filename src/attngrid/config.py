@@ -553,16 +553,19 @@ class Study(Strict):
 
     def _require_files(self, name: str) -> None:
         """Raise where a dataset's files are neither there nor to be had."""
+        from attngrid.data.prepare import parts_of
+
         dataset, folder = data.find(name), self.data_folder
         missing = [file for file in dataset.files if not (folder / file).exists()]
-        packed = [file for file in dataset.archives if not (folder / file).exists()]
+        archives = [folder / file for file in dataset.archives]
+        packed = [file for file in archives if not (file.exists() or parts_of(file))]
         if not missing or (dataset.archives and (self.data.download or not packed)):
             return
         how = f"put it there ({name}'s images are not fetched)"
         if dataset.archives:
             how = (
                 "set `data: {download: true}` to have it fetched, or put "
-                f"{' and '.join(str(folder / file) for file in packed)} there "
+                f"{' and '.join(map(str, packed))} there "
                 "(docs/datasets.md)"
             )
         raise ConfigError(f"study {self.study}: there is no {folder / missing[0]}; {how}")

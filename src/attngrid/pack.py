@@ -44,12 +44,14 @@ class Packed:
         records: how many.
         taken: the cells whose checkpoints it has.
         left: those whose checkpoints it has no room for, which stay where they are.
+        dropped: cells whose checkpoints an earlier pack had, which this one has no room for.
         files: names and sizes in bytes.
     """
 
     records: int
     taken: list[Cell]
     left: list[Cell]
+    dropped: list[str]
     files: dict[str, int]
 
 
@@ -58,7 +60,8 @@ def pack(study: Study, folder: Path, files: int = FILES, mib: float = MIB) -> Pa
 
     Those come by how far their trainings are, the most advanced first, in parts where one is
     larger than a file may be. An earlier pack in the folder is replaced once all of the new one is
-    written; the records that it has and that are not here are in the new one, too.
+    written; each of its records is in the new one, too, and where there is room its checkpoints of
+    cells that have neither record nor checkpoint here.
 
     Args:
         study: whose.
@@ -73,7 +76,7 @@ def pack(study: Study, folder: Path, files: int = FILES, mib: float = MIB) -> Pa
     limit = int(mib * 2**20)
     cells = [*study.trials.values(), *study.trainings.values()]
     small = dict(_small(study, cells))
-    small |= _carried(folder, small)
+    small |= _carried(study, folder, small)
     for name, content in small.items():
         if len(content) > LARGEST or not MEMBER.fullmatch(name):
             raise AttngridError(
@@ -108,8 +111,15 @@ def pack(study: Study, folder: Path, files: int = FILES, mib: float = MIB) -> Pa
                 write_atomically(scratch / name, part)
                 written[name] = len(part)
             taken.append(cell)
+        new = list(written)
+        dropped = []
+        for name, carried in _unknown_here(study, folder, small):
+            if len(written) + len(carried) > files:
+                dropped.append(name)
+            else:
+                written |= {part.name: part.stat().st_size for part in carried}
         # the records first: each of them is in the folder at every moment
-        for name in written:
+        for name in new:
             (scratch / name).replace(folder / name)
         for file in folder.glob("*"):
             if file.name not in written and file != scratch:
@@ -117,11 +127,11 @@ def pack(study: Study, folder: Path, files: int = FILES, mib: float = MIB) -> Pa
     finally:
         _remove(scratch)
     records = sum(name.split("/")[1] in MEASURED for name in small)
-    return Packed(records, taken, left, written)
+    return Packed(records, taken, left, dropped, written)
 
 
-def _carried(folder: Path, small: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The records of the pack that is there and that are not here: no pack loses any."""
+def _carried(here: Study, folder: Path, small: Mapping[str, bytes]) -> dict[str, bytes]:
+    """What the pack that is there has of cells without a record here: no pack loses any."""
     if folder.exists() and not folder.is_dir():
         raise AttngridError(f"{folder}: is no folder; nothing was packed")
     found = {}
@@ -137,7 +147,12 @@ def _carried(folder: Path, small: Mapping[str, bytes]) -> dict[str, bytes]:
         except RecordError as error:
             raise AttngridError(f"{error}; move it away; nothing was packed") from None
         for name, content in members.items():
-            if name.split("/")[1] not in MEASURED:
+            study, kind, file_name = name.split("/")
+            if kind not in MEASURED:
+                id = Path(file_name).stem
+                gone = study == here.study and not here.has(id)
+                if name not in small and not gone and not _measured(small, study, id):
+                    found[name] = content
                 continue
             if small.get(name, content) != content:
                 raise AttngridError(
@@ -146,6 +161,22 @@ def _carried(folder: Path, small: Mapping[str, bytes]) -> dict[str, bytes]:
                 )
             found[name] = content
     return found
+
+
+def _unknown_here(
+    study: Study, folder: Path, small: Mapping[str, bytes]
+) -> Iterator[tuple[str, list[Path]]]:
+    """The whole checkpoints of a folder's pack, of cells that may go on, but not from here."""
+    for name, id, parts, of in checkpoints(folder):
+        if len(parts) < of or _measured(small, name, id):
+            continue
+        if name == study.study and (not study.has(id) or study.training(id).checkpoint.is_file()):
+            continue
+        yield f"{name}.{id}", parts
+
+
+def _measured(small: Mapping[str, bytes], study: str, id: str) -> bool:
+    return any(f"{study}/{kind}/{id}.json" in small for kind in MEASURED)
 
 
 def _remove(path: Path) -> None:

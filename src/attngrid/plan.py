@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +27,8 @@ PEAKS: dict[str, tuple[float, float]] = {
     "A100": (19.5, 312),
     "A40": (37.4, 149.7),
     "B200": (75, 2250),
+    "GB200": (75, 2250),
+    "GH200": (66.9, 989),
     "H100": (66.9, 989),
     "H200": (66.9, 989),
     "L4": (30.3, 121),
@@ -46,6 +49,14 @@ FLOPS_PER_TRAINED_MAC, FLOPS_PER_TESTED_MAC = 6, 2
 # A cell that asks for no more wall time than this shares its job.
 SMALL_MIN = 60
 MEASURED, FROM_MACS, UNKNOWN = "measured", "from MACs", "--"
+
+
+def _is_of(name: str, device: str) -> bool:
+    """Whether a device has a name, as words of its own: an L40S is no L4."""
+    return (
+        re.search(rf"(?<![a-z0-9]){re.escape(name.lower())}(?![a-z0-9])", device.lower())
+        is not None
+    )
 
 
 def duration(seconds: float) -> str:
@@ -84,7 +95,7 @@ class Planner:
     Args:
         study: whose compute says whether the cells run on a CPU.
         limit: says how many minutes a job may take; asked once a job has to be planned.
-        gpu: a name in ``PEAKS``, or one that a record's ``device_name`` contains; left out, the
+        gpu: a name in ``PEAKS``, or one that a record's ``device_name`` has as words; left out, the
             cluster's.
         on_cpu: whether the cells run on a CPU; left out, as the study says.
     """
@@ -153,8 +164,8 @@ class Planner:
             return None
         with suppress(OSError, ValueError, KeyError, TypeError):
             run = json.loads(file.read_text("utf-8"))["run"]
-            wanted = "" if self.on_cpu else self.gpu.lower()
-            if (run["device"] == "cpu") == self.on_cpu and wanted in run["device_name"].lower():
+            same = self.on_cpu or _is_of(self.gpu, run["device_name"])
+            if (run["device"] == "cpu") == self.on_cpu and same:
                 return float(run["wall_s"])
         return None
 
@@ -181,11 +192,10 @@ class Planner:
         """Floating-point operations a second that are assumed of the device."""
         if self.on_cpu:
             return CPU_TFLOPS * 1e12 * SHARE * cell.threads
-        # the longest name that fits: an L40S is no L4
-        names = [name for name in PEAKS if name.lower() in self.gpu.lower()]
-        if not names:
-            return None
-        return PEAKS[max(names, key=len)][cell.precision == "bfloat16"] * 1e12 * SHARE
+        for name, peak in PEAKS.items():
+            if _is_of(name, self.gpu):
+                return peak[cell.precision == "bfloat16"] * 1e12 * SHARE
+        return None
 
     def runtime(self, cell_id: str) -> int:
         """Minutes of wall time that a cell's job asks for."""
@@ -213,7 +223,7 @@ class Planner:
         Raises:
             UnknownNameError: no known name, and no record of such a device.
         """
-        if self.on_cpu or any(name.lower() in self.gpu.lower() for name in PEAKS):
+        if self.on_cpu or any(_is_of(name, self.gpu) for name in PEAKS):
             return
         if not any(self._measured(cell) for cell in self.study.trainings.values()):
             raise UnknownNameError("GPU", self.gpu, PEAKS)

@@ -165,22 +165,40 @@ def checked(file: Path, md5: str) -> str:
 def link_archives(source: Path, folder: Path) -> None:
     """Have a folder's files, which are archives or parts of them, in the data folder, as links.
 
+    Each lies where its dataset looks for it, the folder's own subfolders left aside.
+
     Raises:
         DataError: no such folder, or a data folder that takes no links.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for file in sorted(source.iterdir()):
-            if file.is_file() and not os.path.lexists(folder / file.name):
-                (folder / file.name).symlink_to(file.absolute())
+            link = folder / _place(file.name)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if file.is_file() and not os.path.lexists(link):
+                link.symlink_to(file.absolute())
     except OSError as error:
         raise DataError(f"{error.filename or folder}: {error.strerror or error}") from error
+
+
+def _place(name: str) -> Path:
+    """Of an archive or a part of one, within the data folder."""
+    for dataset in data.DATASETS.values():
+        for archive in map(Path, dataset.archives):
+            if name == archive.name or name.startswith(f"{archive.name}."):
+                return archive.with_name(name)
+    return Path(name)
+
+
+def parts_of(file: Path) -> list[Path]:
+    """Of an archive: ``NAME.00``, ``NAME.01`` and so on, as ``split -d`` makes them, by name."""
+    parts = file.parent.glob(f"{glob.escape(file.name)}.*")
+    return sorted(part for part in parts if part.suffix[1:].isdecimal() and part.is_file())
 
 
 def fetch(archive: Archive, folder: Path, *, download: bool) -> Path:
     """An archive in the data folder, its checksum checked.
 
-    It may be there in parts, as ``split`` makes them: ``NAME.00``, ``NAME.01`` and so on, by name.
+    It may be there in parts.
 
     Raises:
         DataError: not there and not to be had, or damaged.
@@ -188,7 +206,7 @@ def fetch(archive: Archive, folder: Path, *, download: bool) -> Path:
     file = folder / archive.file
     by_hand = f"put the file of {archive.url} (MD5 {archive.md5}) at {file}"
     if not file.exists():
-        if parts := sorted(folder.glob(f"{glob.escape(file.name)}.*")):
+        if parts := parts_of(file):
             _join(parts, file, archive.md5)
             return file
         if not download:

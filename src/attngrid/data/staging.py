@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from attngrid import data
-from attngrid.data.prepare import report_file
+from attngrid.data.prepare import read_report, report_file
 
 
 def staged(name: str, folder: Path, scratch: Path, say: Callable[[str], None]) -> Path:
@@ -30,7 +30,11 @@ def staged(name: str, folder: Path, scratch: Path, say: Callable[[str], None]) -
     if dataset.folder is not None or not wanted:
         return folder
     if dataset.prepare is not None:
+        # an index of images is one of these; what lies elsewhere stays there
+        watched = (read_report(name, folder) or {}).get("watched", {})
+        wanted += [folder / path for path in watched if not Path(path).is_absolute()]
         wanted.append(report_file(name, folder))  # last: it vouches for the others
+        wanted = list(dict.fromkeys(wanted))
     into = scratch / "attngrid"
     try:
         into.mkdir(parents=True, exist_ok=True)

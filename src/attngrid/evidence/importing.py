@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,12 +32,13 @@ from attngrid.training.record import (
     read_trial,
     write_status,
 )
-from attngrid.training.tuning import as_chosen
+from attngrid.training.tuning import as_chosen, choose
 
 # What a cell's file is named, as ``Cell.id`` has it.
 ID = re.compile(r".+-[0-9a-f]{8}")
 # What a record's ``run`` has to say.
 TEXTS = ("device", "device_name", "torch", "python", "started")
+OTHER_CODE = "this code does not compute what the code that made it did"
 # An error is a number of images; this is what rounding may do to one.
 NEARLY = 1e-6
 # Seconds; no training takes a year.
@@ -113,9 +114,9 @@ def import_folder(folder: Path, studies: Sequence[Study]) -> Imported:
                     _file(file, study, cell, behaviours[study.study], result)
                 except (AttngridError, OSError, RecursionError) as error:
                     result.refused.append(f"{shown}: {str(error).removeprefix(f'{file}: ')}")
+            _go_on(folder, unpacked, studies, behaviours, result)
             for behaviour in behaviours.values():
                 behaviour.keep()
-            _go_on(folder, unpacked, studies, result)
         except OSError as error:  # what is filed stays
             result.refused.append(f"{folder}: {error}")
         finally:
@@ -157,7 +158,7 @@ def _file(file: Path, study: Study, cell: Cell, behaviour: Behaviour, result: Im
     """
     record = _checked(file, cell)
     if behaviour.changed(record):
-        raise RecordError("this code does not compute what the code that made it did")
+        raise RecordError(OTHER_CODE)
     with _held(cell):
         if cell.record.is_file():
             _require_same(record, cell)
@@ -270,7 +271,13 @@ def _previous(cell: Cell) -> Path:
     return cell.checkpoint.with_suffix(".previous")
 
 
-def _go_on(folder: Path, unpacked: Path, studies: Sequence[Study], result: Imported) -> None:
+def _go_on(
+    folder: Path,
+    unpacked: Path,
+    studies: Sequence[Study],
+    behaviours: Mapping[str, Behaviour],
+    result: Imported,
+) -> None:
     """File a pack's checkpoints and states of cells that have no record, and its logs.
 
     A checkpoint here stays where its training is as far as the pack's, and beside the pack's
@@ -289,7 +296,7 @@ def _go_on(folder: Path, unpacked: Path, studies: Sequence[Study], result: Impor
                 if len(parts) < of:
                     raise RecordError(f"{len(parts)} of its {of} parts are here")
                 content = b"".join(part.read_bytes() for part in parts)
-                _require_checkpoint(content, cell)
+                _require_checkpoint(content, cell, behaviours[name])
                 if cell.checkpoint.is_file():
                     cell.checkpoint.replace(_previous(cell))
                 write_atomically(cell.checkpoint, content)
@@ -316,21 +323,31 @@ def _is_as_far(cell: Cell, status: Path | None) -> bool:
     return here >= there
 
 
-def _require_checkpoint(content: bytes, cell: Cell) -> None:
-    """Raise where a checkpoint is none, or not the cell's."""
-    from attngrid.training.checkpoint import read_checkpoint  # needs torch
+def _require_checkpoint(content: bytes, cell: Cell, behaviour: Behaviour) -> None:
+    """Raise where a checkpoint is none, not the cell's, or by code that computes another thing."""
+    try:
+        from attngrid.training.checkpoint import read_checkpoint
+    except ImportError as error:  # no torch
+        raise RecordError(f"cannot be checked here: {error}") from None
 
     try:
         unsealed(content)
     except ValueError:
         raise RecordError("is damaged") from None
-    digest = replace(as_chosen(cell), tuning=None).digest
+    if cell.choice is None or cell.choice.is_file():
+        chosen = as_chosen(cell)
+    else:  # by its trials, which came with it
+        chosen = cell.with_setting(**choose(cell).chosen.model_dump())
+    digest = replace(chosen, tuning=None).digest
     try:
-        found = read_checkpoint(content)["digest"]
+        state = read_checkpoint(content)
+        found = state["digest"]
     except Exception as error:  # whatever torch's reader makes of it
         raise RecordError(f"is no checkpoint: {type(error).__name__}") from error
     if found != digest:
         raise RecordError(f"is of another cell: found the digest {found}, expected {digest}")
+    if behaviour.differs(state.get("fingerprint"), chosen):
+        raise RecordError(OTHER_CODE)
 
 
 def _take_status(cell: Cell, status: Path | None, goes_on: bool) -> None:

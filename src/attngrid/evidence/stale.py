@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from attngrid.cell import Cell
 from attngrid.config import Study
@@ -24,13 +27,15 @@ class Behaviour:
     """Whether the code computes what it did when a record was made.
 
     A record of the same sources needs no answer. For others the cell's losses are computed once a
-    model and recipe, and kept in the study's results until the sources change again.
+    model and recipe, and kept in the study's results until the sources change again. Where they
+    cannot be, here, that is said, and the record stands as it does.
     """
 
     def __init__(self, study: Study) -> None:
         self.study = study.study
         self.file = study.results / "fingerprints.json"
         self.known: dict[str, list[float]] = {}
+        self.unknown: set[str] = set()
         self.computed = False
         try:
             content = json.loads(self.file.read_text("utf-8"))
@@ -41,13 +46,25 @@ class Behaviour:
 
     def changed(self, record: Record) -> bool:
         """Whether the record's fingerprint is no longer that of its model and recipe."""
-        recorded = record.run.get("fingerprint")
+        # a tuned one with what was chosen
+        cell = Cell.from_config(record.config, self.study)
+        return self.differs(record.run.get("fingerprint"), cell)
+
+    def differs(self, recorded: Mapping[str, Any] | None, cell: Cell) -> bool:
+        """Whether a fingerprint is no longer that of a cell, a tuned one with what was chosen."""
         if recorded is None or recorded["code"] == code_digest():
             return False
-        cell = Cell.from_config(record.config, self.study)  # a tuned one with what was chosen
         name = key(cell)
+        if name in self.unknown:
+            return False
         if name not in self.known:
-            self.known[name] = losses_of(cell)
+            try:
+                self.known[name] = losses_of(cell)
+            except Exception as error:  # no torch here, or a user's module that wants a GPU
+                self.unknown.add(name)
+                why = f"{type(error).__name__}: {error}"
+                print(f"{cell.label}: not compared with this code: {why}", file=sys.stderr)
+                return False
             self.computed = True
         return not agrees(recorded, self.known[name])
 

@@ -7,7 +7,7 @@ import math
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -19,6 +19,7 @@ import torch
 from attngrid.cluster import hear_signals
 from attngrid.errors import DeadlineError, InterruptedTrainingError, RecordError
 from attngrid.files import seal, unsealed, write_atomically
+from attngrid.training.fingerprint import agrees
 from attngrid.training.processes import ALONE, Processes
 
 FIRST_COST = 0.1  # seconds, guessed before one has been written
@@ -36,6 +37,7 @@ class Checkpoints:
         say: told of a checkpoint that cannot be read or written.
         processes: that train the cell together; all of them call each method, the first one writes.
         end: of the run, in seconds since 1970: the last checkpoint is written then, as at a signal.
+        fingerprint: of the training; a checkpoint by code that computes something else is refused.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Checkpoints:
         say: Callable[[str], None] = print,
         processes: Processes = ALONE,
         end: float = math.inf,
+        fingerprint: Mapping[str, Any] | None = None,
     ) -> None:
         self.file = file
         self.new, self.previous = file.with_suffix(".new"), file.with_suffix(".previous")
@@ -54,6 +57,7 @@ class Checkpoints:
         self.say = say
         self.processes = processes
         self.end = end
+        self.fingerprint = fingerprint
         self.start = time.perf_counter()
         self.spent, self.cost = 0.0, FIRST_COST
         # what this process was sent, and what all know of
@@ -91,7 +95,8 @@ class Checkpoints:
         own = {name: state[name] for name in state.keys() - SHARED}
         others = self.processes.gathered(own)[1:]
         if self.processes.rank == 0:
-            self._write({"digest": self.digest, **state, "others": others})
+            made_by = {"digest": self.digest, "fingerprint": self.fingerprint}
+            self._write({**made_by, **state, "others": others})
         self.cost = time.perf_counter() - start
         self.spent += self.cost
         if self.stopped_by is not None:
@@ -120,7 +125,7 @@ class Checkpoints:
         or fewer now, the figures will be near what they would have been, and that is said.
 
         Raises:
-            RecordError: a sound checkpoint of another cell.
+            RecordError: a sound checkpoint of another cell, or by other code.
         """
         for file in (self.file, self.previous):
             if not file.is_file():
@@ -135,11 +140,19 @@ class Checkpoints:
                     f"{file}: is of another cell: found the digest {state['digest']}, expected "
                     f"{self.digest}; remove it to train from the first epoch"
                 )
+            before = state.get("fingerprint")  # None in one by a version without
+            other = before and self.fingerprint and not _same(before, self.fingerprint)
+            (other,) = self.processes.largest(bool(other))  # the first one knows, and all end
+            if other:
+                raise RecordError(
+                    f"{file}: this code does not compute what the one that wrote it did; remove it "
+                    "to train from the first epoch, or go on with that code"
+                )
             state["processes"] = [state, *state.pop("others", [])]
-            before, rank = len(state["processes"]), self.processes.rank
-            if before != self.processes.count:
-                self.say(f"{file}: of {before} processes; not to the same bits with another number")
-            if rank < before:
+            count, rank = len(state["processes"]), self.processes.rank
+            if count != self.processes.count:
+                self.say(f"{file}: of {count} processes; not to the same bits with another number")
+            if rank < count:
                 _restore_random_states(state["processes"][rank]["rng"])
             return state
         return None
@@ -167,6 +180,10 @@ class Checkpoints:
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
+
+
+def _same(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    return recorded["code"] == now["code"] or agrees(recorded, now["losses"])
 
 
 def read_checkpoint(content: bytes) -> dict[str, Any]:

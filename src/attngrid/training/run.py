@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import sys
 import time
@@ -52,6 +53,9 @@ from attngrid.training.record import (
 )
 from attngrid.training.tuning import as_chosen
 from attngrid.training.weights import write_weights
+
+# What a full disk, a quota or a limit of a file's size says.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run_cell(study: Study, cell: Cell, record: Path) -> None:
@@ -223,11 +227,11 @@ def _run_cell(study: Study, cell: Cell, record: Path, processes: Processes, this
     share = study.compute.checkpoint_share
     # by what is trained: a tuned cell's own digest is the same whatever was chosen for it
     digest = replace(cell, tuning=None).digest
-    checkpoints = Checkpoints(cell.checkpoint, digest, share, _say, processes, _end())
+    behaviour = _fingerprint(cell)
+    checkpoints = Checkpoints(cell.checkpoint, digest, share, _say, processes, _end(), behaviour)
     # taken now: the checkout may have moved on when the training ends
     machine = environment(device.type, name, _torch_versions())
     started, start = now(), time.perf_counter()
-    behaviour = _fingerprint(cell)
     trained: list[nn.Module] = []
     try:
         metrics, speed = _train(study, cell, processes, checkpoints, progress, trained.append)
@@ -247,7 +251,9 @@ def _run_cell(study: Study, cell: Cell, record: Path, processes: Processes, this
         try:
             write_record(record, cell, metrics, run)
         except OSError as error:
-            # a full disk: what can be made again makes room for what cannot
+            if not ours or error.errno not in FULL:
+                raise
+            # what can be made again makes room for what cannot
             _say(
                 f"{record}: {error.strerror}; its weights and older checkpoint are given up for it"
             )
