@@ -10,8 +10,8 @@ made before it finds again; what not, it makes first, some minutes in all. Each 
 of its own, a round is a step of the baseline, of the module and of its literal form, then of the
 baseline and the next module: a shared machine may change its speed within seconds. Where a process
 happens to lie in memory counts for as much as a module does, so all are started more than once.
-Printed are medians and quartiles of the added time. It ends non-zero where a module
-adds more than its bound, or is slower than its literal form by more than the rounds' spread.
+Printed are medians and quartiles of the added time. It ends non-zero where a module adds more than
+its bound, or is slower than its literal form by more than the rounds' spread.
 """
 
 from __future__ import annotations

@@ -46,9 +46,11 @@ class Behaviour:
 
     def changed(self, record: Record) -> bool:
         """Whether the record's fingerprint is no longer that of its model and recipe."""
+        recorded = record.run.get("fingerprint")
+        if recorded is None or recorded["code"] == code_digest():
+            return False  # nearly all of them, of which no cell is made
         # a tuned one with what was chosen
-        cell = Cell.from_config(record.config, self.study)
-        return self.differs(record.run.get("fingerprint"), cell)
+        return self.differs(recorded, Cell.from_config(record.config, self.study))
 
     def differs(self, recorded: Mapping[str, Any] | None, cell: Cell) -> bool:
         """Whether a fingerprint is no longer that of a cell, a tuned one with what was chosen."""
