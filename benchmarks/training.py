@@ -5,7 +5,7 @@
 sets ``attngrid.training.loop.train`` in bfloat16, with all that makes it fast, beside itself in
 float32, without the tuned allocator, with new memory filled, and with everything off; and beside
 the loops of ``benchmarks/peers``, with and without the allocator. Each side is a process of its
-own; the rounds are interleaved; a sample is some steps of 64 images. Printed are medians, and the
+own; the rounds are interleaved; a sample is a step of 64 images. Printed are medians, and the
 share of the machine's own bfloat16 matrix product, measured in the same rounds, that ours achieves.
 It ends non-zero where ours is less than 2.0 times torchvision's reference loop.
 """
@@ -130,7 +130,7 @@ def main() -> int:
 
     pixels_NCHW, labels_N = random_images(2_560)
     pictures = Pictures(pixels_NCHW.transpose(0, 2, 3, 1).copy(), labels_N.tolist())
-    steps, threads = 2, options.threads
+    steps, threads = 1, options.threads
     peer = (pictures, BATCH, steps, threads, 2)
     sides = [
         Side(OURS, train, "none", "bfloat16", {}, steps, threads),
