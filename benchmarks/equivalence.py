@@ -66,7 +66,9 @@ def main() -> int:
         for seed in range(options.seeds)
         for form in FORMS
     ]
-    with ProcessPoolExecutor(processors(), mp_context=get_context("spawn")) as pool:
+    # a process each, as a cell has: the compiler leaves what comes after so many models uncompiled
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(processors(), mp_context=spawn, max_tasks_per_child=1) as pool:
         errors = dict(zip(runs, pool.map(top1_error, *zip(*runs, strict=True)), strict=True))
     rows: list[dict[str, Any]] = []
     for attention in options.attentions:
