@@ -36,7 +36,8 @@ paper: claims  ## paper/main.pdf from the generated tables, figures and numbers 
 	latexmk -pdf -cd -halt-on-error -interaction=nonstopmode -silent paper/main.tex
 
 # a file at a time for each core, of one thread each
-PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -ra --durations=15 -n logical --dist loadfile
+PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -ra --durations=15 -n logical --dist loadfile \
+  --no-loadscope-reorder
 
 test: venv  ## all tests but the full tier of faults on Slurm
 	$(PYTEST) -m "not slurm"
