@@ -3,15 +3,16 @@
     python benchmarks/attention.py [--json FILE] [--threads 2] [--starts 2] [--rounds 5]
         [--attentions se cbam] [--uncompiled]
 
-trains a ResNet-18 with CIFAR's stem, batch 64, bfloat16, by ``attngrid.training.loop.train``:
-without attention, with the module as a long training has it, compiled, and with the module's
-literal form, operator by operator; if asked, with the module uncompiled, too. What the compiler
-made before it finds again; what not, it makes first, some minutes in all. Each side is a process
-of its own, a round is a step of the baseline, of the module and of its literal form, then of the
-baseline and the next module: a shared machine may change its speed within seconds. Where a process
-happens to lie in memory counts for as much as a module does, so all are started more than once.
-Printed are medians and quartiles of the added time. It ends non-zero where a module adds more than
-its bound, or is slower than its literal form by more than the rounds' spread.
+trains a ResNet-18 with CIFAR's stem, batch 64, in bfloat16, or in float32 where the processor
+lacks that, by ``attngrid.training.loop.train``: without attention, with the module as a long
+training has it, compiled, and with the module's literal form, operator by operator; if asked, with
+the module uncompiled, too. What the compiler made before it finds again; what not, it makes first,
+some minutes in all. Each side is a process of its own, a round is a step of the baseline, of the
+module and of its literal form, then of the baseline and the next module: a shared machine may
+change its speed within seconds. Where a process happens to lie in memory counts for as much as a
+module does, so all are started more than once. Printed are medians and quartiles of the added time.
+It ends non-zero where a module adds more than its bound, or is slower than its literal form by more
+than the rounds' spread.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from sides import Side, about, headline, interleave, quartiles, report, table
-from training import BATCH, train
+from training import BATCH, train, usual_precision
 
-from attngrid.training.batches import processors
+from attngrid.processor import processors
 
 STEPS = 1
 # Percent that a module may add, on the CPU.
@@ -44,11 +45,12 @@ def measure(
     attentions: Sequence[str], names: Sequence[str], threads: int, starts: int, rounds: int
 ) -> list[dict[str, Any]]:
     """The table's rows: percents of the baseline's step just before, of the same round."""
+    precision = usual_precision()
     seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
     for _ in range(starts):
-        baseline = Side("none", train, "none", "bfloat16", {}, STEPS, threads)
+        baseline = Side("none", train, "none", precision, {}, STEPS, threads)
         sides = {
-            (attention, name): Side(name, train, attention, "bfloat16", SIDES[name], STEPS, threads)
+            (attention, name): Side(name, train, attention, precision, SIDES[name], STEPS, threads)
             for attention in attentions
             for name in names
         }
@@ -88,7 +90,7 @@ def main() -> int:
     options = parser.parse_args()
     names = [name for name in SIDES if name != "eager" or options.uncompiled]
     sampling = {"starts": options.starts, "rounds": options.rounds}
-    run = about(threads=options.threads, batch=BATCH, **sampling)
+    run = about(threads=options.threads, batch=BATCH, precision=usual_precision(), **sampling)
     # sixteen processes of a gigabyte and a half are too many
     together = [[one] for one in options.attentions] if options.uncompiled else [options.attentions]
     rows = [row for few in together for row in measure(few, names, options.threads, **sampling)]

@@ -20,7 +20,7 @@ from sides import Side, Wait, about, headline, interleave, paired, quartiles, re
 from attngrid.complexity import Model
 from attngrid.config import CostGrid
 from attngrid.cost import Network
-from attngrid.training.batches import processors
+from attngrid.processor import lacks_bfloat16, processor_name, processors
 from attngrid.training.loop import choose_device, make_deterministic
 
 BATCH = 64
@@ -55,6 +55,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--size", type=int, default=224, help="of the images; 32 has CIFAR's stem")
     options = parser.parse_args()
+    if lacks_bfloat16():
+        print(f"not measured: {processor_name()} has no instructions for bfloat16")
+        return 0
     run = about(threads=options.threads, batch=BATCH, size=options.size, rounds=options.rounds)
     rows: list[dict[str, Any]] = []
     for backbone in BACKBONES:

@@ -40,7 +40,7 @@ from torchvision.transforms import v2
 from attngrid.data import folders
 from attngrid.data.stream import Stream
 from attngrid.launcher import tune_allocator
-from attngrid.training.batches import processors
+from attngrid.processor import processors
 from attngrid.training.recipe import shipped_recipes
 
 BATCH = 64

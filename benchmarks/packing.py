@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 from sides import about, headline, quartiles, report
 
 from attngrid.config import load_study
-from attngrid.training.batches import processors
+from attngrid.processor import processors
 
 GAIN = 1.2  # from which it is the default
 

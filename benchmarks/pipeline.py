@@ -28,7 +28,7 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from attngrid.data.images import Batches, Images, channel_statistics
-from attngrid.training.batches import processors
+from attngrid.processor import processors
 from attngrid.training.recipe import Flip, RandomCrop
 
 BOUND = 5.0  # times the usual way's images a second

@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from multiprocessing import get_context, set_start_method
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -17,8 +18,7 @@ import torch
 
 from attngrid.files import write_atomically
 from attngrid.launcher import TUNABLES
-from attngrid.training.batches import processors
-from attngrid.training.record import processor_name
+from attngrid.processor import processor_name, processors
 
 # Called by a side after each sample of its work; returns when the next one is to begin.
 Wait = Callable[[], None]
@@ -29,13 +29,19 @@ class Side:
 
     Args:
         name: in the table.
-        work: is given the side's ``Wait`` and the arguments, and calls it after each sample.
-        arguments: can be pickled.
+        work: is given the side's ``Wait``, the arguments and the options, and calls it after each
+            sample.
+        arguments, options: can be pickled.
         tuned: whether the process has the allocator that ``attngrid train`` gives itself.
     """
 
     def __init__(
-        self, name: str, work: Callable[..., None], *arguments: Any, tuned: bool = True
+        self,
+        name: str,
+        work: Callable[..., None],
+        *arguments: Any,
+        tuned: bool = True,
+        **options: Any,
     ) -> None:
         self.name, self.seconds = name, list[float]()
         settings = ":".join(f"{key}={value}" for key, value in TUNABLES.items())
@@ -45,7 +51,9 @@ class Side:
         context = get_context("spawn")
         self.pipe, theirs = context.Pipe()
         # not a daemon, which may have no processes of its own to read images
-        self.process = context.Process(target=_side, args=(theirs, work, arguments))
+        self.process = context.Process(
+            target=_side, args=(theirs, partial(work, **options), arguments)
+        )
         self.process.start()
         theirs.close()
         os.environ.pop("GLIBC_TUNABLES", None)

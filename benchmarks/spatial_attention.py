@@ -32,7 +32,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from attngrid.attention.sam import MAP_KEPT_UP_TO, attend
 from attngrid.files import write_atomically
-from attngrid.training.record import processor_name
+from attngrid.processor import processor_name
 
 TIME, MEMORY = 1.1, 0.1  # the bounds: a share of the better form's time, of the literal's memory
 LARGE, LARGE_BATCH, LARGE_CHANNELS = 3136, 8, 64  # where memory is measured

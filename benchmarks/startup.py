@@ -31,8 +31,8 @@ import torch
 
 from attngrid.config import load_study
 from attngrid.files import write_atomically
-from attngrid.training.batches import processors
-from attngrid.training.record import processor_name, read_record
+from attngrid.processor import processor_name, processors
+from attngrid.training.record import read_record
 
 ROOT = Path(__file__).resolve().parent.parent
 BOUND_S, SHARE, HELP_S = 4.0, 0.08, 0.3

@@ -1,7 +1,8 @@
 """timm's train script: its model, its optimizer's parameter groups, its loss, its settings.
 
-``amp`` is its ``--amp --amp-dtype bfloat16 --channels-last``, otherwise its defaults, float32 in
-NCHW. The loss is read every step for its meter. (timm's documentation of training scripts.)
+``channels_last`` is its ``--channels-last``, ``amp`` its ``--amp --amp-dtype bfloat16``; without
+them it is float32 in NCHW. The loss is read every step for its meter. (timm's documentation of
+training scripts.)
 """
 
 from __future__ import annotations
@@ -19,14 +20,22 @@ from peers.pictures import Pictures, endless
 
 
 def work(
-    wait: Wait, pictures: Pictures, batch: int, steps: int, threads: int, workers: int, amp: bool
+    wait: Wait,
+    pictures: Pictures,
+    batch: int,
+    steps: int,
+    threads: int,
+    workers: int,
+    *,
+    channels_last: bool = False,
+    amp: bool = False,
 ) -> None:
     """Train for ever, a sample being so many steps."""
     torch.set_num_threads(threads)
     model = timm.create_model("resnet18", num_classes=100)
     model.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
     model.maxpool = nn.Identity()
-    if amp:
+    if channels_last:
         model = model.to(memory_format=torch.channels_last)
     optimizer = create_optimizer_v2(model, opt="sgd", lr=0.1, momentum=0.9, weight_decay=2e-5)
     criterion = LabelSmoothingCrossEntropy(0.1)  # type: ignore[no-untyped-call]
@@ -41,7 +50,7 @@ def work(
     losses = AverageMeter()  # type: ignore[no-untyped-call]
     model.train()
     for step, (images, labels) in enumerate(endless(loader), 1):
-        if amp:
+        if channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=amp):
             loss = criterion(model(images), labels)

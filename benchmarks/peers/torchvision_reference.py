@@ -27,8 +27,20 @@ def work(
     wait: Wait, pictures: Pictures, batch: int, steps: int, threads: int, workers: int
 ) -> None:
     """Train for ever, a sample being so many steps."""
+    train(wait, cifar_resnet18(), pictures, batch, steps, threads, workers)
+
+
+def train(
+    wait: Wait,
+    model: nn.Module,
+    pictures: Pictures,
+    batch: int,
+    steps: int,
+    threads: int,
+    workers: int,
+) -> None:
+    """The same of any model."""
     torch.set_num_threads(threads)
-    model = cifar_resnet18()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     criterion = nn.CrossEntropyLoss()
     loader = DataLoader(

@@ -188,7 +188,7 @@ def cost(arguments: argparse.Namespace) -> None:
     if not arguments.render_only:
         with _importing():
             from attngrid.cost import measure_all
-            from attngrid.training.batches import processors
+            from attngrid.processor import processors
 
         failed = measure_all(grid, arguments.threads or processors(), again=arguments.again)
     from attngrid.render.cost import write_costs

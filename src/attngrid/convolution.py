@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, pad
 
 from attngrid.forms import Switch, is_eager_on_cpu
+from attngrid.processor import has_amx
 
 # PyTorch's own gradients within: the same, but for rounding.
 native_convolutions = Switch("native_convolutions")
@@ -75,14 +75,6 @@ def _is_trained_in_bfloat16(x: Tensor) -> bool:
         and torch.get_autocast_dtype("cpu") == torch.bfloat16
         and x.dtype in (torch.float32, torch.bfloat16)
     )
-
-
-@cache
-def has_amx() -> bool:
-    """Whether the processor multiplies tiles of bfloat16."""
-    # which older versions of torch do not know
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("amx_bf16", False))
 
 
 class _Convolution(torch.autograd.Function):

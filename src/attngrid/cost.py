@@ -42,11 +42,18 @@ from attngrid.evidence.costs import (
 from attngrid.files import shipped
 from attngrid.launcher import allocator
 from attngrid.model import create_model
+from attngrid.processor import processor_name
 from attngrid.training.compiling import CompiledModules
 from attngrid.training.fast import Fast
-from attngrid.training.loop import autocast, choose_device, make_deterministic, make_optimizer
+from attngrid.training.loop import (
+    autocast,
+    choose_device,
+    make_deterministic,
+    make_optimizer,
+    too_slow,
+)
 from attngrid.training.recipe import Recipe, Schedule
-from attngrid.training.record import code_version, now, processor_name
+from attngrid.training.record import code_version, now
 
 SAMPLE_S = 0.2  # a sample is as many calls as take this long
 # How a model is run where nothing else is said; what differs is said beside the machine.
@@ -135,6 +142,8 @@ def measure_all(
 
     left = [model for model in models if identity(key_of(model)) not in known]
     _say(f"{len(models)} models, {len(models) - len(left)} of them measured before")
+    if left and (slow := too_slow(grid.precision, choose_device(grid.device))):
+        _say(slow)
     failed: list[str] = []
     start, done = time.perf_counter(), 0
     for group in _groups(left, grid):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -18,14 +17,6 @@ from attngrid.data.share import ALL, Share
 
 TEST_BATCH = 500
 STREAMED_TEST_BATCH = 100  # each worker holds a few of them
-
-
-def processors() -> int:
-    """Cores that this process may use: a batch system may have lent a part of the machine."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS
-        return os.cpu_count() or 1
 
 
 class Split(Protocol):

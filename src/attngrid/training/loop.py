@@ -22,6 +22,7 @@ from attngrid.cell import Cell, Precision
 from attngrid.data.share import Share
 from attngrid.errors import DivergedError
 from attngrid.model import create_model
+from attngrid.processor import lacks_bfloat16, processor_name
 from attngrid.training.batches import Split, make_batches
 from attngrid.training.checkpoint import Checkpoints
 from attngrid.training.compiling import CompiledModules, parts_of_attention
@@ -147,6 +148,23 @@ def make_optimizer(model: nn.Module, recipe: Recipe, *, fused: bool = False) -> 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
     """bfloat16 where the precision says so."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def too_slow(precision: Precision, device: torch.device) -> str | None:
+    """What to say of bfloat16 on a device that has no instructions for it; None otherwise."""
+    if precision != "bfloat16":
+        return None
+    if device.type == "cuda":
+        has = torch.cuda.is_bf16_supported(including_emulation=False)
+        name = torch.cuda.get_device_name(device)
+    else:
+        has, name = not lacks_bfloat16(), processor_name()
+    if has:
+        return None
+    return (
+        f"precision: found bfloat16, for which {name} has no instructions; "
+        "float32 takes a fraction of the time here"
+    )
 
 
 def train(

@@ -251,14 +251,3 @@ def code_version() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return os.environ.get("ATTNGRID_COMMIT") or None
     return f"{commit}+changes" if edited else commit
-
-
-def processor_name() -> str:
-    """The CPU's model, as the system names it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

@@ -34,17 +34,16 @@ from attngrid.errors import (
 )
 from attngrid.launcher import allocator
 from attngrid.plan import duration
+from attngrid.processor import processor_name, processors
 from attngrid.site import scratch_folder
 from attngrid.training.attempts import Attempts, attempt
-from attngrid.training.batches import processors
 from attngrid.training.checkpoint import Checkpoints
 from attngrid.training.fingerprint import fingerprint
-from attngrid.training.loop import Finished, Progress, choose_device, train
+from attngrid.training.loop import Finished, Progress, choose_device, too_slow, train
 from attngrid.training.processes import Processes, is_loss, joined
 from attngrid.training.record import (
     environment,
     now,
-    processor_name,
     reached,
     read_status,
     read_trial,
@@ -231,6 +230,8 @@ def _run_cell(study: Study, cell: Cell, record: Path, processes: Processes, this
     checkpoints = Checkpoints(cell.checkpoint, digest, share, _say, processes, _end(), behaviour)
     # taken now: the checkout may have moved on when the training ends
     machine = environment(device.type, name, _torch_versions())
+    if slow := too_slow(cell.precision, device):
+        _say(f"{position} {cell.label}: {slow}")
     started, start = now(), time.perf_counter()
     trained: list[nn.Module] = []
     try:

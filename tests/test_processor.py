@@ -1,0 +1,81 @@
+"""Processors that a virtual machine names alike are told apart by what they multiply."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from attngrid import processor
+from attngrid.config import Study, validate
+from attngrid.training.loop import too_slow
+from attngrid.training.run import run_cell
+
+# Lines of /proc/cpuinfo, of two cores where there are two.
+MILAN = "model name\t: AMD EPYC\nflags\t\t: fpu sse2 avx2 fma\n\nflags\t\t: avx2 amx_bf16\n"
+GENOA = "model name\t: AMD EPYC\nflags\t\t: fpu sse2 avx2 avx512f avx512_bf16\n"
+SAPPHIRE = "model name\t: Intel(R) Xeon(R) Processor\nflags\t: avx2 avx512f avx512_bf16 amx_bf16\n"
+GRAVITON_2 = "processor\t: 0\nFeatures\t: fp asimd crc32\n"
+GRAVITON_3 = "processor\t: 0\nFeatures\t: fp asimd sve bf16\n"
+
+
+@pytest.fixture(autouse=True)
+def asked_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A file in the place of /proc/cpuinfo, read again in each test."""
+    file = tmp_path / "cpuinfo"
+    monkeypatch.setattr(processor, "CPUINFO", file)
+    kept = (processor._cpuinfo, processor.instructions)
+    for one in kept:
+        one.cache_clear()
+    yield file
+    for one in kept:
+        one.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "name", "lacks"),
+    [
+        (MILAN, "AMD EPYC (AVX2)", True),
+        (GENOA, "AMD EPYC (AVX-512, bfloat16)", False),
+        (SAPPHIRE, "Intel(R) Xeon(R) Processor (AVX-512, bfloat16, AMX)", False),
+        (GRAVITON_2, " (NEON)", True),
+        (GRAVITON_3, " (SVE, bfloat16)", False),
+    ],
+)
+def test_a_processor_is_named_with_its_instructions(
+    asked_anew: Path, cpuinfo: str, name: str, lacks: bool
+) -> None:
+    asked_anew.write_text(cpuinfo)
+    found = processor.processor_name()
+    assert found.endswith(name)
+    assert (found == name) == ("model name" in cpuinfo)  # elsewhere Python says what it is
+    assert processor.lacks_bfloat16() == lacks
+    assert processor.has_amx() == ("amx_bf16" in cpuinfo.partition("\n\n")[0])
+
+
+def test_where_nothing_is_known_nothing_is_said() -> None:
+    assert processor.processor_name()
+    assert not processor.lacks_bfloat16()
+    assert too_slow("bfloat16", torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize(("precision", "said"), [("bfloat16", True), ("float32", False)])
+def test_a_training_says_that_the_processor_lacks_its_precision(
+    tiny: dict[str, Any],
+    asked_anew: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    precision: str,
+    said: bool,
+) -> None:
+    monkeypatch.chdir(asked_anew.parent)
+    asked_anew.write_text(MILAN)
+    tiny["compute"]["precision"] = precision
+    study = validate(Study, tiny, "t")
+    cell = study.cells[0]
+    run_cell(study, cell, cell.record)
+    expected = "precision: found bfloat16, for which AMD EPYC (AVX2) has no instructions"
+    assert (expected in capsys.readouterr().err) == said
