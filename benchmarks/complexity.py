@@ -17,6 +17,7 @@ import torch
 
 from attngrid.complexity import models_of_grid
 from attngrid.config import CountedGrid, read_yaml, validate
+from attngrid.processor import peak_memory_mb
 
 SECONDS, GIGABYTES = 0.5, 2.0
 
@@ -35,7 +36,7 @@ def main() -> int:
         statistics.mean(seconds),
         max(zip(seconds, models, strict=True), key=lambda p: p[0]),
     )
-    gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    gigabytes = peak_memory_mb(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1e3
     print(f"{len(models)} models: mean {mean:.2f} s, median {statistics.median(seconds):.2f} s")
     print(f"slowest {slowest[0]:.2f} s: {slowest[1].backbone} + {slowest[1].attention}")
     print(f"peak memory {gigabytes:.2f} GB")

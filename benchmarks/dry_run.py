@@ -20,6 +20,8 @@ from pathlib import Path
 
 from sides import about, headline, quartiles, report, table
 
+from attngrid.processor import peak_memory_mb
+
 ROOT = Path(__file__).resolve().parent.parent
 BOUND_S, BOUND_GB = 12.0, 1.5
 SIDES = {"this machine": (), "Slurm": ("--profile", str(ROOT / "slurm"))}
@@ -48,7 +50,7 @@ def dry_run(folder: Path, options: tuple[str, ...]) -> tuple[float, float]:
         wall_s = time.perf_counter() - start
     if status:
         sys.exit((folder / "log").read_text("utf-8"))
-    return wall_s, used.ru_maxrss * 1024 / 1e9
+    return wall_s, peak_memory_mb(used.ru_maxrss) / 1e3
 
 
 def main() -> int:

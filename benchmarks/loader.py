@@ -148,11 +148,15 @@ def main() -> int:
         {side: quartiles([rate[which] for rate in found]) for side, found in rates.items()}
         for which in (0, 1)
     )
-    ratios = {name: of_core["ours"][1] / of_core[name][1] for name in USUAL}
+    ratios = {
+        name: quartiles([a / b for (a, _), (b, _) in zip(rates["ours"], rates[name], strict=True)])
+        for name in USUAL
+    }
 
     print(headline(run))
     for side, (low, median, high) in of_core.items():
-        ratio = f"  ours is {ratios[side]:.2f} times that" if side in ratios else ""
+        q = ratios.get(side)
+        ratio = f"  ours is {q[1]:.2f} times that ({q[0]:.2f}-{q[2]:.2f})" if q else ""
         print(
             f"{side:>5}: {median:6.1f} images/s and core ({low:.1f}-{high:.1f}), "
             f"{of_all[side][1]:6.1f} of the machine{ratio}"

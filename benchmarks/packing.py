@@ -72,8 +72,8 @@ def main() -> int:
     options = parser.parse_args()
     cores, run_on = processors(), about(cells=options.cells, rounds=options.rounds)
     sides: dict[str, list[float]] = {"beside": [], "after": []}
-    with TemporaryDirectory() as folder:
-        for _ in range(options.rounds):
+    for _ in range(options.rounds):
+        with TemporaryDirectory() as folder:  # a new one: what has a record is not trained again
             sides["beside"].append(seconds(Path(folder), 1, cores, options.cells))
             sides["after"].append(seconds(Path(folder), cores, 1, options.cells))
     found = {name: quartiles(values) for name, values in sides.items()}

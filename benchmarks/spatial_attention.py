@@ -14,10 +14,6 @@ the allocator wastes). It ends non-zero where a bound is not kept.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import re
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -27,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sides import about, headline, quartiles, report
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from attngrid.attention.sam import MAP_KEPT_UP_TO, attend
-from attngrid.files import write_atomically
-from attngrid.processor import processor_name
+from attngrid.cost import memory_mb
 
 TIME, MEMORY = 1.1, 0.1  # the bounds: a share of the better form's time, of the literal's memory
 LARGE, LARGE_BATCH, LARGE_CHANNELS = 3136, 8, 64  # where memory is measured
@@ -103,17 +99,9 @@ def measure(
         for form in FORMS:
             times[form].append(1e3 * seconds(work[form], calls[form]))
     row: dict[str, Any] = {"n": n, "c": c, "d": d, "batch": batch, "rounds": rounds}
-    row |= {f"{form}_ms": statistics.quantiles(times[form], n=4) for form in FORMS}
+    row |= {f"{form}_ms": quartiles(times[form]) for form in FORMS}
     medians = [row[f"{form}_ms"][1] for form in FORMS]
     return row | {"ratio": medians[2] / min(medians[:2])}
-
-
-def kilobytes(key: str) -> int:
-    """A line of /proc/self/status: VmRSS is what is held, VmHWM the most that was."""
-    text = Path("/proc/self/status").read_text("utf-8")
-    found = re.search(rf"{key}:\s+(\d+)", text)
-    assert found is not None
-    return int(found[1])
 
 
 def peak_extra_mb(form: str, d: int, device: str, dtype: torch.dtype, threads: int) -> float:
@@ -121,14 +109,12 @@ def peak_extra_mb(form: str, d: int, device: str, dtype: torch.dtype, threads: i
     torch.set_num_threads(threads)
     step(form, *tensors(16, 16, 16, 1, device, dtype))  # loads what is loaded once
     inputs, grad = tensors(LARGE, LARGE_CHANNELS, d, LARGE_BATCH, device, dtype)
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step(form, inputs, grad)
-        return (torch.cuda.max_memory_allocated() - before) / 1e6
-    before = kilobytes("VmRSS")
+    before = memory_mb(torch.device(device))
     step(form, inputs, grad)
-    return (kilobytes("VmHWM") - before) * 1024 / 1e6
+    peak = memory_mb(torch.device(device), peak=True)
+    assert before is not None  # as Linux knows it
+    assert peak is not None
+    return peak - before
 
 
 def main() -> int:
@@ -143,8 +129,10 @@ def main() -> int:
     options = parser.parse_args()
     device, dtype = options.device, getattr(torch, options.dtype)
     torch.set_num_threads(options.threads)
-    name = torch.cuda.get_device_name() if device == "cuda" else processor_name()
-    print(f"{name}, {options.dtype}, {options.threads} threads, torch {torch.__version__}\n")
+    run = about(device=device, dtype=options.dtype, threads=options.threads)
+    if device == "cuda":
+        run["device_name"] = torch.cuda.get_device_name()
+    print(f"{headline(run)}\n")
 
     print(f"{'N':>5}{'C':>6}{'d':>6}{'batch':>6}", *(f"{form + ', ms':>24}" for form in FORMS))
     rows, missed = [], 0
@@ -178,13 +166,7 @@ def main() -> int:
         texts = (f"{form} {row[f'{form}_mb']:.0f}" for form in FORMS)
         print(f"d = {d}:", *texts, f"ratio {row['ratio']:.3f}{'  MISSED' if miss else ''}")
 
-    if options.json:
-        versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
-        run = {"device": device, "device_name": name, "threads": options.threads}
-        content = {"run": run | {"dtype": options.dtype, "versions": versions}}
-        write_atomically(
-            options.json, json.dumps({**content, "time": rows, "memory": memory}, indent=1) + "\n"
-        )
+    report(options.json, run, time=rows, memory=memory)
     return int(missed > 0)
 
 

@@ -18,7 +18,6 @@ import json
 import os
 import platform
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,11 +26,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import torch
+from sides import about, headline, quartiles, report
 
 from attngrid.config import load_study
-from attngrid.files import write_atomically
-from attngrid.processor import processor_name, processors
 from attngrid.training.record import read_record
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -113,11 +110,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="of `attngrid --help`")
     options = parser.parse_args()
     study = load_study(options.study)
-    load = os.getloadavg()[0]  # before this program is a part of it
-    machine = f"{processor_name()}, {processors()} cores, load {load:.1f} before"
-    print(f"{machine}, torch {torch.__version__}")
+    run = about(study=study.study, python=platform.python_version())
+    print(headline(run))
 
-    helps = statistics.quantiles([help_s() for _ in range(1 + options.rounds)][1:], n=4)
+    helps = quartiles([help_s() for _ in range(1 + options.rounds)][1:])
     with tempfile.TemporaryDirectory() as folder:
         warm = [sys.executable, "-c", "import attngrid.training.run, attngrid.render.figures"]
         subprocess.run(warm, check=True)
@@ -132,7 +128,7 @@ def main() -> int:
     print(f"{'outside, s':>12}{'loop, s':>12}  cell")
     for cell in cells:
         print(f"{cell['outside_s']:12.2f}{cell['loop_s']:12.2f}  {cell['id']}")
-    low, median, high = statistics.quantiles([cell["outside_s"] for cell in cells], n=4)
+    low, median, high = quartiles([cell["outside_s"] for cell in cells])
     per_cell = median + snakemake_s / len(cells)
     rest = sum(others.values()) / len(cells)
     missed = per_cell > BOUND_S, (per_cell + rest) / MINUTE > SHARE, helps[1] > HELP_S
@@ -151,20 +147,17 @@ def main() -> int:
         f"attngrid --help: {helps[1]:.3f} s ({helps[0]:.3f}-{helps[2]:.3f}), at most {HELP_S}"
         f"{said[2]}"
     )
-    if options.json:
-        versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
-        run = {"device_name": processor_name(), "cores": processors(), "load_before": load}
-        content = {
-            "run": run | {"study": study.study, "wall_s": wall_s, "versions": versions},
-            "cells": cells,
-            "outside_s": [low, median, high],
-            "snakemake_s": snakemake_s,
-            "per_cell_s": per_cell,
-            "other_commands_s": others,
-            "share_of_minute_cells": (per_cell + rest) / MINUTE,
-            "help_s": helps,
-        }
-        write_atomically(options.json, json.dumps(content, indent=1) + "\n")
+    report(
+        options.json,
+        run | {"wall_s": wall_s},
+        cells=cells,
+        outside_s=[low, median, high],
+        snakemake_s=snakemake_s,
+        per_cell_s=per_cell,
+        other_commands_s=others,
+        share_of_minute_cells=(per_cell + rest) / MINUTE,
+        help_s=helps,
+    )
     return int(any(missed))
 
 

@@ -62,9 +62,10 @@ def train(
         asked = 0
 
         def due(self) -> bool:
-            self.asked += 1
-            if self.asked % steps == 0:
-                wait()
+            if torch.is_grad_enabled():  # not after a batch of the test at an epoch's end
+                self.asked += 1
+                if self.asked % steps == 0:
+                    wait()
             return False
 
     content = {

@@ -366,6 +366,12 @@ def test_srap_selects_by_its_rates(
     np.testing.assert_allclose(array(module(x)), expected, rtol=1e-9, atol=1e-11)
 
 
+def test_what_srap_selects_is_on_its_device_and_in_no_checkpoint() -> None:
+    module = SRAP(8, statistics=("avg", "max", "std"))
+    assert module.to("meta").interleaved.device.type == "meta"
+    assert not any("interleaved" in name for name in module.state_dict())
+
+
 def test_srap_starts_as_its_authors_do() -> None:
     model = attngrid.create_model("mobilenet_v2", "srap", num_classes=10)
     weights = torch.cat([m.mlp[0].weight.flatten() for m in model.modules() if type(m) is SRAP])

@@ -73,16 +73,28 @@ def change(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
             ["flip", "test images of digits can have resize, crop_to"],
         ),
         ("recipes.tiny.learning_rate", float("inf"), ["recipes.tiny.learning_rate", "inf"]),
-        ("recipes.tiny.nesterov", "yes", ["recipes.tiny.nesterov", "'yes'", "boolean"]),
+        ("recipes.tiny.nesterov", "yes", ["recipes.tiny.nesterov", "'yes'", "true or false"]),
         ("grid.0.options", {"width": True}, ["grid.0.options.width", "True", "number"]),
         ("grid.0.options", {"width": "0.5"}, ["grid.0.options.width", "'0.5'", "number"]),
         ("grid.0.options", {"classes": 10}, ["options.classes", "found 10", "digits has 10"]),
         ("grid.0.attentions", "se", ["grid.0.attentions", "'se'", "needs a list, such as [se]"]),
         ("tables", ["grid", "mine/grid.yaml"], ["tables", "a file name of its own"]),
         ("recipes.tiny.schedule", {}, ["recipes.tiny.schedule.kind", "is required"]),
-        ("study", "../up", ["study", "'../up'", "pattern"]),
+        ("study", "../up", ["study", "'../up'", "needs small letters, digits, _ and -"]),
         ("figures", ["modles"], ["figures.0", "'modles'", "'modules'"]),
         ("keep", {"weights": "best"}, ["keep.weights", "'best'", "'none' or 'last'"]),
+        (
+            "compute.fast",
+            {"compile": "yess"},
+            ["compute.fast.compile: found 'yess'; needs to be true or false or 'auto' or 'att"],
+        ),
+        (
+            "recipes.tiny.train_transforms",
+            [{"kind": "cutout"}],
+            ["recipes.tiny.train_transforms.0.kind: found 'cutout'; needs 'random_crop', 'flip', "],
+        ),
+        ("grid.0.attentions", ["gone.py:A"], ["grid.0.attentions.0: attention 'gone.py:A': there"]),
+        ("grid.0.dataset", "imagefolder:nowhere", ["grid.0.dataset: dataset 'imagefolder:now"]),
     ],
 )
 def test_a_mistake_is_named(
@@ -97,6 +109,28 @@ def test_a_mistake_is_named(
     assert "\n" not in message
 
 
+@pytest.mark.parametrize(
+    ("attention", "rates", "count"),
+    [("srap", [0.5, 0.4], 2), ("srap", [0.2, 0.3, 0.5], 2), ("srap_avg_max_std", [0.5, 0.5], 3)],
+)
+def test_rates_are_checked_before_any_job(
+    tiny: dict[str, Any], attention: str, rates: list[float], count: int
+) -> None:
+    tiny["grid"][0] |= {"attentions": ["none", attention], "options": {"rates": rates}}
+    with pytest.raises(ConfigError) as caught:
+        validate(Study, tiny, "my.yaml")
+    expected = f"my.yaml: grid.0: options.rates: found {rates}; {attention} needs {count} that"
+    assert str(caught.value).startswith(expected)
+    tiny["grid"][0]["options"]["rates"] = [1 / count] * count
+    assert validate(Study, tiny, "my.yaml").cells
+
+
+def test_what_is_no_study_names_its_command() -> None:
+    for name, command in (("cost", "cost"), ("complexity", "complexity")):
+        with pytest.raises(ConfigError, match=f"is no study, but what `attngrid {command}` takes"):
+            load_study(ROOT / "config" / f"{name}.yaml")
+
+
 def test_two_mistakes_are_two_lines(tiny: dict[str, Any]) -> None:
     tiny["grid"][0]["backbones"] = ["resnet1"]
     tiny["compute"]["threads"] = 0
@@ -108,7 +142,7 @@ def test_two_mistakes_are_two_lines(tiny: dict[str, Any]) -> None:
 def test_what_is_no_yaml_is_named_with_its_line(tmp_path: Path) -> None:
     file = tmp_path / "broken.yaml"
     file.write_text("study: x\ngrid: [1, 2\ntables: }\n")
-    with pytest.raises(ConfigError, match=r"broken\.yaml, line 3: no YAML"):
+    with pytest.raises(ConfigError, match=r"broken\.yaml, line 3: not valid YAML"):
         load_study(file)
     with pytest.raises(ConfigError, match="No such file"):
         load_study(tmp_path / "missing.yaml")

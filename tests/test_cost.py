@@ -12,11 +12,13 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 import yaml
 
 from attngrid.cli import main
+from attngrid.complexity import Model
 from attngrid.config import CostGrid, CountedGrid, validate
-from attngrid.cost import TOGETHER, _groups, models_to_measure
+from attngrid.cost import TOGETHER, Network, _groups, models_to_measure, time_rounds
 from attngrid.errors import UnknownNameError
 from attngrid.evidence.costs import COLUMNS, MACHINE, identity, keep_cost, read_costs
 from attngrid.render.cost import added_macs, draw_costs
@@ -133,6 +135,49 @@ def grid(*attentions: str) -> list[str]:
 
 def rows() -> dict[str, dict[str, str]]:
     return {row["attention"].rpartition(":")[2]: row for row in read_costs()}
+
+
+class Slow:
+    """Takes a while as it is called first, since it loads, and then none: what a sample is of."""
+
+    def __init__(self, device: str) -> None:
+        self.device, self.asked = torch.device(device), list[int]()
+
+    def seconds(self, name: str, calls: int) -> float:
+        self.asked.append(calls)
+        return 0.7 if len(self.asked) == 1 else 0.01
+
+
+@pytest.mark.parametrize(("device", "first"), [("cpu", 1), ("cuda", 3)])
+def test_a_sample_is_as_many_calls_of_each_whatever_the_first_one_took(
+    device: str, first: int
+) -> None:
+    networks = [Slow(device), Slow(device)]
+    networks[1].seconds("training", 1)  # has loaded
+    networks[1].asked[:] = [1, 1]
+    time_rounds(networks, "training", CostGrid(rounds=5, seconds=0))  # type: ignore[arg-type]
+    assert networks[0].asked == [first, 1, *[20] * 5]
+    assert networks[1].asked == [1, 1, first, 1, *[20] * 5]
+
+
+def test_a_measured_step_holds_no_gradients_of_the_one_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the training loop's does, whose memory it stands for."""
+    small = Model("resnet18", "none", "cifar", 10, 8, {"width": 1 / 16})
+    network = Network(small, CostGrid(device="cpu", batch=2), torch.device("cpu"))
+    network.training()
+    held: list[bool] = []
+    forward = network.network
+
+    def watched(images: torch.Tensor) -> torch.Tensor:
+        held.extend(p.grad is not None for p in network.model.parameters())
+        return forward(images)
+
+    monkeypatch.setattr(network, "network", watched)
+    network.training()
+    assert held
+    assert not any(held)
 
 
 @pytest.mark.slow

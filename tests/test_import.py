@@ -415,7 +415,7 @@ def test_states_that_no_training_has_written_are_passed_over(made: Path, capsys:
     told = capsys.readouterr().out
     assert "4 cells: 3 waiting, 1 failed" in told
     assert "a bad day" in told
-    assert "nothing has been trained here yet" in told
+    assert "no training of it is known on this machine" in told
 
 
 def test_a_checkpoint_that_is_none_replaces_nothing(made: Path, capsys: Say) -> None:

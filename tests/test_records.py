@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -99,6 +100,16 @@ def test_evaluate_makes_the_records_errors_again(
     assert f"recorded {recorded.top1_error:.4f} %  now {recorded.top1_error:.4f} %" in (
         capsys.readouterr().out
     )
+
+
+def test_evaluate_compiles_nothing_that_was_compiled_on_another_device(inside: Path) -> None:
+    """Whose compiler this machine need not have, nor its graphs."""
+    content = json.loads(inside.read_text())
+    content["run"] |= {"device": "cuda"}
+    content["run"]["fast"] |= {"compile": True, "cuda_graphs": True}
+    inside.write_text(json.dumps(content))
+    with patch("torch.compile", side_effect=AssertionError("compiled")):
+        assert main(["evaluate", str(inside), "--device", "cpu"]) == 0
 
 
 def test_evaluate_ends_non_zero_where_the_weights_do_not_make_the_errors(

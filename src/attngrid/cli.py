@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from attngrid.errors import (
     AttngridError,
+    ConfigError,
     DivergedTrialsError,
     InterruptedTrainingError,
     RecordError,
@@ -103,6 +104,8 @@ def tune(arguments: argparse.Namespace) -> None:
     from attngrid.training.tuning import choose, write_choice
 
     study = load_study(arguments.study)
+    if study.tuning is None:
+        raise ConfigError(f"{arguments.study}: has no `tuning`, so nothing is to be chosen")
     cell = study.choices.get(arguments.name)
     if cell is None:
         raise UnknownNameError(f"choice of study {study.study}", arguments.name, study.choices)
@@ -329,6 +332,8 @@ def _update_maps(study: Study) -> None:
         from attngrid.visualize import visualize
 
         maps = visualize(study, maps)
+    elif not maps.cells:
+        print(f"{study.maps}: without maps, no cell has kept its weights", file=sys.stderr)
     write_maps(study.maps, maps)
 
 
@@ -339,7 +344,7 @@ def table(arguments: argparse.Namespace) -> None:
     from attngrid.render.tables import build_table, write_table
 
     study = load_study(arguments.study)
-    names = _of_study("table", arguments.names, study.descriptions)
+    names = _of_study(arguments, "table", study.descriptions)
     results = load_results(study.study)
 
     def make(name: str) -> None:
@@ -352,12 +357,13 @@ def table(arguments: argparse.Namespace) -> None:
     _say_failed(failed)
 
 
-def _of_study(kind: str, names: list[str], known: Iterable[str]) -> list[str]:
+def _of_study(arguments: argparse.Namespace, kind: str, known: Iterable[str]) -> list[str]:
     """Those that were asked for, or all."""
-    for name in names:
+    for name in arguments.names:
         if name not in known:
-            raise UnknownNameError(kind, name, known)
-    return names or list(known)
+            unknown = UnknownNameError(kind, name, known)
+            raise ConfigError(f"{arguments.study}: {kind}s: {unknown}")
+    return arguments.names or list(known)
 
 
 def _tried(failed: list[str], make: Callable[..., object], *arguments: Any) -> None:
@@ -445,7 +451,7 @@ def figure(arguments: argparse.Namespace) -> None:
     from attngrid.render.figures import write_figure
 
     study = load_study(arguments.study)
-    names = _of_study("figure", arguments.names, study.figures)
+    names = _of_study(arguments, "figure", study.figures)
     results = load_results(study.study)
     failed: list[str] = []
     for name in names:

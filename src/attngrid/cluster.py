@@ -129,11 +129,20 @@ def cluster() -> Cluster:
     Raises:
         ConfigError: a file that is named and not there, an unknown key or a wrong value.
     """
+    file = cluster_file()
+    return _read(file, file.stat().st_mtime_ns) if file.is_file() else Cluster()
+
+
+def cluster_file() -> Path:
+    """Where ``cluster`` reads.
+
+    Raises:
+        ConfigError: a file that is named and not there.
+    """
     named = os.environ.get("ATTNGRID_CLUSTER")
     if named and not Path(named).is_file():
         raise ConfigError(f"ATTNGRID_CLUSTER: found {named!r}; there is no such file")
-    file = Path(named) if named else shipped(FILE)
-    return _read(file, file.stat().st_mtime_ns) if file.is_file() else Cluster()
+    return Path(named) if named else shipped(FILE)
 
 
 @lru_cache(maxsize=8)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -22,6 +24,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
 from attngrid import attention as attentions
 from attngrid import backbones, data
@@ -73,13 +76,31 @@ def _known(find: Callable[[str], object]) -> AfterValidator:
         find(name)
         return name
 
-    return AfterValidator(check)
+    return _checked(check)
 
 
-Dataset = Annotated[str, AfterValidator(data.full_name)]
+def _checked(check: Callable[[str], str]) -> AfterValidator:
+    """A validator whose error pydantic sets behind the key, as it does with its own."""
+
+    def checked(name: str) -> str:
+        try:
+            return check(name)
+        except AttngridError as error:
+            raise ValueError(str(error)) from None
+
+    return AfterValidator(checked)
+
+
+Dataset = Annotated[str, _checked(data.full_name)]
 Backbone = Annotated[str, _known(backbones.find)]
 Attention = Annotated[str, _known(attentions.find)]
-RecipeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=40)]
+# What a name may be, as a pattern and in words.
+NAMES = {
+    r"^[a-z0-9][a-z0-9_-]*$": "small letters, digits, _ and -, a letter or digit first",
+    r"^[A-Za-z0-9][A-Za-z0-9_.-]*$": "letters, digits, _, . and -, a letter or digit first",
+}
+STUDY_NAME, RECIPE_NAME = NAMES
+RecipeName = Annotated[str, Field(pattern=RECIPE_NAME, max_length=40)]
 # YAML's lists; `strict` would want tuples
 Listed = Annotated[tuple[Item, ...], Field(strict=False, min_length=1)]
 
@@ -109,6 +130,20 @@ class Block(Strict):
                 f"options.classes: found {self.options.classes}; {self.dataset} has {known}, "
                 "leave it out for all"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _rates_are_shares(self) -> Block:
+        if (rates := self.options.rates) is None:
+            return self
+        for name in self.attentions:
+            entry = attentions.find(name)
+            count = len(entry.options.get("statistics", ("avg", "std")))
+            wrong = len(rates) != count or not math.isclose(sum(rates), 1)
+            if "rates" in entry.accepts and wrong:
+                raise ValueError(
+                    f"options.rates: found {list(rates)}; {name} needs {count} that sum to 1"
+                )
         return self
 
 
@@ -173,7 +208,7 @@ class Keep(Strict):
 class Study(Strict):
     """One study: its grid of cells and what is rendered from it."""
 
-    study: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=40)] = Field(
+    study: Annotated[str, Field(pattern=STUDY_NAME, max_length=40)] = Field(
         description="the name that its results, tables and figures carry"
     )
     title: str = Field("", description="one line for the report")
@@ -681,28 +716,53 @@ def validate(model: type[AnyModel], content: Any, source: str | os.PathLike[str]
 def _lines(model: type[BaseModel], error: ValidationError, source: object) -> Iterator[str]:
     items = error.errors(include_url=False)
     deepest = {item["loc"] for item in items}
-    for item in items:
+    for location, alike in groupby(items, lambda item: _place(model, item["loc"])):
+        item, *others = alike
         if item["type"] == "too_short" and any(
-            location[: len(item["loc"])] == item["loc"] != location for location in deepest
+            other[: len(location)] == location != other for other in deepest
         ):
             continue  # pydantic counts only the good items; the bad ones have lines of their own
-        key = ".".join(map(str, item["loc"]))
+        found = item["input"]
+        if item["type"] == "union_tag_invalid":
+            tag = item["ctx"]["discriminator"].strip("'")
+            location, found = (*location, tag), item["ctx"]["tag"]
+        key = ".".join(map(str, location))
         prefix = f"{source}: {key}: " if key else f"{source}: "
-        message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            known = _keys_at(model, item["loc"][:-1])
-            yield f"{prefix}{UnknownNameError('key', str(item['loc'][-1]), known)}"
+            known = _keys_at(model, location[:-1])
+            yield f"{prefix}{UnknownNameError('key', str(location[-1]), known)}"
         elif item["type"] == "missing":
             yield f"{prefix}is required and not there"
         elif item["type"] == "value_error":
-            yield f"{prefix}{message}"
+            yield f"{prefix}{item['msg'].removeprefix('Value error, ')}"
         elif item["type"] == "tuple_type":
-            yield f"{prefix}found {item['input']!r}; needs a list, such as [{item['input']}]"
-        elif item["type"] == "too_short":
-            yield f"{prefix}found {item['input']!r}; needs at least 1 item"
+            yield f"{prefix}found {found!r}; needs a list, such as [{found}]"
         else:
-            message = message[0].lower() + message[1:]
-            yield f"{prefix}found {item['input']!r}; {message}"
+            needs = " or ".join(_need(one) for one in (item, *others))
+            yield f"{prefix}found {found!r}; needs {needs.replace(' or to be ', ' or ')}"
+
+
+def _need(item: ErrorDetails) -> str:
+    """What pydantic says of a value, behind "needs"."""
+    context = item.get("ctx", {})
+    if item["type"] == "too_short":
+        return "at least 1 item"
+    if item["type"] == "union_tag_invalid":
+        return str(context["expected_tags"])
+    if item["type"] == "string_pattern_mismatch":
+        return NAMES.get(context["pattern"], f"to match {context['pattern']}")
+    if item["type"] in ("model_type", "dict_type"):
+        return "keys and values"
+    if item["type"] in ("bool_type", "bool_parsing"):
+        return "to be true or false"
+    return re.sub(r"^\w+ should ", "to ", item["msg"])
+
+
+def _place(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """The key of a mistake; pydantic has a mistake for each type that a key may have."""
+    above, last = location[:-1], location[-1:]
+    is_key = not last or isinstance(last[0], int) or not above or _keys_at(model, above)
+    return location if is_key else above
 
 
 def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
@@ -711,8 +771,9 @@ def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[st
     node: dict[str, Any] = schema
 
     def resolve(node: dict[str, Any]) -> dict[str, Any]:
-        # a section that may be left out is one or null
-        node = next((one for one in node.get("anyOf", ()) if "$ref" in one), node)
+        # a section or list that may be left out is one or null
+        parts = (one for one in node.get("anyOf", ()) if "$ref" in one or "items" in one)
+        node = next(parts, node)
         while "$ref" in node:
             node = schema["$defs"][node["$ref"].rpartition("/")[2]]
         return node
@@ -744,7 +805,8 @@ def read_yaml(file: str | os.PathLike[str]) -> Any:
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{file}{where}: no YAML: {getattr(error, 'problem', error)}") from None
+        problem = getattr(error, "problem", error)
+        raise ConfigError(f"{file}{where}: not valid YAML: {problem}") from None
 
 
 def name_sources(files: Iterable[str | os.PathLike[str]], overrides: Iterable[str] = ()) -> str:
@@ -766,7 +828,12 @@ def load_study(file: str | os.PathLike[str]) -> Study:
     Raises:
         ConfigError: as ``read_yaml`` and ``validate`` say.
     """
-    return validate(Study, read_yaml(file), file)
+    content = read_yaml(file)
+    if isinstance(content, Mapping) and content and "study" not in content:
+        for kind, command in ((CountedGrid, "complexity"), (CostGrid, "cost")):
+            if set(content) <= set(kind.model_fields):
+                raise ConfigError(f"{file}: is no study, but what `attngrid {command}` takes")
+    return validate(Study, content, file)
 
 
 def json_schema() -> str:

@@ -56,6 +56,7 @@ from attngrid.training.recipe import Recipe, Schedule
 from attngrid.training.record import code_version, now
 
 SAMPLE_S = 0.2  # a sample is as many calls as take this long
+WARM_UP = 3  # calls on a GPU before its first sample: a graph is recorded in the second
 # How a model is run where nothing else is said; what differs is said beside the machine.
 USUAL = Fast(compile=False, cuda_graphs=False)
 # Models that share the rounds of their baseline: of what it takes, this one part goes to each. A
@@ -362,10 +363,10 @@ class Network:
 
     def training(self) -> None:
         """A step, as ``training.loop`` makes it."""
+        self.optimizer.zero_grad()
         with autocast(self.precision, self.device):
             logits = self.network(self.images_NCHW)
         loss = cross_entropy(logits.float(), self.labels_N)
-        self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
 
@@ -399,9 +400,9 @@ def time_rounds(networks: Sequence[Network], name: str, grid: CostGrid) -> list[
     """Seconds a call, of each network in each round; every other round goes backwards."""
     calls = []
     for network in networks:
-        first = network.seconds(name, 1)  # it chooses its kernels, and does not count
-        once = first if first > SAMPLE_S else network.seconds(name, 1)
-        calls.append(max(1, round(SAMPLE_S / once)))
+        # the first ones load, choose kernels, compile and record graphs
+        network.seconds(name, WARM_UP if network.device.type == "cuda" else 1)
+        calls.append(max(1, round(SAMPLE_S / network.seconds(name, 1))))
     times: list[list[float]] = [[] for _ in networks]
     start = time.perf_counter()
     while len(times[0]) < grid.rounds or time.perf_counter() - start < grid.seconds:

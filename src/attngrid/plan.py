@@ -15,9 +15,9 @@ from pathlib import Path
 
 from attngrid import data
 from attngrid.cell import MODEL_KEY, Cell
-from attngrid.cluster import DAY, cluster
+from attngrid.cluster import DAY, cluster, cluster_file
 from attngrid.config import Study
-from attngrid.errors import UnknownNameError
+from attngrid.errors import ConfigError, UnknownNameError
 from attngrid.files import shipped
 from attngrid.site import results_folder
 
@@ -113,6 +113,7 @@ class Planner:
         self.on_cpu = study.compute.device == "cpu" if on_cpu is None else on_cpu
         self.cluster = cluster()
         self.gpu = gpu or self.cluster.gpu
+        self._source = "--gpu" if gpu else f"{cluster_file()}: gpu"
         self._known: dict[tuple[object, ...], Estimate] = {}
         # some seeds' records tell of all, and their median of a machine that was busy with others
         measured: dict[tuple[object, ...], list[float]] = {}
@@ -221,12 +222,12 @@ class Planner:
         """Raise where nothing can be said of the GPU at all.
 
         Raises:
-            UnknownNameError: no known name, and no record of such a device.
+            ConfigError: no known name, and no record of such a device.
         """
         if self.on_cpu or any(_is_of(name, self.gpu) for name in PEAKS):
             return
         if not any(self._measured(cell) for cell in self.study.trainings.values()):
-            raise UnknownNameError("GPU", self.gpu, PEAKS)
+            raise ConfigError(f"{self._source}: {UnknownNameError('GPU', self.gpu, PEAKS)}")
 
     def lines(self) -> Iterator[Line]:
         """The grid by condition, in its order; tuning's trials after it."""

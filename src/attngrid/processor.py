@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -37,6 +38,11 @@ def instructions() -> frozenset[str]:
     """Those that Linux names; none elsewhere."""
     info = _cpuinfo()
     return frozenset((info.get("flags") or info.get("Features") or "").split())
+
+
+def peak_memory_mb(ru_maxrss: int) -> float:
+    """The most memory of a process, of what the system says it used: bytes on macOS, or kB."""
+    return ru_maxrss / 1e6 if sys.platform == "darwin" else ru_maxrss * 1024 / 1e6
 
 
 def has_amx() -> bool:

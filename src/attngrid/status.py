@@ -101,7 +101,7 @@ def used(study: Study) -> str:
             useful += json.loads(cell.record.read_text("utf-8"))["run"]["wall_s"]
             held += sum(seconds)
     if not cells:
-        return "nothing has been trained here yet"
+        return "no training of it is known on this machine"
     retries = f"{attempts - cells} retries"
     if ended:
         retries += " (" + ", ".join(f"{n} {_ending(state)}" for state, n in ended.items()) + ")"

@@ -77,7 +77,7 @@ def _product(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     if value.dtype not in (torch.bfloat16, torch.float16):
         return torch.bmm(torch.bmm(query, key.transpose(1, 2)).softmax(-1), value)
     # without a 1/√d the products are large, and bfloat16 would leave them 8 bits
-    with torch.autocast("cpu", enabled=False):
+    with torch.autocast(value.device.type, enabled=False):
         scores = torch.bmm(query.float(), key.float().transpose(1, 2))
         return torch.bmm(scores.softmax(-1).to(value.dtype), value)
 

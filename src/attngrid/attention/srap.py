@@ -36,6 +36,8 @@ class SRAP(nn.Module):
         rates: the share of the C selected values that each statistic has; left out, equal.
     """
 
+    interleaved: Tensor
+
     def __init__(
         self,
         channels: int,
@@ -54,7 +56,9 @@ class SRAP(nn.Module):
         self.sizes = [*sizes, channels - sum(sizes)]
         # of the first of each list, the second of each, …: all but what is past a shorter one's end
         places = [rank < size for rank in range(max(self.sizes)) for size in self.sizes]
-        self.interleaved = [place for place, inside in enumerate(places) if inside]
+        kept = [place for place, inside in enumerate(places) if inside]
+        # on the device, where a list would have to be brought at each step
+        self.register_buffer("interleaved", torch.tensor(kept), persistent=False)
         self.mlp = bottleneck(channels, channels, reduction)
         self.conv = Conv2d(count, 1, kernel_size=7, padding=3)
         self.bn = nn.BatchNorm2d(1, momentum=0.01)

@@ -65,8 +65,10 @@ def load_results(study: str, folder: str | Path | None = None) -> Results:
     """
     home = (results_folder() if folder is None else Path(folder) / "results") / study
     if missing := [n for n in ("cells", "epochs", "summary") if not (home / f"{n}.csv").is_file()]:
+        collected = ", ".join(sorted(file.parent.name for file in home.parent.glob("*/cells.csv")))
         raise AttngridError(
             f"{home.absolute()}: there is no {' or '.join(f'{name}.csv' for name in missing)}; "
+            f"studies that have been collected there: {collected or 'none'}. "
             "`snakemake current --configfile ...` collects whatever records exist, and `folder` "
             "says where results/ is"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,19 +94,29 @@ def _study(stem: str) -> tuple[Study, str]:
         table = name
         files = sorted(Path("tables").glob(f"*.{table}.tex"))
         if len(files) != 1:
-            found = ", ".join(map(str, files)) or "none"
-            raise ConfigError(f"tables/{stem}.tex: of which study? found {found}")
+            tables = ", ".join(map(str, files)) or f"no tables/STUDY.{table}.tex"
+            raise ConfigError(f"tables/{stem}.tex: of which study? found {tables}")
         name = files[0].name.partition(".")[0]
-    collected = results_folder() / name / "study.json"
-    candidates = [collected, shipped(f"config/{name}.yaml"), *sorted(Path("config").glob("*.yaml"))]
+    if (found := _configured(name)) is None:
+        raise ConfigError(
+            f"tables/{stem}.tex: found no study {name!r} in {_collected(name)} or config/"
+        )
+    return found[0], table
+
+
+def _configured(name: str) -> tuple[Study, Path] | None:
+    """A study by its name, and the file that has it: as it was last collected comes first."""
+    shipped_file = shipped(f"config/{name}.yaml")
+    candidates = [_collected(name), shipped_file, *sorted(Path("config").glob("*.yaml"))]
     for file in [*candidates, Path("study.yaml")]:
-        try:
-            study = load_study(file)
-        except AttngridError:
-            continue
-        if study.study == name:
-            return study, table
-    raise ConfigError(f"tables/{stem}.tex: found no study {name!r} in {collected} or config/")
+        with suppress(AttngridError):
+            if (study := load_study(file)).study == name:
+                return study, file
+    return None
+
+
+def _collected(name: str) -> Path:
+    return results_folder() / name / "study.json"
 
 
 def explain(key: str) -> Iterator[str]:
@@ -168,7 +179,8 @@ def _records(study: Study, cells: list[Cell]) -> Iterator[str]:
 
 
 def _named(study: Study) -> Path:
-    return study.file if study.file.is_file() else shipped(f"config/{study.study}.yaml")
+    found = _configured(study.study)
+    return study.file if found is None else found[1]
 
 
 def _record(file: Path, record: Record) -> Iterator[str]:

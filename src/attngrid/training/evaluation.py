@@ -7,6 +7,7 @@ from pathlib import Path
 from attngrid.cell import Cell
 from attngrid.model import create_model
 from attngrid.training.batches import make_batches
+from attngrid.training.compiling import missing
 from attngrid.training.fast import Fast
 from attngrid.training.loop import autocast, choose_device, evaluate, make_deterministic
 from attngrid.training.record import Record, read_cell
@@ -39,6 +40,8 @@ def evaluate_record(
     model = create_model(**cell.model_arguments())
     load_weights(model, weights_of(file), cell.digest)
     fast = Fast.model_validate(record.run["fast"])
+    if where.type != record.run["device"] or missing(where):  # it was decided for another machine
+        fast = fast.model_copy(update={"compile": False, "cuda_graphs": False})
     model.to(device=where, memory_format=fast.layout).eval()  # type: ignore[call-overload]
     with autocast(cell.precision, where):
         found = evaluate(fast.called(model), test_batches)

@@ -117,7 +117,9 @@ def _read(kind: type[AnyRecord], file: Path, cell: Cell | None) -> AnyRecord:
         item = error.errors(include_url=False)[0]
         field = ".".join(map(str, item["loc"])) or "run"
         raise RecordError(f"{file}: {field}: {item['msg']}") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise RecordError(f"{file}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
         raise RecordError(f"{file}: cannot be read: {error}") from None
     try:
         matches = cell is None or cell.matches(record.config)

@@ -34,7 +34,7 @@ from attngrid.errors import (
 )
 from attngrid.launcher import allocator
 from attngrid.plan import duration
-from attngrid.processor import processor_name, processors
+from attngrid.processor import peak_memory_mb, processor_name, processors
 from attngrid.site import scratch_folder
 from attngrid.training.attempts import Attempts, attempt
 from attngrid.training.checkpoint import Checkpoints
@@ -350,8 +350,7 @@ def _peak_memory_mb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 1e6
     import resource  # not on Windows
 
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kilobytes / (1e6 if sys.platform == "darwin" else 1e3)
+    return peak_memory_mb(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def _nothing(*heard: object) -> None:
