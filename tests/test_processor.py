@@ -1,4 +1,4 @@
-"""Processors that a virtual machine names alike are told apart by what they multiply."""
+"""What a machine computes on is named, and told apart by what it multiplies."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 
 from attngrid import processor
 from attngrid.config import Study, validate
+from attngrid.training.devices import gpu_name
 from attngrid.training.loop import too_slow
 from attngrid.training.run import run_cell
 
@@ -60,6 +61,33 @@ def test_where_nothing_is_known_nothing_is_said() -> None:
     assert processor.processor_name()
     assert not processor.lacks_bfloat16()
     assert too_slow("bfloat16", torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize(
+    ("visible", "name"),
+    [
+        (None, "NVIDIA A100-SXM4-40GB"),
+        ("", None),
+        ("1", "NVIDIA H200"),
+        ("1,0", "NVIDIA H200"),
+        ("GPU-5f", "NVIDIA H200"),
+        ("MIG-77", "NVIDIA A100-SXM4-40GB"),
+    ],
+)
+def test_the_gpu_that_a_process_may_see_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, name: str | None
+) -> None:
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text(
+        "#!/bin/sh\ncase $1 in\n*=index,uuid,name) echo '0, GPU-2a, NVIDIA A100-SXM4-40GB'; "
+        "echo '1, GPU-5f, NVIDIA H200';;\n*=index) echo 0; echo 1;;\n*) exit 1\nesac\n"
+    )
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert gpu_name() == name
 
 
 @pytest.mark.parametrize(("precision", "said"), [("bfloat16", True), ("float32", False)])

@@ -43,10 +43,13 @@ def claimed(number: int) -> Iterator[None]:
 
 def gpu_name() -> str | None:
     """The first GPU that this process may see, as its driver calls it; None without one."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+    gpus = [line.split(", ", 2) for line in _asked("index,uuid,name")]
+    if not gpus or not (visible := _visible()):
         return None
-    names = _asked("name")
-    return names[0] if names else None
+    for index, uuid, name in gpus:
+        if index == visible[0] or uuid.startswith(visible[0]):
+            return name
+    return gpus[0][2]  # a part of one, which is not listed
 
 
 def _visible() -> list[str]:
