@@ -18,7 +18,7 @@ import yaml
 from attngrid.cli import main
 from attngrid.complexity import Model
 from attngrid.config import CostGrid, CountedGrid, validate
-from attngrid.cost import TOGETHER, Network, _groups, models_to_measure, time_rounds
+from attngrid.cost import TOGETHER, Network, _groups, measure, models_to_measure, time_rounds
 from attngrid.errors import UnknownNameError
 from attngrid.evidence.costs import COLUMNS, MACHINE, identity, keep_cost, read_costs
 from attngrid.render.cost import added_macs, draw_costs
@@ -402,3 +402,22 @@ def test_what_is_compiled_shares_no_process_with_other_models(
         groups = list(_groups(models, grid))
         assert [model for group in groups for model in group] == models
         assert max(map(len, groups)) == most
+
+
+def test_what_was_not_compiled_makes_no_row_of_what_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(call: Any, **how: Any) -> Any:
+        def fails(x: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("no code for this")
+
+        return fails
+
+    monkeypatch.setattr("attngrid.training.fast.missing", lambda device: None)
+    monkeypatch.setattr(torch, "compile", broken)
+    fast = {"compile": "attention"}
+    grid = CostGrid.model_validate({"device": "cpu", "batch": 2, "seconds": 0, "fast": fast})
+    small = Model("resnet18", "se", "cifar", 10, 8, {"width": 1 / 16})
+    with (
+        pytest.warns(UserWarning, match="not compiled"),
+        pytest.raises(RuntimeError, match="the compiler failed"),
+    ):
+        measure([small], grid, 1)

@@ -323,6 +323,8 @@ def measure(models: Sequence[Model], grid: CostGrid, threads: int) -> list[dict[
     rows: list[dict[str, Any]] = [when | {"rounds": sys.maxsize} for _ in models]
     for name, figure in TIMED.items():
         times = time_rounds(networks, name, grid)
+        if any(network.modules and network.modules.failed for network in networks):
+            raise RuntimeError("the compiler failed; fast: {compile: false} measures it as it is")
         images = 1 if name == "latency" else grid.batch
         for row, model in zip(rows, models, strict=True):
             ours = times[sides.index(model)]
@@ -354,8 +356,9 @@ class Network:
         )
         self.model.to(device=device, memory_format=fast.layout)  # type: ignore[call-overload]
         self.network = fast.called(self.model)
+        self.modules = None
         if fast.compile == "attention":
-            CompiledModules(self.model, grid.batch)
+            self.modules = CompiledModules(self.model, grid.batch)
         self.optimizer = make_optimizer(self.model, RECIPE, fused=fast.fused_sgd)
         shape = (grid.batch, 3, model.input_size, model.input_size)
         self.images_NCHW = torch.randn(shape, device=device).contiguous(memory_format=fast.layout)
