@@ -110,7 +110,11 @@ def test_a_convolutions_gradient_is_that_of_its_definition(
     layout: torch.memory_format,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In float64, of the same rounded values: a sum over the kernel's places, each a shift."""
+    """In float64, of the same rounded values: a sum over the kernel's places, each a shift.
+
+    What is ours is rounded once. The rest is PyTorch's own, whose partial sums are bfloat16 where
+    the processor has no instructions for it.
+    """
     monkeypatch.setattr(convolution, "has_amx", lambda: outputs > 1)  # which one needs not
     torch.manual_seed(0)
     channels, half = 128, kernel // 2
@@ -118,10 +122,14 @@ def test_a_convolutions_gradient_is_that_of_its_definition(
     x = torch.randn(4, channels, 11, 14).bfloat16().to(memory_format=layout).requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = conv(x)
+        with convolution.native_convolutions():
+            native_out = conv(x)
     own = groups == 1 or (kernel, stride) != (3, 1)
     assert ("_Convolution" in type(out.grad_fn).__name__) == own
     grad = torch.randn(out.shape).bfloat16()
-    (out * grad).sum().backward()
+    found, native = (
+        torch.autograd.grad((y * grad).sum(), (x, conv.weight)) for y in (out, native_out)
+    )
 
     precise = x.detach().double().requires_grad_()
     weight = conv.weight.detach().bfloat16().double().requires_grad_()
@@ -137,14 +145,19 @@ def test_a_convolutions_gradient_is_that_of_its_definition(
                 equation, shifted, here if groups == 1 else here[:, 0]
             )
     (expected * grad).sum().backward()
-    for ours, theirs in ((out, expected), (x.grad, precise.grad), (conv.weight.grad, weight.grad)):
-        assert ours is not None
-        assert theirs is not None
-        # ours is rounded once; who knows how PyTorch's own is, on another processor
-        roundings = 1.02 if own and ours is not out else 4
-        rtol = roundings * torch.finfo(torch.bfloat16).eps / 2
-        atol = 1e-5 * float(theirs.detach().abs().max())  # float32's sums, which cancel
-        torch.testing.assert_close(ours.double(), theirs, rtol=rtol, atol=atol)
+    torch.testing.assert_close(out, native_out)
+    ours_is = own and (groups > 1 or outputs == 1), own
+    gradients = zip(found, native, (precise.grad, weight.grad), ours_is, strict=True)
+    for ours, theirs, true, is_ours in gradients:
+        assert true is not None
+        if is_ours:
+            rtol = 1.02 * torch.finfo(torch.bfloat16).eps / 2
+            atol = 1e-5 * float(true.abs().max())  # float32's sums, which cancel
+            torch.testing.assert_close(ours.double(), true, rtol=rtol, atol=atol)
+        else:
+            torch.testing.assert_close(ours, theirs)
+            error = (ours.double() - true).norm() / true.norm()
+            assert error < 4 * torch.finfo(torch.bfloat16).eps
 
 
 @pytest.fixture
