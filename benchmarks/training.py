@@ -3,8 +3,8 @@
     python benchmarks/training.py [--json FILE] [--threads 2] [--rounds 5] [--switches]
 
 sets ``attngrid.training.loop.train`` in bfloat16, with all that makes it fast, beside itself in
-float32 and with everything off (``--switches``: without the tuned allocator, and with new memory
-filled, too), and beside the loops of ``benchmarks/peers``, with and without the allocator. Each
+float32 (``--switches``: and without the tuned allocator, with new memory filled, with everything
+off), and beside the loops of ``benchmarks/peers``, with and without the allocator. Each
 side is a process of its own; the rounds are interleaved; a sample is a step of 64 images. Printed
 are medians, and the share of the machine's own matrix product, measured in the same rounds, that
 ours achieves. It ends non-zero where ours is less than 2.0 times torchvision's reference loop.
@@ -150,13 +150,15 @@ def make_sides(
         return Side(name, train, attention, precision, dict(fast), 1, threads, tuned=tuned)
 
     sides = [ours(OURS)]
-    if switches:
-        sides.append(ours("ours, untuned allocator", tuned=False))
-        sides.append(ours("ours, memory filled", {"unfilled": False}))
     if narrow:
         sides.append(ours("ours, float32", precision="float32"))
+    if switches:
+        sides += [
+            ours("ours, untuned allocator", tuned=False),
+            ours("ours, memory filled", {"unfilled": False}),
+            ours("ours, all off", OFF, precision="float32", tuned=False),
+        ]
     sides += [
-        ours("ours, all off", OFF, precision="float32", tuned=False),
         Side(REFERENCE, torchvision_reference.work, *peer, tuned=False),
         Side("torchvision, allocator", torchvision_reference.work, *peer),
         Side("pytorch-cifar100", pytorch_cifar100.work, *peer, tuned=False),

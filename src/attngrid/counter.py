@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 
 def torch_macs(model: nn.Module, input_size: int) -> int:
@@ -15,6 +14,8 @@ def torch_macs(model: nn.Module, input_size: int) -> int:
             the CPU it counts that as 0.
         input_size: H and W of the N×3×H×W image, in pixels.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # an eighth of a second, with triton
+
     image = torch.zeros(1, 3, input_size, input_size, device="meta")
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         model.eval()(image)

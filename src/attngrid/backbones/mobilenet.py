@@ -93,7 +93,8 @@ class MobileNet(nn.Module):
             if conv_head
             else nn.Sequential(nn.Flatten(), nn.Linear(features, num_classes))
         )
-        self._initialise()
+        if not next(self.parameters()).is_meta:  # only counted: it has no numbers
+            self._initialise()
 
     def _initialise(self) -> None:
         """Kaiming-uniform convolutions, Xavier-normal classifier, biases 0, as the authors."""

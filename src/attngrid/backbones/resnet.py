@@ -115,7 +115,8 @@ class ResNet(nn.Module):
             inputs = planes * expansion
         self.stages = nn.Sequential(*stages)
         self.classifier = nn.Linear(inputs, num_classes)
-        self._initialise()
+        if not next(self.parameters()).is_meta:  # only counted: it has no numbers
+            self._initialise()
 
     def _initialise(self) -> None:
         """Kaiming-normal convolutions (fan-out) and classifier, all biases 0, as CBAM's authors."""
