@@ -73,9 +73,9 @@ def main() -> int:
     cores, run_on = processors(), about(cells=options.cells, rounds=options.rounds)
     sides: dict[str, list[float]] = {"beside": [], "after": []}
     for _ in range(options.rounds):
-        with TemporaryDirectory() as folder:  # a new one: what has a record is not trained again
-            sides["beside"].append(seconds(Path(folder), 1, cores, options.cells))
-            sides["after"].append(seconds(Path(folder), cores, 1, options.cells))
+        for side, (threads, beside) in {"beside": (1, cores), "after": (cores, 1)}.items():
+            with TemporaryDirectory() as new:  # what has a record is not trained again
+                sides[side].append(seconds(Path(new), threads, beside, options.cells))
     found = {name: quartiles(values) for name, values in sides.items()}
     gains = [b / a for a, b in zip(sides["beside"], sides["after"], strict=True)]
     gain = quartiles(gains)

@@ -40,6 +40,28 @@ def test_table4_parameters_and_gflops_match_every_printed_digit(row: dict[str, s
     assert f"{counted['macs'] / 1e9:.3f}" == row["gflops"]
 
 
+CHEAPEST = {row["attention"]: row for row in sorted(COMMITTED, key=lambda r: -float(r["macs"]))}
+
+
+@pytest.mark.parametrize("row", CHEAPEST.values(), ids=row_id)
+def test_a_committed_row_of_each_module_is_what_is_counted(row: dict[str, str]) -> None:
+    size = int(row["num_classes"]), int(row["input_size"])
+    counted = Model(row["backbone"], row["attention"], row["stem"], *size).count()
+    assert {name: str(value) for name, value in counted.items()} == row
+
+
+def test_counts_know_nothing_of_what_the_memory_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deterministic mode fills new memory with what is no number, and no place in a list."""
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    torch.set_deterministic_debug_mode("warn")
+    try:
+        assert (torch.empty(3, dtype=torch.int64) > 2**60).all()
+        counted = Model("mobilenet_v2", "srap_avg_max_std", "imagenet", 1000, 224).count()
+    finally:
+        torch.set_deterministic_debug_mode("default")
+    assert counted["params"] == 4080113
+
+
 def test_stride_on_the_3x3_is_what_gives_4_089() -> None:
     counted = Model("resnet50_v1.5", "none", "imagenet", 1000, 224).count()
     assert f"{counted['macs'] / 1e9:.3f}" == "4.089"

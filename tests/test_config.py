@@ -91,7 +91,17 @@ def change(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         (
             "recipes.tiny.train_transforms",
             [{"kind": "cutout"}],
-            ["recipes.tiny.train_transforms.0.kind: found 'cutout'; needs 'random_crop', 'flip', "],
+            ["recipes.tiny.train_transforms.0.kind: found 'cutout'; needs one of 'random_crop', "],
+        ),
+        (
+            "recipes.tiny.train_transforms",
+            [{"padding": 4}],
+            ["recipes.tiny.train_transforms.0.kind: is required and not there"],
+        ),
+        (
+            "recipes.tiny.train_transforms",
+            [{"kind": "random_crop", "padding": "4"}],
+            ["recipes.tiny.train_transforms.0.padding: found '4'; needs to be a valid integer"],
         ),
         ("grid.0.attentions", ["gone.py:A"], ["grid.0.attentions.0: attention 'gone.py:A': there"]),
         ("grid.0.dataset", "imagefolder:nowhere", ["grid.0.dataset: dataset 'imagefolder:now"]),
@@ -123,6 +133,31 @@ def test_rates_are_checked_before_any_job(
     assert str(caught.value).startswith(expected)
     tiny["grid"][0]["options"]["rates"] = [1 / count] * count
     assert validate(Study, tiny, "my.yaml").cells
+
+
+def test_rates_of_a_control_and_of_a_users_module_are_theirs(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A control has its module's; of a user's, nobody here knows how many."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text("class A:\n    def __init__(self, channels, rates): pass\n")
+    names = ["srap_avg_max_std", "none_wide:srap_avg_max_std", "own.py:A"]
+    tiny["grid"][0] |= {"attentions": names, "options": {"rates": [0.2, 0.3, 0.5]}}
+    assert validate(Study, tiny, "my.yaml").cells
+    tiny["grid"][0] |= {"attentions": names[1:], "options": {"rates": [0.5, 0.5]}}
+    with pytest.raises(ConfigError, match="none_wide:srap_avg_max_std needs 3 that sum to 1"):
+        validate(Study, tiny, "my.yaml")
+
+
+def test_mistakes_beside_each_other_are_lines_of_their_own(tiny: dict[str, Any]) -> None:
+    tiny["recipes"] |= {"a": 3, "b": 3, 2024: tiny["recipes"]["tiny"]}
+    with pytest.raises(ConfigError) as caught:
+        validate(Study, tiny, "my.yaml")
+    assert str(caught.value).splitlines()[:2] == [
+        "my.yaml: recipes.a: found 3; needs keys and values",
+        "my.yaml: recipes.b: found 3; needs keys and values",
+    ]
+    assert "recipes.2024: found 2024; needs to be a valid string" in str(caught.value)
 
 
 def test_what_is_no_study_names_its_command() -> None:

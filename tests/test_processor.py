@@ -72,6 +72,8 @@ def test_where_nothing_is_known_nothing_is_said() -> None:
         ("1,0", "NVIDIA H200"),
         ("GPU-5f", "NVIDIA H200"),
         ("MIG-77", "NVIDIA A100-SXM4-40GB"),
+        ("-1", None),
+        ("2", None),
     ],
 )
 def test_the_gpu_that_a_process_may_see_is_named(

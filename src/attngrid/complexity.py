@@ -102,6 +102,8 @@ class Model:
         except (NotImplementedError, RuntimeError):
             by_torch = None  # a user's module that looks at numbers
         model.to_empty(device="cpu")
+        for buffer in model.buffers():
+            buffer.zero_()  # places of values have to be within them
         try:
             return {**self.key(), **count(model, self.input_size), "torch_macs": by_torch}
         except UncountedOperatorError as error:

@@ -138,9 +138,10 @@ class Block(Strict):
             return self
         for name in self.attentions:
             entry = attentions.find(name)
+            entry = attentions.find(entry.matches or name)  # what a control is as large as
             count = len(entry.options.get("statistics", ("avg", "std")))
             wrong = len(rates) != count or not math.isclose(sum(rates), 1)
-            if "rates" in entry.accepts and wrong:
+            if "rates" in entry.accepts and not entry.foreign and wrong:
                 raise ValueError(
                     f"options.rates: found {list(rates)}; {name} needs {count} that sum to 1"
                 )
@@ -708,35 +709,36 @@ def validate(model: type[AnyModel], content: Any, source: str | os.PathLike[str]
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise ConfigError("\n".join(_lines(model, error, source))) from None
+        raise ConfigError("\n".join(_lines(model, content, error, source))) from None
     except AttngridError as error:
         raise ConfigError(f"{source}: {error}") from None
 
 
-def _lines(model: type[BaseModel], error: ValidationError, source: object) -> Iterator[str]:
+def _lines(
+    model: type[BaseModel], content: Any, error: ValidationError, source: object
+) -> Iterator[str]:
     items = error.errors(include_url=False)
     deepest = {item["loc"] for item in items}
-    for location, alike in groupby(items, lambda item: _place(model, item["loc"])):
+    for place, alike in groupby(items, lambda item: _place(content, item)):
         item, *others = alike
         if item["type"] == "too_short" and any(
-            other[: len(location)] == location != other for other in deepest
+            other[: len(item["loc"])] == item["loc"] != other for other in deepest
         ):
             continue  # pydantic counts only the good items; the bad ones have lines of their own
-        found = item["input"]
-        if item["type"] == "union_tag_invalid":
-            tag = item["ctx"]["discriminator"].strip("'")
-            location, found = (*location, tag), item["ctx"]["tag"]
-        key = ".".join(map(str, location))
+        key, found = ".".join(map(str, place)), item["input"]
         prefix = f"{source}: {key}: " if key else f"{source}: "
         if item["type"] == "extra_forbidden":
-            known = _keys_at(model, location[:-1])
-            yield f"{prefix}{UnknownNameError('key', str(location[-1]), known)}"
-        elif item["type"] == "missing":
+            known = _keys_at(model, item["loc"][:-1])
+            yield f"{prefix}{UnknownNameError('key', str(place[-1]), known)}"
+        elif item["type"] in ("missing", "union_tag_not_found"):
             yield f"{prefix}is required and not there"
         elif item["type"] == "value_error":
             yield f"{prefix}{item['msg'].removeprefix('Value error, ')}"
         elif item["type"] == "tuple_type":
             yield f"{prefix}found {found!r}; needs a list, such as [{found}]"
+        elif item["type"] == "union_tag_invalid":
+            context = item["ctx"]
+            yield f"{prefix}found {context['tag']!r}; needs one of {context['expected_tags']}"
         else:
             needs = " or ".join(_need(one) for one in (item, *others))
             yield f"{prefix}found {found!r}; needs {needs.replace(' or to be ', ' or ')}"
@@ -744,25 +746,37 @@ def _lines(model: type[BaseModel], error: ValidationError, source: object) -> It
 
 def _need(item: ErrorDetails) -> str:
     """What pydantic says of a value, behind "needs"."""
-    context = item.get("ctx", {})
     if item["type"] == "too_short":
         return "at least 1 item"
-    if item["type"] == "union_tag_invalid":
-        return str(context["expected_tags"])
     if item["type"] == "string_pattern_mismatch":
-        return NAMES.get(context["pattern"], f"to match {context['pattern']}")
-    if item["type"] in ("model_type", "dict_type"):
+        pattern = item["ctx"]["pattern"]
+        return NAMES.get(pattern, f"to match {pattern}")
+    if item["type"] in ("model_type", "model_attributes_type", "dict_type"):
         return "keys and values"
     if item["type"] in ("bool_type", "bool_parsing"):
         return "to be true or false"
     return re.sub(r"^\w+ should ", "to ", item["msg"])
 
 
-def _place(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """The key of a mistake; pydantic has a mistake for each type that a key may have."""
-    above, last = location[:-1], location[-1:]
-    is_key = not last or isinstance(last[0], int) or not above or _keys_at(model, above)
-    return location if is_key else above
+def _place(content: Any, item: ErrorDetails) -> tuple[int | str, ...]:
+    """The key of a mistake, without pydantic's names of the types that a key may have.
+
+    Where there are several it has a mistake for each.
+    """
+    place: list[int | str] = []
+    for step in item["loc"]:
+        if isinstance(content, Mapping):
+            is_there = step in content
+        else:
+            is_there = isinstance(content, list | tuple) and step in range(len(content))
+        if is_there:
+            content = content[step]
+        elif item["type"] != "missing" or step != item["loc"][-1]:
+            continue
+        place.append(step)
+    if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        place.append(item["ctx"]["discriminator"].strip("'"))
+    return tuple(place)
 
 
 def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

@@ -91,7 +91,7 @@ def by_machine(
 
 
 def machine_label(machine: Mapping[str, Any]) -> str:
-    """A machine for a person: ``AMD EPYC, 2 threads, float32, batch 64, torch 2.14.1``."""
+    """A machine for a person: ``AMD EPYC (AVX2), 2 threads, float32, batch 64, torch 2.14.1``."""
     switches = f", {machine['switches']}" if machine["switches"] else ""
     threads = "1 thread" if str(machine["threads"]) == "1" else f"{machine['threads']} threads"
     return (

@@ -26,6 +26,7 @@ class Traced:
     """A row of a study's table: the row itself, and the cells that its measured figures are of."""
 
     study: Study
+    file: Path
     table: Table
     row: Row
     cells: list[Cell]
@@ -42,7 +43,7 @@ def trace(key: str) -> Traced:
         ConfigError: no such table, study or row; the message lists what there is.
     """
     stem, wanted = split(key)
-    study, name = _study(stem)
+    study, file, name = _study(stem)
     if name not in study.descriptions:
         known = ", ".join(study.descriptions)
         raise ConfigError(f"{key}: study {study.study} has the tables {known}")
@@ -57,7 +58,7 @@ def trace(key: str) -> Traced:
             for row in rows
         )
     ]
-    return Traced(study, table, rows[0], cells)
+    return Traced(study, file, table, rows[0], cells)
 
 
 def split(key: str) -> tuple[str, str]:
@@ -87,8 +88,8 @@ def find_rows(key: str, table: Table, wanted: str) -> list[Row]:
     return rows
 
 
-def _study(stem: str) -> tuple[Study, str]:
-    """The study of a table, as it was last collected or as it is configured."""
+def _study(stem: str) -> tuple[Study, Path, str]:
+    """The study of a table, as it was last collected or as it is configured, and from where."""
     name, dot, table = stem.partition(".")
     if not dot:
         table = name
@@ -101,7 +102,7 @@ def _study(stem: str) -> tuple[Study, str]:
         raise ConfigError(
             f"tables/{stem}.tex: found no study {name!r} in {_collected(name)} or config/"
         )
-    return found[0], table
+    return *found, table
 
 
 def _configured(name: str) -> tuple[Study, Path] | None:
@@ -136,7 +137,7 @@ def explain(key: str) -> Iterator[str]:
     for source in found.table.provenance:
         if source.endswith(".csv"):
             yield f"from {source}"
-    yield from _records(found.study, found.cells)
+    yield from _records(found)
 
 
 def _explain_claim(key: str, stem: str, wanted: str) -> Iterator[str]:
@@ -165,8 +166,8 @@ def _explain_claim(key: str, stem: str, wanted: str) -> Iterator[str]:
                     yield from _record(record, read_record(record))
 
 
-def _records(study: Study, cells: list[Cell]) -> Iterator[str]:
-    for cell in {cell.id: cell for cell in cells}.values():
+def _records(found: Traced) -> Iterator[str]:
+    for cell in {cell.id: cell for cell in found.cells}.values():
         yield f"{cell.label}: {cell.condition}"
         if not cell.record.is_file():
             yield f"  not run: there is no {cell.record}"
@@ -175,12 +176,7 @@ def _records(study: Study, cells: list[Cell]) -> Iterator[str]:
                 yield from _record(cell.record, read_record(cell.record, cell))
             except RecordError as error:
                 yield f"  refused: {error}"
-        yield f"  made by: attngrid train {_named(study)} {cell.id}"
-
-
-def _named(study: Study) -> Path:
-    found = _configured(study.study)
-    return study.file if found is None else found[1]
+        yield f"  made by: attngrid train {found.file} {cell.id}"
 
 
 def _record(file: Path, record: Record) -> Iterator[str]:

@@ -49,7 +49,8 @@ def gpu_name() -> str | None:
     for index, uuid, name in gpus:
         if index == visible[0] or uuid.startswith(visible[0]):
             return name
-    return gpus[0][2]  # a part of one, which is not listed
+    # a part of one is not listed; what is no GPU hides them all
+    return gpus[0][2] if visible[0].startswith("MIG-") else None
 
 
 def _visible() -> list[str]:
