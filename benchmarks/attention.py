@@ -1,6 +1,6 @@
 """What each attention module adds to a training step, against none and against its literal form.
 
-    python benchmarks/attention.py [--json FILE] [--threads 2] [--starts 2] [--rounds 4]
+    python benchmarks/attention.py [--json FILE] [--threads 2] [--starts 2] [--rounds 3]
         [--attentions se cbam] [--uncompiled]
 
 trains a ResNet-18 with CIFAR's stem, batch 64, in bfloat16, or in float32 where the processor
@@ -84,7 +84,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the figures here too")
     parser.add_argument("--threads", type=int, default=processors())
     parser.add_argument("--starts", type=int, default=2, help="of all processes")
-    parser.add_argument("--rounds", type=int, default=4, help="after each start")
+    parser.add_argument("--rounds", type=int, default=3, help="after each start")
     parser.add_argument("--attentions", nargs="+", default=list(BOUNDS))
     parser.add_argument("--uncompiled", action="store_true", help="and with compile: false")
     options = parser.parse_args()
