@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -122,6 +123,40 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(study: Study, damage:
     assert Checkpoints(cell.checkpoint, cell.digest, 0.0, told.append).load() is None
 
 
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+def test_a_kill_while_the_newest_is_written_over_loses_neither(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    """The newest has its name until another takes it; without links there is the one before."""
+    if not links:
+
+        def link(*names: Path) -> None:
+            raise OSError(errno.EPERM, "no links here")
+
+        monkeypatch.setattr(os, "link", link)
+    checkpoints = Checkpoints(tmp_path / "c.ckpt", "d", 1.0)
+    for step in (1, 2):
+        checkpoints.save({"step": step})
+    replace = Path.replace
+
+    def killed(source: Path, target: Path) -> Path:
+        if source == checkpoints.new:
+            raise KeyboardInterrupt
+        return replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.save({"step": 3})
+    assert checkpoints.file.is_file() == links
+    saved = Checkpoints(checkpoints.file, "d", 1.0).load()
+    assert saved is not None
+    assert saved["step"] == 2
+    checkpoints.save({"step": 4})
+    for file, step in ((checkpoints.file, 4), (checkpoints.previous, 2)):
+        assert checkpoint.read_checkpoint(file.read_bytes())["step"] == step
+
+
 def test_a_checkpoint_of_another_configuration_is_refused(study: Study) -> None:
     (cell,) = study.trainings.values()
     with pytest.raises(InterruptedTrainingError):
@@ -210,7 +245,10 @@ def runs(cell: Cell, process: subprocess.Popen[str]) -> Callable[[], bool]:
 
 
 def changed(file: Path) -> int:
-    return file.stat().st_mtime_ns if file.is_file() else 0
+    try:
+        return file.stat().st_mtime_ns
+    except FileNotFoundError:  # removed at the training's end
+        return 0
 
 
 @pytest.mark.slow

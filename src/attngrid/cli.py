@@ -24,6 +24,7 @@ from attngrid.errors import (
     UnknownNameError,
     WriteError,
 )
+from attngrid.files import modified_ns
 from attngrid.launcher import tune_allocator
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def train(arguments: argparse.Namespace) -> None:
     cell = study.training(arguments.cell)
     if message := has_diverged(cell.status):
         raise AttngridError(f"{cell.id}: {message}; not tried again")
-    record, before = arguments.record or cell.record, _changed(cell.checkpoint)
+    record, before = arguments.record or cell.record, modified_ns(cell.checkpoint)
     launched = "TORCHELASTIC_RUN_ID" in os.environ
     if not launched and not record.is_file():
         require_time(study, cell)
@@ -68,7 +69,7 @@ def train(arguments: argparse.Namespace) -> None:
             _train(arguments.study, study, cell, record)
     except InterruptedTrainingError as error:
         # Slurm's warning before its limit: the same job goes on later, if it has come any further
-        if error.number == signal.SIGUSR1 and _changed(cell.checkpoint) != before and requeue():
+        if error.number == signal.SIGUSR1 and modified_ns(cell.checkpoint) != before and requeue():
             error.add_note("back in Slurm's queue")
         raise
 
@@ -90,10 +91,6 @@ def _train(file: Path, study: Study, cell: Cell, record: Path) -> None:
         if not tell_launcher(error):
             raise
         sys.exit(getattr(error, "exit_code", 1))
-
-
-def _changed(file: Path) -> int:
-    return file.stat().st_mtime_ns if file.is_file() else 0
 
 
 def tune(arguments: argparse.Namespace) -> None:

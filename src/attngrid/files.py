@@ -54,6 +54,30 @@ def write_atomically(file: Path, content: str | bytes) -> None:
         os.close(folder)
 
 
+def keep_as(file: Path, kept: Path) -> None:
+    """Give a file a second name, in place of what had it, so that the first may be written over.
+
+    The first name is never without a file, which whoever packs or asks for a training's state
+    would take for no checkpoint; only a filesystem without hard links moves it.
+    """
+    kept.unlink(missing_ok=True)
+    try:
+        os.link(file, kept)
+    except OSError:
+        file.replace(kept)
+
+
+def modified_ns(file: Path) -> int:
+    """When a file was last written, in ns since 1970; 0 where there is none.
+
+    In one call: between two, a training may end and remove its checkpoint.
+    """
+    try:
+        return file.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
 def seal(payload: bytes | memoryview) -> bytes:
     """What stands before a checkpoint's content, so that a torn or damaged one is known."""
     return _SEAL + hashlib.sha256(payload).hexdigest().encode() + b"\n"

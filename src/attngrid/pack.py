@@ -16,7 +16,7 @@ from shutil import rmtree
 from attngrid.cell import Cell
 from attngrid.config import Study
 from attngrid.errors import AttngridError, RecordError
-from attngrid.files import write_atomically
+from attngrid.files import modified_ns, write_atomically
 from attngrid.training.record import reached, read_status
 
 FILES, MIB = 8, 16
@@ -101,7 +101,10 @@ def pack(study: Study, folder: Path, files: int = FILES, mib: float = MIB) -> Pa
             write_atomically(scratch / name, content)
         written = {name: len(content) for name, content in made.items()}
         for cell in sorted(filter(_goes_on, cells), key=_advance, reverse=True):
-            content = cell.checkpoint.read_bytes()
+            try:
+                content = cell.checkpoint.read_bytes()
+            except FileNotFoundError:  # its training has ended since
+                continue
             parts = [content[at : at + limit] for at in range(0, len(content), limit)]
             if len(written) + len(parts) > files:
                 left.append(cell)
@@ -196,12 +199,10 @@ def _goes_on(cell: Cell) -> bool:
     return cell.checkpoint.is_file() and not cell.record.is_file()
 
 
-def _advance(cell: Cell) -> tuple[float, float]:
+def _advance(cell: Cell) -> tuple[float, int]:
     """How far a training is, then how new its checkpoint."""
-    return (
-        reached(cell.status).get("epoch", 0) / cell.recipe.epochs,
-        cell.checkpoint.stat().st_mtime,
-    )
+    epochs = reached(cell.status).get("epoch", 0) / cell.recipe.epochs
+    return epochs, modified_ns(cell.checkpoint)
 
 
 def _small(study: Study, cells: Sequence[Cell]) -> Iterator[tuple[str, bytes]]:

@@ -19,7 +19,7 @@ from attngrid.cell import Cell, cell_names
 from attngrid.config import Study, read_yaml, validate
 from attngrid.errors import AttngridError, ConfigError, RecordError
 from attngrid.evidence.stale import Behaviour
-from attngrid.files import home, unsealed, write_atomically
+from attngrid.files import home, keep_as, unsealed, write_atomically
 from attngrid.pack import MEASURED, archives, checkpoints, read_archive
 from attngrid.training.attempts import read_attempts
 from attngrid.training.record import (
@@ -298,7 +298,7 @@ def _go_on(
                 content = b"".join(part.read_bytes() for part in parts)
                 _require_checkpoint(content, cell, behaviours[name])
                 if cell.checkpoint.is_file():
-                    cell.checkpoint.replace(_previous(cell))
+                    keep_as(cell.checkpoint, _previous(cell))
                 write_atomically(cell.checkpoint, content)
                 cell.status.unlink(missing_ok=True)
             result.continued.append(cell)

@@ -18,7 +18,7 @@ import torch
 
 from attngrid.cluster import hear_signals
 from attngrid.errors import DeadlineError, InterruptedTrainingError, RecordError
-from attngrid.files import seal, unsealed, write_atomically
+from attngrid.files import keep_as, seal, unsealed, write_atomically
 from attngrid.training.fingerprint import agrees
 from attngrid.training.processes import ALONE, Processes
 
@@ -113,7 +113,7 @@ class Checkpoints:
             # whole on the disk before the older ones move: a full one costs none of them
             write_atomically(self.new, seal(payload) + payload)
             if self.file.is_file():
-                self.file.replace(self.previous)
+                keep_as(self.file, self.previous)
             self.new.replace(self.file)
         except OSError as error:
             self.say(f"no checkpoint written: {self.file}: {error.strerror or error}")
