@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo current claims paper test test-fast test-slurm soak-slurm bench bench-long lint format clean
+.PHONY: help venv demo current claims paper test test-fast test-slurm soak-slurm bench bench-long bench-gpu lint format clean
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,20 +51,23 @@ test-slurm: venv  ## every fault on a real Slurm, which it starts here (root, De
 soak-slurm: venv  ## 500 tiny cells through the same
 	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=tests $(BIN)/python -m slurm.soak
 
-bench: BENCHMARKS := training attention
 bench: venv  ## training and attention against what others do: ten minutes of a CPU, more where it is busy
-	$(RUN_BENCHMARKS)
+	$(call COMPARED,$(foreach name,training attention,$(call BENCHMARK,$(name),--device cpu)))
 
-bench-long: BENCHMARKS := pipeline loader convolutions startup equivalence packing dry_run
 bench-long: venv  ## the rest: images, gradients, start-up, equal accuracy, cells side by side, 10,000 cells
-	$(RUN_BENCHMARKS)
+	$(call COMPARED,$(foreach name,pipeline loader convolutions startup packing dry_run,$(call BENCHMARK,$(name))) \
+	  $(call BENCHMARK,equivalence,--device cpu))
 
-define RUN_BENCHMARKS
-PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; failed=; \
-  for name in $(BENCHMARKS); do \
-    $(BIN)/python benchmarks/$$name.py --json results/benchmarks/$$name.json || failed="$$failed $$name"; \
-  done; test -z "$$failed" || { echo "bounds not kept:$$failed"; exit 1; }
-endef
+bench-gpu: venv  ## on a GPU, at CIFAR's and ImageNet's size, and whole trainings on CIFAR-100
+	$(call COMPARED,$(foreach images,cifar imagenet,$(foreach name,training attention, \
+	  $(call BENCHMARK,$(name),--device cuda --images $(images),$(name).$(images)-gpu))) \
+	  $(call BENCHMARK,time_to_accuracy,--device cuda --target 75.6 --within 60,time_to_accuracy.gpu) \
+	  $(call BENCHMARK,time_to_accuracy,--device cuda --recipe cifar_200ep --seeds 1 --within 120,cifar_200ep.gpu) \
+	  $(call BENCHMARK,spatial_attention,--device cuda --dtype bfloat16,spatial_attention.gpu))
+
+# a benchmark's name, its options, and what its record is named where not the same
+BENCHMARK = $(BIN)/python benchmarks/$(1).py $(2) --json results/benchmarks/$(or $(3),$(1)).json || failed="$$failed $(or $(3),$(1))";
+COMPARED = PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; failed=; $(1) test -z "$$failed" || { echo "bounds not kept:$$failed"; exit 1; }
 
 lint: venv  ## formatter, linter, type checker and Snakemake's own lint
 	PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; set -e; \

@@ -1,18 +1,20 @@
 """What each attention module adds to a training step, against none and against its literal form.
 
-    python benchmarks/attention.py [--json FILE] [--threads 2] [--starts 2] [--rounds 3]
-        [--attentions se cbam] [--uncompiled]
+    python benchmarks/attention.py [--device cuda] [--images imagenet] [--json FILE] [--threads 2]
+        [--starts 2] [--rounds 3] [--attentions se cbam] [--uncompiled]
 
-trains a ResNet-18 with CIFAR's stem, batch 64, in bfloat16, or in float32 where the processor
-lacks that, by ``attngrid.training.loop.train``: without attention, with the module as a long
-training has it, compiled, and with the module's literal form, operator by operator; if asked, with
-the module uncompiled, too. What the compiler made before it finds again; what not, it makes first,
-some minutes in all. Each side is a process of its own, a round is a step of the baseline, of the
-module and of its literal form, then of the baseline and the next module: a shared machine may
-change its speed within seconds. Where a process happens to lie in memory counts for as much as a
-module does, so all are started more than once. Printed are medians and quartiles of the added time.
-It ends non-zero where a module adds more than its bound, or is slower than its literal form by more
-than the rounds' spread.
+trains a ResNet-18 with CIFAR's stem, batch 64 (on a GPU 128), or a ResNet-50 at 224×224, in
+bfloat16, or in float32 where the device lacks that, by ``attngrid.training.loop.train``: without
+attention, with the module as a long training has it, compiled, and with the module's literal form,
+operator by operator; if asked, with the module uncompiled, too. On a GPU, where the whole network
+is compiled, both sides are, or neither if asked, and modules have no other form than the literal
+one. What the compiler made before it finds again; what not, it makes first, some minutes in all.
+Each side is a process of its own, a round is a sample of the baseline, of the module and of its
+literal form, then of the baseline and the next module: a shared machine may change its speed within
+seconds. Where a process happens to lie in memory counts for as much as a module does, so on a CPU
+all are started more than once. Printed are medians and quartiles of the added time. It ends
+non-zero where a module adds more than its bound, or is slower than its literal form by more than
+the rounds' spread.
 """
 
 from __future__ import annotations
@@ -20,60 +22,69 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ours import train
+from setting import Setting, add_options, chosen
 from sides import Side, about, headline, interleave, quartiles, report, table
-from training import BATCH, train, usual_precision
 
-from attngrid.processor import processors
-
-STEPS = 1
-# Percent that a module may add, on the CPU.
-BOUNDS = {"se": 8, "maf": 8, "cbam": 20, "maf_c": 20, "srap": 20}
-# Switches of each side but the baseline.
-EAGER = {"compile": False}
-SIDES: dict[str, dict[str, Any]] = {
-    "ours": {},
-    "eager": EAGER,
-    "literal": EAGER | {"attention": False},
+# Percent that a module may add.
+BOUNDS = {
+    "cpu": {"se": 8, "maf": 8, "cbam": 20, "maf_c": 20, "srap": 20},
+    "cuda": {"se": 3, "maf": 5, "cbam": 8, "srap": 10},
 }
+EAGER = {"compile": False}
+LITERAL = {"attention": False}
+
+
+def switches(device: str, *, uncompiled: bool) -> dict[str, dict[str, Any]]:
+    """Of each side, the baseline's first."""
+    if device == "cuda":  # what fails to compile is to be no figure of what is compiled
+        all_of_them = {"compile": not uncompiled}
+        return {"none": all_of_them, "ours": all_of_them}
+    eager = {"eager": EAGER} if uncompiled else {}
+    return {"none": {}, "ours": {}, **eager, "literal": EAGER | LITERAL}
 
 
 def measure(
-    attentions: Sequence[str], names: Sequence[str], threads: int, starts: int, rounds: int
+    setting: Setting,
+    attentions: Sequence[str],
+    fast: Mapping[str, dict[str, Any]],
+    starts: int,
+    rounds: int,
 ) -> list[dict[str, Any]]:
     """The table's rows: percents of the baseline's step just before, of the same round."""
-    precision = usual_precision()
+    names = list(fast)[1:]
     seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
     for _ in range(starts):
-        baseline = Side("none", train, "none", precision, {}, STEPS, threads)
-        sides = {
-            (attention, name): Side(name, train, attention, precision, SIDES[name], STEPS, threads)
-            for attention in attentions
-            for name in names
-        }
-        turns = [
-            side
-            for attention in attentions
-            for side in (baseline, *(sides[attention, name] for name in names))
-        ]
-        interleave(turns, rounds)
-        for key, side in sides.items():
-            seconds[key] += side.seconds
+
+        def side(attention: str, name: str) -> Side:
+            what = f"{attention}, {name}"
+            return Side(what, train, setting, attention, setting.precision, fast[name])
+
+        baseline = side("none", "none")
+        sides = {(a, name): side(a, name) for a in attentions for name in names}
+        turns = [one for a in attentions for one in (baseline, *(sides[a, name] for name in names))]
+        interleave(turns, rounds, one_by_one=setting.device == "cuda")
+        for key, one in sides.items():
+            seconds[key] += one.seconds
         for place, attention in enumerate(attentions):
             seconds[attention, "none"] += baseline.seconds[place :: len(attentions)]
     rows = []
     for attention in attentions:
-        none, ours = seconds[attention, "none"], seconds[attention, "ours"]
+        none = seconds[attention, "none"]
+        if any(len(seconds[attention, name]) != starts * rounds for name in fast):
+            continue  # a process has ended, which it has said
         row: dict[str, Any] = {"attention": attention}
-        row["none_ms"] = quartiles([1e3 * s / STEPS for s in none])
+        row["none_ms"] = quartiles([1e3 * s / setting.steps for s in none])
         for name in names:
             pairs = zip(seconds[attention, name], none, strict=True)
             row[f"{name}_adds_percent"] = quartiles([100 * (a / b - 1) for a, b in pairs])
-        pairs = zip(ours, seconds[attention, "literal"], strict=True)
-        row["ours_of_literal"] = quartiles([a / b for a, b in pairs])
+        if "literal" in names:
+            pairs = zip(seconds[attention, "ours"], seconds[attention, "literal"], strict=True)
+            row["ours_of_literal"] = quartiles([a / b for a, b in pairs])
         rows.append(row)
     return rows
 
@@ -82,19 +93,33 @@ def main() -> int:
     """Measure, print, compare with the bounds."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the figures here too")
-    parser.add_argument("--threads", type=int, default=processors())
-    parser.add_argument("--starts", type=int, default=2, help="of all processes")
-    parser.add_argument("--rounds", type=int, default=3, help="after each start")
-    parser.add_argument("--attentions", nargs="+", default=list(BOUNDS))
+    add_options(parser)
+    parser.add_argument("--starts", type=int, help="of all processes: 2, on a GPU 1")
+    parser.add_argument("--rounds", type=int, help="after each start: 3, on a GPU 5")
+    parser.add_argument("--attentions", nargs="+", default=list(BOUNDS["cpu"]))
     parser.add_argument("--uncompiled", action="store_true", help="and with compile: false")
     options = parser.parse_args()
-    names = [name for name in SIDES if name != "eager" or options.uncompiled]
-    sampling = {"starts": options.starts, "rounds": options.rounds}
-    run = about(threads=options.threads, batch=BATCH, precision=usual_precision(), **sampling)
-    # sixteen processes of a gigabyte and a half are too many
-    together = [[one] for one in options.attentions] if options.uncompiled else [options.attentions]
-    rows = [row for few in together for row in measure(few, names, options.threads, **sampling)]
-    print(f"ResNet-18 with CIFAR's stem; {headline(run)}")
+    options.rounds = options.rounds or (3 if options.device == "cpu" else 5)
+    setting = chosen(options)
+    fast = switches(setting.device, uncompiled=options.uncompiled)
+    bounds = BOUNDS[setting.device]
+    starts = options.starts or (2 if setting.device == "cpu" else 1)
+    sampling = {"starts": starts, "rounds": options.rounds}
+    run = about(
+        setting.device,
+        network=setting.network,
+        threads=setting.threads,
+        batch=setting.batch,
+        steps=setting.steps,
+        precision=setting.precision,
+        compiled=fast["ours"] != EAGER,
+        **sampling,
+    )
+    # sixteen processes of a gigabyte and a half are too many; and a GPU's baseline has an epoch
+    few_at_once = "eager" in fast or setting.device == "cuda"
+    together = [[one] for one in options.attentions] if few_at_once else [options.attentions]
+    rows = [row for few in together for row in measure(setting, few, fast, **sampling)]
+    print(headline(run))
     shown = [
         {
             "attention": row["attention"],
@@ -102,8 +127,8 @@ def main() -> int:
             "adds %": row["ours_adds_percent"][1],
             "from": row["ours_adds_percent"][0],
             "to": row["ours_adds_percent"][2],
-            "bound": BOUNDS.get(row["attention"]),
-            **{f"{name} adds %": row[f"{name}_adds_percent"][1] for name in names[1:]},
+            "bound": bounds.get(row["attention"]),
+            **{f"{name} adds %": row[f"{name}_adds_percent"][1] for name in list(fast)[2:]},
         }
         for row in rows
     ]
@@ -111,12 +136,12 @@ def main() -> int:
     print(table(shown, formats))
     report(options.json, run, rows=rows)
     over = [
-        row["attention"]
+        row
         for row in rows
-        if row["ours_adds_percent"][1] > BOUNDS.get(row["attention"], float("inf"))
-        or row["ours_of_literal"][0] > 1
+        if row["ours_adds_percent"][1] > bounds.get(row["attention"], float("inf"))
+        or row.get("ours_of_literal", [0])[0] > 1
     ]
-    return int(bool(over))
+    return int(bool(over) or len(rows) < len(options.attentions))
 
 
 if __name__ == "__main__":

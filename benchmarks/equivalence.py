@@ -1,10 +1,11 @@
 """Whether the fast path learns what float32 does: bfloat16 and all switches against neither.
 
-    python benchmarks/equivalence.py [--json FILE] [--seeds 20] [--attentions none cbam csm]
+    python benchmarks/equivalence.py [--device cuda] [--json FILE] [--seeds 20]
+        [--attentions none cbam csm]
 
 trains a quarter-width ResNet-18 on the digits for six epochs, from the same seeds, with everything
-that makes it fast, in bfloat16 where the processor has that, and in float32 with everything off,
-and prints the mean difference of their top-1 errors with its 95 % interval (t, paired by seed where
+that makes it fast, in bfloat16 where the device has that, and in float32 with everything off, and
+prints the mean difference of their top-1 errors with its 95 % interval (t, paired by seed where
 the order of the images is the same). A speed counts where that interval holds 0 or lies below it.
 """
 
@@ -19,35 +20,37 @@ from typing import Any
 
 import numpy as np
 import torch
+from ours import OFF
 from scipy import stats
+from setting import add_device, usual_precision
 from sides import about, headline, report, table
-from training import OFF, usual_precision
 
 from attngrid.config import Study, validate
 from attngrid.processor import processors
 from attngrid.training.fast import Fast
 
-FORMS = {
-    "fast": (usual_precision(), {"compile": "attention"}),
-    "reference": ("float32", OFF),
-}
+FORMS = ("fast", "reference")
 
 
-def top1_error(attention: str, form: str, seed: int) -> float:
+def top1_error(device: str, attention: str, form: str, seed: int) -> float:
     """Of a training, percent of the held-out digits."""
     from attngrid.training import loop
 
-    precision, fast = FORMS[form]
+    precision: str = "float32"
+    fast: dict[str, Any] = dict(OFF)
+    if form == "fast":
+        # a CPU would compile nothing for so few images
+        precision, fast = usual_precision(device), {"compile": device == "cuda" or "attention"}
     block = {"dataset": "digits", "backbones": ["resnet18"], "attentions": [attention]}
     content = {
         "study": "equivalence",
         "grid": [{**block, "recipes": ["demo_6ep"], "seeds": [seed], "options": {"width": 0.25}}],
-        "compute": {"device": "cpu", "precision": precision, "threads": 1},
+        "compute": {"device": device, "precision": precision, "threads": 1},
     }
     (cell,) = validate(Study, content, "equivalence").cells
     metrics, _ = loop.train(
         cell,
-        torch.device("cpu"),
+        torch.device(device),
         Path(),
         progress=lambda *_: None,
         fast=Fast.model_validate(fast),
@@ -59,12 +62,13 @@ def main() -> int:
     """Train, print, and end non-zero where the fast path is worse beyond its interval."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the figures here too")
+    add_device(parser)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--attentions", nargs="+", default=["none", "cbam"])
     options = parser.parse_args()
-    run = about(seeds=options.seeds, precision=usual_precision())
+    run = about(options.device, seeds=options.seeds, precision=usual_precision(options.device))
     runs = [
-        (attention, form, seed)
+        (options.device, attention, form, seed)
         for attention in options.attentions
         for seed in range(options.seeds)
         for form in FORMS
@@ -76,7 +80,9 @@ def main() -> int:
     rows: list[dict[str, Any]] = []
     for attention in options.attentions:
         fast, reference = (
-            np.array([errors[attention, form, seed] for seed in range(options.seeds)])
+            np.array(
+                [errors[options.device, attention, form, seed] for seed in range(options.seeds)]
+            )
             for form in FORMS
         )
         difference = fast - reference

@@ -20,11 +20,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
-from peers.pictures import MEAN, STD, TRANSFORMS, Pictures
+from peers.feed import MEAN, STD, Pictures, usual_transform
 from sides import about, headline, quartiles, report
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from attngrid.data.images import Batches, Images, channel_statistics
@@ -34,7 +33,7 @@ from attngrid.training.recipe import Flip, RandomCrop
 BOUND = 5.0  # times the usual way's images a second
 BATCH = 128
 USUAL = {
-    "v1": v1.Compose(TRANSFORMS),
+    "v1": usual_transform(32),
     "v2": v2.Compose(
         [
             v2.RandomCrop(32, padding=4),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -43,7 +44,7 @@ class Side:
         tuned: bool = True,
         **options: Any,
     ) -> None:
-        self.name, self.seconds = name, list[float]()
+        self.name, self.seconds, self.ended = name, list[float](), False
         settings = ":".join(f"{key}={value}" for key, value in TUNABLES.items())
         before = os.environ.pop("GLIBC_TUNABLES", None)
         if tuned:
@@ -60,11 +61,21 @@ class Side:
         if before is not None:
             os.environ["GLIBC_TUNABLES"] = before
 
-    def sample(self) -> float:
-        """Let it do its next sample, and wait: its seconds."""
-        self.pipe.send(None)
-        seconds: float = self.pipe.recv()
-        return seconds
+    def sample(self, *, kept: bool = True) -> None:
+        """Let it do its next sample, wait, and keep its seconds.
+
+        One that ends, of too little memory perhaps, is said, and all it did is left out.
+        """
+        if self.ended:
+            return
+        try:
+            self.pipe.send(None)
+            seconds: float = self.pipe.recv()
+            self.seconds += [seconds] * kept
+        except (EOFError, OSError):
+            self.ended = True
+            self.seconds.clear()
+            print(f"{self.name}: its process has ended; left out", file=sys.stderr)
 
     def end(self) -> None:
         """Stop it."""
@@ -81,6 +92,9 @@ def _side(pipe: Connection, work: Callable[..., None], arguments: tuple[Any, ...
 
     def wait() -> None:
         nonlocal began
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            # what was started there is a part of the sample
+            torch.cuda.synchronize()
         pipe.send(time.perf_counter() - began)
         pipe.recv()
         began = time.perf_counter()
@@ -91,30 +105,34 @@ def _side(pipe: Connection, work: Callable[..., None], arguments: tuple[Any, ...
         return
 
 
-def interleave(sides: Iterable[Side], rounds: int) -> None:
+def interleave(sides: Iterable[Side], rounds: int, *, one_by_one: bool = False) -> None:
     """Rounds of one sample of each side, or of more where it is named more often.
 
     The first sample of each loads, builds and compiles, mostly on one core: it is not kept, and
-    two sides make theirs at once, the last named first.
+    as many sides as there are cores make theirs at once, the last named first, or one at a time
+    where they share a GPU, on which kernels are chosen by what they take.
     """
     sides = list(sides)
     each = list(dict.fromkeys(sides))
     try:
-        with ThreadPoolExecutor(2) as two:
-            for _ in two.map(Side.sample, each[::-1]):
+        with ThreadPoolExecutor(1 if one_by_one else processors()) as pool:
+            for _ in pool.map(partial(Side.sample, kept=False), each[::-1]):
                 pass
         for _ in range(rounds):
             for side in sides:
-                side.seconds.append(side.sample())
+                side.sample()
     finally:
         for side in each:
             side.end()
 
 
-def about(**more: Any) -> dict[str, Any]:
+def about(device: str = "cpu", **more: Any) -> dict[str, Any]:
     """What a benchmark runs on, asked before it is a part of the load, and what else is to say."""
+    cpu = device == "cpu"
     return {
-        "device_name": processor_name(),
+        "device_name": processor_name() if cpu else torch.cuda.get_device_name(),
+        **({} if cpu else {"processor": processor_name()}),
+        "device": device,
         "cores": processors(),
         "load_before": round(os.getloadavg()[0], 2),
         "torch": str(torch.__version__),

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from setting import add_device
 from sides import about, headline, quartiles, report
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -121,7 +122,7 @@ def main() -> int:
     """Measure, print, compare with the bounds."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the figures here too")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_device(parser)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=8, help="less where N²·C is large")
@@ -129,9 +130,7 @@ def main() -> int:
     options = parser.parse_args()
     device, dtype = options.device, getattr(torch, options.dtype)
     torch.set_num_threads(options.threads)
-    run = about(device=device, dtype=options.dtype, threads=options.threads)
-    if device == "cuda":
-        run["device_name"] = torch.cuda.get_device_name()
+    run = about(device, dtype=options.dtype, threads=options.threads)
     print(f"{headline(run)}\n")
 
     print(f"{'N':>5}{'C':>6}{'d':>6}{'batch':>6}", *(f"{form + ', ms':>24}" for form in FORMS))

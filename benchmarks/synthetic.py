@@ -1,4 +1,4 @@
-"""Images of CIFAR's size, random: what a benchmark feeds where only speed counts."""
+"""Random images of CIFAR's and of ImageNet's size: what is fed where only speed counts."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 Split = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
-class Synthetic:
-    """Training images for many samples of a benchmark, and next to none to test on."""
+class Cifar:
+    """Training images for many samples of a benchmark on a CPU, and next to none to test on."""
 
     label = "random images"
     num_classes = 100
@@ -23,11 +23,40 @@ class Synthetic:
     @classmethod
     def load(cls, folder: Path) -> list[Split]:
         """The training and the held-out split: uint8 images N×3×H×W and N labels."""
-        return [random_images(cls.TRAIN), random_images(cls.HELD_OUT)]
+        return [cls.draw(cls.TRAIN), cls.draw(cls.HELD_OUT)]
+
+    @classmethod
+    def draw(cls, count: int) -> Split:
+        """So many images and labels, the same each time."""
+        random = np.random.default_rng(0)
+        shape = (count, 3, cls.input_size, cls.input_size)
+        pixels_NCHW = random.integers(0, 256, shape, dtype=np.uint8)
+        return pixels_NCHW, random.integers(0, cls.num_classes, count)
 
 
-def random_images(count: int) -> Split:
-    """Images N×3×32×32 and labels, the same each time."""
-    random = np.random.default_rng(0)
-    pixels_NCHW = random.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
-    return pixels_NCHW, random.integers(0, Synthetic.num_classes, count)
+class ManyCifar(Cifar):
+    """Those of a GPU."""
+
+    TRAIN = 160_000
+
+
+class LikeCifar(Cifar):
+    """As many as CIFAR-100 has."""
+
+    TRAIN, HELD_OUT = 50_000, 10_000
+
+
+class ImageNet(Cifar):
+    """Of ImageNet's size."""
+
+    num_classes = 1000
+    input_size = 224
+    stem = "imagenet"
+
+    TRAIN = 256
+
+
+class ManyImageNet(ImageNet):
+    """Those of a GPU."""
+
+    TRAIN = 7_680

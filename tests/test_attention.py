@@ -24,7 +24,7 @@ from attngrid.attention.csm import ChannelSpatialAttention
 from attngrid.attention.maf import MAF, MAFInBAM, MAFInCBAM
 from attngrid.attention.sam import SpatialSelfAttention
 from attngrid.attention.se import SqueezeExcitation, SqueezeExcitationV3
-from attngrid.attention.srap import SRAP
+from attngrid.attention.srap import SRAP, Largest
 from attngrid.attention.statistics import (
     CHANNEL,
     POSITION,
@@ -370,6 +370,18 @@ def test_what_srap_selects_is_on_its_device_and_in_no_checkpoint() -> None:
     module = SRAP(8, statistics=("avg", "max", "std"))
     assert module.to("meta").interleaved.device.type == "meta"
     assert not any("interleaved" in name for name in module.state_dict())
+
+
+def test_what_a_gpu_selects_is_what_topk_does() -> None:
+    """Largest first, whole rows too; its gradient goes to where each value was."""
+    rows = torch.randn(3, 2, 7, dtype=torch.float64).requires_grad_()
+    for count in (1, 4, 7):
+        grad = torch.randn(3, 2, count, dtype=torch.float64)
+        found, expected = Largest.apply(rows, count), rows.topk(count, -1).values
+        assert found.equal(expected)
+        (one,), (other,) = (torch.autograd.grad(out, rows, grad) for out in (found, expected))
+        assert one.equal(other)
+    assert torch.autograd.gradcheck(Largest.apply, (rows, 4))
 
 
 def test_srap_starts_as_its_authors_do() -> None:

@@ -252,6 +252,27 @@ def test_only_training_batches_of_the_recipes_size_are_compiled(
     assert len(sizes) % 16 == 0
 
 
+@pytest.mark.usefixtures("a_compiler")
+def test_a_network_is_not_compiled_for_the_last_batch_of_an_epoch(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: dict[bool, set[int]] = {True: set(), False: set()}
+
+    def instead(model: torch.nn.Module, *, dynamic: bool, mode: str | None) -> Any:
+        def counted(x: torch.Tensor) -> Any:
+            sizes[model.training].add(len(x))
+            return model(x)
+
+        return counted
+
+    monkeypatch.setattr(torch, "compile", instead)
+    tiny["recipes"]["tiny"]["batch_size"] = 100
+    losses = [first_epoch(tiny, "cbam", "float32", Fast(compile=c)) for c in (True, False)]
+    assert losses[0] == losses[1]
+    assert sizes[True] == {100}
+    assert sizes[False]  # tests are
+
+
 def test_a_record_says_what_was_on(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

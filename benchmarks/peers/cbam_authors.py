@@ -1,24 +1,28 @@
 """The CBAM authors' training script, which is PyTorch's example for ImageNet, with their module.
 
-float32, NCHW, the loop of ``torchvision_reference``: it reads the loss, top-1 and top-5 of every
-step, too. CBAM is taken operator by operator. (Their repository: README and options.)
+float32, NCHW, the loop of ``torchvision_reference`` with 4 workers: it reads the loss, top-1 and
+top-5 of every step, too. CBAM is taken operator by operator. (Their repository: README and
+options.)
 """
 
 from __future__ import annotations
 
+from setting import Setting
 from sides import Wait
 
 import attngrid
 from attngrid.convolution import native_convolutions
 from attngrid.forms import literal_forms
-from peers.pictures import Pictures
 from peers.torchvision_reference import train
 
+WORKERS = 4
 
-def work(
-    wait: Wait, pictures: Pictures, batch: int, steps: int, threads: int, workers: int
-) -> None:
+
+def work(wait: Wait, setting: Setting, *, resident: bool = False) -> None:
     """Train for ever, a sample being so many steps."""
-    model = attngrid.create_model("resnet18", "cbam", num_classes=100, stem="cifar")
+    data = setting.data
+    model = attngrid.create_model(
+        setting.backbone, "cbam", num_classes=data.num_classes, stem=data.stem
+    ).to(setting.device)
     with literal_forms(), native_convolutions():
-        train(wait, model, pictures, batch, steps, threads, workers)
+        train(wait, model, setting, WORKERS, resident=resident)

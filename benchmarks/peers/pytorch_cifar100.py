@@ -1,4 +1,4 @@
-"""pytorch-cifar100's loop: float32, NCHW, PIL images, and a log of every step.
+"""pytorch-cifar100's loop: float32, NCHW, PIL images read by 4 workers, and a log of every step.
 
 After each backward pass the norms of the last layer's gradients are logged, after each step the
 loss is printed and logged, and in the first epoch the learning rate is raised every step. (Its
@@ -8,35 +8,29 @@ README.)
 from __future__ import annotations
 
 import torch
+from setting import Setting
 from sides import Wait
 from torch import nn
-from torch.utils.data import DataLoader
 
-from peers.pictures import Pictures, endless
-from peers.torchvision_reference import cifar_resnet18
+from attngrid.processor import processors
+from peers.feed import batches, network
+
+WORKERS = 4
 
 
-def work(
-    wait: Wait, pictures: Pictures, batch: int, steps: int, threads: int, workers: int
-) -> None:
+def work(wait: Wait, setting: Setting) -> None:
     """Train for ever, a sample being so many steps."""
-    torch.set_num_threads(threads)
-    model = cifar_resnet18()
+    torch.set_num_threads(setting.threads)
+    model = network(setting)
     last = list(model.parameters())[-2:]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
-    warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, 1e-3, total_iters=len(pictures) // batch)
+    epoch = setting.data.TRAIN // setting.batch
+    warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, 1e-3, total_iters=epoch)
     criterion = nn.CrossEntropyLoss()
-    loader = DataLoader(
-        pictures,
-        batch,
-        shuffle=True,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        drop_last=True,
-    )
     log: list[tuple[str, int, float]] = []
     model.train()
-    for step, (images, labels) in enumerate(endless(loader), 1):
+    read = batches(setting, workers=min(WORKERS, processors()))
+    for step, (images, labels) in enumerate(read, 1):
         optimizer.zero_grad()
         loss = criterion(model(images), labels)
         loss.backward()
@@ -46,5 +40,5 @@ def work(
             log.append(("last layer's gradient", step, parameter.grad.norm().item()))
         log.append((f"step {step}: {loss.item():.4f}", step, loss.item()))
         warm_up.step()
-        if step % steps == 0:
+        if step % setting.steps == 0:
             wait()

@@ -1,62 +1,57 @@
 """timm's train script: its model, its optimizer's parameter groups, its loss, its settings.
 
-``channels_last`` is its ``--channels-last``, ``amp`` its ``--amp --amp-dtype bfloat16``; without
-them it is float32 in NCHW. The loss is read every step for its meter. (timm's documentation of
-training scripts.)
+``channels_last`` is its ``--channels-last``, ``amp`` its ``--amp --amp-dtype bfloat16``,
+``compiled`` its ``--torchcompile`` with that ``--torchcompile-mode``; without them it is float32 in
+NCHW. Of 4 workers. The loss is read every step for its meter. (timm's documentation of training
+scripts.)
 """
 
 from __future__ import annotations
 
 import timm
 import torch
+from setting import Setting
 from sides import Wait
 from timm.loss.cross_entropy import LabelSmoothingCrossEntropy
-from timm.optim._optim_factory import create_optimizer_v2
+from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 from timm.utils.metrics import AverageMeter
-from torch import nn
-from torch.utils.data import DataLoader
 
-from peers.pictures import Pictures, endless
+from attngrid.processor import processors
+from peers.feed import batches, with_stem
+
+WORKERS = 4
 
 
 def work(
     wait: Wait,
-    pictures: Pictures,
-    batch: int,
-    steps: int,
-    threads: int,
-    workers: int,
+    setting: Setting,
     *,
+    resident: bool = False,
     channels_last: bool = False,
     amp: bool = False,
+    compiled: str | None = None,
 ) -> None:
     """Train for ever, a sample being so many steps."""
-    torch.set_num_threads(threads)
-    model = timm.create_model("resnet18", num_classes=100)
-    model.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
-    model.maxpool = nn.Identity()
+    torch.set_num_threads(setting.threads)
+    torch.backends.cudnn.benchmark = True
+    model = timm.create_model(setting.usual_name, num_classes=setting.data.num_classes)
+    model = with_stem(model, setting).to(setting.device)
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
     optimizer = create_optimizer_v2(model, opt="sgd", lr=0.1, momentum=0.9, weight_decay=2e-5)
     criterion = LabelSmoothingCrossEntropy(0.1)  # type: ignore[no-untyped-call]
-    loader = DataLoader(
-        pictures,
-        batch,
-        shuffle=True,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        drop_last=True,
-    )
     losses = AverageMeter()  # type: ignore[no-untyped-call]
     model.train()
-    for step, (images, labels) in enumerate(endless(loader), 1):
+    call = torch.compile(model, mode=compiled) if compiled else model
+    read = batches(setting, workers=min(WORKERS, processors()), resident=resident)
+    for step, (images, labels) in enumerate(read, 1):
         if channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=amp):
-            loss = criterion(model(images), labels)
-        losses.update(loss.item(), len(images))  # type: ignore[no-untyped-call]
-        optimizer.zero_grad()
+        with torch.autocast(setting.device, dtype=torch.bfloat16, enabled=amp):
+            loss = criterion(call(images), labels)
         loss.backward()
         optimizer.step()
-        if step % steps == 0:
+        optimizer.zero_grad()
+        losses.update(loss.item(), len(images))  # type: ignore[no-untyped-call]
+        if step % setting.steps == 0:
             wait()

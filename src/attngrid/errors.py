@@ -38,7 +38,11 @@ class DivergedError(AttngridError):
 
     def __init__(self, epoch: int, step: int, loss: float) -> None:
         super().__init__(f"diverged: the loss became {loss} in epoch {epoch}, step {step}")
-        self.epoch, self.step = epoch, step
+        self.epoch, self.step, self.loss = epoch, step, loss
+
+    def __reduce__(self) -> tuple[type, tuple[int, int, float]]:
+        """As it comes from another process."""
+        return type(self), (self.epoch, self.step, self.loss)
 
 
 class DivergedTrialsError(AttngridError):

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from attngrid.attention.bottleneck import bottleneck
 from attngrid.attention.statistics import (
@@ -81,13 +82,40 @@ class SRAP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x, channel, position = squeeze_both(x, self.statistics)
         # of all statistics at once, which a CPU shares out among its threads
-        largest_NKR = torch.stack(channel, 1).topk(max(self.sizes), 2).values
+        largest_NKR = largest(torch.stack(channel, 1), max(self.sizes))
         selected_NC = largest_NKR.transpose(1, 2).flatten(1)
         if len(self.interleaved) < selected_NC.shape[1]:
             selected_NC = selected_NC[:, self.interleaved]
         residual_NC = math.prod(channel[1:], start=channel[0]).sigmoid()
         weights_NC: Tensor = (self.mlp(selected_NC) + residual_NC).relu()
         return _gated(x, weights_NC[:, :, None, None], self._spatial(position))
+
+
+def largest(rows: Tensor, count: int) -> Tensor:
+    """The largest of each row ...×C, in their order: ...×count."""
+    if rows.is_cuda:
+        out: Tensor = Largest.apply(rows, count)
+        return out
+    return rows.topk(count, -1).values
+
+
+class Largest(torch.autograd.Function):
+    """The same, with a gradient that is gathered by rank.
+
+    topk's is scattered, for which a GPU that is to be deterministic sorts all places each time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, count: int) -> Tensor:
+        values, places = rows.sort(-1, descending=True)
+        ctx.save_for_backward(places)
+        return values[..., :count].contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (places,) = ctx.saved_tensors
+        past = places.shape[-1] - grad.shape[-1]
+        return pad(grad, (0, past)).gather(-1, places.argsort(-1)), None
 
 
 def _gated(x: Tensor, channel_NC11: Tensor, position_N1HW: Tensor) -> Tensor:

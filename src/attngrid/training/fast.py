@@ -81,11 +81,16 @@ class Fast(Strict):
 
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
-    def called(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
+    def called(self, model: nn.Module, images: int | None = None) -> Callable[[Tensor], Tensor]:
         """A model as it is to be called: images N×3×H×W to logits N×classes.
 
         Of ``resolved`` ones. What is compiled is kept by PyTorch and found by the next cell.
         ``CompiledModules`` compiles attention alone.
+
+        Args:
+            model: on its device.
+            images: of a part of a full batch; the last one of an epoch, with fewer, is trained on
+                as it is, and not compiled for its own size. None: all sizes are compiled.
         """
         import torch
 
@@ -95,15 +100,16 @@ class Fast(Strict):
         run: Callable[[Tensor], Tensor] = model
         if self.compile is True:
             prepare(rounding=True)
-            # an epoch's last batch has another size: kernels of its own, not slower ones for all
+            # a test's batch has another size: kernels of its own, not slower ones for all
             mode = "reduce-overhead" if self.cuda_graphs else None
             run = torch.compile(model, dynamic=False, mode=mode)
 
         def call(images_NCHW: Tensor) -> Tensor:
             if self.cuda_graphs:
                 torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+            last = images is not None and len(images_NCHW) < images and torch.is_grad_enabled()
             with literal_forms(not self.attention), native_convolutions(not self.convolutions):
-                return run(images_NCHW.contiguous(memory_format=self.layout))
+                return (model if last else run)(images_NCHW.contiguous(memory_format=self.layout))
 
         return call
 

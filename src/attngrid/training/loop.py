@@ -119,6 +119,7 @@ def make_deterministic(seed: int, threads: int, *, strict: bool, unfilled: bool 
     warning about it is no half-way house: fused attention then takes its other form on a GPU.
     It may also fill all memory with NaN as it is allocated, unless that is to stay ``unfilled``:
     who reads what was not written is betrayed then, at the price of a pass over every map.
+    Otherwise cuDNN takes for each convolution what is fastest at its first step.
     """
     # cuBLAS reads this when it starts; without it, deterministic mode refuses to multiply
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -127,7 +128,7 @@ def make_deterministic(seed: int, threads: int, *, strict: bool, unfilled: bool 
     # what torch.use_deterministic_algorithms does for eager code, without starting the compiler
     torch.set_deterministic_debug_mode("error" if strict else "default")
     torch.utils.deterministic.fill_uninitialized_memory = not unfilled  # type: ignore[attr-defined]
-    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.benchmark = not strict
     # float32 means float32, whatever a GPU offers in its place
     torch.backends.cudnn.allow_tf32 = False
     torch.set_float32_matmul_precision("highest")
@@ -234,7 +235,7 @@ def train(
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     model.to(device=device, memory_format=fast.layout)  # type: ignore[call-overload]
     in_parts = Parts(model, processes, accumulate)
-    network = fast.called(in_parts.module)
+    network = fast.called(in_parts.module, recipe.batch_size // in_all)
     modules = None
     if fast.compile == "attention":
         modules = CompiledModules(model, recipe.batch_size // in_all)
