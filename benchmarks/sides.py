@@ -154,7 +154,9 @@ def report(file: Path | None, run: Mapping[str, Any], **content: Any) -> None:
 
 
 def quartiles(values: list[float]) -> list[float]:
-    """First quartile, median, third."""
+    """First quartile, median, third; of one value, that."""
+    if len(values) == 1:
+        return values * 3
     return statistics.quantiles(values, n=4, method="inclusive")
 
 
