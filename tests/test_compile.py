@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import attngrid
+from attngrid.attention.srap import Largest
 from attngrid.config import Study, validate
 from attngrid.errors import InterruptedTrainingError
 from attngrid.forms import literal_forms
@@ -85,6 +86,17 @@ def assert_compiled_equals_eager(model: nn.Module, backend: str, *modes: bool) -
 @pytest.mark.parametrize("attention", attngrid.list_attentions())
 def test_every_module_is_one_graph_with_the_eager_gradients(attention: str) -> None:
     assert_compiled_equals_eager(trunk("resnet18", attention), "aot_eager", True, False)
+
+
+def test_what_a_gpu_selects_for_srap_is_one_graph_with_topks_gradient() -> None:
+    rows, grad = torch.randn(3, 2, 8, requires_grad=True), torch.randn(3, 2, 4)
+    compiled = torch.compile(
+        lambda rows: Largest.apply(rows, 4), backend="aot_eager", fullgraph=True
+    )
+    found, expected = compiled(rows), rows.topk(4, -1).values
+    assert found.equal(expected)
+    (one,), (other,) = (torch.autograd.grad(out, rows, grad) for out in (found, expected))
+    assert one.equal(other)
 
 
 PAIRS = [

@@ -19,8 +19,8 @@ def evaluate_record(
 ) -> tuple[Cell, Record, dict[str, float]]:
     """Test a record's network on its held-out images, as after its last epoch.
 
-    On the kind of device that it was trained on the errors are the record's, exactly, where what
-    was compiled can be compiled.
+    On the kind of device that it was trained on the errors are the record's, exactly, where it was
+    deterministic and what was compiled can be compiled.
 
     Args:
         file: the record; its weights are where the study keeps them.
