@@ -28,7 +28,7 @@ from typing import Any
 
 from ours import train
 from setting import Setting, add_options, chosen
-from sides import Side, about, headline, interleave, quartiles, report, table
+from sides import Side, headline, interleave, quartiles, report, table
 
 # Percent that a module may add.
 BOUNDS = {
@@ -105,16 +105,7 @@ def main() -> int:
     bounds = BOUNDS[setting.device]
     starts = options.starts or (2 if setting.device == "cpu" else 1)
     sampling = {"starts": starts, "rounds": options.rounds}
-    run = about(
-        setting.device,
-        network=setting.network,
-        threads=setting.threads,
-        batch=setting.batch,
-        steps=setting.steps,
-        precision=setting.precision,
-        compiled=fast["ours"] != EAGER,
-        **sampling,
-    )
+    run = setting.about(compiled=fast["ours"] != EAGER, **sampling)
     # sixteen processes of a gigabyte and a half are too many; and a GPU's baseline has an epoch
     few_at_once = "eager" in fast or setting.device == "cuda"
     together = [[one] for one in options.attentions] if few_at_once else [options.attentions]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import dataclass, replace
+from typing import Any
 
 import synthetic
 import torch
+from sides import about
 from torch.utils.flop_counter import FlopCounterMode
 
 import attngrid
@@ -60,6 +62,18 @@ class Setting:
     def sample_images(self) -> int:
         """Images that a sample takes."""
         return self.batch * self.steps
+
+    def about(self, **more: Any) -> dict[str, Any]:
+        """What a benchmark says of itself."""
+        return about(
+            self.device,
+            network=self.network,
+            threads=self.threads,
+            batch=self.batch,
+            steps=self.steps,
+            precision=self.precision,
+            **more,
+        )
 
     def sample_flops(self) -> float:
         """Of a sample, forward and backward, by torch's counter: two a multiply-accumulate."""

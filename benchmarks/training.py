@@ -28,7 +28,7 @@ import torch
 from ours import OFF, train
 from peers import cbam_authors, pytorch_cifar100, timm_train, torchvision_reference
 from setting import Setting, add_options, chosen
-from sides import Side, Wait, about, headline, interleave, paired, quartiles, report, table
+from sides import Side, Wait, headline, interleave, paired, quartiles, report, table
 
 OURS = "ours"
 # How many times as fast as a side ours is to be, in bfloat16.
@@ -147,15 +147,7 @@ def main() -> int:
     parser.add_argument("--switches", action="store_true", help="and with single switches off")
     options = parser.parse_args()
     setting = chosen(options)
-    run = about(
-        setting.device,
-        network=setting.network,
-        threads=setting.threads,
-        batch=setting.batch,
-        steps=setting.steps,
-        rounds=options.rounds,
-        precision=setting.precision,
-    )
+    run = setting.about(rounds=options.rounds)
     flops = setting.sample_flops()
     sides, compared = make_sides(setting, switches=options.switches)
     interleave(sides.values(), options.rounds, one_by_one=setting.device == "cuda")
