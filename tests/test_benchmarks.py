@@ -59,6 +59,7 @@ def test_a_sample_of_each_side_trains_the_same_number_of_images(
     monkeypatch.setattr(training, "Side", Recorded)
     monkeypatch.setattr(training, "product", lambda setting: (8, 1))
     monkeypatch.setattr(torch, "compile", lambda called, **_: called)
+    monkeypatch.setattr("attngrid.training.fast.missing", lambda device: None)
     request.addfinalizer(lambda: torch.use_deterministic_algorithms(False))
     (one,) = (s for s in setting.SETTINGS if (s.device, s.images) == (device, images))
     sides, compared = training.make_sides(one, switches=True)

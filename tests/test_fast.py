@@ -220,7 +220,9 @@ def test_auto_compiles_attention_where_a_cpu_trains_for_long() -> None:
 @pytest.mark.usefixtures("no_compiler")
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_without_a_compiler_nothing_is_compiled(device: str) -> None:
-    where, needs = torch.device(device), r"needs a C.* compiler \(.* in the environment\)"
+    # an older torch's code for CPUs is none for us
+    needs = r"needs (a C.* compiler \(.* in the environment\)|torch 2.14)"
+    where = torch.device(device)
     with pytest.warns(UserWarning, match=f"not compiled.* {needs}"):
         assert Fast().resolved(where, 2**20, steps=2**20).compile is False
     with pytest.raises(ConfigError, match=f"fast.compile: found attention, which {needs}"):

@@ -12,7 +12,7 @@ from attngrid.forms import Switch, is_eager_on_cpu
 from attngrid.processor import has_amx
 
 # PyTorch's own gradients within: the same, but for rounding.
-native_convolutions = Switch("native_convolutions")
+native_convolutions = Switch()
 # Where a product of matrices makes the gradient of the weights faster than oneDNN 3.12 does, 1.2
 # to 6 times on AMX: its tiles take 16 of a map's columns at once, and such maps have fewer.
 FEW_COLUMNS, MANY_CHANNELS = 14, 128

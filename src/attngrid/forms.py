@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -14,28 +13,30 @@ PIECE = 2**20
 
 
 class Switch:
-    """Off, but for what runs within ``with switch():``."""
+    """Off, but for what runs within ``with switch():``.
 
-    def __init__(self, name: str) -> None:
-        self._on: ContextVar[bool] = ContextVar(name, default=False)
+    Of all threads: a compiler can look at an attribute, and not, before torch 2.14, at a
+    ``ContextVar``.
 
-    @property
-    def on(self) -> bool:
-        """Whether this runs within it."""
-        return self._on.get()
+    Attributes:
+        on: whether this runs within it.
+    """
+
+    def __init__(self) -> None:
+        self.on = False
 
     @contextmanager
     def __call__(self, on: bool = True) -> Iterator[None]:
         """Turn it on for what runs within; ``on=False`` turns it off, inside of another."""
-        token = self._on.set(on)
+        before, self.on = self.on, on
         try:
             yield
         finally:
-            self._on.reset(token)
+            self.on = before
 
 
 # Literal forms within: the same function and gradient, but for rounding, in more time.
-literal_forms = Switch("literal_forms")
+literal_forms = Switch()
 
 
 def is_eager_on_cpu(x: Tensor) -> bool:
