@@ -9,16 +9,19 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-from attngrid.cluster import cluster, forward_signals, require_plain
-from attngrid.config import Study, name_sources, validate
-from attngrid.deadline import deadline
-from attngrid.errors import AttngridError
-from attngrid.evidence.claims import load_claims
-from attngrid.files import set_home, shipped
-from attngrid.plan import Planner, summary
+from attngrid.study.cluster import cluster, require_plain
+from attngrid.training.signals import forward_signals
+from attngrid.study.schema import Study
+from attngrid.core.validation import name_sources, validate
+from attngrid.training.deadline import deadline
+from attngrid.core.errors import AttngridError
+from attngrid.analysis.claims import load_claims
+from attngrid.core.files import set_home, shipped
+from attngrid.study.plan import Planner, summary
 from attngrid.render.description import check_descriptions
-from attngrid.status import has_failed, used
-from attngrid.training.record import RUN_BEGAN, now
+from attngrid.analysis.progress import has_failed, used
+from attngrid.records.status import RUN_BEGAN
+from attngrid.records.environment import now
 
 min_version("9.0")
 # A large grid's jobs are many objects, and none of them is garbage; until the first one starts.
@@ -118,7 +121,7 @@ onstart:
             [
                 *folders,
                 *workflow.configfiles,
-                *study.own_files,
+                *study.user_files,
                 sys.executable,
                 *options,
             ]

@@ -15,9 +15,11 @@ import time
 
 import torch
 
-from attngrid.complexity import models_of_grid
-from attngrid.config import CountedGrid, read_yaml, validate
-from attngrid.processor import peak_memory_mb
+from attngrid.core.files import read_yaml
+from attngrid.core.hardware import peak_memory_mb
+from attngrid.core.validation import validate
+from attngrid.measure.complexity import models_of_grid
+from attngrid.study.counted import CountedGrid
 
 SECONDS, GIGABYTES = 0.5, 2.0
 

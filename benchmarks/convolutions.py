@@ -17,10 +17,10 @@ from typing import Any
 
 from sides import Side, Wait, about, headline, interleave, paired, quartiles, report, table
 
-from attngrid.complexity import Model
-from attngrid.config import CostGrid
-from attngrid.cost import Network
-from attngrid.processor import lacks_bfloat16, processor_name, processors
+from attngrid.core.hardware import lacks_bfloat16, processor_name, processors
+from attngrid.measure.complexity import Model
+from attngrid.measure.cost import Network
+from attngrid.study.counted import CostGrid
 from attngrid.training.loop import choose_device, make_deterministic
 
 BATCH = 64

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from sides import about, headline, quartiles, report, table
 
-from attngrid.processor import peak_memory_mb
+from attngrid.core.hardware import peak_memory_mb
 
 ROOT = Path(__file__).resolve().parent.parent
 BOUND_S, BOUND_GB = 12.0, 1.5

@@ -25,8 +25,9 @@ from scipy import stats
 from setting import add_device, usual_precision
 from sides import about, headline, report, table
 
-from attngrid.config import Study, validate
-from attngrid.processor import processors
+from attngrid.core.hardware import processors
+from attngrid.core.validation import validate
+from attngrid.study.schema import Study
 from attngrid.training.fast import Fast
 
 FORMS = ("fast", "reference")

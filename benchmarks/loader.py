@@ -37,11 +37,11 @@ from torchvision import transforms as v1
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
+from attngrid.core.hardware import processors
 from attngrid.data import folders
 from attngrid.data.stream import Stream
-from attngrid.launcher import tune_allocator
-from attngrid.processor import processors
-from attngrid.training.recipe import shipped_recipes
+from attngrid.study.recipe import shipped_recipes
+from attngrid.training.launcher import tune_allocator
 
 BATCH = 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

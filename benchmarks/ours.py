@@ -9,7 +9,8 @@ import torch
 from setting import Setting
 from sides import Wait
 
-from attngrid.config import Study, validate
+from attngrid.core.validation import validate
+from attngrid.study.schema import Study
 from attngrid.training.checkpoint import Checkpoints
 from attngrid.training.fast import Fast
 

@@ -21,8 +21,8 @@ from tempfile import TemporaryDirectory
 
 from sides import about, headline, quartiles, report
 
-from attngrid.config import load_study
-from attngrid.processor import processors
+from attngrid.core.hardware import processors
+from attngrid.study.schema import load_study
 
 GAIN = 1.2  # from which it is the default
 

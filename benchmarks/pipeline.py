@@ -26,9 +26,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
+from attngrid.core.hardware import processors
 from attngrid.data.images import Batches, Images, channel_statistics
-from attngrid.processor import processors
-from attngrid.training.recipe import Flip, RandomCrop
+from attngrid.data.transforms import Flip, RandomCrop
 
 BOUND = 5.0  # times the usual way's images a second
 BATCH = 128

@@ -13,9 +13,9 @@ from sides import about
 from torch.utils.flop_counter import FlopCounterMode
 
 import attngrid
-from attngrid.backbones import REGISTRY
-from attngrid.cell import Precision
-from attngrid.processor import processors
+from attngrid.core.hardware import processors
+from attngrid.models.registry import REGISTRY
+from attngrid.study.options import Precision
 from attngrid.training.loop import too_slow
 
 
@@ -76,7 +76,7 @@ class Setting:
         )
 
     def sample_flops(self) -> float:
-        """Of a sample, forward and backward, by torch's counter: two a multiply-accumulate."""
+        """Of a sample, forward and backward, by torch's counter: two a multiply-gradient_accumulation_steps."""
         with torch.device("meta"):
             model = attngrid.create_model(
                 self.backbone, "none", num_classes=self.data.num_classes, stem=self.data.stem

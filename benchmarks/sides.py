@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from attngrid.files import write_atomically
-from attngrid.launcher import TUNABLES
-from attngrid.processor import processor_name, processors
+from attngrid.core.files import write_atomically
+from attngrid.core.hardware import processor_name, processors
+from attngrid.training.launcher import TUNABLES
 
 # Called by a side after each sample of its work; returns when the next one is to begin.
 Wait = Callable[[], None]

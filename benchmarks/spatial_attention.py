@@ -28,8 +28,8 @@ from sides import about, headline, quartiles, report
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from attngrid.attention.sam import MAP_KEPT_UP_TO, attend
-from attngrid.cost import memory_mb
+from attngrid.measure.cost import memory_mb
+from attngrid.models.attention.sam import MAP_KEPT_UP_TO, attend
 
 TIME, MEMORY = 1.1, 0.1  # the bounds: a share of the better form's time, of the literal's memory
 LARGE, LARGE_BATCH, LARGE_CHANNELS = 3136, 8, 64  # where memory is measured

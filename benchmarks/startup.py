@@ -28,8 +28,8 @@ from typing import Any
 
 from sides import about, headline, quartiles, report
 
-from attngrid.config import load_study
-from attngrid.training.record import read_record
+from attngrid.records.record import read_record
+from attngrid.study.schema import load_study
 
 ROOT = Path(__file__).resolve().parent.parent
 BOUND_S, SHARE, HELP_S = 4.0, 0.08, 0.3

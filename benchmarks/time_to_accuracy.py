@@ -31,10 +31,11 @@ import torch
 from setting import add_device, usual_precision
 from sides import about, headline, report, table
 
-from attngrid.config import Study, validate
-from attngrid.errors import AttngridError
-from attngrid.processor import processors
-from attngrid.site import data_folder
+from attngrid.core.errors import AttngridError
+from attngrid.core.hardware import processors
+from attngrid.core.validation import validate
+from attngrid.study.paths import data_folder
+from attngrid.study.schema import Study
 
 
 def train(block: dict[str, Any], compute: dict[str, Any], start: float) -> list[dict[str, float]]:

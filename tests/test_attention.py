@@ -16,24 +16,18 @@ from torch import nn
 from torch.func import functional_call
 
 import attngrid
-from attngrid import attention as attentions
-from attngrid import forms
-from attngrid.attention.bam import BAM
-from attngrid.attention.cbam import CBAM
-from attngrid.attention.csm import ChannelSpatialAttention
-from attngrid.attention.maf import MAF, MAFInBAM, MAFInCBAM
-from attngrid.attention.sam import SpatialSelfAttention
-from attngrid.attention.se import SqueezeExcitation, SqueezeExcitationV3
-from attngrid.attention.srap import SRAP, Largest
-from attngrid.attention.statistics import (
-    CHANNEL,
-    POSITION,
-    STATISTICS,
-    deviation,
-    squeeze,
-)
-from attngrid.errors import ConfigError, UnknownNameError
-from attngrid.forms import literal_forms
+from attngrid.core.errors import ConfigError, UnknownNameError
+from attngrid.models import forms
+from attngrid.models.attention.bam import BAM
+from attngrid.models.attention.cbam import CBAM
+from attngrid.models.attention.csm import ChannelSpatialAttention
+from attngrid.models.attention.maf import MAF, MAFInBAM, MAFInCBAM
+from attngrid.models.attention.sam import SpatialSelfAttention
+from attngrid.models.attention.se import SqueezeExcitation, SqueezeExcitationV3
+from attngrid.models.attention.srap import SRAP, Largest
+from attngrid.models.attention.statistics import CHANNEL, POSITION, STATISTICS, deviation, squeeze
+from attngrid.models.forms import literal_forms
+from attngrid.models.registry import find_attention
 
 Array = NDArray[np.float64]
 
@@ -287,7 +281,7 @@ BY_HAND = {
 
 
 def build(name: str, channels: int, **options: int) -> nn.Module:
-    entry = attentions.find(name)
+    entry = find_attention(name)
     module: nn.Module = entry.load()(channels, **entry.options, **options)
     return module
 

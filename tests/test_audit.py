@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from attngrid.evidence.audit import FINDINGS, audit
-from attngrid.evidence.selection import selection
+from attngrid.analysis.audit import FINDINGS, audit
+from attngrid.analysis.selection import selection
 from attngrid.render.audit import write_audit
 
 ROOT = Path(__file__).resolve().parent.parent

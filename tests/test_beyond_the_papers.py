@@ -18,15 +18,18 @@ import torch
 import yaml
 
 from attngrid import create_model, load_results
-from attngrid.attention import TIMM, find
-from attngrid.backbones.resnet import Block
-from attngrid.cell import Cell, Options, attention_label, model_label
-from attngrid.complexity import count
-from attngrid.config import Study, validate
+from attngrid.core.errors import AttngridError, ConfigError, DataError
+from attngrid.core.validation import validate
 from attngrid.data.images import load
-from attngrid.errors import AttngridError, ConfigError, DataError
-from attngrid.scaffold import init
-from attngrid.training.recipe import shipped_recipes
+from attngrid.measure.complexity import count
+from attngrid.models.backbones.resnet import Block
+from attngrid.models.registry import TIMM, find
+from attngrid.study.cell import Cell
+from attngrid.study.labels import attention_label, model_label
+from attngrid.study.options import Options
+from attngrid.study.recipe import shipped_recipes
+from attngrid.study.scaffold import init
+from attngrid.study.schema import Study
 
 SMALL: dict[str, Any] = {"num_classes": 10, "stem": "cifar", "width": 0.25, "input_size": 32}
 
@@ -156,7 +159,7 @@ def test_the_control_of_a_smaller_reduction_is_wider() -> None:
 def test_a_control_says_what_it_matches() -> None:
     assert model_label("resnet18", "none_wide:csm") == "ResNet-18, wide (CSM's params)"
     assert attention_label("none_wide:my.py:Mine:macs") == "wide (Mine's MACs)"
-    assert find("none_wide:cam:macs").same_as == "none_wide:se:macs"
+    assert find("none_wide:cam:macs").alias_of == "none_wide:se:macs"
     for name, message in {
         "none_wide": "say which module",
         "none_wide:cbma": "did you mean cbam",

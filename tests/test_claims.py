@@ -14,17 +14,18 @@ import pytest
 import yaml
 from scipy import stats
 
-from attngrid.cell import Cell
-from attngrid.cli import main
-from attngrid.config import Study, validate
-from attngrid.errors import ConfigError
-from attngrid.evidence import comparison
-from attngrid.evidence.claims import CLAIMS, Claim, Claims, load_claims
-from attngrid.evidence.comparison import compare, holm, seeds_to_find, seeds_to_rule_out
-from attngrid.evidence.frames import CELL_COLUMNS, collect, read_frame, write_results
-from attngrid.evidence.verdicts import answer, as_printed
+from attngrid.analysis import comparison
+from attngrid.analysis.claims import CLAIMS, Claim, Claims, load_claims
+from attngrid.analysis.comparison import compare, holm, seeds_to_find, seeds_to_rule_out
+from attngrid.analysis.frames import CELL_COLUMNS, collect, read_frame, write_results
+from attngrid.analysis.verdicts import answer, as_printed
+from attngrid.cli.main import main
+from attngrid.core.errors import ConfigError
+from attngrid.core.validation import validate
 from attngrid.render.claims import claims_table, summary_table
 from attngrid.render.tables import build_table, write_table
+from attngrid.study.cell import Cell
+from attngrid.study.schema import Study
 from test_evidence import fake_record
 from test_render import compile_latex, needs_latex
 
@@ -487,7 +488,7 @@ def test_the_readmes_table_is_the_verdicts() -> None:
 def test_the_committed_verdicts_are_those_of_the_committed_records(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from attngrid.evidence.verdicts import all_cells, write_claims
+    from attngrid.analysis.verdicts import all_cells, write_claims
 
     monkeypatch.chdir(ROOT)
     claims, found = load_claims()

@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 import yaml
 
-from attngrid import data
-from attngrid.cli import main
-from attngrid.cluster import Cluster, require_plain
-from attngrid.config import Study, load_study, validate
-from attngrid.errors import ConfigError
-from attngrid.plan import PEAKS, Planner, summary
-from attngrid.training.attempts import read_attempts
-from attngrid.training.record import write_status
+from attngrid.cli.main import main
+from attngrid.core.errors import ConfigError
+from attngrid.core.validation import validate
+from attngrid.data.registry import find_dataset
+from attngrid.records.attempts import read_attempts
+from attngrid.records.status import write_status
+from attngrid.study.cluster import Cluster, require_plain
+from attngrid.study.plan import PEAKS, Planner, summary
+from attngrid.study.schema import Study, load_study
 from conftest import jobs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -130,7 +131,7 @@ def test_what_a_plan_takes_for_the_number_of_images(name: str) -> None:
         "imagenet": (1_281_167, 50_000),
         "dogs": (12_000, 8_580),
     }
-    found = data.find(name).images
+    found = find_dataset(name).images
     assert found is not None
     if name == "digits":
         from sklearn.datasets import load_digits

@@ -14,12 +14,13 @@ import torch
 from torch import nn
 
 import attngrid
-from attngrid.attention.srap import Largest
-from attngrid.config import Study, validate
-from attngrid.errors import InterruptedTrainingError
-from attngrid.forms import literal_forms
+from attngrid.core.errors import InterruptedTrainingError
+from attngrid.core.validation import validate
+from attngrid.models.attention.srap import Largest
+from attngrid.models.forms import literal_forms
+from attngrid.study.schema import Study
 from attngrid.training import loop
-from attngrid.training.compiling import CompiledModules, missing
+from attngrid.training.compile import CompiledModules, missing
 from attngrid.training.fast import Fast
 from test_attention import build as build_module
 from test_attention import relative_error

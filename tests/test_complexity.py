@@ -12,10 +12,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import attngrid
-from attngrid.cell import COUNTED
-from attngrid.complexity import Model, UncountedOperatorError, count, models_of_grid, table
-from attngrid.config import CountedGrid, read_yaml, validate
-from attngrid.evidence.frames import read_frame
+from attngrid.analysis.frames import read_frame
+from attngrid.core.files import read_yaml
+from attngrid.core.validation import validate
+from attngrid.measure.complexity import Model, UncountedOperatorError, count, models_of_grid, table
+from attngrid.study.cell import COUNTED
+from attngrid.study.counted import CountedGrid
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -69,7 +71,7 @@ def test_stride_on_the_3x3_is_what_gives_4_089() -> None:
 
 @pytest.mark.slow
 def test_torchs_counter_on_meta_agrees_on_every_model() -> None:
-    """The committed table row by row; torch counts a multiply-accumulate as two."""
+    """The committed table row by row; torch counts a multiply-gradient_accumulation_steps as two."""
     grid = validate(CountedGrid, read_yaml(ROOT / "config/complexity.yaml"), "complexity.yaml")
     models = models_of_grid(grid)
     committed = read_frame(ROOT / "results/complexity.csv").to_dict("records")

@@ -13,11 +13,14 @@ import pytest
 import yaml
 
 import attngrid
-from attngrid.cell import Cell, Options
-from attngrid.config import Study, json_schema, load_study, read_yaml, validate
-from attngrid.errors import ConfigError
+from attngrid.core.errors import ConfigError
+from attngrid.core.files import read_yaml
+from attngrid.core.validation import validate
 from attngrid.render.description import Description, check_descriptions
-from attngrid.training.recipe import Recipe, Schedule, shipped_recipes
+from attngrid.study.cell import Cell
+from attngrid.study.options import Options
+from attngrid.study.recipe import Recipe, Schedule, shipped_recipes
+from attngrid.study.schema import Study, json_schema, load_study
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -15,15 +15,23 @@ import pytest
 import torch
 import yaml
 
-from attngrid.cli import main
-from attngrid.complexity import Model
-from attngrid.config import CostGrid, CountedGrid, validate
-from attngrid.cost import TOGETHER, Network, _groups, measure, models_to_measure, time_rounds
-from attngrid.errors import UnknownNameError
-from attngrid.evidence.costs import COLUMNS, MACHINE, identity, keep_cost, read_costs
+from attngrid.analysis.costs import COLUMNS, MACHINE, identity, keep_cost, read_costs
+from attngrid.cli.main import main
+from attngrid.core.errors import UnknownNameError
+from attngrid.core.validation import validate
+from attngrid.measure.complexity import Model
+from attngrid.measure.cost import (
+    TOGETHER,
+    Network,
+    _groups,
+    measure,
+    models_to_measure,
+    time_rounds,
+)
 from attngrid.render.cost import added_macs, draw_costs
 from attngrid.render.description import load_description
 from attngrid.render.tables import build_table
+from attngrid.study.counted import CostGrid, CountedGrid
 from attngrid.training.fast import Fast
 from test_startup import imported
 
@@ -34,7 +42,7 @@ WAIT_S, MEGABYTES, BATCH = 0.03, 200, 4
 BACKBONE = """
 import torch
 from torch import nn
-from attngrid.backbones.sites import Sites
+from attngrid.models.placement import Sites
 
 class Two(nn.Module):
     def __init__(self, sites: Sites, *, num_classes: int, stem: str, width: float):

@@ -30,15 +30,16 @@ from torchvision import datasets
 from torchvision.transforms import Resize
 from torchvision.transforms.functional import pil_to_tensor
 
-from attngrid import data
-from attngrid.cli import main
-from attngrid.config import Study, load_study, validate
+from attngrid.cli.main import main
+from attngrid.core.errors import ConfigError, DataError
+from attngrid.core.validation import validate
 from attngrid.data import dogs, folders
 from attngrid.data.images import load
 from attngrid.data.prepare import link_archives, prepare, report_file
+from attngrid.data.registry import DATASETS
 from attngrid.data.staging import staged
-from attngrid.errors import ConfigError, DataError
-from attngrid.training.recipe import shipped_recipes
+from attngrid.study.recipe import shipped_recipes
+from attngrid.study.schema import Study, load_study
 from conftest import environment
 
 Snakemake = Callable[..., subprocess.CompletedProcess[str]]
@@ -561,9 +562,7 @@ def test_a_prepared_folder_is_looked_at_again_when_files_come_or_go(
 
 
 def test_imagenet_is_refused_by_its_counts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(
-        data.DATASETS, "imagenet", replace(data.DATASETS["imagenet"], num_classes=2)
-    )
+    monkeypatch.setitem(DATASETS, "imagenet", replace(DATASETS["imagenet"], num_classes=2))
     with pytest.raises(DataError, match=r"there is no folder .*imagenet/train; put each image in"):
         prepare("imagenet", folder)
     for split in ("train", "val"):

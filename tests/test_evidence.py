@@ -13,12 +13,14 @@ import pandas as pd
 import pytest
 
 import attngrid
-from attngrid.cell import Cell
-from attngrid.cli import main
-from attngrid.config import Study, validate
-from attngrid.errors import AttngridError
-from attngrid.evidence.frames import collect, unfinished, write_results
-from attngrid.training.record import write_record, write_status
+from attngrid.analysis.frames import collect, unfinished, write_results
+from attngrid.cli.main import main
+from attngrid.core.errors import AttngridError
+from attngrid.core.validation import validate
+from attngrid.records.record import write_record
+from attngrid.records.status import write_status
+from attngrid.study.cell import Cell
+from attngrid.study.schema import Study
 
 ROOT = Path(__file__).resolve().parent.parent
 

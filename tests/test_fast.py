@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from attngrid import convolution
-from attngrid.config import Study, validate
-from attngrid.errors import ConfigError
+from attngrid.core.errors import ConfigError
+from attngrid.core.validation import validate
+from attngrid.models import convolution
+from attngrid.records.record import read_record
+from attngrid.study.schema import Study
 from attngrid.training import loop
 from attngrid.training.fast import Fast
-from attngrid.training.record import read_record
 from attngrid.training.run import run_cell
 
 CPU = torch.device("cpu")

@@ -20,16 +20,16 @@ import torch
 import yaml
 from filelock import FileLock
 
-from attngrid.cell import Cell
-from attngrid.cli import main
-from attngrid.config import load_study
-from attngrid.errors import RecordError
-from attngrid.evidence.frames import load_results
-from attngrid.evidence.stale import stale_records
-from attngrid.files import seal
-from attngrid.pack import read_archive
+from attngrid.analysis.frames import load_results
+from attngrid.cli.main import main
+from attngrid.core.errors import RecordError
+from attngrid.core.files import seal
+from attngrid.records.staleness import stale_records
+from attngrid.records.status import write_status
+from attngrid.study.cell import Cell
+from attngrid.study.schema import load_study
 from attngrid.training.checkpoint import Checkpoints
-from attngrid.training.record import write_status
+from attngrid.training.pack import read_archive
 from attngrid.training.run import run_cell
 from conftest import TINY, jobs
 
@@ -217,7 +217,7 @@ def test_code_that_cannot_be_run_here_stops_nothing(
     def lacking(cell: Cell) -> list[float]:
         raise ModuleNotFoundError("No module named 'torch'")
 
-    monkeypatch.setattr("attngrid.evidence.stale.losses_of", lacking)
+    monkeypatch.setattr("attngrid.records.staleness.losses_of", lacking)
     assert main(["import", str(made)]) == 0
     told = capsys.readouterr().err
     assert "not compared with this code: ModuleNotFoundError: No module named 'torch'" in told
@@ -365,7 +365,7 @@ def test_a_full_disk_costs_no_pack(
     def full(file: Path, content: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(file))
 
-    monkeypatch.setattr("attngrid.pack.write_atomically", full)
+    monkeypatch.setattr("attngrid.training.pack.write_atomically", full)
     assert main(["pack", "tiny.yaml", str(tmp_path / "pack")]) == 1
     assert "No space left on device; an earlier pack is there still" in capsys.readouterr().err
     assert {file.name: file.read_bytes() for file in (tmp_path / "pack").iterdir()} == before

@@ -16,19 +16,20 @@ from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 
 import attngrid
-from attngrid.cli import main
-from attngrid.config import Study, validate
+from attngrid.analysis.frames import Results, collect, load_results
+from attngrid.analysis.maps import CellMaps, Maps, pictured, read_maps, write_maps
+from attngrid.cli.main import main
+from attngrid.core.errors import ConfigError, RecordError
+from attngrid.core.validation import validate
 from attngrid.data.images import Batches, channel_statistics, load
-from attngrid.errors import ConfigError, RecordError
-from attngrid.evidence.frames import Results, collect, load_results
-from attngrid.evidence.maps import CellMaps, Maps, pictured, read_maps, write_maps
+from attngrid.measure.attention_maps import grad_cam, own_map
+from attngrid.records.record import read_record
 from attngrid.render.figures import FIGURES, NO_MAPS, NO_WEIGHTS
 from attngrid.render.maps import between, overlay
+from attngrid.study.schema import Study
 from attngrid.training import loop
-from attngrid.training.record import read_record
 from attngrid.training.run import run_cell
 from attngrid.training.weights import load_model, read_weights, write_weights
-from attngrid.visualize import grad_cam, own_map
 from test_evidence import fake_record
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -309,7 +310,7 @@ def test_without_captum_current_renders_and_visualize_says_what_to_install(
     def without(name: str, package: str | None = None) -> Any:
         return None if name == "captum" else known(name, package)
 
-    monkeypatch.setattr("attngrid.config.find_spec", without)
+    monkeypatch.setattr("attngrid.study.schema.find_spec", without)
     assert main(["visualize", str(study.snapshot)]) == 1
     assert 'pip install "attngrid[maps]"' in capsys.readouterr().err
     assert main(["current", str(study.snapshot)]) == 0

@@ -15,11 +15,11 @@ from timm.layers.cbam import CbamModule
 from torch import nn
 
 import attngrid
-from attngrid import attention as attentions
-from attngrid.backbones.mobilenet import Unit
-from attngrid.complexity import count
-from attngrid.convolution import Conv2d
-from attngrid.errors import ConfigError, UnknownNameError
+from attngrid.core.errors import ConfigError, UnknownNameError
+from attngrid.measure.complexity import count
+from attngrid.models.backbones.mobilenet import Unit
+from attngrid.models.convolution import Conv2d
+from attngrid.models.registry import find_attention
 
 
 def copy_in_order(source: nn.Module, target: nn.Module) -> None:
@@ -181,7 +181,7 @@ def test_each_module_sits_where_its_authors_put_it(
 ) -> None:
     with torch.device("meta"):
         model = attngrid.create_model(backbone, attention)
-    cls = attentions.find(attention).load()
+    cls = find_attention(attention).load()
     found = []
     for module in model.modules():
         if type(module) is cls:
@@ -193,7 +193,7 @@ def test_each_module_sits_where_its_authors_put_it(
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v1", "mobilenet_v3_large"])
 @pytest.mark.parametrize("attention", ["se", "srap", "bam"])
 def test_placement_is_the_same_option_for_all(backbone: str, attention: str) -> None:
-    cls = attentions.find(attention).load()
+    cls = find_attention(attention).load()
 
     def placed(placement: str) -> int:
         with torch.device("meta"):

@@ -18,14 +18,15 @@ from typing import Any
 import pytest
 import yaml
 
-from attngrid.cell import Cell
-from attngrid.cli import main
-from attngrid.config import Study, load_study
-from attngrid.evidence.frames import collect
-from attngrid.pack import read_archive
-from attngrid.plan import Planner
-from attngrid.training.attempts import read_attempts
-from attngrid.training.record import read_record, read_status, write_status
+from attngrid.analysis.frames import collect
+from attngrid.cli.main import main
+from attngrid.records.attempts import read_attempts
+from attngrid.records.record import read_record
+from attngrid.records.status import read_status, write_status
+from attngrid.study.cell import Cell
+from attngrid.study.plan import Planner
+from attngrid.study.schema import Study, load_study
+from attngrid.training.pack import read_archive
 from conftest import environment, make_clone
 
 Say = pytest.CaptureFixture[str]

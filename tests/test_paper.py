@@ -10,11 +10,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from attngrid.evidence.audit import audit
-from attngrid.evidence.claims import load_claims
-from attngrid.evidence.frames import CELL_COLUMNS
-from attngrid.evidence.selection import selection
-from attngrid.evidence.verdicts import answer
+from attngrid.analysis.audit import audit
+from attngrid.analysis.claims import load_claims
+from attngrid.analysis.frames import CELL_COLUMNS
+from attngrid.analysis.selection import selection
+from attngrid.analysis.verdicts import answer
 from attngrid.render.numbers import numbers, write_numbers
 
 ROOT = Path(__file__).resolve().parent.parent

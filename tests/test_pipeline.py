@@ -22,15 +22,13 @@ from torchvision import transforms
 from torchvision.transforms import v2
 from torchvision.transforms.functional import pil_to_tensor
 
-from attngrid.cli import main
-from attngrid.config import Study, validate
+from attngrid.cli.main import main
+from attngrid.core.errors import ConfigError, DataError, InterruptedTrainingError, OutOfMemoryError
+from attngrid.core.validation import validate
 from attngrid.data import folders
 from attngrid.data.images import Batches, Images, channel_statistics
 from attngrid.data.stream import MEAN, STD, Decoded, ShrunkResizedCrop, Stream, mixed
-from attngrid.errors import ConfigError, DataError, InterruptedTrainingError, OutOfMemoryError
-from attngrid.training import loop
-from attngrid.training.checkpoint import Checkpoints
-from attngrid.training.recipe import (
+from attngrid.data.transforms import (
     Brightness,
     CropTo,
     Flip,
@@ -38,9 +36,12 @@ from attngrid.training.recipe import (
     RandomResizedCrop,
     Resize,
     Transform,
-    shipped_recipes,
 )
-from attngrid.training.record import read_status
+from attngrid.records.status import read_status
+from attngrid.study.recipe import shipped_recipes
+from attngrid.study.schema import Study
+from attngrid.training import loop
+from attngrid.training.checkpoint import Checkpoints
 from attngrid.training.run import run_cell
 from conftest import environment
 

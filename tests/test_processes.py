@@ -18,17 +18,19 @@ import yaml
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from attngrid.cell import Cell
-from attngrid.config import Study, load_study, validate
+from attngrid.core.errors import ConfigError
+from attngrid.core.validation import validate
 from attngrid.data.images import Batches, channel_statistics, load
-from attngrid.data.share import Share, split
-from attngrid.errors import ConfigError
-from attngrid.model import create_model
+from attngrid.data.sharding import Share, split
+from attngrid.models.create import create_model
+from attngrid.records.record import read_record
+from attngrid.records.status import read_status
+from attngrid.study.cell import Cell
+from attngrid.study.schema import Study, load_study
 from attngrid.training import loop
+from attngrid.training.distributed import ALONE
 from attngrid.training.evaluation import evaluate_record
 from attngrid.training.parts import Parts
-from attngrid.training.processes import ALONE
-from attngrid.training.record import read_record, read_status
 from attngrid.training.run import run_cell
 from conftest import ROOT, environment
 from test_resume import DRAWS
@@ -87,16 +89,18 @@ def only_cell(file: Path) -> Cell:
 # Which images are whose
 
 
-@pytest.mark.parametrize(("processes", "accumulate"), SPREADS)
+@pytest.mark.parametrize(("processes", "gradient_accumulation_steps"), SPREADS)
 def test_the_parts_of_a_batch_are_torchs_split_however_they_are_spread(
-    processes: int, accumulate: int
+    processes: int, gradient_accumulation_steps: int
 ) -> None:
-    parts = processes * accumulate
+    parts = processes * gradient_accumulation_steps
     for size in (2 * parts, 2 * parts + 1, 97):
         batch = range(1000, 1000 + size)
         taken: list[list[int]] = [[] for _ in range(parts)]
         for rank in range(processes):
-            for turn, part in enumerate(Share(rank, processes, accumulate).parts(batch)):
+            for turn, part in enumerate(
+                Share(rank, processes, gradient_accumulation_steps).parts(batch)
+            ):
                 taken[turn * processes + rank] = list(part)
         expected = torch.arange(1000, 1000 + size).tensor_split(parts)
         assert taken == [part.tolist() for part in expected]
@@ -131,9 +135,9 @@ def test_a_last_batch_with_one_image_for_a_part_is_left_out() -> None:
     assert [len(part) for part in split(range(8), 4)] == [2, 2, 2, 2]
 
 
-@pytest.mark.parametrize(("processes", "accumulate"), SPREADS[1:])
+@pytest.mark.parametrize(("processes", "gradient_accumulation_steps"), SPREADS[1:])
 def test_an_images_draws_do_not_depend_on_who_makes_it(
-    study: Path, processes: int, accumulate: int
+    study: Path, processes: int, gradient_accumulation_steps: int
 ) -> None:
     """Side by side again, the parts are the batches that one process would have made."""
 
@@ -143,16 +147,18 @@ def test_an_images_draws_do_not_depend_on_who_makes_it(
         batches = Batches(
             images, 112, mean_C, std_C, recipe.train_transforms, generator, share=share
         )
-        in_parts = Parts(nn.Flatten(), ALONE, share.accumulate)
+        in_parts = Parts(nn.Flatten(), ALONE, share.gradient_accumulation_steps)
         return [list(parts) for _, parts in in_parts.steps(batches, 3)]
 
     images, _ = load("digits", Path("data"), download=False, classes=None)
     mean_C, std_C = channel_statistics(images)
     whole = steps(Share())
-    ranks = [steps(Share(rank, processes, accumulate)) for rank in range(processes)]
+    ranks = [
+        steps(Share(rank, processes, gradient_accumulation_steps)) for rank in range(processes)
+    ]
     assert len(whole) == len(ranks[0]) == 10
     for step, ((pixels, labels),) in enumerate(whole):
-        turns = [rank[step][turn] for turn in range(accumulate) for rank in ranks]
+        turns = [rank[step][turn] for turn in range(gradient_accumulation_steps) for rank in ranks]
         assert torch.equal(torch.cat([part for part, _ in turns]), pixels)
         assert torch.equal(torch.cat([labels for _, labels in turns]), labels)
 
@@ -254,7 +260,11 @@ def agrees(
 def test_accumulation_is_a_batch_normalised_part_by_part(study: Path, parts: int) -> None:
     cell = only_cell(study)
     metrics, _ = loop.train(
-        cell, CPU, Path("data"), progress=lambda line, elapsed: None, accumulate=parts
+        cell,
+        CPU,
+        Path("data"),
+        progress=lambda line, elapsed: None,
+        gradient_accumulation_steps=parts,
     )
     assert agrees(metrics["curve"], literally(cell, parts))
     # another number of parts is another training, and would be seen
@@ -262,14 +272,16 @@ def test_accumulation_is_a_batch_normalised_part_by_part(study: Path, parts: int
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "accumulate"), [(2, 1), (2, 2), (3, 1)])
+@pytest.mark.parametrize(("processes", "gradient_accumulation_steps"), [(2, 1), (2, 2), (3, 1)])
 def test_several_processes_find_the_losses_of_one_that_takes_their_parts(
-    tiny: dict[str, Any], study: Path, processes: int, accumulate: int
+    tiny: dict[str, Any], study: Path, processes: int, gradient_accumulation_steps: int
 ) -> None:
-    study = written(tiny, accumulate=accumulate)
+    study = written(tiny, gradient_accumulation_steps=gradient_accumulation_steps)
     metrics, *others = together("train", study, processes)
     assert all(other == metrics for other in others)
-    assert agrees(metrics["curve"], literally(only_cell(study), processes * accumulate))
+    assert agrees(
+        metrics["curve"], literally(only_cell(study), processes * gradient_accumulation_steps)
+    )
 
 
 @pytest.mark.slow
@@ -280,7 +292,9 @@ def test_processes_that_are_stopped_end_with_the_same_bits(
     """With dropout and draws of each process's own, and three that sum in another order."""
     Path("draws.py").write_text(DRAWS)
     tiny["grid"][0]["attentions"] = ["draws.py:Draws"]
-    undisturbed, *resumed = together("stopped", written(tiny, accumulate=2), processes)[0]
+    undisturbed, *resumed = together(
+        "stopped", written(tiny, gradient_accumulation_steps=2), processes
+    )[0]
     assert len(resumed) == 4
     assert all(metrics == undisturbed | {"resumed": 1} for metrics in resumed)
 
@@ -310,14 +324,24 @@ def test_where_the_parts_are_taken_is_no_part_of_a_cell(tiny: dict[str, Any]) ->
         return validate(Study, content, "tiny.yaml").cells[0].digest
 
     plain = digest()
-    assert plain == digest(gpus=1, accumulate=1) == digest(gpus=8, sync_bn=True)
+    assert plain == digest(gpus=1, gradient_accumulation_steps=1) == digest(gpus=8, sync_bn=True)
     two = digest(gpus=2)
-    assert two == digest(accumulate=2) == digest(gpus=4, accumulate=2, sync_bn=True) != plain
-    assert digest(gpus=4) == digest(gpus=2, accumulate=2) == digest(accumulate=4) != two
+    assert (
+        two
+        == digest(gradient_accumulation_steps=2)
+        == digest(gpus=4, gradient_accumulation_steps=2, sync_bn=True)
+        != plain
+    )
+    assert (
+        digest(gpus=4)
+        == digest(gpus=2, gradient_accumulation_steps=2)
+        == digest(gradient_accumulation_steps=4)
+        != two
+    )
 
 
 def test_a_cell_says_what_its_batch_norm_saw(tiny: dict[str, Any]) -> None:
-    tiny["compute"] |= {"gpus": 2, "accumulate": 4}
+    tiny["compute"] |= {"gpus": 2, "gradient_accumulation_steps": 4}
     cell = validate(Study, tiny, "tiny.yaml").cells[0]
     assert cell.condition.endswith(", batch norm over 32 images")
     assert cell.config()["parts"] == 8
@@ -334,12 +358,15 @@ def test_a_cell_says_what_its_batch_norm_saw(tiny: dict[str, Any]) -> None:
     ("compute", "message"),
     [
         ({"gpus": 3}, r"grid\.0\.recipes: 'tiny': batch_size: found 256; compute\.gpus 3 × "),
-        ({"gpus": 16, "accumulate": 16}, r".* need a multiple of 256, 2 images a part or more"),
+        (
+            {"gpus": 16, "gradient_accumulation_steps": 16},
+            r".* need a multiple of 256, 2 images a part or more",
+        ),
         ({"gpus": 0}, r"compute\.gpus: found 0; .*greater than 0"),
-        ({"accumulate": 1.5}, r"compute\.accumulate: found 1\.5"),
+        ({"gradient_accumulation_steps": 1.5}, r"compute\.gradient_accumulation_steps: found 1\.5"),
         ({"sync_bn": True}, r"compute: sync_bn: found true, on a CPU; needs device: cuda"),
         (
-            {"accumulate": 2, "fast": {"cuda_graphs": True}},
+            {"gradient_accumulation_steps": 2, "fast": {"cuda_graphs": True}},
             r"compute: fast\.cuda_graphs: found true",
         ),
     ],
@@ -542,7 +569,7 @@ def test_the_rule_trains_a_cell_with_two_processes(
     os.chdir(clone)
     cell = only_cell(Path("study.yaml"))
     record = read_record(cell.record, cell)
-    assert (record.run["processes"], record.run["accumulate"]) == (2, 1)
+    assert (record.run["processes"], record.run["gradient_accumulation_steps"]) == (2, 1)
     assert record.metrics.test_images == 355
     assert not cell.status.exists()
     # one process tests it again, and counts the same images

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from attngrid import processor
-from attngrid.config import Study, validate
+from attngrid.core import hardware as processor
+from attngrid.core.validation import validate
+from attngrid.study.schema import Study
 from attngrid.training.devices import gpu_name
 from attngrid.training.loop import too_slow
 from attngrid.training.run import run_cell

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import attngrid
-from attngrid.config import Study, load_study, validate
+from attngrid.core.validation import validate
+from attngrid.study.schema import Study, load_study
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -48,7 +49,7 @@ def test_nothing_is_left_to_fill_in() -> None:
 
 
 def test_the_counts_of_the_readme_are_the_counted_ones() -> None:
-    from attngrid.evidence.frames import read_frame
+    from attngrid.analysis.frames import read_frame
 
     frame = read_frame(ROOT / "results/complexity.csv")
     frame = frame[(frame["backbone"] == "resnet50") & (frame["input_size"] == 224)]
@@ -65,8 +66,8 @@ def test_the_counts_of_the_readme_are_the_counted_ones() -> None:
 def test_the_artifacts_commands_and_figures_are_there() -> None:
     import shlex
 
-    from attngrid.cli import parser
-    from attngrid.evidence.frames import read_frame
+    from attngrid.analysis.frames import read_frame
+    from attngrid.cli.main import parser
 
     text = (ROOT / "ARTIFACT.md").read_text("utf-8")
     for name in set(re.findall(r"`((?:config|docs|reference|results|tables)/[\w./]+\w)`", text)):

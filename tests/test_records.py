@@ -17,15 +17,16 @@ import yaml
 from safetensors.torch import load_file
 
 import attngrid
-from attngrid.attention import sam, statistics
-from attngrid.cell import Cell
-from attngrid.cli import main
-from attngrid.config import Study, validate
-from attngrid.errors import RecordError
-from attngrid.evidence import stale
-from attngrid.evidence.frames import collect
+from attngrid.analysis.frames import collect
+from attngrid.cli.main import main
+from attngrid.core.errors import RecordError
+from attngrid.core.validation import validate
+from attngrid.models.attention import sam, statistics
+from attngrid.records import staleness as stale
+from attngrid.records.record import read_record
+from attngrid.study.cell import Cell
+from attngrid.study.schema import Study
 from attngrid.training.fingerprint import agrees, fingerprint, losses_of
-from attngrid.training.record import read_record
 from attngrid.training.run import run_cell
 from conftest import ROOT, jobs
 
@@ -185,7 +186,7 @@ def test_a_refactoring_keeps_the_fingerprint(
     recorded = fingerprint(cell)
     create = attngrid.model.create_model
     monkeypatch.setattr(
-        "attngrid.model.create_model",
+        "attngrid.models.create.create_model",
         lambda **arguments: create(**arguments).to(memory_format=torch.channels_last),
     )
     monkeypatch.setattr(torch, "set_num_threads", lambda number: None)

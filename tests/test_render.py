@@ -13,13 +13,14 @@ import pytest
 from matplotlib.figure import Figure
 
 import attngrid
-from attngrid.cell import MODEL_KEY
-from attngrid.config import Study, validate
-from attngrid.evidence.frames import COUNTS, collect
+from attngrid.analysis.frames import COUNTS, collect
+from attngrid.core.validation import validate
+from attngrid.records.status import write_status
 from attngrid.render.description import load_description
 from attngrid.render.figures import FIGURES, NOTHING, write_figure
 from attngrid.render.tables import Table, build_table, escape, write_table
-from attngrid.training.record import write_status
+from attngrid.study.cell import MODEL_KEY
+from attngrid.study.schema import Study
 from test_evidence import cells, fake_record
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
-from attngrid.cli import main
-from attngrid.config import Study, validate
-from attngrid.errors import AttngridError
+from attngrid.cli.main import main
+from attngrid.core.errors import AttngridError
+from attngrid.core.validation import validate
+from attngrid.records.status import write_status
 from attngrid.render.figures import write_figure
-from attngrid.training.record import write_status
+from attngrid.study.schema import Study
 from test_evidence import fake_record
 
 ROOT = Path(__file__).resolve().parent.parent

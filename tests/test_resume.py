@@ -18,13 +18,15 @@ import pytest
 import torch
 import yaml
 
-from attngrid.cell import Cell
-from attngrid.config import Study, load_study, validate
-from attngrid.errors import InterruptedTrainingError, OutOfMemoryError, RecordError, WriteError
+from attngrid.core.errors import InterruptedTrainingError, OutOfMemoryError, RecordError, WriteError
+from attngrid.core.validation import validate
+from attngrid.records.record import read_record
+from attngrid.records.status import read_status
+from attngrid.study.cell import Cell
+from attngrid.study.schema import Study, load_study
 from attngrid.training import checkpoint, loop, run
 from attngrid.training.checkpoint import Checkpoints
 from attngrid.training.fingerprint import fingerprint, losses_of
-from attngrid.training.record import read_record, read_status
 from attngrid.training.run import run_cell
 from conftest import environment
 from together import Stopping

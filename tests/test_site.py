@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
-from attngrid import data
-from attngrid.config import Study, validate
+from attngrid.core.errors import ConfigError
+from attngrid.core.validation import validate
 from attngrid.data import staging
+from attngrid.data.registry import DATASETS, Dataset
 from attngrid.data.staging import staged
-from attngrid.errors import ConfigError
-from attngrid.site import data_folder, results_folder, scratch_folder
+from attngrid.study.paths import data_folder, results_folder, scratch_folder
+from attngrid.study.schema import Study
 from conftest import environment
 
 SET = {"label": "set", "num_classes": 2, "input_size": 8, "stem": "cifar", "target": "x:y"}
@@ -98,8 +99,8 @@ def test_a_study_runs_with_its_results_elsewhere(
 @pytest.fixture
 def dataset(here: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A dataset of a file and a folder of files."""
-    known = data.Dataset(**SET, files=("set/list", "set/images"))  # type: ignore[arg-type]
-    monkeypatch.setitem(data.DATASETS, "set", known)
+    known = Dataset(**SET, files=("set/list", "set/images"))  # type: ignore[arg-type]
+    monkeypatch.setitem(DATASETS, "set", known)
     images = Path("data/set/images/a")
     images.mkdir(parents=True)
     (images / "1.jpg").write_bytes(b"one")

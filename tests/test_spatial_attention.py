@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from attngrid.attention import find
-from attngrid.attention.sam import MAP_KEPT_UP_TO, attend
-from attngrid.complexity import count
+from attngrid.measure.complexity import count
+from attngrid.models.attention.sam import MAP_KEPT_UP_TO, attend
+from attngrid.models.registry import find
 
 # (side, C, d): small and large maps, keys as wide as values and an eighth of them
 SHAPES = [(4, 64, 64), (7, 32, 4), (16, 16, 16), (32, 16, 2), (33, 16, 16), (40, 16, 2)]
@@ -62,7 +62,7 @@ def test_gradients_by_rows_are_those_of_finite_differences(
     width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the threshold lowered, so that a small map takes the way of a large one."""
-    from attngrid.attention import sam
+    from attngrid.models.attention import sam
 
     monkeypatch.setattr(sam, "MAP_KEPT_UP_TO", 4)
     monkeypatch.setattr(sam, "PIECE", 20)  # two rows at a time
@@ -98,7 +98,7 @@ def test_at_56x56_no_tensor_is_as_large_as_the_map(name: str) -> None:
 
 PEAK = """
 import resource, sys, torch
-from attngrid.attention import find
+from attngrid.models.registry import find
 entry = find(sys.argv[1])
 module = entry.load()(64, **entry.options)
 torch.set_num_threads(1)

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from attngrid.config import Study, validate
+from attngrid.analysis.frames import collect, write_results
+from attngrid.core.validation import validate
 from attngrid.data.images import digits
-from attngrid.evidence.frames import collect, write_results
+from attngrid.records.record import read_record
+from attngrid.study.schema import Study
 from attngrid.training.fingerprint import STEPS, losses_of
-from attngrid.training.record import read_record
 from test_evidence import fake_record
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from attngrid.cli import main
-from attngrid.config import Study, validate
-from attngrid.evidence.frames import collect, write_results
-from attngrid.evidence.replicate import compare
+from attngrid.analysis.frames import collect, write_results
+from attngrid.analysis.replication import compare
+from attngrid.cli.main import main
+from attngrid.core.validation import validate
 from attngrid.render.tables import build_table, write_table
+from attngrid.study.schema import Study
 from attngrid.training.run import run_cell
 from conftest import environment
 from test_evidence import fake_record

@@ -18,14 +18,16 @@ import torch
 from sklearn.datasets import load_digits
 
 import attngrid
-from attngrid.cell import Options
-from attngrid.config import Study, validate
+from attngrid.core.errors import DataError, DivergedError
+from attngrid.core.files import write_atomically
+from attngrid.core.validation import validate
 from attngrid.data.images import Batches, Images, channel_statistics, load
-from attngrid.errors import DataError, DivergedError
-from attngrid.files import write_atomically
+from attngrid.data.transforms import Flip, RandomCrop
+from attngrid.records.record import read_record
+from attngrid.records.status import read_status, write_status
+from attngrid.study.options import Options
+from attngrid.study.schema import Study
 from attngrid.training import loop
-from attngrid.training.recipe import Flip, RandomCrop
-from attngrid.training.record import read_record, read_status, write_status
 from attngrid.training.run import run_cell
 
 CPU = torch.device("cpu")

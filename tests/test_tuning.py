@@ -17,17 +17,19 @@ import torch
 import yaml
 
 import attngrid
-from attngrid.cell import Cell, Tuning
-from attngrid.cli import main
-from attngrid.config import Study, load_study, validate
-from attngrid.data import DATASETS
+from attngrid.analysis.frames import collect, unfinished, write_results
+from attngrid.cli.main import main
+from attngrid.core.errors import ConfigError, DataError, DivergedTrialsError, RecordError
+from attngrid.core.validation import validate
 from attngrid.data.images import load, validation_part
-from attngrid.errors import ConfigError, DataError, DivergedTrialsError, RecordError
-from attngrid.evidence.frames import collect, unfinished, write_results
+from attngrid.data.registry import DATASETS
+from attngrid.records.record import read_record, read_trial, write_record
 from attngrid.render.tables import build_table
+from attngrid.study.cell import Cell
+from attngrid.study.schema import Study, load_study
+from attngrid.study.tuning import Tuning
 from attngrid.training import loop, run
 from attngrid.training.checkpoint import Checkpoints
-from attngrid.training.record import read_record, read_trial, write_record
 from attngrid.training.run import run_cell
 from attngrid.training.tuning import as_chosen, choose, read_choice, write_choice
 from test_evidence import fake_record

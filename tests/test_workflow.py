@@ -14,11 +14,12 @@ from typing import IO, Any
 import pytest
 import yaml
 
-from attngrid.config import Study, load_study, validate
-from attngrid.evidence.frames import load_results
-from attngrid.evidence.maps import pictured, read_maps
-from attngrid.training.attempts import read_attempts
-from attngrid.training.record import read_record
+from attngrid.analysis.frames import load_results
+from attngrid.analysis.maps import pictured, read_maps
+from attngrid.core.validation import validate
+from attngrid.records.attempts import read_attempts
+from attngrid.records.record import read_record
+from attngrid.study.schema import Study, load_study
 from conftest import ROOT, environment, jobs
 
 Snakemake = Callable[..., subprocess.CompletedProcess[str]]

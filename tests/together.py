@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from attngrid.cell import Cell
-from attngrid.config import load_study
-from attngrid.errors import InterruptedTrainingError
+from attngrid.core.errors import InterruptedTrainingError
+from attngrid.study.cell import Cell
+from attngrid.study.schema import load_study
 from attngrid.training import loop
 from attngrid.training.checkpoint import Checkpoints
-from attngrid.training.processes import ALONE, Processes, joined
+from attngrid.training.distributed import ALONE, Processes, joined
 
 CPU = torch.device("cpu")
 
@@ -39,7 +39,10 @@ class Stopping(Checkpoints):
 
 
 def train(
-    cell: Cell, processes: Processes, accumulate: int, checkpoints: Checkpoints | None = None
+    cell: Cell,
+    processes: Processes,
+    gradient_accumulation_steps: int,
+    checkpoints: Checkpoints | None = None,
 ) -> dict[str, Any]:
     metrics, speed = loop.train(
         cell,
@@ -48,20 +51,22 @@ def train(
         progress=lambda line, elapsed: None,
         checkpoints=checkpoints,
         processes=processes,
-        accumulate=accumulate,
+        gradient_accumulation_steps=gradient_accumulation_steps,
     )
     return metrics | {"resumed": speed["resumed"]}
 
 
-def stopped(cell: Cell, processes: Processes, accumulate: int) -> list[Any]:
+def stopped(cell: Cell, processes: Processes, gradient_accumulation_steps: int) -> list[Any]:
     """Undisturbed, then stopped after so many steps or test batches and gone on with."""
-    found = [train(cell, processes, accumulate)]
+    found = [train(cell, processes, gradient_accumulation_steps)]
     for after in (1, 5, 7, 9):
         try:
-            train(cell, processes, accumulate, Stopping(cell, after, processes))
+            train(cell, processes, gradient_accumulation_steps, Stopping(cell, after, processes))
         except InterruptedTrainingError:
             processes.wait()  # nobody reads a checkpoint that is not written
-            found.append(train(cell, processes, accumulate, Stopping(cell, 0, processes)))
+            found.append(
+                train(cell, processes, gradient_accumulation_steps, Stopping(cell, 0, processes))
+            )
         processes.wait()
         if processes.rank == 0:
             Stopping(cell, 0, processes).remove()
@@ -74,7 +79,7 @@ def main() -> None:
     (cell,) = study.trainings.values()
     with joined(int(os.environ["WORLD_SIZE"]), CPU) as processes:
         run = {"train": train, "stopped": stopped}[what]
-        found = processes.gathered(run(cell, processes, study.compute.accumulate))
+        found = processes.gathered(run(cell, processes, study.compute.gradient_accumulation_steps))
     threads = [file.read_text() for file in Path("/proc/self/task").glob("*/comm")]
     # one that outlives the interpreter can abort the process, now and then
     assert not any("gloo" in name for name in threads), threads

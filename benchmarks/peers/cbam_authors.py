@@ -11,8 +11,8 @@ from setting import Setting
 from sides import Wait
 
 import attngrid
-from attngrid.convolution import native_convolutions
-from attngrid.forms import literal_forms
+from attngrid.models.convolution import native_convolutions
+from attngrid.models.forms import literal_forms
 from peers.torchvision_reference import train
 
 WORKERS = 4

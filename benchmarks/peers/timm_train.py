@@ -16,7 +16,7 @@ from timm.loss.cross_entropy import LabelSmoothingCrossEntropy
 from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 from timm.utils.metrics import AverageMeter
 
-from attngrid.processor import processors
+from attngrid.core.hardware import processors
 from peers.feed import batches, with_stem
 
 WORKERS = 4

@@ -12,7 +12,7 @@ from setting import Setting
 from sides import Wait
 from torch import nn
 
-from attngrid.processor import processors
+from attngrid.core.hardware import processors
 from peers.feed import batches, network
 
 WORKERS = 16

@@ -11,20 +11,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from attngrid.attention import list_attentions
-    from attngrid.backbones import list_backbones
-    from attngrid.evidence.frames import load_results
-    from attngrid.model import create_model
+    from attngrid.analysis.frames import load_results
+    from attngrid.models.create import create_model
+    from attngrid.models.registry import list_attentions, list_backbones
 
 __version__ = "0.1.0"
 __all__ = ["create_model", "list_attentions", "list_backbones", "load_results"]
 
 # Imported on first use: reading results must not need torch, nor building a model pandas.
 _HOME = {
-    "create_model": "attngrid.model",
-    "list_attentions": "attngrid.attention",
-    "list_backbones": "attngrid.backbones",
-    "load_results": "attngrid.evidence.frames",
+    "create_model": "attngrid.models.create",
+    "list_attentions": "attngrid.models.registry",
+    "list_backbones": "attngrid.models.registry",
+    "load_results": "attngrid.analysis.frames",
 }
 
 

@@ -18,10 +18,11 @@ import psutil
 import pytest
 import yaml
 
-from attngrid.cell import Cell
-from attngrid.config import Study, validate
-from attngrid.training.attempts import read_attempts
-from attngrid.training.record import read_status
+from attngrid.core.validation import validate
+from attngrid.records.attempts import read_attempts
+from attngrid.records.status import read_status
+from attngrid.study.cell import Cell
+from attngrid.study.schema import Study
 from conftest import TINY as SMALL
 from conftest import environment, make_clone
 

@@ -32,7 +32,7 @@ rule count_papers:
 rule count_study:
     input:
         models=study.snapshot,
-        own=study.own_files,
+        own=study.user_files,
     output:
         study.results / "complexity.csv",
     log:

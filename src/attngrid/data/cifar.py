@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from attngrid import data
+from attngrid.core.errors import DataError
 from attngrid.data.prepare import (
     Archive,
     Found,
@@ -18,7 +18,7 @@ from attngrid.data.prepare import (
     scratch,
     stats,
 )
-from attngrid.errors import DataError
+from attngrid.data.registry import find_dataset
 
 
 def prepare(name: str, folder: Path, *, download: bool, thorough: bool) -> Found:
@@ -45,7 +45,7 @@ def prepare(name: str, folder: Path, *, download: bool, thorough: bool) -> Found
     return Found(
         source=reader.url,
         images={"train": 50_000, "test": 10_000},
-        classes=data.find(name).num_classes,
+        classes=find_dataset(name).num_classes,
         watched=stats(folder, files),
         checksums=checksums,
     )
@@ -74,7 +74,7 @@ def _read(name: str, folder: Path) -> Any:
         # unpickled only where its MD5 is the official one, which torchvision looks at first
         splits = [_torchvision(name)(str(folder), train=train) for train in (True, False)]
     except RuntimeError as error:
-        raise DataError(f"{data.find(name).label} in {folder}: {error}") from error
+        raise DataError(f"{find_dataset(name).label} in {folder}: {error}") from error
     return tuple(
         Images(
             torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous(),

@@ -15,17 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from attngrid import data
-from attngrid.data.prepare import (
-    Archive,
-    Found,
-    extract,
-    fetch,
-    move_into_place,
-    scratch,
-    stats,
-)
-from attngrid.errors import DataError
+from attngrid.core.errors import DataError
+from attngrid.data.prepare import Archive, Found, extract, fetch, move_into_place, scratch, stats
+from attngrid.data.registry import DATASETS, find_dataset
 
 SOURCE = "http://vision.stanford.edu/aditya86/ImageNetDogs/"
 SIZE = 256
@@ -57,7 +49,7 @@ def prepare(name: str, folder: Path, *, download: bool, thorough: bool) -> Found
     Raises:
         DataError: an archive missing or damaged, or not the images that its lists name.
     """
-    arrays = [folder / file for file in data.find(name).files]
+    arrays = [folder / file for file in find_dataset(name).files]
     archives = {
         a.file: fetch(a, folder, download=download) for a in (OFFICIAL.images, OFFICIAL.lists)
     }
@@ -66,7 +58,7 @@ def prepare(name: str, folder: Path, *, download: bool, thorough: bool) -> Found
             extract(archive, unpacked)
         for split, count in zip(SPLITS, OFFICIAL.counts, strict=True):
             files, labels_N = _listed(unpacked / f"{split}_list.mat")
-            classes = data.find(name).num_classes
+            classes = find_dataset(name).num_classes
             if len(files) != count or set(labels_N) != set(range(classes)):
                 raise DataError(
                     f"Stanford Dogs: {split}_list.mat names {len(files)} images of "
@@ -80,8 +72,8 @@ def prepare(name: str, folder: Path, *, download: bool, thorough: bool) -> Found
     return Found(
         source=SOURCE,
         images=dict(zip(SPLITS, OFFICIAL.counts, strict=True)),
-        classes=data.find(name).num_classes,
-        watched=stats(folder, data.find(name).files),
+        classes=find_dataset(name).num_classes,
+        watched=stats(folder, find_dataset(name).files),
         checksums={a.file: f"md5:{a.md5}" for a in (OFFICIAL.images, OFFICIAL.lists)},
     )
 
@@ -92,7 +84,7 @@ def dogs(folder: Path) -> Any:
 
     from attngrid.data.images import Images
 
-    files = [folder / file for file in data.DATASETS["dogs"].files]
+    files = [folder / file for file in DATASETS["dogs"].files]
     # copy on write: torch wants arrays that it may write to
     arrays = {
         f.stem: torch.from_numpy(np.load(f, mmap_mode="c", allow_pickle=False)) for f in files

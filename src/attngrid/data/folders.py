@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from attngrid import data
+from attngrid.core.errors import DataError
+from attngrid.core.files import write_atomically
 from attngrid.data.prepare import OURS, Found, report_file, stats
 from attngrid.data.prepare import prepare as make_ready
-from attngrid.errors import DataError
-from attngrid.files import write_atomically
+from attngrid.data.registry import find_dataset
 
 # torchvision's, of ImageFolder
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -74,7 +74,7 @@ def load(name: str, folder: Path, *, classes: int | None = None) -> tuple[Folder
     """The training and the held-out split of ``imagenet`` or of an ``imagefolder:PATH``.
 
     Args:
-        name: as ``data.find`` takes it.
+        name: as ``find_dataset`` takes it.
         folder: the data folder.
         classes: keep the first so many only.
 
@@ -108,7 +108,7 @@ def prepare(name: str, folder: Path, *, download: bool, thorough: bool) -> Found
         DataError: not the classes or the number of images that there should be, or files that
             cannot be read; the message names the first few.
     """
-    dataset, root = data.find(name), _root(name, folder)
+    dataset, root = find_dataset(name), _root(name, folder)
     splits = {"train": root / "train", "test": _held_out(root)}
     for path in splits.values():
         if not path.is_dir():
@@ -167,7 +167,7 @@ def prepare(name: str, folder: Path, *, download: bool, thorough: bool) -> Found
 
 
 def _root(name: str, folder: Path) -> Path:
-    own = data.find(name).folder
+    own = find_dataset(name).folder
     return folder / name if own is None else Path(own)
 
 
@@ -204,7 +204,7 @@ def _few(items: Iterable[object]) -> str:
 
 
 def _check_classes(name: str, splits: dict[str, Path], found: dict[str, list[str]]) -> None:
-    dataset = data.find(name)
+    dataset = find_dataset(name)
     for split, path in splits.items():
         if not found[split]:
             raise DataError(

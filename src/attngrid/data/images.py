@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attngrid import data, registry
+from attngrid.core.errors import AttngridError, DataError
+from attngrid.core.user_code import load_user_class
 from attngrid.data.prepare import prepare
-from attngrid.data.share import ALL, Share
-from attngrid.errors import AttngridError, DataError
-from attngrid.training.recipe import Brightness, CropTo, Flip, RandomCrop, Transform
+from attngrid.data.registry import Dataset, find_dataset
+from attngrid.data.sharding import ALL, Share
+from attngrid.data.transforms import Brightness, CropTo, Flip, RandomCrop, Transform
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def load(
     """Read a dataset.
 
     Args:
-        name: of ``data.DATASETS``.
+        name: of ``DATASETS``.
         folder: where its files are.
         download: fetch what is missing.
         classes: keep the first so many only.
@@ -65,7 +66,7 @@ def load(
     Raises:
         DataError: files missing or damaged, or too few images; the message says what to do.
     """
-    dataset = data.find(name)
+    dataset = find_dataset(name)
     if dataset.target is None:
         raise DataError(f"the images of {name!r} stay in their files: attngrid.data.stream")
     if dataset.prepare is not None:
@@ -116,10 +117,10 @@ def validation_part(labels_N: Tensor, images: int) -> Tensor:
     return held_out_N
 
 
-def _load_own(name: str, dataset: data.Dataset, folder: Path) -> tuple[Images, ...]:
+def _load_own(name: str, dataset: Dataset, folder: Path) -> tuple[Images, ...]:
     """Read a user's dataset; raise where it is not what its class says."""
     try:
-        splits = registry.load_own(name, dataset.sha256 or "").load(folder)
+        splits = load_user_class(name, dataset.sha256 or "").load(folder)
         (train, test) = (
             Images(torch.as_tensor(pixels).contiguous(), torch.as_tensor(labels).long())
             for pixels, labels in splits

@@ -21,9 +21,9 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from attngrid import data
-from attngrid.errors import DataError
-from attngrid.files import write_atomically
+from attngrid.core.errors import DataError
+from attngrid.core.files import write_atomically
+from attngrid.data.registry import DATASETS, find_dataset, short_name
 
 # Beneath the data folder: reports, indices, locks, downloads.
 OURS = ".attngrid"
@@ -61,7 +61,7 @@ class Found:
 
 def report_file(name: str, folder: Path) -> Path:
     """Where the report on a dataset is."""
-    short = re.sub(r"[^A-Za-z0-9._]+", "_", data.short_name(name))
+    short = re.sub(r"[^A-Za-z0-9._]+", "_", short_name(name))
     return folder / OURS / f"{short}.json"
 
 
@@ -73,7 +73,7 @@ def prepare(
     Safe to call from several processes at once: one works, the others wait for it.
 
     Args:
-        name: as ``data.find`` takes it.
+        name: as ``find_dataset`` takes it.
         folder: the data folder.
         download: fetch what is missing.
         thorough: decode every image, where the dataset's files are read one by one.
@@ -86,7 +86,7 @@ def prepare(
     """
     from filelock import FileLock
 
-    dataset = data.find(name)
+    dataset = find_dataset(name)
     if dataset.prepare is None:
         return None
     file = report_file(name, folder)
@@ -182,7 +182,7 @@ def link_archives(source: Path, folder: Path) -> None:
 
 def _place(name: str) -> Path:
     """Of an archive or a part of one, within the data folder."""
-    for dataset in data.DATASETS.values():
+    for dataset in DATASETS.values():
         for archive in map(Path, dataset.archives):
             if name == archive.name or name.startswith(f"{archive.name}."):
                 return archive.with_name(name)
@@ -292,7 +292,7 @@ def move_into_place(file: Path, target: Path) -> None:
 
 
 def _folder(name: str) -> str | None:
-    folder = data.find(name).folder
+    folder = find_dataset(name).folder
     return None if folder is None else str(Path(folder).absolute())
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from attngrid import data
 from attngrid.data.prepare import read_report, report_file
+from attngrid.data.registry import find_dataset
 
 
 def staged(name: str, folder: Path, scratch: Path, say: Callable[[str], None]) -> Path:
@@ -25,7 +25,7 @@ def staged(name: str, folder: Path, scratch: Path, say: Callable[[str], None]) -
         scratch: on the node's own disk.
         say: told why nothing was copied.
     """
-    dataset = data.find(name)
+    dataset = find_dataset(name)
     wanted = [folder / file for file in dataset.files]
     if dataset.folder is not None or not wanted:
         return folder
@@ -38,7 +38,7 @@ def staged(name: str, folder: Path, scratch: Path, say: Callable[[str], None]) -
     into = scratch / "attngrid"
     try:
         into.mkdir(parents=True, exist_ok=True)
-        with FileLock(into / f"{data.find(name).label}.lock"):
+        with FileLock(into / f"{find_dataset(name).label}.lock"):
             missing = [
                 file for file in wanted if not _is_copy(file, into / file.relative_to(folder))
             ]

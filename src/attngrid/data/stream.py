@@ -15,18 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
+from attngrid.core.errors import DataError
 from attngrid.data.folders import FolderIndex
 from attngrid.data.images import Images, normalised
-from attngrid.data.share import ALL, Share
-from attngrid.errors import DataError
-from attngrid.training.recipe import (
-    Brightness,
-    CropTo,
-    Flip,
-    RandomResizedCrop,
-    Resize,
-    Transform,
-)
+from attngrid.data.sharding import ALL, Share
+from attngrid.data.transforms import Brightness, CropTo, Flip, RandomResizedCrop, Resize, Transform
 
 # Of ImageNet's training images, as all its readers normalise them; in [0, 255].
 MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)

@@ -7,10 +7,10 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
-from attngrid.evidence.audit import FINDINGS, Line
-from attngrid.files import shipped, write_atomically
+from attngrid.analysis.audit import FINDINGS, Line
+from attngrid.core.files import shipped, write_atomically
 from attngrid.render.tables import Head, Row, Table, Value, write_table
-from attngrid.site import results_folder
+from attngrid.study.paths import results_folder
 
 
 def write_audit(lines: list[Line], templates: Path = Path("workflow/templates")) -> None:

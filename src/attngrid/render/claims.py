@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from attngrid.cell import attention_label, backbone_label, model_label
-from attngrid.evidence.claims import VERDICTS
+from attngrid.analysis.claims import VERDICTS
 from attngrid.render.tables import MISSING, Head, Row, Table, Value
+from attngrid.study.labels import attention_label, backbone_label, model_label
 
 METRICS = {"params": "parameters", "macs": "multiply-accumulates"}
 CAPTION = (

@@ -8,10 +8,12 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, model_validator
 
-from attngrid.config import Attention, Backbone, Listed, Study, read_yaml, validate
-from attngrid.errors import ConfigError
-from attngrid.files import home, shipped
-from attngrid.training.recipe import Strict
+from attngrid.core.errors import ConfigError
+from attngrid.core.files import home, read_yaml, shipped
+from attngrid.core.types import Strict
+from attngrid.core.validation import validate
+from attngrid.study.fields import Attention, Backbone, Listed
+from attngrid.study.schema import Study
 
 Counted = Literal[
     "params",

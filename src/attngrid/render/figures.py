@@ -19,13 +19,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from attngrid import attention as attentions
-from attngrid.cell import attention_label, backbone_label
-from attngrid.config import Study
-from attngrid.evidence.frames import LOST, Results
-from attngrid.evidence.maps import Maps
-from attngrid.files import shipped, write_atomically
+from attngrid.analysis.frames import LOST, Results
+from attngrid.analysis.maps import Maps
+from attngrid.core.files import shipped, write_atomically
+from attngrid.models.registry import ATTENTIONS, find_attention
 from attngrid.render.maps import Column, draw_maps, photographs, strips
+from attngrid.study.labels import attention_label, backbone_label
+from attngrid.study.schema import Study
 
 WIDTH = 3.4  # inches a panel, a column of a paper
 TITLE = 52  # characters that fit above one
@@ -149,7 +149,7 @@ def accuracy_macs(results: Results, reference: Path) -> Figure:
     summary = results.summary[(results.summary["n"] > 0) & results.summary["macs"].notna()]
     names: dict[str, str] = {}  # of the point that shows an attention, and its label
     for name in dict.fromkeys(summary["attention"]):
-        twin = attentions.find(name).same_as if name in attentions.REGISTRY else None
+        twin = find_attention(name).alias_of if name in ATTENTIONS else None
         shown = twin if twin and twin in set(summary["attention"]) else name
         label = attention_label(name)
         names[shown] = f"{names[shown]} = {label}" if shown in names else label

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from attngrid.evidence.audit import Line
-from attngrid.evidence.claims import VERDICTS, Claims
-from attngrid.files import write_atomically
+from attngrid.analysis.audit import Line
+from attngrid.analysis.claims import VERDICTS, Claims
+from attngrid.core.files import write_atomically
 from attngrid.render.tables import MISSING, escape
 
 FILE = Path("tables/numbers.tex")

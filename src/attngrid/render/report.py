@@ -12,12 +12,12 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from attngrid.cell import attention_label, model_label
-from attngrid.config import Study
-from attngrid.evidence.frames import Results, unfinished
-from attngrid.files import shipped, write_atomically
+from attngrid.analysis.frames import Results, unfinished
+from attngrid.core.files import shipped, write_atomically
 from attngrid.render.tables import Table
-from attngrid.site import results_folder
+from attngrid.study.labels import attention_label, model_label
+from attngrid.study.paths import results_folder
+from attngrid.study.schema import Study
 
 CAPTIONS = {
     "modules": "CSM, Fig. 5: the baseline, CAM, SAM and CSM; mean and deviation over seeds.",

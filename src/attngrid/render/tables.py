@@ -15,13 +15,11 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from attngrid import attention as attentions
-from attngrid.cell import model_label
-from attngrid.config import Study
-from attngrid.evidence import can_test
-from attngrid.evidence.costs import FILE, by_machine, measured_as, read_costs
-from attngrid.evidence.frames import LOST, read_frame
-from attngrid.files import shipped, write_atomically
+from attngrid.analysis.costs import FILE, by_machine, measured_as, read_costs
+from attngrid.analysis.frames import LOST, read_frame
+from attngrid.analysis.optional import can_test
+from attngrid.core.files import shipped, write_atomically
+from attngrid.models.registry import trained_attention
 from attngrid.render.description import (
     Column,
     CountedAt,
@@ -29,6 +27,8 @@ from attngrid.render.description import (
     load_description,
     read_published,
 )
+from attngrid.study.labels import model_label
+from attngrid.study.schema import Study
 
 MISSING = "--"
 PAGE = 42  # rows that fit on a page, with heads and rules
@@ -382,7 +382,7 @@ def _best(rows: Sequence[SummaryRow | None], column: Column) -> set[int]:
         return set()  # none is better for it
     if not can_test() or not any(row and row["n"] > 1 for row in rows):
         return set()
-    from attngrid.evidence.comparison import best_of
+    from attngrid.analysis.comparison import best_of
 
     sign = 1 if column.measured.endswith("accuracy") else -1
     groups: dict[Any, list[int]] = {}
@@ -395,7 +395,7 @@ def _best(rows: Sequence[SummaryRow | None], column: Column) -> set[int]:
         models: dict[str, list[int]] = {}
         for place in places:
             name = rows[place]["attention"]  # type: ignore[index]
-            models.setdefault(attentions.trained(name), []).append(place)
+            models.setdefault(trained_attention(name), []).append(place)
         samples = []
         for first, *_ in models.values():
             row = rows[first]

@@ -8,14 +8,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from attngrid.cell import Cell
-from attngrid.config import Study, load_study
-from attngrid.errors import AttngridError, ConfigError, RecordError
-from attngrid.evidence.frames import collect, read_frame
-from attngrid.files import shipped
+from attngrid.analysis.frames import collect, read_frame
+from attngrid.core.errors import AttngridError, ConfigError, RecordError
+from attngrid.core.files import shipped
+from attngrid.records.record import Record, read_record
 from attngrid.render.tables import Row, Table, build_table
-from attngrid.site import results_folder
-from attngrid.training.record import Record, read_record
+from attngrid.study.cell import Cell
+from attngrid.study.paths import results_folder
+from attngrid.study.schema import Study, load_study
 
 _KEY = re.compile(r"(?:.*/)?(?P<stem>[^/:]+)\.(?:tex|md|csv)(?::(?P<row>.+))?")
 CLAIMS = "claims"

@@ -9,11 +9,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from attngrid import data
-from attngrid.cell import Cell
 from attngrid.data import folders
 from attngrid.data.images import Batches, Images, channel_statistics, load, validation_part
-from attngrid.data.share import ALL, Share
+from attngrid.data.registry import find_dataset
+from attngrid.data.sharding import ALL, Share
+from attngrid.study.cell import Cell
 
 TEST_BATCH = 500
 STREAMED_TEST_BATCH = 100  # each worker holds a few of them
@@ -73,7 +73,7 @@ def make_batches(
         DataError: images that are not where they should be.
     """
     recipe, classes = cell.recipe, cell.options.classes
-    if data.find(cell.dataset).target is None:
+    if find_dataset(cell.dataset).target is None:
         from attngrid.data.stream import Stream  # its torchvision takes a second to import
 
         train, test = folders.load(cell.dataset, folder, classes=classes)

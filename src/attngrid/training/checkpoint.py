@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from attngrid.cluster import hear_signals
-from attngrid.errors import DeadlineError, InterruptedTrainingError, RecordError
-from attngrid.files import keep_as, seal, unsealed, write_atomically
+from attngrid.core.errors import DeadlineError, InterruptedTrainingError, RecordError
+from attngrid.core.files import keep_as, seal, unsealed, write_atomically
+from attngrid.training.distributed import ALONE, Processes
 from attngrid.training.fingerprint import agrees
-from attngrid.training.processes import ALONE, Processes
+from attngrid.training.signals import hear_signals
 
 FIRST_COST = 0.1  # seconds, guessed before one has been written
 SHARED = {"model", "optimizer"}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from attngrid.cell import Cell
-from attngrid.model import create_model
+from attngrid.models.create import create_model
+from attngrid.records.record import Record, read_cell
+from attngrid.study.cell import Cell
 from attngrid.training.batches import make_batches
-from attngrid.training.compiling import missing
+from attngrid.training.compile import missing
 from attngrid.training.fast import Fast
 from attngrid.training.loop import autocast, choose_device, evaluate, make_deterministic
-from attngrid.training.record import Record, read_cell
 from attngrid.training.weights import load_weights, weights_of
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from attngrid.errors import ConfigError
-from attngrid.training.compiling import missing, prepare
-from attngrid.training.recipe import Strict
+from attngrid.core.errors import ConfigError
+from attngrid.core.types import Strict
+from attngrid.training.compile import missing, prepare
 
 if TYPE_CHECKING:
     import torch
@@ -94,8 +94,8 @@ class Fast(Strict):
         """
         import torch
 
-        from attngrid.convolution import native_convolutions
-        from attngrid.forms import literal_forms
+        from attngrid.models.convolution import native_convolutions
+        from attngrid.models.forms import literal_forms
 
         run: Callable[[Tensor], Tensor] = model
         if self.compile is True:

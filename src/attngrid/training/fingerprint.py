@@ -9,9 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from attngrid import attention as attentions
-from attngrid import data
-from attngrid.cell import Cell
+from attngrid.data.registry import find_dataset
+from attngrid.models.registry import find_attention
+from attngrid.study.cell import Cell
 
 STEPS = 3
 IMAGES = 8
@@ -73,7 +73,7 @@ def losses_of(cell: Cell, nudge: int = 0) -> list[float]:
     import torch
     from torch.nn.functional import cross_entropy
 
-    from attngrid.model import create_model
+    from attngrid.models.create import create_model
     from attngrid.training.checkpoint import kept_random_states
     from attngrid.training.loop import make_optimizer, seed_all
 
@@ -112,8 +112,8 @@ def losses_of(cell: Cell, nudge: int = 0) -> list[float]:
 
 def side(cell: Cell) -> int:
     """Pixels a side of a fingerprint's images."""
-    dataset = data.find(cell.dataset)
-    if attentions.find(cell.trained_attention).sized:
+    dataset = find_dataset(cell.dataset)
+    if find_attention(cell.trained_attention).needs_feature_size:
         return dataset.input_size  # its weights are for each position
     return min(dataset.input_size, SIDES[dataset.stem])
 

@@ -16,18 +16,18 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.run import main as torchrun
 
-from attngrid.cell import Cell
-from attngrid.config import Study
-from attngrid.errors import (
+from attngrid.core.errors import (
     AttngridError,
     ConfigError,
     EndedProcessError,
     InterruptedTrainingError,
     LostProcessError,
 )
+from attngrid.records.status import STOPPED, read_status, write_status
+from attngrid.study.cell import Cell
+from attngrid.study.schema import Study
 from attngrid.training.checkpoint import SIGNALS
 from attngrid.training.loop import choose_device
-from attngrid.training.record import STOPPED, read_status, write_status
 
 # After a signal the processes may end their step and write a checkpoint; then they are killed.
 GRACE_S = 120

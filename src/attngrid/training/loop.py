@@ -17,19 +17,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from attngrid import data
-from attngrid.cell import Cell, Precision
-from attngrid.data.share import Share
-from attngrid.errors import DivergedError
-from attngrid.model import create_model
-from attngrid.processor import lacks_bfloat16, processor_name
+from attngrid.core.errors import DivergedError
+from attngrid.core.hardware import lacks_bfloat16, processor_name
+from attngrid.data.registry import find_dataset
+from attngrid.data.sharding import Share
+from attngrid.models.create import create_model
+from attngrid.study.cell import Cell
+from attngrid.study.options import Precision
+from attngrid.study.recipe import Recipe
 from attngrid.training.batches import Split, make_batches
 from attngrid.training.checkpoint import Checkpoints
-from attngrid.training.compiling import CompiledModules, parts_of_attention
+from attngrid.training.compile import CompiledModules, parts_of_attention
+from attngrid.training.distributed import ALONE, Processes
 from attngrid.training.fast import ALL, Fast
 from attngrid.training.parts import Parts
-from attngrid.training.processes import ALONE, Processes
-from attngrid.training.recipe import Recipe
 from attngrid.training.sgd import SGD
 
 # Called after each epoch with its line of the curve and the seconds since the start.
@@ -181,7 +182,7 @@ def train(
     workers: int = 0,
     fast: Fast = ALL,
     processes: Processes = ALONE,
-    accumulate: int = 1,
+    gradient_accumulation_steps: int = 1,
     sync_bn: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train a cell, from its seed or from its checkpoint, and test it after every epoch.
@@ -200,7 +201,7 @@ def train(
         workers: processes that read image files ahead.
         fast: what makes it faster.
         processes: that train the cell together, this one among them.
-        accumulate: parts of a batch that each of them takes, one after the other.
+        gradient_accumulation_steps: parts of a batch that each of them takes, one after the other.
         sync_bn: such a part is normalised across the processes.
 
     Returns:
@@ -224,17 +225,17 @@ def train(
         generator=generator,
         download=download,
         workers=workers,
-        share=Share(processes.rank, processes.count, accumulate, joint=sync_bn),
+        share=Share(processes.rank, processes.count, gradient_accumulation_steps, joint=sync_bn),
     )
     model = create_model(**cell.model_arguments())
-    pixels = recipe.batch_size * data.find(cell.dataset).input_size ** 2
-    in_all = processes.count * accumulate
+    pixels = recipe.batch_size * find_dataset(cell.dataset).input_size ** 2
+    in_all = processes.count * gradient_accumulation_steps
     steps = recipe.epochs * len(batches) if any(True for _ in parts_of_attention(model)) else 0
     fast = fast.resolved(device, pixels, steps=steps, parts=in_all, sync_bn=sync_bn)
     if sync_bn and processes.count > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     model.to(device=device, memory_format=fast.layout)  # type: ignore[call-overload]
-    in_parts = Parts(model, processes, accumulate)
+    in_parts = Parts(model, processes, gradient_accumulation_steps)
     network = fast.called(in_parts.module, recipe.batch_size // in_all)
     modules = None
     if fast.compile == "attention":
@@ -294,7 +295,9 @@ def train(
         at.training_s += lap()
         if not (finite := loss_sums.isfinite()).all():
             first = int((~finite).nonzero()[0])
-            raise DivergedError(at.epoch, first // accumulate + 1, float(loss_sums[first]))
+            raise DivergedError(
+                at.epoch, first // gradient_accumulation_steps + 1, float(loss_sums[first])
+            )
 
         with autocast(cell.precision, device):
             model.eval()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from attngrid.training.batches import Split
-from attngrid.training.processes import Processes
+from attngrid.training.distributed import Processes
 
 Part = tuple[Tensor, Tensor]
 
@@ -31,15 +31,17 @@ class Parts:
     Args:
         model: on its device, the same in all processes.
         processes: that train it.
-        accumulate: parts of a batch that each takes, one after the other.
+        gradient_accumulation_steps: parts of a batch that each takes, one after the other.
 
     Attributes:
         module: the model, to be called in its place.
     """
 
-    def __init__(self, model: nn.Module, processes: Processes, accumulate: int) -> None:
+    def __init__(
+        self, model: nn.Module, processes: Processes, gradient_accumulation_steps: int
+    ) -> None:
         self.processes = processes
-        self.accumulate = accumulate
+        self.gradient_accumulation_steps = gradient_accumulation_steps
         self.parallel: DistributedDataParallel | None = None
         if processes.count > 1:
             with catch_warnings(action="ignore", category=FutureWarning):
@@ -66,19 +68,19 @@ class Parts:
         next(taken, None)  # so that those who read ahead end
 
     def _parts(self, taken: Iterator[Part]) -> Iterator[Part]:
-        if self.accumulate == 1:
+        if self.gradient_accumulation_steps == 1:
             yield from islice(taken, 1)
         else:
             before = [buffer.clone() for buffer in self.buffers]
             sums = [torch.zeros_like(buffer) for buffer in self.floats]
-            for number, part in enumerate(islice(taken, self.accumulate), 1):
+            for number, part in enumerate(islice(taken, self.gradient_accumulation_steps), 1):
                 _copy(self.buffers, before)
                 # gradients go round once, with those of the last part
-                hold = self.parallel if number < self.accumulate else None
+                hold = self.parallel if number < self.gradient_accumulation_steps else None
                 with hold.no_sync() if hold is not None else nullcontext():
                     yield part
                 for total, buffer in zip(sums, self.floats, strict=True):
-                    total.add_(buffer, alpha=1 / self.accumulate)
+                    total.add_(buffer, alpha=1 / self.gradient_accumulation_steps)
             _copy(self.floats, sums)
         if self.processes.count > 1 and self.floats:
             flat = torch.cat([buffer.flatten() for buffer in self.floats])

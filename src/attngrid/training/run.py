@@ -16,13 +16,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
-from attngrid import data
-from attngrid.cell import TUNED_KEYS, Cell
-from attngrid.cluster import slurm_job
-from attngrid.config import Study
-from attngrid.data.staging import staged
-from attngrid.deadline import deadline
-from attngrid.errors import (
+from attngrid.core.errors import (
     AttngridError,
     BusyCellError,
     DeadlineError,
@@ -32,24 +26,25 @@ from attngrid.errors import (
     RecordError,
     WriteError,
 )
-from attngrid.launcher import allocator
-from attngrid.plan import duration
-from attngrid.processor import peak_memory_mb, processor_name, processors
-from attngrid.site import scratch_folder
-from attngrid.training.attempts import Attempts, attempt
+from attngrid.core.hardware import peak_memory_mb, processor_name, processors
+from attngrid.data.registry import find_dataset
+from attngrid.data.staging import staged
+from attngrid.records.attempts import Attempts, attempt
+from attngrid.records.environment import environment, now
+from attngrid.records.record import read_trial, write_record
+from attngrid.records.status import reached, read_status, write_status
+from attngrid.study.cell import Cell
+from attngrid.study.cluster import slurm_job
+from attngrid.study.paths import scratch_folder
+from attngrid.study.plan import duration
+from attngrid.study.schema import Study
+from attngrid.study.tuning import TUNED_KEYS
 from attngrid.training.checkpoint import Checkpoints
+from attngrid.training.deadline import deadline
+from attngrid.training.distributed import Processes, is_loss, joined
 from attngrid.training.fingerprint import fingerprint
+from attngrid.training.launcher import allocator
 from attngrid.training.loop import Finished, Progress, choose_device, too_slow, train
-from attngrid.training.processes import Processes, is_loss, joined
-from attngrid.training.record import (
-    environment,
-    now,
-    reached,
-    read_status,
-    read_trial,
-    write_record,
-    write_status,
-)
 from attngrid.training.tuning import as_chosen
 from attngrid.training.weights import write_weights
 
@@ -142,7 +137,7 @@ def _out_of_memory(cell: Cell, error: BaseException) -> OutOfMemoryError:
     first = str(error).strip().partition("\n")[0]
     return OutOfMemoryError(
         f"{cell.id}: out of memory at batches of {cell.recipe.batch_size} images: {first}. "
-        "Train fewer cells beside each other, raise `compute: {accumulate: ...}`, or take a recipe "
+        "Train fewer cells beside each other, raise `compute: {gradient_accumulation_steps: ...}`, or take a recipe "
         "with a smaller batch_size"
     )
 
@@ -179,13 +174,16 @@ def _train(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The ``metrics`` and the speed, and how it was trained that is no part of the cell."""
     compute, folder = study.compute, study.data_folder
-    in_files = data.find(cell.dataset).target is None
+    in_files = find_dataset(cell.dataset).target is None
     workers = min(compute.workers, max(1, processors() // processes.local_count)) if in_files else 0
     if (scratch := scratch_folder()) is not None:
         folder = staged(cell.dataset, folder, scratch, _nothing if processes.rank else _say)
     how: dict[str, Any] = {"deterministic": compute.deterministic, "workers": workers}
-    if cell.parts > 1 or compute.gpus > 1:
-        how |= {"accumulate": compute.accumulate, "sync_bn": compute.sync_bn}
+    if cell.micro_batches > 1 or compute.gpus > 1:
+        how |= {
+            "gradient_accumulation_steps": compute.gradient_accumulation_steps,
+            "sync_bn": compute.sync_bn,
+        }
     with checkpoints:
         metrics, speed = train(
             cell,

@@ -8,11 +8,11 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError, model_validator
 
-from attngrid.cell import Cell
-from attngrid.errors import DivergedTrialsError, RecordError
-from attngrid.files import write_atomically
-from attngrid.training.recipe import Positive, Strict, WeightDecay
-from attngrid.training.record import Percent, read_trial
+from attngrid.core.errors import DivergedTrialsError, RecordError
+from attngrid.core.files import write_atomically
+from attngrid.core.types import Positive, Strict, WeightDecay
+from attngrid.records.record import Percent, read_trial
+from attngrid.study.cell import Cell
 
 
 class Setting(Strict):

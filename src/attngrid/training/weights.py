@@ -10,11 +10,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from attngrid.cell import Cell
-from attngrid.errors import RecordError
-from attngrid.files import write_atomically
-from attngrid.model import create_model
-from attngrid.training.record import read_record
+from attngrid.core.errors import RecordError
+from attngrid.core.files import write_atomically
+from attngrid.models.create import create_model
+from attngrid.records.record import read_record
+from attngrid.study.cell import Cell
 
 
 def write_weights(file: Path, cell: Cell, model: nn.Module) -> None:

@@ -1,0 +1,305 @@
+"""The papers' claims as data: the typed form of ``reference/claims.yaml``.
+
+A block of that file is one statement of a source; it makes a claim for each backbone and metric.
+Test, family and smallest effect are fixed there, before anything is measured.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from attngrid.core.errors import ConfigError, UnknownNameError
+from attngrid.core.files import read_yaml, shipped
+from attngrid.core.types import Number, Positive, Strict
+from attngrid.core.validation import validate
+from attngrid.study.fields import Attention, Backbone, Dataset, Listed, RecipeName
+from attngrid.study.options import Share
+from attngrid.study.recipe import shipped_recipes
+
+CLAIMS = Path("reference/claims.yaml")
+VERDICTS = ("reproduced", "contradicted", "equivalent", "underpowered", "not run")
+Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=40)]
+Metric = Literal[
+    "top1_error",
+    "top5_error",
+    "top1_accuracy",
+    "top5_accuracy",
+    "best_top1_error",
+    "best_top5_error",
+    "best_top1_accuracy",
+    "best_top5_accuracy",
+]
+Count = Literal["params", "macs"]
+# What the papers print counts in.
+UNITS = {"params": 1e6, "macs": 1e9}
+
+
+class Family(Strict):
+    """Claims that are corrected together (Holm), and the difference below which none matters."""
+
+    smallest_effect: Positive = Field(description="in points; smaller differences do not matter")
+    alpha: Annotated[Number, Field(gt=0, lt=0.5)] = 0.05
+    power: Annotated[Number, Field(gt=0.5, lt=1)] = 0.8
+    why: str = Field(description="why that smallest effect")
+
+
+class Statement(Strict):
+    """What every block has: whose claim it is, and of which networks."""
+
+    id: Slug
+    source: str
+    where: str = Field(description="table, figure or section")
+    statement: str
+    note: str = ""
+    backbones: Listed[Backbone]
+    published: str | None = Field(None, description="file in reference/ with the printed figures")
+
+
+class Tested(Statement):
+    """A statement about measured errors."""
+
+    dataset: Dataset
+    recipes: Listed[RecipeName] = Field(description="with which it counts as the claim's own")
+    family: Slug
+    metrics: dict[Metric, str | None] = Field(
+        min_length=1, description="and the column of `published` that prints each, if one does"
+    )
+
+    @model_validator(mode="after")
+    def _recipes_are_shipped(self) -> Tested:
+        for name in self.recipes:
+            if name not in shipped_recipes():
+                raise ValueError(f"recipes: {UnknownNameError('recipe', name, shipped_recipes())}")
+        return self
+
+
+class Better(Tested):
+    """One module beats another."""
+
+    kind: Literal["better"]
+    better: Attention
+    than: Attention
+    test: Literal["welch", "by_correlation"] = Field(
+        "welch",
+        description="by_correlation: paired by seed from ten seeds on, where they correlate "
+        "and pairing narrows the interval",
+    )
+
+    @property
+    def attentions(self) -> tuple[str, ...]:
+        """Best first."""
+        return (self.better, self.than)
+
+
+class Order(Tested):
+    """Each module beats the next: all neighbours have to."""
+
+    kind: Literal["order"]
+    order: Annotated[tuple[Attention, ...], Field(strict=False, min_length=3)]
+    test: Literal["welch"] = "welch"
+
+    @property
+    def attentions(self) -> tuple[str, ...]:
+        """Best first."""
+        return self.order
+
+
+class Value(Tested):
+    """A network reaches a printed figure, within a tolerance."""
+
+    kind: Literal["value"]
+    attention: Attention
+    tolerance: Positive = Field(description="in points")
+    test: Literal["prediction"] = "prediction"
+
+    @property
+    def attentions(self) -> tuple[str, ...]:
+        """The one."""
+        return (self.attention,)
+
+
+class Geometry(Strict):
+    """At which size a model is counted."""
+
+    stem: Literal["imagenet", "cifar"]
+    num_classes: PositiveInt
+    input_size: PositiveInt
+
+
+class Printed(Statement):
+    """Counts that are printed: every digit has to be ours."""
+
+    kind: Literal["printed"]
+    attentions: Listed[Attention]
+    counts: dict[Count, str] = Field(min_length=1, description="and the column that prints each")
+    counted_at: Geometry
+
+
+class Cost(Statement):
+    """A module adds no more than a share to what another network costs."""
+
+    kind: Literal["cost"]
+    attention: Attention
+    than: Attention
+    at_most: Share = Field(description="0.1: a tenth more")
+    counts: Listed[Count]
+    counted_at: Geometry
+
+    @property
+    def attentions(self) -> tuple[str, ...]:
+        """The one, and what it is compared with."""
+        return (self.attention, self.than)
+
+
+Block = Annotated[Better | Order | Value | Printed | Cost, Field(discriminator="kind")]
+
+
+class Claims(Strict):
+    """``reference/claims.yaml``."""
+
+    families: dict[Slug, Family]
+    claims: Listed[Block]
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Claims:
+        seen: set[str] = set()
+        for number, block in enumerate(self.claims):
+            if block.id in seen:
+                raise ValueError(f"claims.{number}.id: {block.id!r} is there twice")
+            seen.add(block.id)
+            if isinstance(block, Tested) and block.family not in self.families:
+                unknown = UnknownNameError("family", block.family, self.families)
+                raise ValueError(f"claims.{number}.family: {unknown}")
+            columns = _columns(block)
+            if block.published is None and any(columns.values()):
+                raise ValueError(f"claims.{number}.published: is missing, and a column is named")
+        return self
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim: a block's statement of one backbone and one metric.
+
+    Attributes:
+        block: where it is from.
+        backbone, metric: what it is of.
+        attentions: best first; of a cost, what it is of first; one where a figure is claimed.
+        published: as printed, in the order of ``attentions``; None where nothing is.
+    """
+
+    block: Better | Order | Value | Printed | Cost
+    backbone: str
+    metric: str
+    attentions: tuple[str, ...]
+    published: tuple[str | None, ...]
+
+    @property
+    def id(self) -> str:
+        """``cbam_table4_se/resnet50/top1_error``; printed counts name the module, too."""
+        names = [self.block.id, self.backbone, self.metric]
+        if isinstance(self.block, Printed):
+            names.insert(2, self.attentions[0])
+        return "/".join(names)
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether the metric is an accuracy."""
+        return self.metric.endswith("accuracy")
+
+    @property
+    def published_gain(self) -> float | None:
+        """How much better the first is than the second as printed, in points.
+
+        Of an order it is the least of its steps.
+        """
+        figures = [Decimal(text) for text in self.published if text is not None]
+        if len(figures) < 2 or len(figures) < len(self.published):
+            return None
+        sign = 1 if self.higher_is_better else -1
+        return float(min(sign * (better - worse) for better, worse in pairwise(figures)))
+
+
+def load_claims(
+    file: Path = CLAIMS, reference: Path = Path("reference")
+) -> tuple[Claims, list[Claim]]:
+    """Read and check the claims and the figures that they quote.
+
+    Args:
+        file: the claims.
+        reference: the folder of the published CSVs.
+
+    Raises:
+        ConfigError: one line a mistake: file, key, what was found, what is accepted; an unknown
+            cell, a figure that is missing or no number.
+    """
+    source = shipped(file)
+    claims = validate(Claims, read_yaml(source), source)
+    found: list[Claim] = []
+    for number, block in enumerate(claims.claims):
+        printed = _printed(block, f"{source}: claims.{number}", reference)
+        found += _expand(block, printed)
+    return claims, found
+
+
+def _columns(block: Better | Order | Value | Printed | Cost) -> Mapping[str, str | None]:
+    """A block's metrics, and the column that prints each."""
+    if isinstance(block, Tested):
+        return {str(metric): column for metric, column in block.metrics.items()}
+    if isinstance(block, Printed):
+        return {str(count): column for count, column in block.counts.items()}
+    return {str(count): None for count in block.counts}
+
+
+def _expand(
+    block: Better | Order | Value | Printed | Cost, printed: dict[tuple[str, str, str], str]
+) -> Iterator[Claim]:
+    alone = isinstance(block, Printed)
+    groups = [(name,) for name in block.attentions] if alone else [block.attentions]
+    for backbone, names, metric in product(block.backbones, groups, _columns(block)):
+        figures = tuple(printed.get((backbone, name, metric)) for name in names)
+        yield Claim(block, backbone, metric, names, figures)
+
+
+def _printed(
+    block: Better | Order | Value | Printed | Cost, where: str, reference: Path
+) -> dict[tuple[str, str, str], str]:
+    """The block's printed figures, by backbone, attention and metric."""
+    if block.published is None:
+        return {}
+    source = shipped(reference / block.published)
+    if not source.is_file():
+        known = ", ".join(sorted(other.name for other in shipped(reference).glob("*.csv")))
+        raise ConfigError(f"{where}.published: found {block.published!r}, {reference} has {known}")
+    with source.open(encoding="utf-8", newline="") as stream:
+        reader = csv.DictReader(stream)
+        header, lines = reader.fieldnames or [], list(reader)
+    rows = {(line["backbone"], line["attention"]): line for line in lines}
+    figures = {}
+    for metric, column in _columns(block).items():
+        if column is None:
+            continue
+        if column not in header:
+            raise ConfigError(f"{where}: column {column!r}: {source} has {', '.join(header)}")
+        for backbone, name in product(block.backbones, block.attentions):
+            if (backbone, name) not in rows:
+                raise ConfigError(f"{where}: {source} has no row {backbone}, {name}")
+            text = rows[backbone, name][column]
+            try:
+                is_number = Decimal(text).is_finite()
+            except InvalidOperation:
+                is_number = False
+            if not is_number:
+                raise ConfigError(
+                    f"{where}: {source}: {backbone}, {name}, {column}: found {text!r}, "
+                    "which is no number"
+                )
+            figures[backbone, name, metric] = text
+    return figures

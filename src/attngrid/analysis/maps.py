@@ -1,0 +1,111 @@
+"""The attention maps of a study as a file: ``results/<study>/maps.npz``. No torch here."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attngrid.core.errors import RecordError
+from attngrid.core.files import write_atomically
+from attngrid.study.cell import Cell
+from attngrid.study.schema import Study
+
+
+@dataclass(frozen=True)
+class CellMaps:
+    """What one trained network makes of the first K of its dataset's images.
+
+    Attributes:
+        labels: the K true classes.
+        predicted: the K classes that the network gives.
+        grad_cam_KHW: Grad-CAM of the true class on the last stage's output, 0 or more.
+        own_KHW: the spatial map of the attention module, None where it has none.
+        site: the name of the module in the network that ``own_KHW`` is of.
+    """
+
+    labels: list[int]
+    predicted: list[int]
+    grad_cam_KHW: NDArray[np.float32]
+    own_KHW: NDArray[np.float32] | None = None
+    site: str | None = None
+
+
+@dataclass(frozen=True)
+class Maps:
+    """A study's attention maps.
+
+    Attributes:
+        images: uint8, K×H×W×3, by dataset.
+        cells: by the cell's id.
+    """
+
+    images: dict[str, NDArray[np.uint8]]
+    cells: dict[str, CellMaps]
+
+
+def pictured(study: Study) -> list[Cell]:
+    """The cells that a study shows maps of: each model's first seed in each condition."""
+    first: dict[tuple[str, str, str], Cell] = {}
+    for cell in study.cells:
+        first.setdefault((cell.condition, cell.backbone, cell.attention), cell)
+    return list(first.values())
+
+
+def with_weights(study: Study) -> list[Cell]:
+    """Those of them whose record and weights are here, each training once."""
+    cells = {cell.id: cell for cell in pictured(study)}
+    return [c for c in cells.values() if c.record.is_file() and c.weights.is_file()]
+
+
+def write_maps(file: Path, maps: Maps) -> None:
+    """Write maps as arrays and one JSON string, atomically; the same maps are the same bytes."""
+    arrays: dict[str, NDArray[np.generic]] = {
+        f"images/{dataset}": images for dataset, images in maps.images.items()
+    }
+    cells = {}
+    for name, cell in maps.cells.items():
+        arrays[f"grad_cam/{name}"] = cell.grad_cam_KHW
+        if cell.own_KHW is not None:
+            arrays[f"own/{name}"] = cell.own_KHW
+        cells[name] = {"labels": cell.labels, "predicted": cell.predicted, "site": cell.site}
+    arrays["cells"] = np.array(json.dumps(cells))
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    write_atomically(file, buffer.getvalue())
+
+
+def read_maps(file: Path) -> Maps:
+    """Read maps; nothing in the file is run.
+
+    Raises:
+        RecordError: a file that is not one of ``write_maps``.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            images = {
+                name.removeprefix("images/"): arrays[name]
+                for name in arrays.files
+                if name.startswith("images/")
+            }
+            cells = {
+                name: CellMaps(
+                    fields["labels"],
+                    fields["predicted"],
+                    arrays[f"grad_cam/{name}"],
+                    arrays[f"own/{name}"] if f"own/{name}" in arrays.files else None,
+                    fields["site"],
+                )
+                for name, fields in json.loads(str(arrays["cells"])).items()
+            }
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise RecordError(
+            f"{file}: cannot be read: {error}; remove it and `attngrid visualize` makes it anew "
+            "from the weights there are"
+        ) from None
+    return Maps(images, cells)

@@ -1,0 +1,7 @@
+"""``python -m attngrid.cli``."""
+
+import sys
+
+from attngrid.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,33 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _scientific(value: object) -> object:
+    """YAML 1.1 reads ``1e-4`` as a word; everybody who writes it means the number."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+        return float(value)
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_scientific)]
+
+
+Positive = Annotated[Number, Field(gt=0)]
+
+
+Fraction = Annotated[Number, Field(ge=0, lt=1)]
+
+
+WeightDecay = Annotated[Number, Field(ge=0)]
+
+
+class Strict(BaseModel):
+    """A typed section of a configuration: unknown keys and wrong types are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)

@@ -1,0 +1,148 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
+from typing import Any, TypeVar
+
+from pydantic import (
+    BaseModel,
+    ValidationError,
+)
+from pydantic_core import ErrorDetails
+
+from attngrid.core.errors import AttngridError, ConfigError, UnknownNameError
+
+AnyModel = TypeVar("AnyModel", bound=BaseModel)
+
+
+# What a name may be, as a pattern and in words.
+NAMES = {
+    r"^[a-z0-9][a-z0-9_-]*$": "small letters, digits, _ and -, a letter or digit first",
+    r"^[A-Za-z0-9][A-Za-z0-9_.-]*$": "letters, digits, _, . and -, a letter or digit first",
+}
+
+
+STUDY_NAME, RECIPE_NAME = NAMES
+
+
+def validate(model: type[AnyModel], content: Any, source: str | os.PathLike[str]) -> AnyModel:
+    """Check parsed YAML against a model.
+
+    Raises:
+        ConfigError: one line a mistake: file, key, what was found, what is accepted.
+    """
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{source}: expected keys and values, found {type(content).__name__}")
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_lines(model, content, error, source))) from None
+    except AttngridError as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def _lines(
+    model: type[BaseModel], content: Any, error: ValidationError, source: object
+) -> Iterator[str]:
+    items = error.errors(include_url=False)
+    deepest = {item["loc"] for item in items}
+    for place, alike in groupby(items, lambda item: _place(content, item)):
+        item, *others = alike
+        if item["type"] == "too_short" and any(
+            other[: len(item["loc"])] == item["loc"] != other for other in deepest
+        ):
+            continue  # pydantic counts only the good items; the bad ones have lines of their own
+        key, found = ".".join(map(str, place)), item["input"]
+        prefix = f"{source}: {key}: " if key else f"{source}: "
+        if item["type"] == "extra_forbidden":
+            known = _keys_at(model, item["loc"][:-1])
+            yield f"{prefix}{UnknownNameError('key', str(place[-1]), known)}"
+        elif item["type"] in ("missing", "union_tag_not_found"):
+            yield f"{prefix}is required and not there"
+        elif item["type"] == "value_error":
+            yield f"{prefix}{item['msg'].removeprefix('Value error, ')}"
+        elif item["type"] == "tuple_type":
+            yield f"{prefix}found {found!r}; needs a list, such as [{found}]"
+        elif item["type"] == "union_tag_invalid":
+            context = item["ctx"]
+            yield f"{prefix}found {context['tag']!r}; needs one of {context['expected_tags']}"
+        else:
+            needs = " or ".join(_need(one) for one in (item, *others))
+            yield f"{prefix}found {found!r}; needs {needs.replace(' or to be ', ' or ')}"
+
+
+def _need(item: ErrorDetails) -> str:
+    """What pydantic says of a value, behind "needs"."""
+    if item["type"] == "too_short":
+        return "at least 1 item"
+    if item["type"] == "string_pattern_mismatch":
+        pattern = item["ctx"]["pattern"]
+        return NAMES.get(pattern, f"to match {pattern}")
+    if item["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        return "keys and values"
+    if item["type"] in ("bool_type", "bool_parsing"):
+        return "to be true or false"
+    return re.sub(r"^\w+ should ", "to ", item["msg"])
+
+
+def _place(content: Any, item: ErrorDetails) -> tuple[int | str, ...]:
+    """The key of a mistake, without pydantic's names of the types that a key may have.
+
+    Where there are several it has a mistake for each.
+    """
+    place: list[int | str] = []
+    for step in item["loc"]:
+        if isinstance(content, Mapping):
+            is_there = step in content
+        else:
+            is_there = isinstance(content, list | tuple) and step in range(len(content))
+        if is_there:
+            content = content[step]
+        elif item["type"] != "missing" or step != item["loc"][-1]:
+            continue
+        place.append(step)
+    if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        place.append(item["ctx"]["discriminator"].strip("'"))
+    return tuple(place)
+
+
+def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys that the section at a location accepts."""
+    schema = model.model_json_schema()
+    node: dict[str, Any] = schema
+
+    def resolve(node: dict[str, Any]) -> dict[str, Any]:
+        # a section or list that may be left out is one or null
+        parts = (one for one in node.get("anyOf", ()) if "$ref" in one or "items" in one)
+        node = next(parts, node)
+        while "$ref" in node:
+            node = schema["$defs"][node["$ref"].rpartition("/")[2]]
+        return node
+
+    for step in location:
+        node = resolve(node)
+        if mapping := node.get("discriminator", {}).get("mapping"):
+            node = {"$ref": mapping[step]}
+        elif isinstance(step, int):
+            node = node["items"]
+        else:
+            (by_name,) = node.get("patternProperties", {"": {}}).values()
+            node = node.get("properties", {}).get(step, by_name)
+    return list(resolve(node).get("properties", {}))
+
+
+def name_sources(files: Iterable[str | os.PathLike[str]], overrides: Iterable[str] = ()) -> str:
+    """Where a run's configuration comes from, as an error message names it.
+
+    Args:
+        files: the configuration files.
+        overrides: the keys given with ``--config``.
+    """
+    names = [os.path.relpath(file) for file in files]
+    if keys := " ".join(overrides):
+        names.append(f"--config {keys}")
+    return " with ".join(names)

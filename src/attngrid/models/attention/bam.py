@@ -1,0 +1,70 @@
+"""BAM (Park et al., BMVC 2018): a channel and a spatial branch, fused before one sigmoid."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from attngrid.core.errors import ConfigError
+from attngrid.models.attention.bottleneck import Perceptron
+from attngrid.models.attention.statistics import CHANNEL, squeeze
+
+
+class ChannelBranch(nn.Module):
+    """Linear C→C/r, BatchNorm, ReLU, Linear C/r→C of each channel's mean."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.mlp = Perceptron(
+            nn.Linear(channels, hidden),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, (mean_NC,) = squeeze(x, ("avg",), CHANNEL)
+        logits_NC: Tensor = self.mlp(mean_NC)
+        return logits_NC
+
+
+class BAM(nn.Module):
+    """``x ⊙ (1 + σ(Mc + Ms))`` (the paper, eqs. 1 and 2); the branches are the authors' code's.
+
+    Args:
+        channels: C of the N×C×H×W input.
+        reduction: r; the hidden width is max(1, C // r).
+        product: ``Mc ⊙ Ms`` before the sigmoid, as the authors' code has it.
+        channel_branch: another Mc, from N×C×H×W to N×C.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        reduction: int = 16,
+        product: bool = False,
+        channel_branch: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        if reduction < 1:
+            raise ConfigError(f"reduction must be at least 1, found {reduction}")
+        hidden = max(1, channels // reduction)
+        self.product = product
+        self.channel = channel_branch or ChannelBranch(channels, hidden)
+        layers: list[nn.Module] = [nn.Conv2d(channels, hidden, kernel_size=1)]
+        for _ in range(2):
+            layers += [nn.BatchNorm2d(hidden), nn.ReLU()]
+            layers += [nn.Conv2d(hidden, hidden, kernel_size=3, padding=4, dilation=4)]
+        layers += [nn.BatchNorm2d(hidden), nn.ReLU(), nn.Conv2d(hidden, 1, kernel_size=1)]
+        self.spatial = nn.Sequential(*layers)
+
+    def spatial_map(self, x: Tensor) -> Tensor:
+        """N×C×H×W to the spatial branch Ms of eq. 2, before the sigmoid, N×1×H×W."""
+        logits_N1HW: Tensor = self.spatial(x)
+        return logits_N1HW
+
+    def forward(self, x: Tensor) -> Tensor:
+        channel_NC11: Tensor = self.channel(x)[:, :, None, None]
+        spatial_N1HW = self.spatial_map(x)
+        fused = channel_NC11 * spatial_N1HW if self.product else channel_NC11 + spatial_N1HW
+        return x * (1 + fused.sigmoid()).to(x.dtype)

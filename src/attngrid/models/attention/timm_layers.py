@@ -1,0 +1,49 @@
+"""The attention layers of timm's ``create_attn``, as timm builds them by default."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from attngrid.core.errors import ConfigError
+
+# What these take for a block of positions, which has to divide the feature map.
+_BLOCK_SIZES = {"halo": 8, "bat": 7}
+
+
+def timm_layer(channels: int, *, layer: str, feat_size: tuple[int, int] | None = None) -> nn.Module:
+    """A layer with timm's own defaults and its own start.
+
+    Args:
+        channels: C of the N×C×H×W input.
+        layer: its name in ``timm.layers.create_attn``.
+        feat_size: H and W, for the layers whose weights or blocks depend on them.
+
+    Raises:
+        ConfigError: a name that the installed timm does not have.
+    """
+    import timm
+    from timm.layers.create_attn import create_attn
+    from timm.layers.mlp import ConvMlp
+
+    options: dict[str, Any] = {}
+    if layer in _BLOCK_SIZES:
+        assert feat_size is not None
+        # timm's own size where it divides the map, else the largest one below it that does
+        largest = _BLOCK_SIZES[layer]
+        options["block_size"] = next(
+            size for size in range(largest, 0, -1) if not any(side % size for side in feat_size)
+        )
+    elif feat_size is not None:
+        options["feat_size"] = feat_size
+    if layer == "ge":
+        # timm 1.0.22 to 1.0.31 hand ConvMlp its device and dtype as widths, and fail
+        options["use_mlp"] = False
+    try:
+        module: nn.Module = create_attn(layer, channels, **options)  # type: ignore[no-untyped-call]
+    except AssertionError as error:
+        raise ConfigError(f"timm {timm.__version__}: {error}") from error
+    if layer == "ge":
+        module.mlp = ConvMlp(channels, max(1, int(channels / 16 + 0.5)))
+    return module

@@ -1,0 +1,278 @@
+"""Names of attention modules and backbones, without importing their classes.
+
+Listing names must not cost an import of torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, Literal
+
+from attngrid.core.errors import ConfigError, UnknownNameError
+from attngrid.core.user_code import find_user_class, is_user_class, load_user_class
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the name of an attention module or of a backbone stands for.
+
+    Attributes:
+        target: ``package.module:Class``, imported on first use; or ``file.py:Class``.
+        label: how tables and figures write the name.
+        options: the keyword arguments that make this name this variant.
+        accepts: the keyword arguments that are left to a user.
+        site: of an attention module, where it sits in a network (``backbones.sites``).
+        alias_of: the name that computes the same function; both share their records.
+        sha256: of the file, for a class of the user's own.
+        package: an optional package that it is from.
+        needs_feature_size: its constructor wants ``feat_size``, the height and width of its feature map.
+        matches: of a control, the attention whose ``quantity`` the baseline is widened to.
+        quantity: ``params`` or ``macs``.
+    """
+
+    target: str
+    label: str
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    accepts: frozenset[str] = frozenset()
+    alias_of: str | None = None
+    site: Literal["block", "expanded", "stages"] = "block"
+    sha256: str | None = None
+    package: str | None = None
+    needs_feature_size: bool = False
+    matches: str | None = None
+    quantity: Literal["params", "macs"] = "params"
+
+    @property
+    def external(self) -> bool:
+        """Whether the class is another's, to be checked, and to keep the weights it starts with."""
+        return self.sha256 is not None or self.package is not None
+
+    def load(self) -> type[Any]:
+        """Import the class.
+
+        Raises:
+            ConfigError: a package that is not installed, or a file that cannot be imported.
+        """
+        module_name, _, name = self.target.rpartition(":")
+        self.require_package()
+        cls: type[Any] = (
+            load_user_class(self.target, self.sha256)
+            if self.sha256 is not None
+            else getattr(importlib.import_module(module_name), name)
+        )
+        return cls
+
+    def require_package(self) -> None:
+        """Raise where the optional package that this is from is not installed."""
+        if self.package is not None and importlib.util.find_spec(self.package) is None:
+            raise ConfigError(
+                f"{self.label} is from {self.package}, which is not installed: "
+                f'pip install "attngrid[{self.package}]"'
+            )
+
+
+_SE = "attngrid.models.attention.se:SqueezeExcitation"
+_SAM = "attngrid.models.attention.sam:SpatialSelfAttention"
+_CSM = "attngrid.models.attention.csm:ChannelSpatialAttention"
+_BAM = "attngrid.models.attention.bam:BAM"
+_SRAP = "attngrid.models.attention.srap:SRAP"
+_R8 = {"key_reduction": 8}
+_RESIDUAL = {"residual": True}
+
+_R = frozenset({"reduction"})
+_RS = _R | {"statistics"}
+_RR = _R | {"rates"}
+
+ATTENTIONS: dict[str, Entry] = {
+    "none": Entry("torch.nn:Identity", "baseline"),
+    "se": Entry(_SE, "SE", accepts=_R),
+    "cbam": Entry("attngrid.models.attention.cbam:CBAM", "CBAM", accepts=_R),
+    "cam": Entry(_SE, "CAM", accepts=_R, alias_of="se"),
+    "sam": Entry(_SAM, "SAM"),
+    "sam_r8": Entry(_SAM, "SAM (C/8)", _R8),
+    "sam_residual": Entry(_SAM, "SAM (residual)", _RESIDUAL),
+    "sam_danet": Entry(_SAM, "SAM (C/8, residual)", _R8 | _RESIDUAL),
+    "csm": Entry(_CSM, "CSM", accepts=_R),
+    "csm_r8": Entry(_CSM, "CSM (C/8)", _R8, _R),
+    "csm_residual": Entry(_CSM, "CSM (residual)", _RESIDUAL, _R),
+    "csm_danet": Entry(_CSM, "CSM (C/8, residual)", _R8 | _RESIDUAL, _R),
+    "csm_sam_first": Entry(_CSM, "CSM, SAM first", {"spatial_first": True}, _R),
+    "se_v3": Entry("attngrid.models.attention.se:SqueezeExcitationV3", "SE (V3)", site="expanded"),
+    "bam": Entry(_BAM, "BAM", accepts=_R, site="stages"),
+    "bam_product": Entry(_BAM, "BAM (product)", {"product": True}, _R, site="stages"),
+    "maf": Entry("attngrid.models.attention.maf:MAF", "MAF", accepts=_RS),
+    "maf_c": Entry("attngrid.models.attention.maf:MAFInCBAM", "MAF_C", accepts=_RS),
+    "maf_b": Entry("attngrid.models.attention.maf:MAFInBAM", "MAF_B", accepts=_RS, site="stages"),
+    "srap": Entry(_SRAP, "SRAP", accepts=_RR, site="expanded"),
+    "srap_avg_max": Entry(
+        _SRAP, "SRAP (avg, max)", {"statistics": ("avg", "max")}, _RR, site="expanded"
+    ),
+    "srap_avg_max_std": Entry(
+        _SRAP, "SRAP (avg, max, std)", {"statistics": ("avg", "max", "std")}, _RR, site="expanded"
+    ),
+}
+
+
+# timm's names of what its ``create_attn`` makes, and the papers' for the tables.
+TIMM_ATTENTIONS: dict[str, Entry] = {
+    f"timm:{layer}": Entry(
+        "attngrid.models.attention.timm_layers:timm_layer",
+        f"{label} (timm)",
+        {"layer": layer},
+        package="timm",
+        needs_feature_size=layer in ("bottleneck", "halo", "bat"),
+    )
+    for layer, label in {
+        "se": "SE",
+        "ese": "eSE",
+        "eca": "ECA",
+        "ecam": "ECA, MLP",
+        "ceca": "circular ECA",
+        "ge": "GE",
+        "gc": "GC",
+        "gca": "GC, added",
+        "cbam": "CBAM",
+        "lcbam": "light CBAM",
+        "coord": "CA",
+        "scoord": "simple CA",
+        "ela": "ELA",
+        "strip": "strip",
+        "sk": "SK",
+        "splat": "split",
+        "lambda": "lambda",
+        "bottleneck": "BoT",
+        "halo": "halo",
+        "nl": "non-local",
+        "bat": "BAT",
+    }.items()
+}
+
+_CONTROL = re.compile(r"none_wide(:(?P<module>.+?)(:(?P<quantity>macs))?)?")
+
+
+def list_attentions() -> list[str]:
+    """The attention modules that ``create_model`` knows by name.
+
+    Beside them it takes ``timm:eca`` and the other layers of timm's ``create_attn``; a control,
+    ``none_wide:csm`` or ``none_wide:csm:macs``; and a class of one's own, ``file.py:Class``.
+    """
+    return list(ATTENTIONS)
+
+
+def find_attention(name: str) -> Entry:
+    """The entry of an attention module's name, of a control, or of a user's ``file.py:Class``.
+
+    Raises:
+        UnknownNameError: no such name; the message lists the near ones.
+        ConfigError: as ``find_user_class`` says, or a control that matches nothing.
+    """
+    if control := _CONTROL.fullmatch(name):
+        return _control(name, control)
+    if name.startswith("timm:"):
+        return _find("attention", TIMM_ATTENTIONS, name)
+    return _find("attention", ATTENTIONS, name)
+
+
+def trained_attention(name: str) -> str:
+    """The name whose record an attention reads: ``cam`` computes what ``se`` does."""
+    # no file of a user's is read for it: it may be gone
+    return name if ".py:" in name else find_attention(name).alias_of or name
+
+
+def attention_label(name: str) -> str:
+    """How tables and figures write an attention module, a user's by its class."""
+    if control := _CONTROL.fullmatch(name):
+        quantity = "MACs" if control["quantity"] else "params"
+        return f"wide ({attention_label(control['module'] or '')}'s {quantity})"
+    entry = ATTENTIONS.get(name) or TIMM_ATTENTIONS.get(name)
+    return entry.label if entry else name.rpartition(":")[2]
+
+
+def _control(name: str, control: re.Match[str]) -> Entry:
+    """The baseline, widened until it has as many parameters, or MACs, as a module gives it."""
+    module, macs = control["module"], control["quantity"] is not None
+    if module is None:
+        raise ConfigError(
+            f"attention {name!r}: say which module the baseline is widened to match, "
+            "none_wide:csm in parameters, none_wide:csm:macs in multiply-accumulates"
+        )
+    if module.startswith("none"):
+        raise ConfigError(f"attention {name!r}: {module!r} adds nothing that could be matched")
+    entry = find_attention(module)
+    return Entry(
+        "torch.nn:Identity",
+        attention_label(name),
+        accepts=entry.accepts,
+        alias_of=entry.alias_of and f"none_wide:{entry.alias_of}{':macs' if macs else ''}",
+        sha256=entry.sha256,
+        package=entry.package,
+        matches=module,
+        quantity="macs" if macs else "params",
+    )
+
+
+_MOBILENET = "attngrid.models.backbones.mobilenet:MobileNet"
+_RESNET = "attngrid.models.backbones.resnet:ResNet"
+_18 = {"block": "basic", "depths": (2, 2, 2, 2)}
+_34 = {"block": "basic", "depths": (3, 4, 6, 3)}
+_50 = {"block": "bottleneck", "depths": (3, 4, 6, 3)}
+_101 = {"block": "bottleneck", "depths": (3, 4, 23, 3)}
+_32X4D = {"groups": 32, "group_width": 4}
+
+_PLACEMENT = frozenset({"placement"})
+_MOBILE = _PLACEMENT | {"input_bn", "conv_head"}
+
+BACKBONES: dict[str, Entry] = {
+    "resnet18": Entry(_RESNET, "ResNet-18", _18, _PLACEMENT),
+    "resnet34": Entry(_RESNET, "ResNet-34", _34, _PLACEMENT),
+    "resnet50": Entry(_RESNET, "ResNet-50", _50, _PLACEMENT),
+    "resnet50_v1.5": Entry(_RESNET, "ResNet-50 v1.5", _50 | {"stride_on": "3x3"}, _PLACEMENT),
+    "resnet101": Entry(_RESNET, "ResNet-101", _101, _PLACEMENT),
+    "wrn18_1.5": Entry(_RESNET, "WRN-18 (1.5)", _18 | {"widen": 1.5}, _PLACEMENT),
+    "wrn18_2.0": Entry(_RESNET, "WRN-18 (2.0)", _18 | {"widen": 2.0}, _PLACEMENT),
+    "resnext50_32x4d": Entry(_RESNET, "ResNeXt-50 (32x4d)", _50 | _32X4D, _PLACEMENT),
+    "resnext101_32x4d": Entry(_RESNET, "ResNeXt-101 (32x4d)", _101 | _32X4D, _PLACEMENT),
+    "mobilenet_v1": Entry(f"{_MOBILENET}V1", "MobileNetV1", {}, _MOBILE | {"residual"}),
+    "mobilenet_v2": Entry(f"{_MOBILENET}V2", "MobileNetV2", {}, _MOBILE | {"expand_first"}),
+    "mobilenet_v3_large": Entry(
+        f"{_MOBILENET}V3", "MobileNetV3-L", {"size": "large"}, accepts=_MOBILE
+    ),
+    "mobilenet_v3_small": Entry(
+        f"{_MOBILENET}V3", "MobileNetV3-S", {"size": "small"}, accepts=_MOBILE
+    ),
+}
+
+
+def list_backbones() -> list[str]:
+    """The backbones that ``create_model`` knows by name."""
+    return list(BACKBONES)
+
+
+def find_backbone(name: str) -> Entry:
+    """The entry of a backbone's name, or of a user's ``file.py:Class``."""
+    entry = _find("backbone", BACKBONES, name)
+    if entry.sha256 is not None:
+        own = entry.accepts - {"num_classes", "stem", "width"}  # create_model's own
+        return replace(entry, accepts=own | _PLACEMENT)
+    return entry
+
+
+def _find(kind: str, registry: Mapping[str, Entry], name: str) -> Entry:
+    """Return the entry of a registered name or of a user's ``file.py:Class``.
+
+    Raises:
+        UnknownNameError: no such name; the message lists the near ones.
+        ConfigError: as ``find_user_class`` says.
+    """
+    if name in registry:
+        return registry[name]
+    if is_user_class(name):
+        own = find_user_class(kind, name)
+        # an attention module's first argument is channels, a backbone's is its sites
+        return Entry(name, label=own.name, accepts=own.keywords(1), sha256=own.sha256)
+    raise UnknownNameError(kind, name, [*registry, f"my_{kind}.py:My{kind.capitalize()}"])

@@ -1,0 +1,133 @@
+"""The record of a cell: what was configured, what was measured, what it ran on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field, PositiveInt, ValidationError, model_validator
+
+from attngrid.core.errors import AttngridError, RecordError
+from attngrid.core.files import write_atomically
+from attngrid.core.types import Strict
+from attngrid.study.cell import Cell
+
+Percent = Annotated[float, Field(ge=0, le=100)]
+AnyRecord = TypeVar("AnyRecord", bound="Record")
+
+
+class Epoch(Strict):
+    """A line of a training curve; errors in percent."""
+
+    epoch: PositiveInt
+    learning_rate: float
+    train_loss: float
+    train_top1_error: Percent
+    test_loss: float
+    test_top1_error: Percent
+    test_top5_error: Percent
+
+
+class Metrics(Strict):
+    """The ``metrics`` block: the last epoch's figures, the best epoch's beside them."""
+
+    top1_error: Percent
+    top5_error: Percent
+    best_epoch: PositiveInt
+    best_top1_error: Percent
+    best_top5_error: Percent
+    train_images: PositiveInt
+    test_images: PositiveInt
+    params: PositiveInt
+    curve: Annotated[tuple[Epoch, ...], Field(strict=False, min_length=1)]
+
+    @model_validator(mode="after")
+    def _headline_is_the_curves(self) -> Metrics:
+        last = self.curve[-1]
+        if (self.top1_error, self.top5_error) != (last.test_top1_error, last.test_top5_error):
+            raise ValueError("top1_error and top5_error are not the last epoch's")
+        best = min(self.curve, key=lambda line: line.test_top1_error)
+        found = (self.best_epoch, self.best_top1_error, self.best_top5_error)
+        if found != (best.epoch, best.test_top1_error, best.test_top5_error):
+            raise ValueError("best_epoch and the best errors are not the best epoch's")
+        return self
+
+
+class Record(Strict):
+    """A measured cell. Two are equal to the bit when ``config`` and ``metrics`` are."""
+
+    config: dict[str, Any]
+    metrics: Metrics
+    run: dict[str, Any]
+
+
+class Trial(Record):
+    """A trial's record. One that diverged has no metrics; its ``run`` says where it did."""
+
+    metrics: Metrics | None  # type: ignore[assignment]
+
+    @model_validator(mode="after")
+    def _metrics_or_why_not(self) -> Trial:
+        if (self.metrics is None) != ("diverged" in self.run):
+            raise ValueError("a trial has either metrics or, in its run, diverged")
+        return self
+
+
+def write_record(
+    file: Path, cell: Cell, metrics: Mapping[str, Any] | None, run: Mapping[str, Any]
+) -> None:
+    """Write a finished cell's record, atomically; only a trial can be without metrics."""
+    kind = Trial if cell.validation else Record
+    record = kind.model_validate({"config": cell.config(), "metrics": metrics, "run": run})
+    write_atomically(file, json.dumps(record.model_dump(mode="json"), indent=1) + "\n")
+
+
+def read_record(file: Path, cell: Cell | None = None) -> Record:
+    """Read a record, and with a cell check that it is that cell's.
+
+    Raises:
+        RecordError: no JSON, a field that is missing or cannot be, or another cell's; the
+            message names the file, the field and what was found.
+    """
+    return _read(Record, file, cell)
+
+
+def read_trial(file: Path, cell: Cell) -> Trial:
+    """Read a trial's record; otherwise as ``read_record``."""
+    return _read(Trial, file, cell)
+
+
+def _read(kind: type[AnyRecord], file: Path, cell: Cell | None) -> AnyRecord:
+    try:
+        record = kind.model_validate(json.loads(file.read_text("utf-8")))
+    except ValidationError as error:
+        item = error.errors(include_url=False)[0]
+        field = ".".join(map(str, item["loc"])) or "run"
+        raise RecordError(f"{file}: {field}: {item['msg']}") from None
+    except OSError as error:
+        raise RecordError(f"{file}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise RecordError(f"{file}: cannot be read: {error}") from None
+    try:
+        matches = cell is None or cell.matches(record.config)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RecordError(f"{file}: config: {type(error).__name__}: {error}") from None
+    if not matches:
+        raise RecordError(f"{file}: config: is not that of this cell, or not of its digest")
+    return record
+
+
+def read_cell(file: Path) -> tuple[Cell, Record]:
+    """Read a record and the cell that its own configuration says it is of.
+
+    Raises:
+        RecordError: as ``read_record``; a user's file that is not what it was, or not there.
+    """
+    record = read_record(file)
+    try:
+        cell = Cell.from_config(record.config, study=file.absolute().parents[1].name)
+    except (AttngridError, KeyError, TypeError, ValueError) as error:
+        raise RecordError(f"{file}: config: {error}") from None
+    return cell, read_record(file, cell)

@@ -1,0 +1,47 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    Field,
+    PositiveInt,
+)
+
+from attngrid.core.types import Strict
+from attngrid.study.fields import Attention, Backbone, Dataset, Listed
+from attngrid.study.options import Precision
+from attngrid.training.fast import Fast
+
+
+class CountedModels(Strict):
+    """Models to count at one input size and number of classes."""
+
+    backbones: Listed[Backbone]
+    attentions: Listed[Attention]
+    stem: Literal["imagenet", "cifar"]
+    num_classes: PositiveInt
+    input_size: PositiveInt
+
+
+class CountedGrid(Strict):
+    """``config/complexity.yaml``: the models of ``results/complexity.csv``."""
+
+    models: Listed[CountedModels]
+
+
+class CostGrid(Strict):
+    """``config/cost.yaml``: the models whose time and memory are measured, and how."""
+
+    models: Listed[CountedModels] | None = None
+    backbones: Listed[Backbone] | None = None
+    attentions: Listed[Attention] | None = None
+    datasets: Listed[Dataset] | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Precision = "float32"
+    fast: Fast = Fast(compile=False)
+    batch: Annotated[int, Field(ge=2)] = 64
+    rounds: Annotated[int, Field(ge=5)] = 5
+    seconds: Annotated[float, Field(ge=0, strict=False)] = 3.0
+    minutes: Annotated[float, Field(gt=0, strict=False)] | None = None

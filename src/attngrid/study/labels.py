@@ -1,0 +1,36 @@
+"""How tables and figures write backbones, modules, options and settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attngrid.models.registry import BACKBONES, attention_label
+
+
+def _shown(value: Any) -> str:
+    return " + ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def pairs(options: dict[str, Any]) -> str:
+    """``name=value`` pairs, as the frames and the complexity table write options."""
+    return " ".join(f"{name}={value}" for name, value in options.items())
+
+
+def backbone_label(backbone: str) -> str:
+    """How tables and figures write a backbone, a user's by its class."""
+    entry = BACKBONES.get(backbone)
+    return entry.label if entry else backbone.rpartition(":")[2]
+
+
+def setting_label(learning_rate: float, weight_decay: float) -> str:
+    """``learning rate 0.1, weight decay 0.0005``."""
+    return f"learning rate {learning_rate:g}, weight decay {weight_decay:g}"
+
+
+def model_label(backbone: str, attention: str) -> str:
+    """``ResNet-18``, ``ResNet-18 + SE``, ``ResNet-18, wide (SE's params)``."""
+    label = backbone_label(backbone)
+    if attention == "none":
+        return label
+    joint = ", " if attention.startswith("none_wide:") else " + "
+    return f"{label}{joint}{attention_label(attention)}"

@@ -1,0 +1,44 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt
+
+from attngrid.core.types import Number, Positive, Strict
+
+Share = Annotated[Number, Field(ge=0, le=1)]
+
+
+Precision = Literal["float32", "bfloat16"]
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Options(Strict):
+    """Model and data options of a cell. Only what differs from these defaults is part of it."""
+
+    width: Positive = Field(1.0, description="scales the stages' widths")
+    reduction: PositiveInt = Field(16, description="r of the channel gates")
+    placement: Literal["default", "every_block", "last_stage", "stage_end"] = Field(
+        "default", description="where the attention module sits"
+    )
+    statistics: tuple[str, ...] | None = Field(
+        None, strict=False, description="of maf, maf_c and maf_b: avg, max, std"
+    )
+    rates: tuple[Share, ...] | None = Field(
+        None, strict=False, description="of srap: each statistic's share of the channels"
+    )
+    residual: bool = Field(True, description="MobileNetV1's skips; false: the 2017 original")
+    expand_first: bool = Field(True, description="MobileNetV2's; false: the original")
+    input_bn: bool = Field(True, description="MobileNets: a BatchNorm on the image")
+    conv_head: bool = Field(True, description="MobileNets: a 1×1 convolution to classify")
+    classes: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="train and test on the first so many classes only"
+    )
+
+    def changed(self) -> dict[str, Any]:
+        """The options that differ from their defaults, sorted by name."""
+        return dict(sorted(self.model_dump(exclude_defaults=True).items()))

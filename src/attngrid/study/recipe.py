@@ -1,0 +1,78 @@
+"""Recipes: how a cell is trained, as data. The shipped ones are in ``recipes.yaml``."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from importlib.resources import files
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, PositiveInt, model_validator
+
+from attngrid.core.types import Fraction, Positive, Strict, WeightDecay
+from attngrid.data.transforms import Transform
+
+
+class Schedule(Strict):
+    """Learning rate over an epoch's fraction of the whole training.
+
+    ``step`` multiplies by ``gamma`` at each of ``milestones`` (epochs); ``one_cycle`` rises
+    linearly over the first ``warmup`` of the training and falls linearly to 0.
+    """
+
+    kind: Literal["step", "one_cycle"]
+    milestones: tuple[PositiveInt, ...] = Field((), strict=False)
+    gamma: Positive = 0.1
+    warmup: Fraction = 0.2
+
+    def factor(self, epoch: float, epochs: int) -> float:
+        """What multiplies the recipe's learning rate ``epoch`` epochs into ``epochs``."""
+        if self.kind == "step":
+            return math.prod(self.gamma for milestone in self.milestones if epoch >= milestone)
+        done = epoch / epochs
+        return done / self.warmup if done < self.warmup else (1 - done) / (1 - self.warmup)
+
+
+class Recipe(Strict):
+    """One way to train: SGD, its schedule and what is done to the images.
+
+    ``source`` and ``expected`` are documentation and no part of a cell's digest.
+    """
+
+    source: str = ""
+    expected: str = ""
+    epochs: PositiveInt
+    batch_size: Annotated[int, Field(ge=2)]
+    learning_rate: Positive
+    momentum: Fraction = 0.9
+    nesterov: bool = False
+    weight_decay: WeightDecay = 0.0
+    label_smoothing: Fraction = 0.0
+    schedule: Schedule
+    train_transforms: tuple[Transform, ...] = Field((), strict=False)
+    test_transforms: tuple[Transform, ...] = Field((), strict=False)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        milestones = self.schedule.milestones
+        if list(milestones) != sorted(set(milestones)) or any(m >= self.epochs for m in milestones):
+            raise ValueError(f"milestones must rise and stay below the {self.epochs} epochs")
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov: true needs a momentum above 0")
+        return self
+
+    def learning_rate_at(self, epoch: float) -> float:
+        """The learning rate ``epoch`` epochs (from 0.0) into the training."""
+        return self.learning_rate * self.schedule.factor(epoch, self.epochs)
+
+    def digested(self) -> dict[str, Any]:
+        """What changes the trained numbers, defaults left out: a new key stales no record."""
+        return self.model_dump(mode="json", exclude={"source", "expected"}, exclude_defaults=True)
+
+
+@cache
+def shipped_recipes() -> dict[str, Recipe]:
+    """The recipes of ``recipes.yaml``, by name."""
+    text = files("attngrid.study").joinpath("recipes.yaml").read_text("utf-8")
+    return {name: Recipe.model_validate(fields) for name, fields in yaml.safe_load(text).items()}

@@ -1,0 +1,51 @@
+"""``attngrid init``: a folder for a study of one's own, outside this repository."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from attngrid.core.errors import ConfigError
+from attngrid.core.files import home
+
+
+def init(folder: Path) -> list[Path]:
+    """Make a study folder with a working example of everything that a user can add.
+
+    Args:
+        folder: a new or an empty one; the study takes its name.
+
+    Returns:
+        The files made.
+
+    Raises:
+        ConfigError: a folder that holds something, a name that no study can have, or a package
+            that was installed without its checkout, which has the workflow.
+    """
+    study = re.sub(r"[^a-z0-9_-]+", "-", folder.resolve().name.lower()).strip("-_")
+    if not study or len(study) > 40:
+        raise ConfigError(
+            f"{folder}: its name is the study's: found {folder.resolve().name!r}, "
+            "needs 1 to 40 letters and digits"
+        )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder}: is not empty; nothing was written")
+    checkout = home().resolve()
+    if not (checkout / "Snakefile").is_file():
+        raise ConfigError(
+            f"{checkout} is no checkout of attngrid, and the workflow is in one: run this in it, "
+            "or set ATTNGRID_HOME to it"
+        )
+    with as_file(files("attngrid.study").joinpath("study_folder")) as template:
+        shutil.copytree(
+            template, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    (folder / "gitignore").rename(folder / ".gitignore")
+    shutil.copytree(checkout / "workflow/profiles", folder / "profiles")
+    for name in ("Snakefile", "study.yaml", "README.md"):
+        text = (folder / name).read_text("utf-8")
+        text = text.replace("@STUDY@", study).replace("@ATTNGRID@", str(checkout))
+        (folder / name).write_text(text, "utf-8")
+    return sorted(file for file in folder.rglob("*") if file.is_file())

@@ -1,0 +1,38 @@
+"""The example of a backbone: three stages of one convolution each."""
+
+import torch
+from attngrid.backbones.sites import Sites
+from torch import nn
+
+
+class MyBackbone(nn.Module):
+    """N×3×H×W images to N×num_classes logits.
+
+    Args:
+        sites: makes the attention module of each place, or the identity where there is none.
+        num_classes: outputs.
+        stem: ``imagenet`` for large images, ``cifar`` for small ones.
+        width: scales the widths.
+    """
+
+    def __init__(self, sites: Sites, *, num_classes: int, stem: str, width: float) -> None:
+        super().__init__()
+        inputs = 3
+        layers: list[nn.Module] = []
+        for stage in (1, 2, 3):
+            outputs = max(1, int(32 * 2**stage * width))
+            stride = 1 if stem == "cifar" and stage == 1 else 2
+            layers += [
+                nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
+                nn.BatchNorm2d(outputs),
+                sites.any_block(outputs, stage, stages=3),
+                nn.ReLU(inplace=True),
+                sites.after_stage(outputs, stage, stages=3),
+            ]
+            inputs = outputs
+        self.stages = nn.Sequential(*layers)  # the attention maps look at its output
+        self.classifier = nn.Linear(inputs, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.classifier(self.stages(x).mean((2, 3)))
+        return logits

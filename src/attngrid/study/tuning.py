@@ -1,0 +1,65 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
+
+from attngrid.core.types import Positive, Strict, WeightDecay
+from attngrid.study.options import Seed
+
+# What trials vary of a recipe, how few of them are no tuning, and what a tuned recipe's name ends
+# with: no recipe of a configuration can.
+TUNED_KEYS = ("learning_rate", "weight_decay")
+
+
+FEWEST_TRIALS = 6
+
+
+TUNED = "+tuned"
+
+
+def _each_once(values: tuple[float, ...]) -> tuple[float, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError(f"found {list(values)}; each once")
+    return values
+
+
+class Tuning(Strict):
+    """The trials that every model gets, the baseline included: learning rates × weight decays."""
+
+    recipes: tuple[str, ...] | None = Field(
+        None, strict=False, min_length=1, description="which of the grid's are tuned; left out: all"
+    )
+    learning_rates: Annotated[tuple[Positive, ...], AfterValidator(_each_once)] = Field(
+        strict=False, min_length=1, description="to be tried, before the schedule"
+    )
+    weight_decays: Annotated[tuple[WeightDecay, ...], AfterValidator(_each_once)] = Field(
+        strict=False, min_length=1, description="to be tried, each with every learning rate"
+    )
+    validation_images: PositiveInt = Field(
+        description="of the training images, as many of each class, which trials are tested on"
+    )
+    seed: Seed = Field(0, description="of the trials")
+
+    @model_validator(mode="after")
+    def _is_a_search(self) -> Tuning:
+        if (found := len(self.settings)) < FEWEST_TRIALS:
+            raise ValueError(
+                f"found {len(self.learning_rates)} learning_rates × {len(self.weight_decays)} "
+                f"weight_decays = {found} trials a model; needs {FEWEST_TRIALS} or more"
+            )
+        return self
+
+    @property
+    def settings(self) -> list[tuple[float, float]]:
+        """Learning rate and weight decay of each trial, in rising order."""
+        return list(product(sorted(self.learning_rates), sorted(self.weight_decays)))
+
+    def digested(self) -> dict[str, Any]:
+        """What changes the choice: which recipes are tuned beside it, and the order, do not."""
+        content = self.model_dump(mode="json", exclude={"recipes"}, exclude_defaults=True)
+        lists = {name: sorted(content[name]) for name in ("learning_rates", "weight_decays")}
+        return content | lists
