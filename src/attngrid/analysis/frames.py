@@ -15,6 +15,7 @@ from filelock import FileLock
 from attngrid.analysis.maps import Maps, read_maps
 from attngrid.core.errors import AttngridError, RecordError
 from attngrid.core.files import write_atomically
+from attngrid.records.collected import collected, latest
 from attngrid.records.record import Record, read_record, read_trial
 from attngrid.records.staleness import stale_records
 from attngrid.records.status import STOPPED, read_status
@@ -334,9 +335,9 @@ def write_results(study: Study, results: Results) -> None:
     of another configuration, or of half a grid, are collected again by the next run. Processes
     that collect at once take turns.
     """
-    study.latest.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(study.latest.with_name(".latest.lock")):
-        study.latest.unlink(missing_ok=True)
+    latest(study).parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(latest(study).with_name(".latest.lock")):
+        latest(study).unlink(missing_ok=True)
         write_atomically(study.file, study.resolved())
         for name in ("cells", "epochs", "summary"):
             frame: pd.DataFrame = getattr(results, name)
@@ -349,10 +350,10 @@ def write_results(study: Study, results: Results) -> None:
         # what is stale is not trained by this run either
         whole = results.cells["state"].isin(["measured", "stale"]).all()
         if not whole:
-            study.collected.unlink(missing_ok=True)
-        write_atomically(study.latest, study.collected.name)
+            collected(study).unlink(missing_ok=True)
+        write_atomically(latest(study), collected(study).name)
         if whole:
-            write_atomically(study.collected, "")
+            write_atomically(collected(study), "")
 
 
 def counts(cells: pd.DataFrame) -> str:

@@ -1,4 +1,4 @@
-"""The errors a user can cause, each a single message that says what to change."""
+"""The errors that a user can cause. Each is one message that says what to change."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class AttngridError(Exception):
 
 
 class ConfigError(AttngridError):
-    """A configuration, recipe or table description that cannot be used."""
+    """A configuration, recipe or table description is wrong."""
 
 
 class UnknownNameError(AttngridError, ValueError):
-    """A name that no registry holds; the message lists the near matches."""
+    """A name is in no registry. The message lists near matches and all known names."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = list(known)
@@ -26,31 +26,31 @@ class UnknownNameError(AttngridError, ValueError):
 
 
 class RecordError(AttngridError):
-    """A record that cannot be what the cell measured."""
+    """A record does not belong to its cell, or is damaged."""
 
 
 class DataError(AttngridError):
-    """A dataset that is not where it should be, or not what it should be."""
+    """A dataset is missing or damaged."""
 
 
 class DivergedError(AttngridError):
-    """A training loss that became infinite or not a number."""
+    """The training loss became infinite or NaN."""
 
     def __init__(self, epoch: int, step: int, loss: float) -> None:
         super().__init__(f"diverged: the loss became {loss} in epoch {epoch}, step {step}")
         self.epoch, self.step, self.loss = epoch, step, loss
 
     def __reduce__(self) -> tuple[type, tuple[int, int, float]]:
-        """As it comes from another process."""
+        """Pickle the arguments, so that the error can come from another process."""
         return type(self), (self.epoch, self.step, self.loss)
 
 
 class DivergedTrialsError(AttngridError):
-    """A model of whose trials none came to its end, so that there is nothing to choose."""
+    """All tuning trials of a model diverged, so no best hyperparameters exist."""
 
 
 class InterruptedTrainingError(AttngridError):
-    """A training that a signal ended after a last checkpoint."""
+    """A signal ended a training after a last checkpoint."""
 
     def __init__(self, number: signal.Signals) -> None:
         super().__init__(f"stopped by {number.name}; the next run goes on from its checkpoint")
@@ -59,7 +59,7 @@ class InterruptedTrainingError(AttngridError):
 
 
 class DeadlineError(InterruptedTrainingError):
-    """A training that the deadline of its run ended after a last checkpoint."""
+    """The deadline of the run ended a training after a last checkpoint."""
 
     def __init__(self) -> None:
         super().__init__(signal.SIGTERM)
@@ -67,17 +67,17 @@ class DeadlineError(InterruptedTrainingError):
 
 
 class NotStartedError(AttngridError):
-    """A training that would not be through before the deadline of its run."""
+    """A training was not started because it would not finish before the deadline."""
 
 
 class LostProcessError(AttngridError):
-    """Another process of the same training that ended, or does not answer any more."""
+    """Another process of the same training ended or does not answer."""
 
     exit_code = 75
 
 
 class EndedProcessError(AttngridError):
-    """One of several processes that ended before their training did."""
+    """One of several processes ended before the training did."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -85,24 +85,24 @@ class EndedProcessError(AttngridError):
 
 
 class BusyCellError(AttngridError):
-    """A cell that another process is training."""
+    """Another process is training this cell."""
 
 
 class OutOfMemoryError(AttngridError):
-    """A training that did not fit, on a CPU or on a GPU."""
+    """A training did not fit into the memory of the CPU or the GPU."""
 
 
 class WriteError(AttngridError):
-    """A file that could not be written: a full disk, a read-only folder."""
+    """A file could not be written: the disk is full or the folder is read-only."""
 
 
 class InconsistentError(AttngridError):
-    """A training that was repeated and is not what its records say."""
+    """A repeated training disagrees with its record."""
 
     exit_code = 3
 
 
 class InconclusiveError(AttngridError):
-    """A repetition that came to no result within its budget."""
+    """A repeated training reached no result within its budget."""
 
     exit_code = 4

@@ -1,4 +1,4 @@
-"""Where the project's own files are, and writing so that a crash never leaves half a file."""
+"""Where the project's files are, atomic writes, and reading YAML and JSON."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _SEALED = len(_SEAL) + 65
 
 
 def home() -> Path:
-    """The checkout of this project: the folder one is in, or the one that runs the workflow.
+    """The checkout of this project.
 
-    A study may live in a folder of its own; its Snakefile names the checkout. Without one, it is
-    the checkout that the package is installed from, if it is.
+    It is the working folder, or ``$ATTNGRID_HOME``, which the workflow sets for a study in its own
+    folder, or the checkout that the package is installed from.
     """
     if Path("workflow/rules").is_dir():
         return Path()
@@ -29,20 +29,20 @@ def home() -> Path:
 
 
 def set_home(checkout: object) -> None:
-    """Tell this process, and those it starts, where the checkout is."""
+    """Set the checkout for this process and its child processes."""
     os.environ["ATTNGRID_HOME"] = str(checkout)
 
 
 def shipped(file: str | Path) -> Path:
-    """A file that the project ships, unless the folder one is in has one of that name."""
+    """A file of the working folder, or else the checkout's file of the same name."""
     there = home() / file
     return there if not Path(file).exists() and there.exists() else Path(file)
 
 
 def write_atomically(file: Path, content: str | bytes) -> None:
-    """Write beside, flush to disk, then rename over ``file``; folders are made."""
+    """Write a temporary file, flush it to disk and rename it to ``file``; make its folder."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    # the process id keeps two writers of one file out of each other's way
+    # two processes may write the same file
     scratch = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         with scratch.open("wb") as stream:
@@ -52,7 +52,7 @@ def write_atomically(file: Path, content: str | bytes) -> None:
         scratch.replace(file)
     finally:
         scratch.unlink(missing_ok=True)
-    # the new name, too, survives a loss of power
+    # so that the new name survives a loss of power, too
     folder = os.open(file.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -61,10 +61,9 @@ def write_atomically(file: Path, content: str | bytes) -> None:
 
 
 def keep_as(file: Path, kept: Path) -> None:
-    """Give a file a second name, in place of what had it, so that the first may be written over.
+    """Give ``file`` the second name ``kept``, replacing an older file of that name.
 
-    The first name is never without a file, which whoever packs or asks for a training's state
-    would take for no checkpoint; only a filesystem without hard links moves it.
+    A hard link keeps ``file`` in place for its readers. File systems without links move it.
     """
     kept.unlink(missing_ok=True)
     try:
@@ -74,10 +73,7 @@ def keep_as(file: Path, kept: Path) -> None:
 
 
 def modified_ns(file: Path) -> int:
-    """When a file was last written, in ns since 1970; 0 where there is none.
-
-    In one call: between two, a training may end and remove its checkpoint.
-    """
+    """Modification time in ns since 1970; 0 for a missing file."""
     try:
         return file.stat().st_mtime_ns
     except FileNotFoundError:
@@ -105,11 +101,11 @@ def read_yaml(file: str | os.PathLike[str]) -> Any:
     """Parse a YAML (or JSON) file safely.
 
     Raises:
-        ConfigError: no such file, or no YAML; the message names file and line.
+        ConfigError: the file is missing or not valid; the message names file and line.
     """
     try:
         text = Path(file).read_text("utf-8")
-        # YAML 1.1 takes JSON's 1e-05 for a word
+        # YAML 1.1 reads JSON's 1e-05 as a string
         return json.loads(text) if Path(file).suffix == ".json" else yaml.safe_load(text)
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""The processor at hand: how many of its cores are ours, its name, what it multiplies."""
+"""The processor: how many cores this process may use, its name, its instructions."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from functools import cache
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
-# Instructions as Linux names them: those for bfloat16 on x86 and on ARM, and what tells processors
-# apart that a virtual machine gives the same name, the widest first.
+# Linux's names of the bfloat16 instructions on x86 and ARM.
 BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
+# Vector instructions, the widest first. They tell processors apart that a virtual machine gives
+# the same model name.
 VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "sve": "SVE", "asimd": "NEON"}
 
 
 def processors() -> int:
-    """Cores that this process may use: a batch system may have lent a part of the machine."""
+    """Cores that this process may use; a batch system may have lent only some of them."""
     try:
         return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS
+    except AttributeError:  # macOS
         return os.cpu_count() or 1
 
 
 def processor_name() -> str:
-    """Its model as the system names it, and its vectors: ``AMD EPYC (AVX-512, bfloat16)``."""
+    """Model name and instructions, such as ``AMD EPYC (AVX-512, bfloat16)``."""
     model = _cpuinfo().get("model name") or platform.processor() or platform.machine()
     known = instructions()
     parts = [next((name for flag, name in VECTORS.items() if flag in known), "")]
@@ -35,30 +36,30 @@ def processor_name() -> str:
 
 @cache
 def instructions() -> frozenset[str]:
-    """Those that Linux names; none elsewhere."""
+    """The processor's instruction sets as Linux names them; empty on other systems."""
     info = _cpuinfo()
     return frozenset((info.get("flags") or info.get("Features") or "").split())
 
 
 def peak_memory_mb(ru_maxrss: int) -> float:
-    """The most memory of a process, of what the system says it used: bytes on macOS, or kB."""
+    """Convert ``ru_maxrss``, which is in bytes on macOS and in KiB on Linux."""
     return ru_maxrss / 1e6 if sys.platform == "darwin" else ru_maxrss * 1024 / 1e6
 
 
 def has_amx() -> bool:
-    """Whether it multiplies tiles of bfloat16."""
+    """Whether the processor has AMX, which multiplies tiles of bfloat16."""
     return "amx_bf16" in instructions()
 
 
 def lacks_bfloat16() -> bool:
-    """Whether it is known to multiply no bfloat16, which then takes longer than float32."""
+    """Whether the processor is known to have no bfloat16 instructions."""
     known = instructions()
     return bool(known) and not BFLOAT16 & known
 
 
 @cache
 def _cpuinfo() -> dict[str, str]:
-    """What Linux says of the first core; empty elsewhere."""
+    """The entries of the first core in ``/proc/cpuinfo``; empty on other systems."""
     try:
         first, *_ = CPUINFO.read_text("utf-8").split("\n\n")
     except OSError:

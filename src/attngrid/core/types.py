@@ -1,4 +1,4 @@
-"""TODO."""
+"""The base class of every configuration section, and the number types of its fields."""
 
 from __future__ import annotations
 
@@ -9,21 +9,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def _scientific(value: object) -> object:
-    """YAML 1.1 reads ``1e-4`` as a word; everybody who writes it means the number."""
+    """YAML 1.1 reads ``1e-4`` as a string; the number is meant."""
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
         return float(value)
     return value
 
 
 Number = Annotated[float, BeforeValidator(_scientific)]
-
-
 Positive = Annotated[Number, Field(gt=0)]
-
-
 Fraction = Annotated[Number, Field(ge=0, lt=1)]
-
-
 WeightDecay = Annotated[Number, Field(ge=0)]
 
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Classes in a user's own files, named ``file.py:Class``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _USER_CLASS = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_][A-Za-z0-9_]*)")
 
 @dataclass(frozen=True)
 class UserClass:
-    """A class in a file of the user's own, read without running the file."""
+    """A class in a user's file. The file is parsed and not run."""
 
     file: Path
     name: str
@@ -36,7 +36,7 @@ class UserClass:
         return frozenset()
 
     def constants(self) -> dict[str, Any]:
-        """The class's attributes that are written as plain values, a parent's too."""
+        """The literal class attributes, with those of base classes in the same file."""
         values: dict[str, Any] = {}
         for node in reversed(self.lineage):
             for line in node.body:
@@ -51,20 +51,20 @@ class UserClass:
                         try:
                             values[target.id] = ast.literal_eval(value)
                         except ValueError:
-                            values.pop(target.id, None)  # no plain value
+                            values.pop(target.id, None)  # not a literal
         return values
 
 
 def is_user_class(name: str) -> bool:
-    """Whether a name has the form of a user's ``file.py:Class``."""
+    """Whether a name has the form ``file.py:Class``."""
     return _USER_CLASS.fullmatch(name) is not None
 
 
 def find_user_class(kind: str, name: str) -> UserClass:
-    """Read a user's ``file.py:Class``.
+    """Parse the file of ``file.py:Class``.
 
     Raises:
-        ConfigError: no such file, no Python, or no such class in it.
+        ConfigError: the file is missing, is not Python, or lacks the class.
     """
     match = _USER_CLASS.fullmatch(name)
     assert match is not None
@@ -89,10 +89,10 @@ def find_user_class(kind: str, name: str) -> UserClass:
 
 
 def load_user_class(name: str, sha256: str) -> Any:
-    """Import a user's ``file.py:Class``, one module per content: an edited file is read anew.
+    """Import the class of ``file.py:Class``. An edited file is imported anew.
 
     Raises:
-        ConfigError: what the file raises when it is imported.
+        ConfigError: the import raised an error.
     """
     filename, _, class_name = name.rpartition(":")
     file = Path(filename)

@@ -1,31 +1,28 @@
-"""TODO."""
+"""Validation of parsed YAML. Every mistake becomes one line: file, key, found, needed."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from itertools import groupby
+from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import (
-    BaseModel,
-    ValidationError,
-)
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from attngrid.core.errors import AttngridError, ConfigError, UnknownNameError
+from attngrid.core.files import read_yaml
 
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
-
-# What a name may be, as a pattern and in words.
+# Allowed names, as a pattern and in words.
 NAMES = {
     r"^[a-z0-9][a-z0-9_-]*$": "small letters, digits, _ and -, a letter or digit first",
     r"^[A-Za-z0-9][A-Za-z0-9_.-]*$": "letters, digits, _, . and -, a letter or digit first",
 }
-
-
 STUDY_NAME, RECIPE_NAME = NAMES
 
 
@@ -33,7 +30,7 @@ def validate(model: type[AnyModel], content: Any, source: str | os.PathLike[str]
     """Check parsed YAML against a model.
 
     Raises:
-        ConfigError: one line a mistake: file, key, what was found, what is accepted.
+        ConfigError: one line for each mistake: file, key, what was found, what is accepted.
     """
     if not isinstance(content, Mapping):
         raise ConfigError(f"{source}: expected keys and values, found {type(content).__name__}")
@@ -55,7 +52,7 @@ def _lines(
         if item["type"] == "too_short" and any(
             other[: len(item["loc"])] == item["loc"] != other for other in deepest
         ):
-            continue  # pydantic counts only the good items; the bad ones have lines of their own
+            continue  # pydantic counts valid items only; the invalid ones have their own lines
         key, found = ".".join(map(str, place)), item["input"]
         prefix = f"{source}: {key}: " if key else f"{source}: "
         if item["type"] == "extra_forbidden":
@@ -76,7 +73,7 @@ def _lines(
 
 
 def _need(item: ErrorDetails) -> str:
-    """What pydantic says of a value, behind "needs"."""
+    """What the value should be, in words that follow "needs"."""
     if item["type"] == "too_short":
         return "at least 1 item"
     if item["type"] == "string_pattern_mismatch":
@@ -90,10 +87,7 @@ def _need(item: ErrorDetails) -> str:
 
 
 def _place(content: Any, item: ErrorDetails) -> tuple[int | str, ...]:
-    """The key of a mistake, without pydantic's names of the types that a key may have.
-
-    Where there are several it has a mistake for each.
-    """
+    """The key of a mistake, without the type names that pydantic adds for a union."""
     place: list[int | str] = []
     for step in item["loc"]:
         if isinstance(content, Mapping):
@@ -116,7 +110,7 @@ def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[st
     node: dict[str, Any] = schema
 
     def resolve(node: dict[str, Any]) -> dict[str, Any]:
-        # a section or list that may be left out is one or null
+        # an optional section or list is a union with null
         parts = (one for one in node.get("anyOf", ()) if "$ref" in one or "items" in one)
         node = next(parts, node)
         while "$ref" in node:
@@ -136,7 +130,7 @@ def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[st
 
 
 def name_sources(files: Iterable[str | os.PathLike[str]], overrides: Iterable[str] = ()) -> str:
-    """Where a run's configuration comes from, as an error message names it.
+    """The source of a run's configuration, for error messages.
 
     Args:
         files: the configuration files.
@@ -146,3 +140,29 @@ def name_sources(files: Iterable[str | os.PathLike[str]], overrides: Iterable[st
     if keys := " ".join(overrides):
         names.append(f"--config {keys}")
     return " with ".join(names)
+
+
+def settings_file(variable: str, default: Path) -> Path:
+    """The file that an environment variable names, or else ``default``.
+
+    Raises:
+        ConfigError: the named file does not exist.
+    """
+    named = os.environ.get(variable)
+    if named and not Path(named).is_file():
+        raise ConfigError(f"{variable}: found {named!r}; there is no such file")
+    return Path(named) if named else default
+
+
+def read_settings(model: type[AnyModel], file: Path) -> AnyModel:
+    """The content of an optional file, or the model's defaults.
+
+    Raises:
+        ConfigError: as ``read_yaml`` and ``validate`` say.
+    """
+    return _read_settings(model, file, file.stat().st_mtime_ns) if file.is_file() else model()
+
+
+@lru_cache(maxsize=8)
+def _read_settings(model: type[AnyModel], file: Path, modified: int) -> AnyModel:
+    return validate(model, read_yaml(file) or {}, file)

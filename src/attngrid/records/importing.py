@@ -19,6 +19,7 @@ from attngrid.core.files import home, keep_as, read_yaml, unsealed, write_atomic
 from attngrid.core.validation import validate
 from attngrid.data.registry import find_dataset
 from attngrid.records.attempts import read_attempts
+from attngrid.records.collected import latest
 from attngrid.records.record import Record, Trial, read_record, read_trial
 from attngrid.records.staleness import Behaviour
 from attngrid.records.status import STOPPED, reached, read_status, write_status
@@ -115,7 +116,7 @@ def import_folder(folder: Path, studies: Sequence[Study]) -> Imported:
         finally:
             # the next run collects again, whatever the files' times
             for study in result.studies.values():
-                study.latest.unlink(missing_ok=True)
+                latest(study).unlink(missing_ok=True)
     return result
 
 

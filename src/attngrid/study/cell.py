@@ -1,4 +1,4 @@
-"""The cell: one model trained once. The one place that makes ids, paths and labels."""
+"""The cell: one model trained once. Its digest, id, paths and labels are made here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from attngrid.data.registry import Dataset, find_dataset, full_name, short_name
 from attngrid.models.registry import Entry, find_attention, find_backbone
-from attngrid.study.labels import _shown, model_label, pairs, setting_label
+from attngrid.study.labels import model_label, option_text, pairs, setting_label
 from attngrid.study.options import Options, Precision
 from attngrid.study.paths import results_folder
 from attngrid.study.recipe import Recipe
@@ -21,9 +21,7 @@ from attngrid.study.tuning import TUNED, TUNED_KEYS, Tuning
 
 # The columns of a complexity table that identify a model.
 MODEL_KEY = ("backbone", "attention", "stem", "num_classes", "input_size", "options")
-
-
-# What is counted of a model, the sums first, then what fvcore says that they are made of.
+# The counts of a model: totals first, then fvcore's parts of them.
 COUNTED = (
     "params",
     "macs",
@@ -41,9 +39,11 @@ COUNTED = (
 class Cell:
     """Dataset × backbone × attention × recipe × seed, with options, in a study.
 
-    With a ``tuning`` the learning rate and the weight decay of its recipe are those that its
-    ``trials`` choose. A trial is a cell, too: of its ``validation`` training images it sees the
-    figures, and of the test images nothing. Each batch is normalised in ``micro_batches``, by themselves.
+    Attributes:
+        tuning: set in a tuned cell, whose ``trials`` choose its learning rate and weight decay.
+        validation: set in a trial: how many training images it is tested on in place of the test
+            images.
+        micro_batches: parts of a batch; BatchNorm normalises each part by itself.
     """
 
     study: str
@@ -62,15 +62,15 @@ class Cell:
 
     @cached_property
     def trained_attention(self) -> str:
-        """The attention whose record this cell reads: ``cam`` computes what ``se`` does."""
+        """The attention whose record this cell reads: ``cam`` is an alias of ``se``."""
         return find_attention(self.attention).alias_of or self.attention
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of what changes the trained numbers, in hexadecimal.
+        """SHA-256, in hexadecimal, of the configuration that changes the trained numbers.
 
-        Defaults are left out, so that a new option stales no record. A class of the user's
-        own counts by its file's content. Study, device, workers and paths are no part of it.
+        It omits defaults, so that a new option changes no digest. For a user's class it covers the
+        content of the file. It does not cover study, device, workers and paths.
         """
         content: dict[str, Any] = {
             "dataset": _identity(short_name(self.dataset), find_dataset(self.dataset)),
@@ -95,7 +95,7 @@ class Cell:
 
     @cached_property
     def id(self) -> str:
-        """A name for files: readable, path-safe, and unique by eight digits of the digest."""
+        """A readable name for files, unique by eight digits of the digest."""
         names = (
             _slug(short_name(self.dataset)),
             _slug(self.backbone),
@@ -106,7 +106,7 @@ class Cell:
         return "-".join((*names, self.digest[:8]))
 
     def _frozen(self, recipe: Recipe) -> dict[str, Any]:
-        """What of a recipe is this cell's before any trial has been made."""
+        """The keys of a recipe that the digest covers; trials choose the others."""
         free = TUNED_KEYS if self.tuning is not None else ()
         return {name: value for name, value in recipe.digested().items() if name not in free}
 
@@ -115,13 +115,13 @@ class Cell:
         return replace(self, recipe_name=self.recipe_name + TUNED, tuning=tuning)
 
     def with_setting(self, learning_rate: float, weight_decay: float) -> Cell:
-        """The same cell, to be trained with these; a tuned cell's id stays what it is."""
+        """The same cell with these hyperparameters. The id of a tuned cell does not change."""
         setting = {"learning_rate": learning_rate, "weight_decay": weight_decay}
         return replace(self, recipe=self.recipe.model_copy(update=setting))
 
     @cached_property
     def trials(self) -> tuple[Cell, ...]:
-        """What a tuned cell's setting is chosen by; the same for all its seeds."""
+        """The trials that choose a tuned cell's hyperparameters; the same for all its seeds."""
         if self.tuning is None:
             return ()
         name = self.recipe_name.removesuffix(TUNED)
@@ -138,7 +138,7 @@ class Cell:
 
     @property
     def choice(self) -> Path | None:
-        """Where a tuned cell's setting is, for all its seeds under the name of the trials'."""
+        """The file of a tuned cell's best hyperparameters, the same for all its seeds."""
         if self.tuning is None:
             return None
         name = replace(self, seed=self.tuning.seed).id
@@ -146,7 +146,7 @@ class Cell:
 
     @cached_property
     def record(self) -> Path:
-        """Where the cell's measured numbers go."""
+        """The file of the cell's measured numbers."""
         folder = "trials" if self.validation else "records"
         return results_folder() / f"{self.study}/{folder}/{self.id}.json"
 
@@ -167,17 +167,17 @@ class Cell:
 
     @property
     def weights(self) -> Path:
-        """Where the trained network's weights are kept, if they are."""
+        """The file of the trained weights, if the study keeps them."""
         return results_folder() / self.study / "weights" / f"{self.id}.safetensors"
 
     @property
     def checkpoint(self) -> Path:
-        """Where a training that is not finished goes on from."""
+        """The file from which an unfinished training goes on."""
         return results_folder() / self.study / "checkpoints" / f"{self.id}.ckpt"
 
     @property
     def label(self) -> str:
-        """The cell for a person: ``ResNet-18 + SE, seed 0``."""
+        """A readable label: ``ResNet-18 + SE, seed 0``."""
         label = f"{model_label(self.backbone, self.attention)}, seed {self.seed}"
         if self.validation:
             label += f", {setting_label(self.recipe.learning_rate, self.recipe.weight_decay)}"
@@ -190,7 +190,7 @@ class Cell:
 
     @property
     def condition(self) -> str:
-        """All but backbone, attention and seed, for a person: what a column was measured on."""
+        """A readable label of everything but backbone, attention and seed."""
         dataset = find_dataset(self.dataset)
         parts = [dataset.label, f"{dataset.input_size}×{dataset.input_size}"]
         changed = self.options.changed()
@@ -199,7 +199,7 @@ class Cell:
         if (width := changed.pop("width", None)) is not None:
             named = {0.25: "quarter width", 0.5: "half width", 2.0: "double width"}
             parts.append(named.get(width, f"{width:g}× width"))
-        parts += [f"{name} {_shown(value)}" for name, value in changed.items()]
+        parts += [f"{name} {option_text(value)}" for name, value in changed.items()]
         parts.append(self.recipe_name)
         if self.precision != "float32":
             parts.append(self.precision)
@@ -214,7 +214,7 @@ class Cell:
 
     @cached_property
     def effective_options(self) -> Options:
-        """The options that change this cell: a baseline has no reduction and no placement."""
+        """The options that this cell's model uses: a baseline has no reduction or placement."""
         used = {"width", "classes"} | find_attention(self.attention).accepts
         used |= find_backbone(self.backbone).accepts
         if self.attention == "none":
@@ -223,11 +223,11 @@ class Cell:
 
     @property
     def model_options(self) -> dict[str, Any]:
-        """Those of the options that are ``create_model``'s."""
+        """The options that are arguments of ``create_model``."""
         options = self.effective_options.changed()
         entry = find_attention(self.attention)
         if entry.sha256 is not None and "reduction" in entry.accepts:
-            # what the configuration says, not what a user's class happens to default to
+            # the configuration's default, not the one of the user's class
             options["reduction"] = self.options.reduction
         if entry.needs_feature_size or entry.quantity == "macs":
             options["input_size"] = find_dataset(self.dataset).input_size
@@ -235,7 +235,7 @@ class Cell:
 
     @property
     def model_key(self) -> tuple[str, str, str, int, int, str]:
-        """The values of ``MODEL_KEY``: what the model's cost depends on."""
+        """The values of ``MODEL_KEY``, on which the model's cost depends."""
         dataset = find_dataset(self.dataset)
         options = pairs(self.model_options)
         size = dataset.input_size
@@ -262,7 +262,7 @@ class Cell:
             "options": self.effective_options.model_dump(mode="json"),
             "precision": self.precision,
             "threads": self.threads,
-            # of most cells none of these is a part
+            # most cells have none of these
             **({"tuning": self.tuning.digested()} if self.tuning else {}),
             **({"validation": self.validation} if self.validation else {}),
             **({"parts": self.micro_batches} if self.micro_batches != 1 else {}),
@@ -275,7 +275,7 @@ class Cell:
         """The cell of a record's ``config`` block.
 
         Raises:
-            KeyError, TypeError, ValueError: a block that is no cell's.
+            KeyError, TypeError, ValueError: the block does not describe a cell.
         """
         recipe = dict(config["recipe"])
         return cls(
@@ -296,7 +296,7 @@ class Cell:
 
     @property
     def sha256(self) -> dict[str, str]:
-        """Of the files of the user's own that this cell runs, by what they are for."""
+        """SHA-256 of the user's files that this cell runs, by their role."""
         found = {
             "dataset": find_dataset(self.dataset).sha256,
             "backbone": find_backbone(self.backbone).sha256,
@@ -305,7 +305,7 @@ class Cell:
         return {kind: sha256 for kind, sha256 in found.items() if sha256 is not None}
 
     def matches(self, config: Mapping[str, Any]) -> bool:
-        """Whether a record's ``config`` block is this cell's, whatever defaults came since."""
+        """Whether a record's ``config`` block is this cell's; later defaults do not matter."""
         recipe = Recipe.model_validate(
             {name: value for name, value in config["recipe"].items() if name != "name"}
         )
@@ -316,13 +316,12 @@ class Cell:
             "attention": self.trained_attention,
         }
         if find_dataset(self.dataset).folder is not None:
-            del names["dataset"]  # the digest has it, wherever the folder is
-        # a class of the user's own is the same wherever its file is
-        own = self.sha256
+            del names["dataset"]  # the digest covers it; the folder may be anywhere
+        user_files = self.sha256  # the file of a user's class may be anywhere, too
         return (
             config["digest"] == self.digest
-            and config["sha256"] == own
-            and all(config[kind] == name for kind, name in names.items() if kind not in own)
+            and config["sha256"] == user_files
+            and all(config[kind] == name for kind, name in names.items() if kind not in user_files)
             and self._frozen(recipe) == self._frozen(self.recipe)
             and (self.tuning is None or setting in self.tuning.settings)
             and config.get("tuning") == (self.tuning.digested() if self.tuning else None)
@@ -335,18 +334,18 @@ class Cell:
 
 
 def cell_names(cell_id: str) -> str:
-    """An id without its digest: what a cell is called, whatever its configuration says."""
+    """An id without its digest."""
     return cell_id.rpartition("-")[0]
 
 
 def _identity(name: str, entry: Entry | Dataset) -> Any:
-    """What a name computes: itself, or the content of the user's file that it is in."""
+    """A name's part of the digest: itself, or the content of the user's file."""
     if entry.sha256 is None:
         return name
     return {"class": re.sub(r"[^:]*\.py:", "", name), "sha256": entry.sha256}
 
 
 def _slug(name: str) -> str:
-    """A name for files; of a user's ``folder/file.py:Class`` it is ``file.Class``."""
+    """A name for files; ``folder/file.py:Class`` becomes ``file.Class``."""
     short = re.sub(r"[^:]*?([^/:]+)\.py:", r"\1.", name)
     return re.sub(r"[^A-Za-z0-9._]+", "_", short)

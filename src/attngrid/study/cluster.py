@@ -1,4 +1,4 @@
-"""What a site's Slurm wants to be told: ``config/cluster.yaml``, and requeueing one's own job."""
+"""A site's Slurm settings, ``config/cluster.yaml``, and the options of a job."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,15 +16,16 @@ from pydantic import AfterValidator, Field, PositiveInt
 from attngrid.core.errors import ConfigError
 from attngrid.core.files import shipped
 from attngrid.core.types import Positive, Strict
+from attngrid.core.validation import read_settings, settings_file
 
 FILE = Path("config/cluster.yaml")
-# Of each job, the two Snakemakes inside it; they need no GPU.
+# Memory of the two Snakemake processes inside each job.
 SNAKEMAKE_MB = 600
 DAY = 1440
 
 
 def _one_word_for_slurm(value: str) -> str:
-    """Quoting carries any character to Slurm; these would mean something else there."""
+    """Reject values that Slurm would not take as one plain word."""
     if not value.strip() or not value.isprintable() or value.startswith("-"):
         raise ValueError(f"found {value!r}; needs printable characters, not beginning with '-'")
     return value
@@ -44,9 +44,10 @@ def _duration(value: str) -> str:
 
 
 def _minutes(text: str) -> int | None:
-    """Of Slurm's ``[days-]hours:minutes:seconds``, without days or hours if need be; else None.
+    """Minutes of Slurm's ``[days-]hours:minutes:seconds``; None for any other text.
 
-    Behind days Slurm takes two numbers for hours and minutes, without them for minutes and seconds.
+    Days and hours are optional. Slurm reads two numbers after days as hours and minutes, but two
+    numbers alone as minutes and seconds; so days need all three here.
     """
     if not (match := re.fullmatch(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)", text)):
         return None
@@ -59,7 +60,7 @@ Model = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]+$")]
 
 
 class Cluster(Strict):
-    """A site's Slurm. What is left out is left to Slurm's defaults."""
+    """A site's Slurm. Omitted keys leave the choice to Slurm."""
 
     partition: Word | None = Field(None, description="of the jobs with a GPU")
     cpu_partition: Word | None = Field(None, description="of the jobs without one")
@@ -83,25 +84,25 @@ class Cluster(Strict):
     margin: Positive = Field(2.0, description="of the wall time over the planned one")
 
     def limit(self, *, ask: bool = False) -> int:
-        """The minutes that a job may take: what is said, what Slurm says if asked, or a day."""
+        """Minutes that a job may take: ``time_limit``, or with ``ask`` Slurm's limit, or a day."""
         if self.time_limit is not None:
             return _minutes(self.time_limit) or DAY
         return (_partition_limit(self.partition) if ask else None) or DAY
 
     def runtime(self, planned_s: float | None, limit: int) -> int:
-        """Minutes of wall time to ask for, given the seconds that a cell should take."""
+        """Minutes of wall time to request for a cell that should take ``planned_s`` seconds."""
         if planned_s is None:
             return limit
-        # torch, Snakemake twice and the images; and the warning comes before the end
+        # 10 minutes to start Python and Snakemake and to load the images
         wanted = 10 + (planned_s * self.margin + self.warning_s) / 60
         return min(limit, math.ceil(wanted))
 
     def options(self, gpus: int, *, signal: bool = False) -> dict[str, Any]:
-        """The resources by which Snakemake's plugin tells Slurm what a job needs.
+        """A job's resources for Snakemake's Slurm plugin.
 
         Args:
-            gpus: of the job; 0 for one without.
-            signal: have the job's processes warned by USR1 before its limit.
+            gpus: number of GPUs, or 0.
+            signal: whether Slurm sends USR1 to the job before its time limit.
         """
         extra = [*self.extra, *([f"--signal=USR1@{self.warning_s}"] if signal else [])]
         options: dict[str, Any] = {
@@ -109,7 +110,7 @@ class Cluster(Strict):
             "slurm_account": self.account,
             "qos": self.qos,
             "constraint": self.constraint if gpus else None,
-            # goes through a shell as it is
+            # the plugin passes it to a shell unchanged
             "slurm_extra": shlex.join(extra) or None,
         }
         if gpus and self.gpu_request == "gpus":
@@ -121,42 +122,30 @@ class Cluster(Strict):
 
 
 def cluster() -> Cluster:
-    """What the file that ``$ATTNGRID_CLUSTER`` names says, or else ``config/cluster.yaml``.
+    """The settings in ``$ATTNGRID_CLUSTER`` or ``config/cluster.yaml``.
 
     Raises:
-        ConfigError: a file that is named and not there, an unknown key or a wrong value.
+        ConfigError: a named file is missing, a key is unknown or a value is wrong.
     """
-    file = cluster_file()
-    return _read(file, file.stat().st_mtime_ns) if file.is_file() else Cluster()
+    return read_settings(Cluster, cluster_file())
 
 
 def cluster_file() -> Path:
-    """Where ``cluster`` reads.
+    """The file that ``cluster`` reads.
 
     Raises:
-        ConfigError: a file that is named and not there.
+        ConfigError: a named file is missing.
     """
-    named = os.environ.get("ATTNGRID_CLUSTER")
-    if named and not Path(named).is_file():
-        raise ConfigError(f"ATTNGRID_CLUSTER: found {named!r}; there is no such file")
-    return Path(named) if named else shipped(FILE)
-
-
-@lru_cache(maxsize=8)
-def _read(file: Path, changed: int) -> Cluster:
-    from attngrid.core.files import read_yaml  # it is imported by what this module imports
-    from attngrid.core.validation import validate  # it is imported by what this module imports
-
-    return validate(Cluster, read_yaml(file) or {}, file)
+    return settings_file("ATTNGRID_CLUSTER", shipped(FILE))
 
 
 def _partition_limit(partition: str | None) -> int | None:
-    """The least limit in minutes of the named partitions, or of Slurm's default one."""
+    """The shortest limit in minutes of the named partitions, or of the default partition."""
     command = ["sinfo", "--noheader", "--format=%P|%l"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
-        return None  # no Slurm here
+        return None  # Slurm is not installed
     rows = [line.strip().rpartition("|") for line in done.stdout.splitlines()]
     named = partition.split(",") if partition else [name for name, _, _ in rows if name[-1:] == "*"]
     wanted = {name.rstrip("*") for name in named}
@@ -165,13 +154,13 @@ def _partition_limit(partition: str | None) -> int | None:
 
 
 def require_plain(values: Iterable[object]) -> None:
-    """Raise where something that a job's command is made of would be read by a shell on its way.
+    """Check that the parts of a job's command contain no character that a shell would expand.
 
-    Snakemake quotes it for the job; the plugin then hands the whole to sbatch in double quotes,
-    in which these characters still mean something.
+    Snakemake quotes them for the job, but the plugin then passes the command to sbatch in double
+    quotes, inside which these characters keep their meaning.
 
     Raises:
-        ConfigError: names it.
+        ConfigError: a value contains one.
     """
     for value in map(str, values):
         if found := set('$`"\\\n') & set(value):

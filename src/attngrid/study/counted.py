@@ -1,13 +1,10 @@
-"""TODO."""
+"""The grids of models whose complexity is counted and whose cost is measured."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import (
-    Field,
-    PositiveInt,
-)
+from pydantic import Field, PositiveInt
 
 from attngrid.core.types import Strict
 from attngrid.study.fields import Attention, Backbone, Dataset, Listed

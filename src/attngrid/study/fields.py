@@ -1,14 +1,11 @@
-"""The types of a configuration's values: names that are looked up, and lists."""
+"""Types of configuration values: names that a registry holds, and lists."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Annotated, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    Field,
-)
+from pydantic import AfterValidator, Field
 
 from attngrid.core.errors import AttngridError
 from attngrid.core.validation import RECIPE_NAME
@@ -19,7 +16,7 @@ Item = TypeVar("Item")
 
 
 def _known(find: Callable[[str], object]) -> AfterValidator:
-    """A validator of names: what ``find`` raises lists the near ones."""
+    """Check that ``find`` knows a name; its error lists near matches."""
 
     def check(name: str) -> str:
         find(name)
@@ -29,7 +26,7 @@ def _known(find: Callable[[str], object]) -> AfterValidator:
 
 
 def _checked(check: Callable[[str], str]) -> AfterValidator:
-    """A validator whose error pydantic sets behind the key, as it does with its own."""
+    """Turn the errors of ``check`` into ``ValueError``, which pydantic reports with the key."""
 
     def checked(name: str) -> str:
         try:
@@ -41,16 +38,8 @@ def _checked(check: Callable[[str], str]) -> AfterValidator:
 
 
 Dataset = Annotated[str, _checked(full_name)]
-
-
 Backbone = Annotated[str, _known(find_backbone)]
-
-
 Attention = Annotated[str, _known(find_attention)]
-
-
 RecipeName = Annotated[str, Field(pattern=RECIPE_NAME, max_length=40)]
-
-
-# YAML's lists; `strict` would want tuples
+# A YAML list; in strict mode pydantic would accept tuples only.
 Listed = Annotated[tuple[Item, ...], Field(strict=False, min_length=1)]

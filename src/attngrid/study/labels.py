@@ -1,4 +1,4 @@
-"""How tables and figures write backbones, modules, options and settings."""
+"""Labels of backbones, modules, options and hyperparameters in tables and figures."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from typing import Any
 from attngrid.models.registry import BACKBONES, attention_label
 
 
-def _shown(value: Any) -> str:
+def option_text(value: Any) -> str:
+    """An option's value; a list is joined with plus signs."""
     return " + ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def pairs(options: dict[str, Any]) -> str:
-    """``name=value`` pairs, as the frames and the complexity table write options."""
+    """Options as ``name=value`` pairs, for the frames and the complexity table."""
     return " ".join(f"{name}={value}" for name, value in options.items())
 
 
 def backbone_label(backbone: str) -> str:
-    """How tables and figures write a backbone, a user's by its class."""
+    """A backbone's label; a user's backbone has the name of its class."""
     entry = BACKBONES.get(backbone)
     return entry.label if entry else backbone.rpartition(":")[2]
 

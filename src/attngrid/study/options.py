@@ -1,4 +1,4 @@
-"""TODO."""
+"""The options of a cell's model and data."""
 
 from __future__ import annotations
 
@@ -9,16 +9,12 @@ from pydantic import Field, PositiveInt
 from attngrid.core.types import Number, Positive, Strict
 
 Share = Annotated[Number, Field(ge=0, le=1)]
-
-
 Precision = Literal["float32", "bfloat16"]
-
-
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Options(Strict):
-    """Model and data options of a cell. Only what differs from these defaults is part of it."""
+    """Model and data options of a cell. A cell's digest omits the ones at their defaults."""
 
     width: Positive = Field(1.0, description="scales the stages' widths")
     reduction: PositiveInt = Field(16, description="r of the channel gates")

@@ -1,4 +1,4 @@
-"""What a study will take, before it is run: GPU hours from measured speeds, or else from MACs."""
+"""The hours, disk space and wall time that a study needs, from measured times or from MACs."""
 
 from __future__ import annotations
 
@@ -39,24 +39,23 @@ PEAKS: dict[str, tuple[float, float]] = {
     "T4": (8.1, 8.1),
     "V100": (15.7, 15.7),
 }
-# Where nothing was measured: the share of its peak that a device reaches, how long a GPU's step
-# takes at least (its kernels are started one by one), and the peak of a CPU's thread.
+# Assumptions where nothing was measured: the share of its peak that a device reaches, the shortest
+# time of a GPU's step (its kernels start one by one), and the peak of a CPU thread.
 SHARE = 0.2
 STEP_S = 0.02
 CPU_TFLOPS = 0.1
-# Forward, and backward by the weights and by the activations; a multiply-gradient_accumulation_steps is two.
+# A multiply-accumulate is two operations. Training computes three products for each MAC: the
+# forward one, the gradient of the weights and the gradient of the activations.
 FLOPS_PER_TRAINED_MAC, FLOPS_PER_TESTED_MAC = 6, 2
-# A cell that asks for no more wall time than this shares its job.
+# A cell that asks for at most this wall time shares its job with others.
 SMALL_MIN = 60
 MEASURED, FROM_MACS, UNKNOWN = "measured", "from MACs", "--"
 
 
-def _is_of(name: str, device: str) -> bool:
-    """Whether a device has a name, as words of its own: an L40S is no L4."""
-    return (
-        re.search(rf"(?<![a-z0-9]){re.escape(name.lower())}(?![a-z0-9])", device.lower())
-        is not None
-    )
+def _names(name: str, device: str) -> bool:
+    """Whether a device's name contains a GPU's name as whole words: an L40S is no L4."""
+    pattern = rf"(?<![a-z0-9]){re.escape(name.lower())}(?![a-z0-9])"
+    return re.search(pattern, device.lower()) is not None
 
 
 def duration(seconds: float) -> str:
@@ -70,7 +69,7 @@ def duration(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a training should take. ``seconds`` is None where nothing says so."""
+    """The expected seconds of a training; None where they are unknown."""
 
     seconds: float | None
     source: str
@@ -79,7 +78,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Line:
-    """A part of the grid: cells of one condition and recipe."""
+    """A part of the grid: the cells of one dataset, recipe and set of options."""
 
     condition: str
     cells: int
@@ -93,11 +92,10 @@ class Planner:
     """Estimates for a study's cells on a named GPU.
 
     Args:
-        study: whose compute says whether the cells run on a CPU.
-        limit: says how many minutes a job may take; asked once a job has to be planned.
-        gpu: a name in ``PEAKS``, or one that a record's ``device_name`` has as words; left out, the
-            cluster's.
-        on_cpu: whether the cells run on a CPU; left out, as the study says.
+        study: the study; its ``compute`` says whether the cells run on a CPU.
+        limit: returns the minutes that a job may take; called at most once, when needed.
+        gpu: a key of ``PEAKS``, or words of a record's ``device_name``; left out: the cluster's.
+        on_cpu: whether the cells run on a CPU; left out: as the study says.
     """
 
     def __init__(
@@ -115,7 +113,7 @@ class Planner:
         self.gpu = gpu or self.cluster.gpu
         self._source = "--gpu" if gpu else f"{cluster_file()}: gpu"
         self._known: dict[tuple[object, ...], Estimate] = {}
-        # some seeds' records tell of all, and their median of a machine that was busy with others
+        # A model's seeds share one estimate: the median, since a machine may have been busy.
         measured: dict[tuple[object, ...], list[float]] = {}
         for cell in (*study.trainings.values(), *study.trials.values()):
             if (seconds := self._measured(cell)) is not None:
@@ -126,12 +124,12 @@ class Planner:
 
     @property
     def device(self) -> str:
-        """What the hours are of."""
+        """The device that the hours are for."""
         return "CPU" if self.on_cpu else self.gpu
 
     @cached_property
     def _counts(self) -> dict[tuple[str, ...], tuple[int, int]]:
-        """Parameters and MACs of the models that have been counted."""
+        """Parameters and MACs of the counted models, by ``MODEL_KEY``."""
         counts = {}
         for file in (shipped("results/complexity.csv"), self.study.results / "complexity.csv"):
             with suppress(OSError), file.open(encoding="utf-8", newline="") as stream:
@@ -143,7 +141,7 @@ class Planner:
 
     @cached_property
     def _records(self) -> dict[str, Path]:
-        """Every record of every study, by its cell's id; the study's own come first."""
+        """The records of all studies by id; the study's own take precedence."""
         found: dict[str, Path] = {}
         folders = [self.study.results, *sorted(results_folder().glob("*"))]
         for folder in folders:
@@ -153,19 +151,19 @@ class Planner:
         return found
 
     def estimate(self, cell: Cell) -> Estimate:
-        """Seconds of the cell's whole training with its tests, and where they are from."""
+        """Seconds of the cell's whole training with its tests, and their source."""
         key = _key(cell)
         if key not in self._known:
             self._known[key] = self._from_macs(cell)
         return self._known[key]
 
     def _measured(self, cell: Cell) -> float | None:
-        """Of this very training elsewhere or before, if a record says so."""
+        """Seconds in a record of the same training on the same kind of device."""
         if (file := self._records.get(cell.id)) is None:
             return None
         with suppress(OSError, ValueError, KeyError, TypeError):
             run = json.loads(file.read_text("utf-8"))["run"]
-            same = self.on_cpu or _is_of(self.gpu, run["device_name"])
+            same = self.on_cpu or _names(self.gpu, run["device_name"])
             if (run["device"] == "cpu") == self.on_cpu and same:
                 return float(run["wall_s"])
         return None
@@ -190,25 +188,25 @@ class Planner:
         return Estimate(cell.recipe.epochs * epoch_s, FROM_MACS, params)
 
     def _flops(self, cell: Cell) -> float | None:
-        """Floating-point operations a second that are assumed of the device."""
+        """Floating-point operations per second that the device is assumed to reach."""
         if self.on_cpu:
             return CPU_TFLOPS * 1e12 * SHARE * cell.threads
         for name, peak in PEAKS.items():
-            if _is_of(name, self.gpu):
+            if _names(name, self.gpu):
                 return peak[cell.precision == "bfloat16"] * 1e12 * SHARE
         return None
 
     def runtime(self, cell_id: str) -> int:
-        """Minutes of wall time that a cell's job asks for."""
+        """Minutes of wall time to request for a cell's job."""
         seconds = self.estimate(self.study.training(cell_id)).seconds
         return self.cluster.runtime(seconds, self.limit)
 
     def group(self, cell_id: str, beside: int) -> str | None:
-        """The group of a cell so small that its job may as well take others; None of a large one.
+        """The Snakemake group of a cell: small cells share jobs, large ones have none.
 
         Args:
-            cell_id: of a cell or trial.
-            beside: so many share a job, one after the other.
+            cell_id: the id of a cell or trial.
+            beside: how many cells share a job, one after the other.
         """
         minutes = self.runtime(cell_id)
         return "small" if minutes <= SMALL_MIN and beside * minutes <= self.limit else None
@@ -219,18 +217,18 @@ class Planner:
         return self._limit()
 
     def require_known(self) -> None:
-        """Raise where nothing can be said of the GPU at all.
+        """Check that something is known about the GPU.
 
         Raises:
-            ConfigError: no known name, and no record of such a device.
+            ConfigError: its name is unknown and no record has such a device.
         """
-        if self.on_cpu or any(_is_of(name, self.gpu) for name in PEAKS):
+        if self.on_cpu or any(_names(name, self.gpu) for name in PEAKS):
             return
         if not any(self._measured(cell) for cell in self.study.trainings.values()):
             raise ConfigError(f"{self._source}: {UnknownNameError('GPU', self.gpu, PEAKS)}")
 
     def lines(self) -> Iterator[Line]:
-        """The grid by condition, in its order; tuning's trials after it."""
+        """The grid by condition, in order, then the tuning trials."""
         parts: dict[str, list[Cell]] = {}
         for cell in self.study.trainings.values():
             parts.setdefault(cell.condition, []).append(cell)
@@ -238,36 +236,32 @@ class Planner:
             name = replace(cell, recipe_name=cell.recipe_name.partition("+")[0]).condition
             parts.setdefault(f"{name}, trials", []).append(cell)
         for condition, cells in parts.items():
-            yield self._line(condition, cells)
-
-    def _line(self, condition: str, cells: list[Cell]) -> Line:
-        left = [cell for cell in cells if not cell.record.is_file()]
-        estimates = [self.estimate(cell) for cell in left]
-        hours = [e.seconds / 3600 for e in estimates if e.seconds is not None]
-        known = len(hours) == len(left)
-        return Line(
-            condition,
-            len(cells),
-            len(cells) - len(left),
-            sum(hours) if known else None,
-            max(hours, default=0) if known else None,
-            dict(Counter(e.source for e in estimates)),
-        )
+            estimates = [self.estimate(cell) for cell in cells if not cell.record.is_file()]
+            hours = [e.seconds / 3600 for e in estimates if e.seconds is not None]
+            known = len(hours) == len(estimates)
+            yield Line(
+                condition=condition,
+                cells=len(cells),
+                done=len(cells) - len(estimates),
+                hours=sum(hours) if known else None,
+                longest_h=max(hours, default=0) if known else None,
+                sources=dict(Counter(e.source for e in estimates)),
+            )
 
     def disk_gb(self) -> float | None:
-        """Weights that are kept of all cells; None where models have not been counted."""
+        """Disk space of records and weights in GB; None where a model has not been counted."""
         params = [self.estimate(cell).params for cell in self.study.trainings.values()]
         known = [count for count in params if count is not None]
         if len(known) < len(params):
             return None
-        # a record is some 200 bytes an epoch
+        # a record takes some 200 bytes per epoch
         records = sum(200 * cell.recipe.epochs + 3000 for cell in self.study.trainings.values())
         weights = 4 * sum(known) if self.study.keep.weights == "last" else 0
         return (weights + records) / 1e9
 
 
 def _key(cell: Cell) -> tuple[object, ...]:
-    """What cells share that take the same time."""
+    """Cells with the same key take the same time."""
     return (
         *(cell.dataset, cell.backbone, cell.attention, cell.options, cell.precision),
         *(cell.threads, cell.recipe.batch_size, cell.recipe.epochs),
@@ -275,7 +269,7 @@ def _key(cell: Cell) -> tuple[object, ...]:
 
 
 def summary(planner: Planner) -> str:
-    """The study in a line or two, as every run begins: cells, hours, disk."""
+    """Cells, hours and disk space in two lines, which every run prints first."""
     study = planner.study
     lines = list(planner.lines())
     cells, done = sum(line.cells for line in lines), sum(line.done for line in lines)
@@ -292,7 +286,7 @@ AT_ONCE = (1, 4, 16, 64)
 
 
 def plan(planner: Planner) -> Iterator[str]:
-    """The lines of ``attngrid plan``: cells, hours and wall time, and where they are from."""
+    """The lines of ``attngrid plan``: cells, hours, wall time and their sources."""
     planner.require_known()
     yield summary(planner)
     lines = list(planner.lines())
@@ -301,7 +295,7 @@ def plan(planner: Planner) -> Iterator[str]:
         if line.hours is not None:
             longest = duration(3600 * (line.longest_h or 0))
             times = f"{number(line.hours)} h, the longest {longest}"
-        sources = _said(Counter(line.sources)) if line.sources else "nothing left"
+        sources = _list_sources(Counter(line.sources)) if line.sources else "nothing left"
         yield f"  {line.condition}: {line.cells} cells, {line.done} done; {times}; {sources}"
     if any(line.hours is None for line in lines):
         return
@@ -325,17 +319,17 @@ def _hours(lines: Iterable[Line], device: str) -> str:
     if not sources:
         return f"{kind} --" if unknown else f"no {kind} left"
     named = "" if device == "CPU" else f"{device}, "
-    text = f"some {number(total)} {kind} left ({named}{_said(sources)})"
+    text = f"some {number(total)} {kind} left ({named}{_list_sources(sources)})"
     return f"{text}, and {unknown} cells --" if unknown else text
 
 
-def _said(sources: Counter[str]) -> str:
+def _list_sources(sources: Counter[str]) -> str:
     names = [name for name in (MEASURED, FROM_MACS, UNKNOWN) if sources[name]]
     return ", ".join(f"{sources[name]} {name}" for name in names) if len(names) > 1 else names[0]
 
 
 def number(value: float) -> str:
-    """Two digits of it, or all before the point; less than a thousandth is 0."""
+    """A number with two digits, or without decimals from 100 on; below 0.001 it is 0."""
     if value < 0.001:
         return "0"
     return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"

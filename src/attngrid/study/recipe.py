@@ -1,4 +1,4 @@
-"""Recipes: how a cell is trained, as data. The shipped ones are in ``recipes.yaml``."""
+"""Recipes: how a cell is trained. ``recipes.yaml`` holds the shipped ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Schedule(Strict):
     warmup: Fraction = 0.2
 
     def factor(self, epoch: float, epochs: int) -> float:
-        """What multiplies the recipe's learning rate ``epoch`` epochs into ``epochs``."""
+        """The factor of the learning rate after ``epoch`` of ``epochs`` epochs."""
         if self.kind == "step":
             return math.prod(self.gamma for milestone in self.milestones if epoch >= milestone)
         done = epoch / epochs
@@ -35,9 +35,9 @@ class Schedule(Strict):
 
 
 class Recipe(Strict):
-    """One way to train: SGD, its schedule and what is done to the images.
+    """One way to train: SGD, its schedule and the transforms of the images.
 
-    ``source`` and ``expected`` are documentation and no part of a cell's digest.
+    ``source`` and ``expected`` are documentation; a cell's digest omits them.
     """
 
     source: str = ""
@@ -63,11 +63,11 @@ class Recipe(Strict):
         return self
 
     def learning_rate_at(self, epoch: float) -> float:
-        """The learning rate ``epoch`` epochs (from 0.0) into the training."""
+        """The learning rate after ``epoch`` epochs, from 0.0 on."""
         return self.learning_rate * self.schedule.factor(epoch, self.epochs)
 
     def digested(self) -> dict[str, Any]:
-        """What changes the trained numbers, defaults left out: a new key stales no record."""
+        """The keys that change the trained numbers, without defaults."""
         return self.model_dump(mode="json", exclude={"source", "expected"}, exclude_defaults=True)
 
 

@@ -1,4 +1,4 @@
-"""``attngrid init``: a folder for a study of one's own, outside this repository."""
+"""``attngrid init``: a folder for a user's own study, outside this repository."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def init(folder: Path) -> list[Path]:
     """Make a study folder with a working example of everything that a user can add.
 
     Args:
-        folder: a new or an empty one; the study takes its name.
+        folder: a new or empty folder; the study takes its name.
 
     Returns:
         The files made.
 
     Raises:
-        ConfigError: a folder that holds something, a name that no study can have, or a package
-            that was installed without its checkout, which has the workflow.
+        ConfigError: the folder is not empty, its name cannot be a study's name, or there is no
+            checkout of attngrid with its workflow.
     """
     study = re.sub(r"[^a-z0-9_-]+", "-", folder.resolve().name.lower()).strip("-_")
     if not study or len(study) > 40:

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Hyperparameter tuning: the trials that every model gets."""
 
 from __future__ import annotations
 
@@ -10,14 +10,10 @@ from pydantic import AfterValidator, Field, PositiveInt, model_validator
 from attngrid.core.types import Positive, Strict, WeightDecay
 from attngrid.study.options import Seed
 
-# What trials vary of a recipe, how few of them are no tuning, and what a tuned recipe's name ends
-# with: no recipe of a configuration can.
+# The keys of a recipe that trials vary.
 TUNED_KEYS = ("learning_rate", "weight_decay")
-
-
 FEWEST_TRIALS = 6
-
-
+# The end of a tuned recipe's name; no name in a configuration may contain a plus sign.
 TUNED = "+tuned"
 
 
@@ -53,13 +49,17 @@ class Tuning(Strict):
             )
         return self
 
+    def covers(self, recipe: str) -> bool:
+        """Whether a recipe of the grid is tuned."""
+        return recipe in (self.recipes or (recipe,))
+
     @property
     def settings(self) -> list[tuple[float, float]]:
         """Learning rate and weight decay of each trial, in rising order."""
         return list(product(sorted(self.learning_rates), sorted(self.weight_decays)))
 
     def digested(self) -> dict[str, Any]:
-        """What changes the choice: which recipes are tuned beside it, and the order, do not."""
+        """The part of the configuration that changes the best hyperparameters."""
         content = self.model_dump(mode="json", exclude={"recipes"}, exclude_defaults=True)
         lists = {name: sorted(content[name]) for name in ("learning_rates", "weight_decays")}
         return content | lists

@@ -1,7 +1,7 @@
 """The example of a backbone: three stages of one convolution each."""
 
 import torch
-from attngrid.backbones.sites import Sites
+from attngrid.models.placement import Sites
 from torch import nn
 
 
