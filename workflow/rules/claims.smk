@@ -1,5 +1,5 @@
-# The verdicts on the papers' claims: what this study's conditions say, and, of all studies in the
-# results' folder, what answers the claims themselves.
+# The verdicts on the papers' claims: from this study alone, and from all studies in the results'
+# folder.
 
 
 rule claims:
@@ -21,7 +21,7 @@ rule claims:
             labels={"claims": "verdicts"},
         ),
         study.table_files("claims"),
-        # other studies', too: updated, not removed
+        # files of all studies: Snakemake must not remove them before the job
         update(
             [
                 study.results.parent / f"{name}.csv"

@@ -1,11 +1,12 @@
-# Records to tidy frames: one row a cell, one a cell and epoch, one a model over its seeds.
+# Records to tidy frames: one row per cell, per cell and epoch, and per model over its seeds.
+from attngrid.records.collected import collected
 
 
 rule collect:
     input:
         study=study.snapshot,
         complexity=study.results / "complexity.csv",
-        records=trained,
+        records=train_records,
     output:
         cells=study.results / "cells.csv",
         epochs=study.results / "epochs.csv",
@@ -17,7 +18,7 @@ rule collect:
             category="Configuration",
             labels={"configuration": "resolved"},
         ),
-        mark=study.collected,
+        mark=collected(study),
     log:
         f"logs/{study.study}/collect.log",
     localrule: True
@@ -27,8 +28,8 @@ rule collect:
         "attngrid collect {input.study:q} 2>&1 | tee {log:q} >&2"
 
 
-# What there is now: the frames, tables, figures and report of whatever records exist. It
-# declares no outputs, since they are those of the rules above and below, and so always runs.
+# The frames, tables, figures and report of the records that exist now. It declares no outputs,
+# because other rules declare them, and therefore always runs.
 rule current:
     input:
         study=study.snapshot,

@@ -1,4 +1,4 @@
-# Parameters and multiply-accumulates, before anything is trained.
+# Parameters and multiply-accumulates; no training needed.
 
 
 rule complexity:
@@ -8,8 +8,7 @@ rule complexity:
     localrule: True
 
 
-# the models of the papers' tables, at full size; a study in a folder of its own reads the
-# checkout's
+# The models of the papers' tables at full size. A study in its own folder reads the checkout's file.
 rule count_papers:
     input:
         models="config/complexity.yaml",
@@ -28,11 +27,11 @@ rule count_papers:
         "attngrid complexity {input.models:q} --output {output:q} 2>&1 | tee {log:q} >&2"
 
 
-# the models that this study trains, at their own size
+# The models that this study trains, at their own size.
 rule count_study:
     input:
         models=study.snapshot,
-        own=study.user_files,
+        user_files=study.user_files,
     output:
         study.results / "complexity.csv",
     log:

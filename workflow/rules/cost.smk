@@ -1,7 +1,7 @@
-# What attention takes on the machine at hand: time, memory, and the tables and the figure of both. No
-# study asks for it. It declares no outputs, since another machine adds its rows to the same files,
-# and so always runs; what this one has measured is not measured again. It takes the whole machine,
-# so that nothing runs beside what is timed.
+# Time and memory of the attention modules on this machine, with their tables and figure. Only
+# `snakemake cost` runs it. It declares no outputs, because other machines add rows to the same files,
+# and therefore always runs; it skips what this machine has measured. It asks for all cores, so that
+# no other job disturbs the times.
 
 
 rule cost:

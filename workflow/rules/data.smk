@@ -2,7 +2,7 @@
 # report is beside the images, so that studies with one data folder share it.
 
 
-# where Snakemake itself runs: the nodes of a cluster often have no network
+# A local rule, because the nodes of a cluster often have no network.
 rule prepare:
     output:
         f"{study.data_folder}/.attngrid/{{dataset}}.json",
@@ -13,7 +13,6 @@ rule prepare:
     conda:
         "../envs/attngrid.yaml"
     params:
-        study=str(study.snapshot),
-        name=lambda wildcards: study.prepared[wildcards.dataset],
+        dataset=lambda wildcards: prepared[wildcards.dataset],
     shell:
-        "attngrid prepare {params.study:q} {params.name:q} 2>&1 | tee {log:q} >&2"
+        "attngrid prepare {study.snapshot:q} {params.dataset:q} 2>&1 | tee {log:q} >&2"

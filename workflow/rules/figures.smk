@@ -1,34 +1,34 @@
-# Each figure that the study names, as PDF and PNG.
+# Each figure of the study as PDF and PNG.
 
 
-figures = [file for name in study.figures for file in study.figure_files(name)]
-# the maps are waited for by no other
-mapped = [name for name in study.figures if name == "maps"]
-drawn = [name for name in study.figures if name != "maps"]
+figure_files = [file for name in study.figures for file in study.figure_files(name)]
+# A rule of its own draws the attention maps, so that the other figures need not wait for them.
+maps_figures = [name for name in study.figures if name == "maps"]
+other_figures = [name for name in study.figures if name != "maps"]
 
 
 rule figures:
     input:
-        trained,
+        train_records,
         rules.collect.output,
-        figures,
+        figure_files,
     localrule: True
 
 
-# all in one process, as the tables
+# One process draws all, because Python takes longer to start than to draw.
 rule draw_figures:
     input:
         study=study.snapshot,
         frames=rules.collect.output,
     output:
-        [file for name in drawn for file in rendered(study.figure_files(name), name)],
+        [f for name in other_figures for f in captioned(study.figure_files(name), name)],
     log:
         f"logs/{study.study}/figures.log",
     localrule: True
     conda:
         "../envs/attngrid.yaml"
     params:
-        names=drawn,
+        names=other_figures,
     shell:
         "attngrid figure {input.study:q} {params.names:q} 2>&1 | tee {log:q} >&2"
 
@@ -39,13 +39,13 @@ rule draw_maps:
         frames=rules.collect.output,
         maps=rules.maps.output,
     output:
-        [file for name in mapped for file in rendered(study.figure_files(name), name)],
+        [f for name in maps_figures for f in captioned(study.figure_files(name), name)],
     log:
         f"logs/{study.study}/maps_figure.log",
     localrule: True
     conda:
         "../envs/attngrid.yaml"
     params:
-        names=mapped,
+        names=maps_figures,
     shell:
         "attngrid figure {input.study:q} {params.names:q} 2>&1 | tee {log:q} >&2"

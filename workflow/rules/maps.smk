@@ -1,12 +1,12 @@
-# Grad-CAM and each module's own map, of the networks whose weights were kept. The weights are no
-# input: records alone decide what is trained, and a clone has none.
+# Grad-CAM and each module's own map, for the networks whose weights were kept. The weights are not
+# declared as input, because a clone has records without weights.
 
 
-# updated, not removed: what it has of cells whose weights are gone stays
+# `update` keeps the maps of cells whose weights are gone.
 rule maps:
     input:
         study=study.snapshot,
-        records=trained,
+        records=train_records,
     output:
         update(study.maps),
     log:

@@ -5,8 +5,8 @@ rule report:
     input:
         study=study.snapshot,
         frames=rules.collect.output,
-        tables=tables,
-        figures=figures,
+        tables=table_files,
+        figures=figure_files,
         claims=rules.claims.output,
         templates=[
             shipped(f"workflow/templates/report.{kind}") for kind in ("html.j2", "js")

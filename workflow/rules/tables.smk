@@ -1,18 +1,18 @@
-# The descriptions in workflow/tables/ that the study names, as LaTeX, Markdown and CSV.
+# Each table of the study as LaTeX, Markdown and CSV; workflow/tables/ describes them.
 
 
-tables = [file for name in study.descriptions for file in study.table_files(name)]
+table_files = [file for name in study.descriptions for file in study.table_files(name)]
 
 
 rule tables:
     input:
-        trained,
+        train_records,
         rules.collect.output,
-        tables,
+        table_files,
     localrule: True
 
 
-# all in one process: to start one takes longer than to set a table
+# One process writes all, because Python takes longer to start than to write a table.
 rule set_tables:
     input:
         study=study.snapshot,
@@ -26,7 +26,7 @@ rule set_tables:
         [
             file
             for name in study.descriptions
-            for file in rendered(study.table_files(name), name)
+            for file in captioned(study.table_files(name), name)
         ],
     log:
         f"logs/{study.study}/tables.log",

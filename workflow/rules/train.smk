@@ -1,29 +1,28 @@
-# One training a cell. A cell is trained again when its id, which carries the digest of what it
-# computes, is another one, or when its record is removed; not when a file or its time is. Where a
-# record of another configuration has the cell's names, it is trained once that one is retired.
-# Cells start in the order of the configuration, by their priorities; what is counted comes first.
+# One training per cell. A cell is trained again when its id changes, which contains the digest of
+# its configuration, or when its record is removed. No file's time causes a training.
 
 
 rule records:
     input:
-        trained,
+        train_records,
     localrule: True
 
 
+# At TERM and USR1 the training writes its last checkpoint while the shell waits for it.
 rule train:
     input:
-        needs,
+        train_input,
     output:
-        stays(f"{study.results}/records/{{cell}}.json"),
+        train_output(f"{study.results}/records/{{cell}}.json"),
     log:
         f"logs/{study.study}/{{cell}}.log",
-    priority: turn
+    priority: train_priority
     group:
-        group
+        train_group if submitted and workflow.is_main_process else None
     conda:
         "../envs/attngrid.yaml"
-    threads: of_cells(study.cores, study.trainings)
+    threads: train_threads
     resources:
-        **asked(study.trainings),
+        **train_resources,
     shell:
-        training
+        "trap '' TERM USR1; attngrid train {study.snapshot:q} {wildcards.cell:q} 2>&1 | tee {log:q} >&2"

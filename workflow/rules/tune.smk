@@ -1,31 +1,34 @@
-# Where a study has `tuning:`, every model's trials and the setting that is chosen by them. What has a
-# record is not tried again, what has been chosen is not chosen again, and a tuned cell that has a
-# record asks for neither.
+# For a study with `tuning:`, the trials of every model and the choice of its best hyperparameters.
+# A trial with a record is not repeated, and a choice that exists is not made again.
+
+
+def tune_input(wildcards):
+    cell = study.choices[wildcards.choice]
+    return [] if cell.choice.is_file() else [trial.record for trial in cell.trials]
 
 
 rule trial:
     input:
-        needs,
+        train_input,
     output:
-        stays(f"{study.results}/trials/{{cell}}.json"),
+        train_output(f"{study.results}/trials/{{cell}}.json"),
     log:
         f"logs/{study.study}/{{cell}}.log",
-    priority: turn
+    priority: train_priority
     group:
-        group
+        train_group if submitted and workflow.is_main_process else None
     conda:
         "../envs/attngrid.yaml"
-    threads: of_cells(study.cores, study.trials)
+    threads: train_threads
     resources:
-        **asked(study.trials),
+        **train_resources,
     shell:
-        training
+        "trap '' TERM USR1; attngrid train {study.snapshot:q} {wildcards.cell:q} 2>&1 | tee {log:q} >&2"
 
 
 rule tune:
     input:
-        lambda wildcards: is_there(study.choices[wildcards.choice].choice)
-        or [trial.record for trial in study.choices[wildcards.choice].trials],
+        tune_input,
     output:
         study.results / "tuning/{choice}.json",
     log:
@@ -34,7 +37,5 @@ rule tune:
     localrule: True
     conda:
         "../envs/attngrid.yaml"
-    params:
-        study=str(study.snapshot),
     shell:
-        "attngrid tune {params.study:q} {wildcards.choice:q} 2>&1 | tee {log:q} >&2"
+        "attngrid tune {study.snapshot:q} {wildcards.choice:q} 2>&1 | tee {log:q} >&2"

@@ -326,10 +326,11 @@ def visualize(arguments: argparse.Namespace) -> None:
 
 def _update_maps(study: Study) -> None:
     from attngrid.analysis.maps import Maps, read_maps, with_weights, write_maps
+    from attngrid.study.resources import require_captum
 
     maps = read_maps(study.maps) if study.maps.is_file() else Maps({}, {})
     if with_weights(study):
-        study.require_captum()
+        require_captum(study)
         from attngrid.measure.attention_maps import visualize
 
         maps = visualize(study, maps)
