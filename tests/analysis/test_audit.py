@@ -11,8 +11,7 @@ import pytest
 from attngrid.analysis.audit import FINDINGS, audit
 from attngrid.analysis.selection import selection
 from attngrid.render.audit import write_audit
-
-ROOT = Path(__file__).resolve().parent.parent
+from made_up import ROOT
 
 
 @pytest.fixture(scope="module")
