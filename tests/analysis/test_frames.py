@@ -180,8 +180,9 @@ def test_every_column_is_explained(study: Study) -> None:
 def test_no_module_of_analysis_and_render_imports_torch() -> None:
     code = (
         "import sys, pkgutil, importlib\n"
-        "for room in ('attngrid.analysis', 'attngrid.render'):\n"
-        "    for module in pkgutil.iter_modules(importlib.import_module(room).__path__, room + '.'):\n"
+        "for name in ('attngrid.analysis', 'attngrid.render'):\n"
+        "    room = importlib.import_module(name)\n"
+        "    for module in pkgutil.iter_modules(room.__path__, name + '.'):\n"
         "        importlib.import_module(module.name)\n"
         "sys.exit('torch' in sys.modules)"
     )
