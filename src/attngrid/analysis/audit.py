@@ -15,7 +15,8 @@ from attngrid.analysis.frames import COMPLEXITY, read_counts
 from attngrid.analysis.reference import REFERENCE, Model, read_published
 from attngrid.core.errors import AttngridError
 from attngrid.core.files import shipped
-from attngrid.study.labels import attention_label, backbone_label
+from attngrid.models.registry import attention_label
+from attngrid.study.labels import backbone_label
 
 Printed = dict[Model, dict[str, Decimal]]
 Counts = dict[Model, dict[Any, Any]]
@@ -29,7 +30,7 @@ class Line:
     """One figure of a finding.
 
     Attributes:
-        finding: a key of ``FINDINGS``.
+        finding: its section of ``tables/audit.md``.
         key: name of the figure within the finding, letters only.
         quantity: what the figure is, in words.
         arithmetic: its calculation from printed or counted figures.
@@ -44,65 +45,6 @@ class Line:
 
 
 Figures = Iterator[tuple[str, str, str, str]]  # a line without its finding
-
-FINDINGS = {
-    "accuracies": (
-        "CSM's Table III beside public figures",
-        "The accuracies that Table III prints for CIFAR-100 are above public top-1 accuracies "
-        "of the same networks and near their top-5 accuracies. The paper does not say which of "
-        "the two it prints, nor with which recipe. The public figures are one run each, of 200 "
-        "epochs.",
-    ),
-    "gains": (
-        "The gains of Table III",
-        "Table III prints one gain for four networks. The last line says how often four gains "
-        "of one true size would round to the same tenth if they scattered as the drawing of "
-        "10,000 test images scatters two independent networks. Networks tested on the same "
-        "images scatter less, and seeds add to it, so that this is a scale and no test.",
-    ),
-    "neighbours": (
-        "CSM's Table II beside CBAM's Table 4",
-        "Rows of the same network: the baselines and SE, and CSM beside CBAM, as the difference "
-        "of the printed errors. Both are of ImageNet-1K, single crop; one standard error of the "
-        "drawing of its 50,000 validation images is given for scale.",
-    ),
-    "stride": (
-        "The stride behind Table 4's 3.858 GFLOPs",
-        "Where a bottleneck strides decides ResNet-50's count. The printed figure is that of a "
-        "stride on the first 1×1 convolution; checkpoints of the same authors' repository have "
-        "it on the 3×3.",
-    ),
-    "resnext": (
-        "ResNeXt-50 in CBAM's Table 4",
-        "The one of sixteen comparisons with CBAM in that table in which SE has the smaller error.",
-    ),
-    "small": (
-        "Gains of Table 4 beside the drawing of the test images",
-        "A gain is small here if it is below one standard error that 50,000 validation images "
-        "give the difference of two independent networks. Networks tested on the same images "
-        "differ less by chance, so that this is a scale and no test.",
-    ),
-    "halved": (
-        "Multiply-accumulates called FLOPs",
-        "Table 4's GFLOPs are multiply-accumulates. The counting script of the SRAP authors "
-        "halves them and calls the result FLOPs; where a multiply-accumulate is two operations "
-        "it is four times as many.",
-    ),
-    "csm": (
-        "What CSM adds to ResNet-50 as its text defines it",
-        "Three 1×1 convolutions of C channels to C with bias, the product of every position "
-        "with every other, twice, and the channel gate, in every block.",
-    ),
-    "srap": (
-        "What SRAP adds to the MobileNets",
-        "Counted at the places that its authors' code has it, on the expanded channels.",
-    ),
-    "selection": (
-        "The best of the epochs in MAF's published log",
-        "Its authors' code keeps the epoch with the best accuracy on the validation set. In the "
-        "log that they publish, which the printed accuracy is from, it is the last one.",
-    ),
-}
 
 
 def audit(reference: Path = REFERENCE, complexity: Path = COMPLEXITY) -> list[Line]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from attngrid.analysis.audit import FINDINGS, Line
+from attngrid.analysis.audit import Line
 from attngrid.core.files import write_atomically
 from attngrid.render.layout import Head, Row, Table, Value, write_table
 from attngrid.render.templates import render
@@ -32,8 +32,4 @@ def write_audit(lines: list[Line]) -> None:
         stub="Quantity",
     )
     write_table(table, kinds=(".tex",))
-    findings = [
-        (title, text, [line for line in lines if line.finding == name])
-        for name, (title, text) in FINDINGS.items()
-    ]
-    write_atomically(Path("tables/audit.md"), render("audit.md.j2", findings=findings))
+    write_atomically(Path("tables/audit.md"), render("audit.md.j2", lines=lines))

@@ -10,8 +10,9 @@ import pandas as pd
 
 from attngrid.analysis.claims import VERDICTS
 from attngrid.analysis.frames import record_ids
+from attngrid.models.registry import attention_label
 from attngrid.render.layout import MISSING, Head, Row, Table, Value
-from attngrid.study.labels import attention_label, backbone_label, model_label
+from attngrid.study.labels import backbone_label, model_label
 
 METRICS = {"params": "parameters", "macs": "multiply-accumulates"}
 CAPTION = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import fill
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -15,10 +16,10 @@ from matplotlib.ticker import SymmetricalLogLocator
 from attngrid.analysis.costs import FILE, TIMED, Row, machine_label, read_costs
 from attngrid.analysis.frames import COMPLEXITY, read_frame
 from attngrid.core.files import shipped
+from attngrid.models.registry import attention_label
 from attngrid.render.figures import WIDTH, add_legend, model_styles, save, write_in
 from attngrid.render.layout import write_table
 from attngrid.render.tables import build_table
-from attngrid.study.labels import attention_label
 
 TABLES = ("cost", "cost_cifar")
 FILES = [Path("figures") / f"cost.{kind}" for kind in ("pdf", "png")]
@@ -101,7 +102,7 @@ def _line(row: Row) -> tuple[str, ...]:
     return (machine_label(row), *(row[name] for name in GEOMETRY))
 
 
-def _draw(axis: Axes, row: Row, name: str, macs: float, style: dict[str, object]) -> None:
+def _draw(axis: Axes, row: Row, name: str, macs: float, style: dict[str, Any]) -> None:
     """A model's point."""
     ratio = f"{name}_ratio"
     low, time, high = (100 * (float(row[c]) - 1) for c in (f"{ratio}_q1", ratio, f"{ratio}_q3"))

@@ -8,6 +8,7 @@ from importlib.resources import files as resources
 from itertools import cycle
 from pathlib import Path
 from textwrap import fill
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.style
@@ -23,9 +24,9 @@ from attngrid.analysis.frames import LOST, Results
 from attngrid.analysis.maps import Maps
 from attngrid.analysis.reference import REFERENCE, read_published
 from attngrid.core.files import shipped, write_atomically
-from attngrid.models.registry import ATTENTIONS, find_attention
+from attngrid.models.registry import ATTENTIONS, attention_label, find_attention
 from attngrid.render.maps import Column, draw_maps, photographs, strips
-from attngrid.study.labels import attention_label, backbone_label
+from attngrid.study.labels import backbone_label
 from attngrid.study.schema import Study
 
 WIDTH = 3.4  # inches of a panel: a column of a paper
@@ -238,7 +239,7 @@ def save(draw: Callable[[], Figure], files: Iterable[Path]) -> None:
 
 def model_styles(
     attentions: Iterable[str], backbones: Iterable[str]
-) -> tuple[dict[str, tuple[float, ...]], dict[str, str]]:
+) -> tuple[dict[str, Any], dict[str, str]]:
     """A colour for each attention and a marker for each backbone."""
     palette = [*mpl.color_sequences["tab20"], *mpl.color_sequences["tab20b"]]
     colours = dict(zip(dict.fromkeys(attentions), cycle(palette), strict=False))
@@ -248,7 +249,7 @@ def model_styles(
 def add_legend(
     figure: Figure,
     attentions: list[str],
-    colours: Mapping[str, tuple[float, ...]],
+    colours: Mapping[str, Any],
     markers: Mapping[str, str],
     more: Mapping[str, Artist] | None = None,
 ) -> None:

@@ -13,9 +13,10 @@ from markupsafe import Markup
 
 from attngrid.analysis.frames import Results, unfinished
 from attngrid.core.files import shipped, write_atomically
+from attngrid.models.registry import attention_label
 from attngrid.render.layout import Table
 from attngrid.render.templates import FOLDER, render
-from attngrid.study.labels import attention_label, model_label
+from attngrid.study.labels import model_label
 from attngrid.study.paths import results_folder
 from attngrid.study.schema import Study
 

@@ -25,6 +25,7 @@ from attngrid.study.labels import model_label
 from attngrid.study.schema import Study
 
 SummaryRow = dict[Any, Any]  # of the frame over seeds
+_Made = tuple[Head, list[Value]]  # a column
 
 
 @dataclass(frozen=True)
@@ -86,27 +87,30 @@ def build_table(
         *_reference_columns(sources, [model for model, _ in lines]),
         *_study_columns(description, groups, [condition for _, condition in lines]),
     ]
-    by_condition = any(condition for _, condition in lines)
-    rows = []
-    for index, (model, _) in enumerate(lines):
-        ours = groups[0][1][index] if by_condition and groups else None
-        rows.append(
-            Row(
-                model_label(*model),
-                tuple(values[index] for _, values in columns),
-                starts_backbone=index > 0 and model[0] != lines[index - 1][0][0],
-                model=model,
-                condition=ours["condition"] if ours else None,
-            )
-        )
     return Table(
         stem=f"{study.study}.{file.stem}" if study else file.stem,
         caption=description.caption,
         heads=tuple(head for head, _ in columns),
-        rows=tuple(rows),
+        rows=tuple(_rows(lines, columns, groups)),
         frame=_frame(sources, models, summary),
         provenance=tuple(_provenance(study, cells, models, description)),
     )
+
+
+def _rows(
+    lines: Sequence[tuple[Model, str]],
+    columns: Sequence[_Made],
+    groups: Sequence[tuple[str, list[SummaryRow | None]]],
+) -> Iterator[Row]:
+    for index, (model, condition) in enumerate(lines):
+        ours = groups[0][1][index] if condition and groups else None
+        yield Row(
+            model_label(*model),
+            tuple(values[index] for _, values in columns),
+            starts_backbone=index > 0 and model[0] != lines[index - 1][0][0],
+            model=model,
+            condition=ours["condition"] if ours else None,
+        )
 
 
 def _models(
@@ -153,9 +157,6 @@ def _arrange(
     rest = {c: ", ".join(part for part in p if part not in shared) for c, p in parts.items()}
     group = (f"Ours: {', '.join(shared)}", [by_line.get(line) for line in lines])
     return [group], [(model, rest.get(c, "") or "default") for model, c in lines]
-
-
-_Made = tuple[Head, list[Value]]
 
 
 def _column(group: str, column: Column, values: Iterable[Value]) -> _Made:
@@ -323,8 +324,8 @@ def _provenance(
     if description.published:
         yield f"reference/{description.published}"
     if any(column.counted for column in description.columns):
-        own_size = study is not None and description.counted_at is None
-        yield f"results/{study.study}/complexity.csv" if own_size else "results/complexity.csv"
+        own = f"/{study.study}" if study is not None and description.counted_at is None else ""
+        yield f"results{own}/complexity.csv"
     measured = any(column.measured for column in description.columns)
     if study is None or cells is None or not measured:
         return
