@@ -26,6 +26,7 @@ from attngrid.study.schema import Study
 
 SummaryRow = dict[Any, Any]  # of the frame over seeds
 _Made = tuple[Head, list[Value]]  # a column
+_OWN = ("counted", "measured", "recipe")  # from the study
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,32 @@ class _Sources:
     counted: dict[Model, dict[Any, Any]]
     costs: dict[str, dict[Model, dict[str, str]]]  # by machine
 
-    def cost(self, machine: str, model: Model, column: Column) -> float | None:
-        backbone, attention = model
-        row = self.costs[machine].get((backbone, measured_as(attention)), {})
-        text = row.get(column.cost or "")
-        return float(text) if text else None
+    def figure(
+        self,
+        kind: str,
+        column: Column,
+        model: Model,
+        row: SummaryRow | None = None,
+        machine: str = "",
+    ) -> Any:
+        """An unrounded figure of a model, or None; a published one is text.
+
+        Args:
+            kind: ``published``, ``counted``, ``cost`` or ``recipe``.
+            column: its field of that name says which figure.
+            model: backbone and attention.
+            row: the model's row of the summary, for the study's own counts and recipe.
+            machine: of a cost.
+        """
+        name = getattr(column, kind)
+        if kind == "published":
+            return self.published.get(model, {}).get(name)
+        if kind == "cost":
+            text = self.costs[machine].get((model[0], measured_as(model[1])), {}).get(name)
+            return float(text) if text else None
+        if kind == "counted" and self.description.counted_at:
+            return self.counted.get(model, {}).get(name)
+        return row.get(name) if row else None
 
 
 def build_table(
@@ -85,7 +107,7 @@ def build_table(
         groups = []
     columns = [
         *_reference_columns(sources, [model for model, _ in lines]),
-        *_study_columns(description, groups, [condition for _, condition in lines]),
+        *_study_columns(sources, groups, lines),
     ]
     return Table(
         stem=f"{study.study}.{file.stem}" if study else file.stem,
@@ -168,58 +190,49 @@ def _column(group: str, column: Column, values: Iterable[Value]) -> _Made:
 def _reference_columns(sources: _Sources, models: Sequence[Model]) -> Iterator[_Made]:
     """Published figures, counts at the papers' size, and costs by machine."""
     description = sources.description
-    for column in description.columns:
-        if column.published:
-            printed = [sources.published.get(m, {}).get(column.published) for m in models]
-            yield _column(description.published_title, column, map(_printed, printed))
-    at = description.counted_at
-    head = f"Counted: {at.input_size}×{at.input_size}, {at.num_classes} classes" if at else ""
-    for column in description.columns:
-        if column.counted and at:
-            counts = [sources.counted.get(model, {}).get(column.counted) for model in models]
-            values = [_number(count, column) for count in counts]
-            yield _column(head, column, values)
-    for machine, column in product(sources.costs, description.columns):
-        if column.cost:
-            values = [_number(sources.cost(machine, model, column), column) for model in models]
-            yield _column(f"Measured: {machine}", column, values)
+    blocks = [(description.published_title, "published", "")]
+    if at := description.counted_at:
+        head = f"Counted: {at.input_size}×{at.input_size}, {at.num_classes} classes"
+        blocks.append((head, "counted", ""))
+    blocks += [(f"Measured: {machine}", "cost", machine) for machine in sources.costs]
+    for (head, kind, machine), column in product(blocks, description.columns):
+        if getattr(column, kind):
+            figures = [sources.figure(kind, column, model, machine=machine) for model in models]
+            yield _column(head, column, [_value(figure, column) for figure in figures])
 
 
 def _study_columns(
-    description: Description,
+    sources: _Sources,
     groups: Sequence[tuple[str, list[SummaryRow | None]]],
-    conditions: Sequence[str],
+    lines: Sequence[tuple[Model, str]],
 ) -> Iterator[_Made]:
     """The study's own counts, errors and hyperparameters."""
+    kinds = ("measured", "recipe") if sources.description.counted_at else _OWN
     for head, ours in groups:
-        if any(conditions):
-            yield Head(head, "Condition"), [Value(condition) for condition in conditions]
-        for column in description.columns:
-            if column.counted and not description.counted_at:
-                counts = [_number(row[column.counted] if row else None, column) for row in ours]
-                yield _column(head, column, counts)
-            if column.measured:
+        if any(condition for _, condition in lines):
+            yield Head(head, "Condition"), [Value(condition) for _, condition in lines]
+        for column, kind in product(sources.description.columns, kinds):
+            if not getattr(column, kind):
+                continue
+            if kind == "measured":
                 best = _best(ours, column)
                 values = [_measured(row, column) for row in ours]
                 values = [replace(v, bold=index in best) for index, v in enumerate(values)]
-                yield _column(head, column, values)
-            if column.recipe:
-                settings = [_number(row[column.recipe] if row else None, column) for row in ours]
-                yield _column(head, column, settings)
+            else:
+                rows = zip(lines, ours, strict=True)
+                figures = [sources.figure(kind, column, line[0], row) for line, row in rows]
+                values = [_value(figure, column) for figure in figures]
+            yield _column(head, column, values)
         yield Head(head, "n"), [_seeds(row) for row in ours]
 
 
-def _printed(text: str | None) -> Value:
-    """A published figure, digit for digit."""
-    if not text:
+def _value(figure: Any, column: Column) -> Value:
+    """A figure as it is shown; a published one, which is text, digit for digit."""
+    if isinstance(figure, str):
+        return Value(number=figure) if is_number(figure) else Value(figure or MISSING)
+    if figure is None or pd.isna(figure):
         return Value()
-    return Value(number=text) if is_number(text) else Value(text)
-
-
-def _number(number: float | None, column: Column) -> Value:
-    if number is None or pd.isna(number):
-        return Value()
-    return Value(number=f"{number / column.unit:.{column.decimals}f}")
+    return Value(number=f"{figure / column.unit:.{column.decimals}f}")
 
 
 def _measured(row: SummaryRow | None, column: Column) -> Value:
@@ -286,30 +299,25 @@ def _frame(sources: _Sources, models: Sequence[Model], summary: pd.DataFrame) ->
     by_model: dict[Model, list[SummaryRow]] = {}
     for row in summary.to_dict("records"):
         by_model.setdefault((row["backbone"], row["attention"]), []).append(row)
-    description, lines = sources.description, []
+    columns, lines = sources.description.columns, []
     for model in models:
-        for row, machine in product(by_model.get(model, [{"n": 0}]), sources.costs or [None]):
+        for row, machine in product(by_model.get(model, [{"n": 0}]), sources.costs or [""]):
             line: dict[str, Any] = {"backbone": model[0], "attention": model[1]}
-            counts = sources.counted.get(model, {}) if description.counted_at else row
-            for column in description.columns:
-                if column.published:
-                    printed = sources.published.get(model, {}).get(column.published)
-                    line[f"published_{column.published}"] = printed
-                if column.counted:
-                    line[f"counted_{column.counted}"] = counts.get(column.counted)
-            if machine is not None:
+            for column, kind in product(columns, ("published", "counted")):
+                if name := getattr(column, kind):
+                    line[f"{kind}_{name}"] = sources.figure(kind, column, model, row)
+            if machine:
+                costs = [column for column in columns if column.cost]
                 line["machine"] = machine
-                for column in description.columns:
-                    if column.cost:
-                        line[column.cost] = sources.cost(machine, model, column)
+                line |= {c.cost: sources.figure("cost", c, model, None, machine) for c in costs}
             line |= {"condition": row.get("condition"), "n": row["n"]}
-            for column in description.columns:
+            for column in columns:
                 if column.measured:
                     mean, std = _statistics(row, column) if row["n"] else (None, None)
                     line[f"measured_{column.measured}_mean"] = mean
                     line[f"measured_{column.measured}_std"] = std
                 if column.recipe:
-                    line[f"recipe_{column.recipe}"] = row.get(column.recipe)
+                    line[f"recipe_{column.recipe}"] = sources.figure("recipe", column, model, row)
             lines.append(line)
     return pd.DataFrame(lines)
 
