@@ -30,7 +30,7 @@ from attngrid.study.schema import Study
 from attngrid.training import loop
 from attngrid.training.run import run_cell
 from attngrid.training.weights import load_model, read_weights, write_weights
-from test_evidence import fake_record
+from made_up import fake_record
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -347,7 +347,7 @@ def made_up(study: Study, *cells: int, own: bool = True) -> Results:
 def test_the_figure_shows_predictions_ranges_and_why_a_column_is_empty(study: Study) -> None:
     fake_record(study.cells[0], 12.0)
     fake_record(study.cells[1], 12.0)
-    figure = FIGURES["maps"](made_up(study, 0), ROOT / "reference")
+    figure = FIGURES["maps"](made_up(study, 0))
     texts = drawn(figure)
     assert texts[0].startswith("ResNet-18, digits, 16×16")
     assert texts[0].endswith("seed 0")
@@ -385,7 +385,7 @@ def test_a_name_that_computes_the_same_shares_a_column_and_many_modules_fit_the_
     tiny["grid"].append(tiny["grid"][0] | {"backbones": ["mobilenet_v2"]})
     every = validate(Study, tiny, "t")
     results = made_up(every, *range(len(attngrid.list_attentions())))
-    figure = FIGURES["maps"](results, ROOT / "reference")
+    figure = FIGURES["maps"](results)
     texts = drawn(figure)
     assert "SE = CAM" in texts
     assert texts[0].endswith("(one of 2 combinations of backbone and condition)")
@@ -402,9 +402,9 @@ def test_a_name_that_computes_the_same_shares_a_column_and_many_modules_fit_the_
 def test_without_maps_the_figure_says_which_step_is_missing(study: Study) -> None:
     fake_record(study.cells[0], 12.0)
     results = collect(study)
-    assert drawn(FIGURES["maps"](results, ROOT / "reference"))[-1] == NO_MAPS
+    assert drawn(FIGURES["maps"](results))[-1] == NO_MAPS
     empty = made_up(study)
-    assert drawn(FIGURES["maps"](empty, ROOT / "reference"))[-1] == NO_WEIGHTS
+    assert drawn(FIGURES["maps"](empty))[-1] == NO_WEIGHTS
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from attngrid.data.images import digits
 from attngrid.records.record import read_record
 from attngrid.study.schema import Study
 from attngrid.training.fingerprint import STEPS, losses_of
-from test_evidence import fake_record
+from made_up import fake_record
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = (

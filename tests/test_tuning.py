@@ -32,7 +32,7 @@ from attngrid.training import loop, run
 from attngrid.training.checkpoint import Checkpoints
 from attngrid.training.run import run_cell
 from attngrid.training.tuning import as_chosen, choose, read_choice, write_choice
-from test_evidence import fake_record
+from made_up import fake_record
 from test_workflow import jobs
 
 ROOT = Path(__file__).resolve().parent.parent

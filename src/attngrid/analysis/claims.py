@@ -1,21 +1,21 @@
 """The papers' claims as data: the typed form of ``reference/claims.yaml``.
 
-A block of that file is one statement of a source; it makes a claim for each backbone and metric.
-Test, family and smallest effect are fixed there, before anything is measured.
+A block of that file is one statement of a paper. It makes one claim per backbone and metric. Test,
+family and smallest effect are fixed there, before anything is measured.
 """
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from attngrid.analysis.reference import REFERENCE, is_number, read_published
 from attngrid.core.errors import ConfigError, UnknownNameError
 from attngrid.core.files import read_yaml, shipped
 from attngrid.core.types import Number, Positive, Strict
@@ -38,12 +38,11 @@ Metric = Literal[
     "best_top5_accuracy",
 ]
 Count = Literal["params", "macs"]
-# What the papers print counts in.
-UNITS = {"params": 1e6, "macs": 1e9}
+UNITS = {"params": 1e6, "macs": 1e9}  # of the papers' counts
 
 
 class Family(Strict):
-    """Claims that are corrected together (Holm), and the difference below which none matters."""
+    """Claims that Holm's correction takes together, and the smallest effect that matters."""
 
     smallest_effect: Positive = Field(description="in points; smaller differences do not matter")
     alpha: Annotated[Number, Field(gt=0, lt=0.5)] = 0.05
@@ -52,7 +51,7 @@ class Family(Strict):
 
 
 class Statement(Strict):
-    """What every block has: whose claim it is, and of which networks."""
+    """What every block has: its source and its networks."""
 
     id: Slug
     source: str
@@ -100,7 +99,7 @@ class Better(Tested):
 
 
 class Order(Tested):
-    """Each module beats the next: all neighbours have to."""
+    """Each module beats the next one."""
 
     kind: Literal["order"]
     order: Annotated[tuple[Attention, ...], Field(strict=False, min_length=3)]
@@ -122,12 +121,12 @@ class Value(Tested):
 
     @property
     def attentions(self) -> tuple[str, ...]:
-        """The one."""
+        """The only one."""
         return (self.attention,)
 
 
 class Geometry(Strict):
-    """At which size a model is counted."""
+    """The size at which a model is counted."""
 
     stem: Literal["imagenet", "cifar"]
     num_classes: PositiveInt
@@ -135,7 +134,7 @@ class Geometry(Strict):
 
 
 class Printed(Statement):
-    """Counts that are printed: every digit has to be ours."""
+    """Printed counts: every digit has to be ours."""
 
     kind: Literal["printed"]
     attentions: Listed[Attention]
@@ -144,7 +143,7 @@ class Printed(Statement):
 
 
 class Cost(Statement):
-    """A module adds no more than a share to what another network costs."""
+    """A module adds at most a given share to the counts of another network."""
 
     kind: Literal["cost"]
     attention: Attention
@@ -155,18 +154,18 @@ class Cost(Statement):
 
     @property
     def attentions(self) -> tuple[str, ...]:
-        """The one, and what it is compared with."""
+        """The module and what it is compared with."""
         return (self.attention, self.than)
 
 
-Block = Annotated[Better | Order | Value | Printed | Cost, Field(discriminator="kind")]
+AnyBlock = Better | Order | Value | Printed | Cost
 
 
 class Claims(Strict):
     """``reference/claims.yaml``."""
 
     families: dict[Slug, Family]
-    claims: Listed[Block]
+    claims: Listed[Annotated[AnyBlock, Field(discriminator="kind")]]
 
     @model_validator(mode="after")
     def _names_fit(self) -> Claims:
@@ -178,24 +177,23 @@ class Claims(Strict):
             if isinstance(block, Tested) and block.family not in self.families:
                 unknown = UnknownNameError("family", block.family, self.families)
                 raise ValueError(f"claims.{number}.family: {unknown}")
-            columns = _columns(block)
-            if block.published is None and any(columns.values()):
+            if block.published is None and any(_columns(block).values()):
                 raise ValueError(f"claims.{number}.published: is missing, and a column is named")
         return self
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim: a block's statement of one backbone and one metric.
+    """One claim: a block's statement about one backbone and one metric.
 
     Attributes:
-        block: where it is from.
-        backbone, metric: what it is of.
-        attentions: best first; of a cost, what it is of first; one where a figure is claimed.
-        published: as printed, in the order of ``attentions``; None where nothing is.
+        block: the statement.
+        backbone, metric: its subject.
+        attentions: best first; one only where a figure is claimed.
+        published: the printed figures in the order of ``attentions``; None where none is printed.
     """
 
-    block: Better | Order | Value | Printed | Cost
+    block: AnyBlock
     backbone: str
     metric: str
     attentions: tuple[str, ...]
@@ -216,10 +214,7 @@ class Claim:
 
     @property
     def published_gain(self) -> float | None:
-        """How much better the first is than the second as printed, in points.
-
-        Of an order it is the least of its steps.
-        """
+        """The printed gain of the first over the second, in points; of an order, its least."""
         figures = [Decimal(text) for text in self.published if text is not None]
         if len(figures) < 2 or len(figures) < len(self.published):
             return None
@@ -227,29 +222,22 @@ class Claim:
         return float(min(sign * (better - worse) for better, worse in pairwise(figures)))
 
 
-def load_claims(
-    file: Path = CLAIMS, reference: Path = Path("reference")
-) -> tuple[Claims, list[Claim]]:
+def load_claims(file: Path = CLAIMS, reference: Path = REFERENCE) -> tuple[Claims, list[Claim]]:
     """Read and check the claims and the figures that they quote.
 
-    Args:
-        file: the claims.
-        reference: the folder of the published CSVs.
-
     Raises:
-        ConfigError: one line a mistake: file, key, what was found, what is accepted; an unknown
-            cell, a figure that is missing or no number.
+        ConfigError: one line per mistake, with file, key, what was found and what is accepted.
     """
     source = shipped(file)
     claims = validate(Claims, read_yaml(source), source)
     found: list[Claim] = []
     for number, block in enumerate(claims.claims):
-        printed = _printed(block, f"{source}: claims.{number}", reference)
-        found += _expand(block, printed)
+        figures = _figures(block, f"{source}: claims.{number}.", reference)
+        found += _expand(block, figures)
     return claims, found
 
 
-def _columns(block: Better | Order | Value | Printed | Cost) -> Mapping[str, str | None]:
+def _columns(block: AnyBlock) -> Mapping[str, str | None]:
     """A block's metrics, and the column that prints each."""
     if isinstance(block, Tested):
         return {str(metric): column for metric, column in block.metrics.items()}
@@ -258,48 +246,32 @@ def _columns(block: Better | Order | Value | Printed | Cost) -> Mapping[str, str
     return {str(count): None for count in block.counts}
 
 
-def _expand(
-    block: Better | Order | Value | Printed | Cost, printed: dict[tuple[str, str, str], str]
-) -> Iterator[Claim]:
+def _expand(block: AnyBlock, figures: dict[tuple[str, str, str], str]) -> Iterator[Claim]:
     alone = isinstance(block, Printed)
     groups = [(name,) for name in block.attentions] if alone else [block.attentions]
     for backbone, names, metric in product(block.backbones, groups, _columns(block)):
-        figures = tuple(printed.get((backbone, name, metric)) for name in names)
-        yield Claim(block, backbone, metric, names, figures)
+        published = tuple(figures.get((backbone, name, metric)) for name in names)
+        yield Claim(block, backbone, metric, names, published)
 
 
-def _printed(
-    block: Better | Order | Value | Printed | Cost, where: str, reference: Path
-) -> dict[tuple[str, str, str], str]:
+def _figures(block: AnyBlock, where: str, reference: Path) -> dict[tuple[str, str, str], str]:
     """The block's printed figures, by backbone, attention and metric."""
     if block.published is None:
         return {}
-    source = shipped(reference / block.published)
-    if not source.is_file():
-        known = ", ".join(sorted(other.name for other in shipped(reference).glob("*.csv")))
-        raise ConfigError(f"{where}.published: found {block.published!r}, {reference} has {known}")
-    with source.open(encoding="utf-8", newline="") as stream:
-        reader = csv.DictReader(stream)
-        header, lines = reader.fieldnames or [], list(reader)
-    rows = {(line["backbone"], line["attention"]): line for line in lines}
+    key = "metrics" if isinstance(block, Tested) else "counts"
+    columns = {metric: column for metric, column in _columns(block).items() if column}
+    named = {f"{key}.{metric}": column for metric, column in columns.items()}
+    rows = read_published(block.published, named, where, reference)
     figures = {}
-    for metric, column in _columns(block).items():
-        if column is None:
-            continue
-        if column not in header:
-            raise ConfigError(f"{where}: column {column!r}: {source} has {', '.join(header)}")
-        for backbone, name in product(block.backbones, block.attentions):
-            if (backbone, name) not in rows:
-                raise ConfigError(f"{where}: {source} has no row {backbone}, {name}")
+    for backbone, name in product(block.backbones, block.attentions):
+        if (backbone, name) not in rows:
+            raise ConfigError(f"{where}published: {block.published} has no row {backbone}, {name}")
+        for metric, column in columns.items():
             text = rows[backbone, name][column]
-            try:
-                is_number = Decimal(text).is_finite()
-            except InvalidOperation:
-                is_number = False
-            if not is_number:
+            if not is_number(text):
                 raise ConfigError(
-                    f"{where}: {source}: {backbone}, {name}, {column}: found {text!r}, "
-                    "which is no number"
+                    f"{where}{key}: {block.published}: {backbone}, {name}, {column}: "
+                    f"found {text!r}, expected a number"
                 )
             figures[backbone, name, metric] = text
     return figures

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from importlib import import_module
 from pathlib import Path
@@ -24,43 +25,44 @@ CURVE = {
 
 
 def measured(study: Study) -> Iterator[tuple[Cell, Record]]:
-    """The study's records, those that are not their cell's left out and named by `collect`."""
+    """The study's valid records; ``collect`` names the others."""
     for cell in study.trainings.values():
         if cell.record.is_file():
-            try:
+            with suppress(RecordError):
                 yield cell, read_record(cell.record, cell)
-            except RecordError:
-                continue
 
 
 def to_tensorboard(study: Study, folder: Path) -> int:
-    """Write an event file for each record, ``folder/<id>/``; how many there are.
+    """Write one event file per record, ``folder/<id>/``; return how many.
 
     Raises:
         AttngridError: tensorboardX is not installed.
     """
-    writers = _import("tensorboardX", "pip install tensorboardX")
+    writers = _import("tensorboardX")
     count = 0
     for cell, record in measured(study):
-        start, step_s = _clock(record)
+        started = record.run.get("started", "1970-01-01T00:00:00+00:00")
+        start = datetime.fromisoformat(started).timestamp()
+        epoch_s = record.run.get("wall_s", 0.0) / len(record.metrics.curve)
         with writers.SummaryWriter(str(folder / cell.id), write_to_disk=True) as writer:
             for line in record.metrics.curve:
+                time = start + epoch_s * line.epoch
                 for name, tag in CURVE.items():
-                    at = start + step_s * line.epoch
-                    writer.add_scalar(tag, getattr(line, name), line.epoch, walltime=at)
-            writer.add_text("config", _markdown(record.config), 0, walltime=start)
-            writer.add_text("run", _markdown(record.run), 0, walltime=start)
+                    writer.add_scalar(tag, getattr(line, name), line.epoch, walltime=time)
+            for name, block in (("config", record.config), ("run", record.run)):
+                text = "\n".join(f"    {key}: {value}" for key, value in block.items())
+                writer.add_text(name, text, 0, walltime=start)
         count += 1
     return count
 
 
 def to_wandb(study: Study, project: str, folder: Path) -> int:
-    """Write each record as an offline run that ``wandb sync`` uploads; how many there are.
+    """Write each record as an offline run for ``wandb sync``; return how many.
 
     Raises:
         AttngridError: wandb is not installed.
     """
-    wandb = _import("wandb", "pip install wandb")
+    wandb = _import("wandb")
     folder.mkdir(parents=True, exist_ok=True)
     count = 0
     for cell, record in measured(study):
@@ -83,18 +85,8 @@ def to_wandb(study: Study, project: str, folder: Path) -> int:
     return count
 
 
-def _import(name: str, how: str) -> Any:
+def _import(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError:
-        raise AttngridError(f"{name} is not installed: {how}") from None
-
-
-def _clock(record: Record) -> tuple[float, float]:
-    """When a training started, in seconds, and how long an epoch took."""
-    started = datetime.fromisoformat(record.run.get("started", "1970-01-01T00:00:00+00:00"))
-    return started.timestamp(), record.run.get("wall_s", 0.0) / len(record.metrics.curve)
-
-
-def _markdown(block: dict[str, Any]) -> str:
-    return "\n".join(f"    {name}: {value}" for name, value in block.items())
+        raise AttngridError(f"{name} is not installed: pip install {name}") from None

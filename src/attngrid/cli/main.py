@@ -28,7 +28,7 @@ from attngrid.core.files import modified_ns
 from attngrid.training.launcher import tune_allocator
 
 if TYPE_CHECKING:
-    from attngrid.render.tables import Table
+    from attngrid.render.layout import Table
     from attngrid.study.cell import Cell
     from attngrid.study.schema import Study
 
@@ -342,7 +342,8 @@ def _update_maps(study: Study) -> None:
 def table(arguments: argparse.Namespace) -> None:
     """Set a study's tables, or those named, as LaTeX, Markdown and CSV."""
     from attngrid.analysis.frames import load_results
-    from attngrid.render.tables import build_table, write_table
+    from attngrid.render.layout import write_table
+    from attngrid.render.tables import build_table
     from attngrid.study.schema import load_study
 
     study = load_study(arguments.study)
@@ -383,33 +384,33 @@ def _say_failed(failed: list[str]) -> None:
 
 def claims(arguments: argparse.Namespace) -> None:
     """Give the verdicts on the papers' claims; of a study, what its own conditions say too."""
-    from attngrid.analysis.optional import require_tests
+    from attngrid.analysis.dependencies import require_statistics
     from attngrid.study.schema import load_study
 
-    require_tests()
+    require_statistics()
     _write_claims(load_study(arguments.study) if arguments.study is not None else None)
 
 
 def _write_claims(study: Study | None) -> None:
     from attngrid.analysis.audit import audit as audit_lines
     from attngrid.analysis.claims import load_claims
-    from attngrid.analysis.frames import load_results
+    from attngrid.analysis.frames import all_cells, load_results
     from attngrid.analysis.selection import selection
-    from attngrid.analysis.verdicts import all_cells, answer, write_claims
+    from attngrid.analysis.verdicts import judge_claims, write_claims
     from attngrid.core.files import shipped, write_atomically
     from attngrid.render.audit import write_audit
     from attngrid.render.claims import claims_table, summary_table
+    from attngrid.render.layout import write_table
     from attngrid.render.numbers import numbers, write_numbers
-    from attngrid.render.tables import write_table
     from attngrid.study.paths import results_folder
 
     families, found = load_claims()
     if study is not None:
         cells = load_results(study.study).cells
-        own = answer(families, found, cells, in_kind=True)
+        own = judge_claims(families, found, cells, reduced=True)
         write_claims(study.results / "claims.csv", own)
         write_table(claims_table(own, study.study))
-    answers = answer(families, found, all_cells())
+    answers = judge_claims(families, found, all_cells())
     write_claims(results_folder() / "claims.csv", answers)
     write_table(claims_table(answers))
     write_table(summary_table(answers), kinds=(".md",))
@@ -426,16 +427,13 @@ def _write_claims(study: Study | None) -> None:
 
 def _claims_of(study: Study) -> Table | None:
     """The study's claims table as it was last made."""
-    from attngrid.analysis.frames import read_frame
+    from attngrid.analysis.frames import read_claims
     from attngrid.render.claims import claims_table
 
     file = study.results / "claims.csv"
     if not file.is_file():
         return None
-    answers = read_frame(file)
-    texts = ["condition", "records"]
-    answers[texts] = answers[texts].astype(object).fillna("")
-    return claims_table(answers, study.study)
+    return claims_table(read_claims(file), study.study)
 
 
 def audit(arguments: argparse.Namespace) -> None:
@@ -457,7 +455,7 @@ def figure(arguments: argparse.Namespace) -> None:
     results = load_results(study.study)
     failed: list[str] = []
     for name in names:
-        _tried(failed, write_figure, study, name, results, Path("reference"))
+        _tried(failed, write_figure, study, name, results)
     _say_failed(failed)
 
 
@@ -487,11 +485,11 @@ def explain(arguments: argparse.Namespace) -> None:
 
 def replicate(arguments: argparse.Namespace) -> None:
     """Train a table's row again, elsewhere; exit 0: consistent, 3: not, 4: nothing finished."""
-    from attngrid.analysis.optional import require_tests
+    from attngrid.analysis.dependencies import require_statistics
     from attngrid.core.errors import InconclusiveError, InconsistentError
     from attngrid.render.trace import trace
 
-    require_tests()
+    require_statistics()
     from attngrid.analysis.replication import compare, retrain
 
     found = trace(arguments.row)
@@ -567,14 +565,15 @@ def _mib(text: str) -> float:
 def current(arguments: argparse.Namespace) -> None:
     """Collect whatever records exist and render everything; train nothing."""
     from attngrid.analysis import frames
+    from attngrid.analysis.dependencies import has_statistics
     from attngrid.analysis.maps import with_weights
-    from attngrid.analysis.optional import can_test
+    from attngrid.render.layout import write_table
     from attngrid.render.report import write_report
-    from attngrid.render.tables import build_table, write_table
+    from attngrid.render.tables import build_table
     from attngrid.study.schema import load_study
 
     study = load_study(arguments.study)
-    results = frames.collect(study, trained_by_now=arguments.ended)
+    results = frames.collect(study, ended=arguments.ended)
     frames.write_results(study, results)
     if "maps" in study.figures and with_weights(study):
         try:
@@ -593,7 +592,7 @@ def current(arguments: argparse.Namespace) -> None:
         tables.append(ready)
 
     def draw(name: str) -> None:
-        write_figure(study, name, results, Path("reference"))
+        write_figure(study, name, results)
         drawn.append(name)
 
     def write_page() -> None:
@@ -601,7 +600,7 @@ def current(arguments: argparse.Namespace) -> None:
 
     for file in study.descriptions.values():
         _tried(failed, set_table, file)
-    if can_test():
+    if has_statistics():
         _tried(failed, _write_claims, study)
     else:
         print('no verdicts and no bold: pip install "attngrid[evidence]"', file=sys.stderr)

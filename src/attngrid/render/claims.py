@@ -1,4 +1,4 @@
-"""The claims and their verdicts as tables: every claim, and a line for each statement."""
+"""The claims and their verdicts as tables: one of every claim, one of the statements."""
 
 from __future__ import annotations
 
@@ -9,107 +9,95 @@ from typing import Any
 import pandas as pd
 
 from attngrid.analysis.claims import VERDICTS
-from attngrid.render.tables import MISSING, Head, Row, Table, Value
-from attngrid.study.labels import attention_label, backbone_label, model_label
+from attngrid.analysis.frames import record_ids
+from attngrid.models.registry import attention_label
+from attngrid.render.layout import MISSING, Head, Row, Table, Value
+from attngrid.study.labels import backbone_label, model_label
 
 METRICS = {"params": "parameters", "macs": "multiply-accumulates"}
 CAPTION = (
     "What the papers claim, and what the records say. Gains are in points, positive where the "
     "claim has them; tests are over seeds, corrected by Holm over each table. -- was not run."
 )
-IN_KIND = (
-    "The papers' comparisons in kind, under this study's conditions. They say nothing of the "
-    "papers' claims, which are about other data, sizes or recipes."
+REDUCED_CAPTION = (
+    "The papers' comparisons in a reduced setting, under this study's conditions. They say nothing "
+    "of the papers' claims, which are about other data, sizes or recipes."
 )
+Line = dict[Any, Any]  # of claims.csv
 
 
-def claims_table(answers: pd.DataFrame, study: str = "") -> Table:
-    """Every claim; printed counts have one line a metric.
+def claims_table(results: pd.DataFrame, study: str = "") -> Table:
+    """Every claim; printed counts have one row per statement.
 
     Args:
-        answers: as ``verdicts.answer`` gives them.
-        study: whose conditions alone are shown; left out: what answers the claims.
+        results: of ``judge_claims``.
+        study: show only what was measured in this study's conditions.
     """
     caption = CAPTION
     if study:
-        answers = answers[answers["condition"] != ""]
-        caption = CAPTION if (answers["scope"] == "stated").any() else IN_KIND
-    heads = ["Source", "Figure", "Figure", "95 % interval", "n", "Verdict"]
-    groups = ["Claim", "Published", *["Ours"] * 4]
-    if (answers["condition"] != "").any():
-        heads.insert(2, "Condition")
-        groups.insert(2, "Ours")
+        results = results[results["condition"] != ""]
+        caption = CAPTION if (results["scope"] == "stated").any() else REDUCED_CAPTION
+    heads = [Head("Claim", "Source"), Head("Published", "Figure")]
+    heads += [Head("Ours", title) for title in ("Figure", "95 % interval", "n", "Verdict")]
+    by_condition = bool((results["condition"] != "").any())
+    if by_condition:
+        heads.insert(2, Head("Ours", "Condition"))
     rows: list[Row] = []
-    for lines in _by_block(answers):
-        first, start = lines[0], len(rows)
-        if first["kind"] == "printed":
-            ids = tuple(line["claim"] for line in lines)
-            shown = [(first["statement"], [_source(first), *_printed(lines)], "", ids)]
-        else:
-            shown = [
-                (
-                    _label(line),
-                    [_source(line), _published(line), *_ours(line)],
-                    line["condition"],
-                    (line["claim"],),
-                )
-                for line in lines
-            ]
-        for label, values, condition, ids in shown:
-            if "Condition" in heads:
+    for lines in _by_block(results):
+        start = len(rows)
+        printed = lines[0]["kind"] == "printed"
+        for group in [lines] if printed else [[line] for line in lines]:
+            line, condition = group[0], "" if printed else group[0]["condition"]
+            values = [_source(line)]
+            values += _printed(group) if printed else [_published(line), *_ours(line)]
+            if by_condition:
                 values.insert(2, Value(condition or MISSING))
-            rule = 0 < start == len(rows)
-            rows.append(Row(label, tuple(values), rule, condition=condition or None, claims=ids))
+            rows.append(
+                Row(
+                    line["statement"] if printed else _label(line),
+                    tuple(values),
+                    starts_backbone=0 < start == len(rows),
+                    condition=condition or None,
+                    claims=tuple(line["claim"] for line in group),
+                )
+            )
     if not rows:
-        rows = [Row("no claim's networks were measured", (Value(),) * len(heads), False)]
+        rows = [Row("no claim's networks were measured", (Value(),) * len(heads))]
+    records = record_ids(results) or ["no record: nothing of accuracy was measured"]
     return Table(
         stem=f"{study}.claims" if study else "claims",
         caption=caption,
-        heads=tuple(
-            Head(group, title, None, 1) for group, title in zip(groups, heads, strict=True)
-        ),
+        heads=tuple(heads),
         rows=tuple(rows),
-        frame=answers,
+        frame=results,
         stub="Statement",
-        provenance=("reference/claims.yaml", "results/complexity.csv", *_records(answers)),
+        provenance=("reference/claims.yaml", "results/complexity.csv", *records),
     )
 
 
-def _records(answers: pd.DataFrame) -> list[str]:
-    """The ids of the records behind the verdicts."""
-    ids = {name for text in answers["records"].dropna() for name in str(text).split()}
-    return sorted(ids) or ["no record: nothing of accuracy was measured"]
-
-
-def summary_table(answers: pd.DataFrame) -> Table:
-    """One line a statement: what the README prints."""
+def summary_table(results: pd.DataFrame) -> Table:
+    """One row per statement: the table of the README."""
     rows = []
-    for lines in _by_block(answers):
+    for lines in _by_block(results):
         first = lines[0]
         if first["kind"] == "printed":
-            values = [_source(first), *_printed(lines)]
-            values.pop(3)  # no interval
+            label = first["statement"]
+            published, ours, _, n, verdict = _printed(lines)
         else:
-            values = [
-                _source(first),
-                _range([_published(line) for line in lines]),
-                _range([_ours(line)[0] for line in lines]),
-                _range([_ours(line)[2] for line in lines]),
-                _verdicts(lines),
-            ]
-        networks = ", ".join(dict.fromkeys(backbone_label(line["backbone"]) for line in lines))
-        if len(lines) > 4:
-            networks = f"{len({line['backbone'] for line in lines})} networks"
-        metrics = " and ".join(dict.fromkeys(_metric(line["metric"]) for line in lines))
-        label = first["statement"]
-        if first["kind"] != "printed":
-            label += f" ({networks}; {metrics})"
-        rows.append(Row(label, tuple(values), starts_backbone=False))
+            networks = ", ".join(dict.fromkeys(backbone_label(line["backbone"]) for line in lines))
+            if len(lines) > 4:
+                networks = f"{len({line['backbone'] for line in lines})} networks"
+            metrics = " and ".join(dict.fromkeys(_metric(line["metric"]) for line in lines))
+            label = f"{first['statement']} ({networks}; {metrics})"
+            published = _range([_published(line) for line in lines])
+            ours, n = (_range([_ours(line)[place] for line in lines]) for place in (0, 2))
+            verdict = _verdicts(lines)
+        rows.append(Row(label, (_source(first), published, ours, n, verdict)))
     heads = [("Claim", "Source"), ("Published", "Figure"), ("Ours", "Figure"), ("Ours", "n")]
     return Table(
         stem="claims_summary",
         caption=CAPTION,
-        heads=tuple(Head(group, title, None, 1) for group, title in [*heads, ("Ours", "Verdict")]),
+        heads=tuple(Head(*head) for head in [*heads, ("Ours", "Verdict")]),
         rows=tuple(rows),
         frame=pd.DataFrame(
             [[row.label, *(value.text for value in row.values)] for row in rows],
@@ -119,14 +107,14 @@ def summary_table(answers: pd.DataFrame) -> Table:
     )
 
 
-def _by_block(answers: pd.DataFrame) -> list[list[dict[Any, Any]]]:
-    blocks: dict[str, list[dict[Any, Any]]] = {}
-    for line in answers.to_dict("records"):
+def _by_block(results: pd.DataFrame) -> list[list[Line]]:
+    blocks: dict[str, list[Line]] = {}
+    for line in results.to_dict("records"):
         blocks.setdefault(line["claim"].partition("/")[0], []).append(line)
     return list(blocks.values())
 
 
-def _source(line: dict[Any, Any]) -> Value:
+def _source(line: Line) -> Value:
     return Value(f"{line['source']}, {line['where']}")
 
 
@@ -136,16 +124,15 @@ def _metric(metric: str) -> str:
     return best + METRICS.get(name, name)
 
 
-def _label(line: dict[Any, Any]) -> str:
-    names = line["attentions"].split()
-    backbone, metric = backbone_label(line["backbone"]), _metric(line["metric"])
+def _label(line: Line) -> str:
+    names, metric = line["attentions"].split(), _metric(line["metric"])
     if line["kind"] == "value":
         return f"{model_label(line['backbone'], names[0])}, {metric}"
     over = " over ".join(attention_label(name) for name in names)
-    return f"{backbone}: {over}, {metric}"
+    return f"{backbone_label(line['backbone'])}: {over}, {metric}"
 
 
-def _published(line: dict[Any, Any]) -> Value:
+def _published(line: Line) -> Value:
     if line["kind"] == "value":
         return Value(line["published"])
     gain = line["published_gain"]
@@ -155,48 +142,38 @@ def _published(line: dict[Any, Any]) -> Value:
     return Value(f"{gain:+.{decimals}f}")
 
 
-def _ours(line: dict[Any, Any]) -> list[Value]:
+def _ours(line: Line) -> list[Value]:
     """The figure, its interval, the seeds and the verdict."""
-    verdict = _verdict(line)
+    figure, interval, n = Value(), Value(), Value()
     if line["kind"] == "cost":
         counts = line["counted"].split()
-        if MISSING in counts or not counts:
-            return [Value(), Value(), Value(), verdict]
-        ours, than = map(int, counts)
-        return [Value(f"{100 * (ours - than) / than:+z.2f} %"), Value(), Value("exact"), verdict]
-    if pd.isna(line["gain"]):
-        return [Value(), Value(), Value(), verdict]
-    number = f"{float(line['mean']):.2f}" if line["kind"] == "value" else f"{line['gain']:+z.2f}"
-    interval = (
-        Value()
-        if pd.isna(line["gain_low"])
-        else Value(f"{line['gain_low']:+.2f} to {line['gain_high']:+.2f}")
-    )
-    seeds = line["n"].split()
-    return [Value(number), interval, Value("/".join(dict.fromkeys(seeds))), verdict]
+        if counts and MISSING not in counts:
+            ours, than = map(int, counts)
+            figure, n = Value(f"{100 * (ours - than) / than:+z.2f} %"), Value("exact")
+    elif not pd.isna(line["gain"]):
+        is_value = line["kind"] == "value"
+        figure = Value(f"{float(line['mean']):.2f}" if is_value else f"{line['gain']:+z.2f}")
+        if not pd.isna(line["gain_low"]):
+            interval = Value(f"{line['gain_low']:+.2f} to {line['gain_high']:+.2f}")
+        n = Value("/".join(dict.fromkeys(line["n"].split())))
+    verdict = line["verdict"]
+    if verdict == "underpowered" and not pd.isna(line["seeds_needed"]):
+        verdict = f"underpowered, needs {line['seeds_needed']} seeds"
+    return [figure, interval, n, Value() if verdict == "not run" else Value(verdict)]
 
 
-def _verdict(line: dict[Any, Any]) -> Value:
-    if line["verdict"] == "not run":
-        return Value()
-    if line["verdict"] == "underpowered" and not pd.isna(line["seeds_needed"]):
-        return Value(f"underpowered, needs {line['seeds_needed']} seeds")
-    return Value(line["verdict"])
-
-
-def _printed(lines: Sequence[dict[Any, Any]]) -> list[Value]:
+def _printed(lines: Sequence[Line]) -> list[Value]:
     """How many printed counts are ours in every digit."""
-    same = sum(line["verdict"] == "reproduced" for line in lines)
-    ran = any(line["verdict"] != "not run" for line in lines)
     published = Value(f"{len(lines)} figures")
-    if not ran:
+    if all(line["verdict"] == "not run" for line in lines):
         return [published, Value(), Value(), Value(), Value()]
+    same = sum(line["verdict"] == "reproduced" for line in lines)
     ours = Value(f"{same} of {len(lines)} to the last digit")
     return [published, ours, Value(), Value("exact"), _verdicts(lines)]
 
 
-def _verdicts(lines: Sequence[dict[Any, Any]]) -> Value:
-    """``3 reproduced, 1 underpowered``; the word alone where all have one."""
+def _verdicts(lines: Sequence[Line]) -> Value:
+    """``3 reproduced, 1 underpowered``; only the word where all have the same verdict."""
     found = Counter(line["verdict"] for line in lines)
     if len(found) == 1:
         (verdict,) = found
@@ -205,7 +182,7 @@ def _verdicts(lines: Sequence[dict[Any, Any]]) -> Value:
 
 
 def _range(values: Sequence[Value]) -> Value:
-    """The least and the largest of what there is; two figures of another kind are both shown."""
+    """The least to the greatest gain; figures without a sign are listed."""
     texts = list(dict.fromkeys(value.text for value in values if value.text != MISSING))
     if len(texts) < 2 or texts[0][0] not in "+-":
         return Value(" / ".join(texts) or MISSING)

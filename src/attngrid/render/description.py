@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, NonNegativeInt, model_validator
 
+from attngrid.analysis.claims import Geometry, Metric
+from attngrid.analysis.reference import REFERENCE, Model, read_published
 from attngrid.core.errors import ConfigError
-from attngrid.core.files import home, read_yaml, shipped
+from attngrid.core.files import read_yaml, shipped
 from attngrid.core.types import Strict
 from attngrid.core.validation import validate
 from attngrid.study.fields import Attention, Backbone, Listed
@@ -26,18 +27,7 @@ Counted = Literal[
     "norm_flops",
     "other_flops",
 ]
-Measured = Literal[
-    "top1_error",
-    "top5_error",
-    "top1_accuracy",
-    "top5_accuracy",
-    "best_top1_error",
-    "best_top5_error",
-    "best_top1_accuracy",
-    "best_top5_accuracy",
-    "top1_selection",
-    "top5_selection",
-]
+Measured = Literal[Metric, "top1_selection", "top5_selection"]
 Cost = Literal[
     "latency_ms",
     "latency_ratio",
@@ -50,7 +40,7 @@ Cost = Literal[
 
 
 class Column(Strict):
-    """One quantity; it makes a published, a counted or a measured column, or several of them."""
+    """One quantity: a published, a counted or a measured column, or several of them."""
 
     title: str
     published: str | None = Field(None, description="column of the published CSV")
@@ -72,19 +62,6 @@ class Column(Strict):
         return self
 
 
-class CountedAt(Strict):
-    """The geometry whose counts fill the counted columns; left out, the study's own."""
-
-    stem: Literal["imagenet", "cifar"]
-    num_classes: int
-    input_size: int
-
-    @property
-    def title(self) -> str:
-        """The head over the counted columns."""
-        return f"Counted: {self.input_size}×{self.input_size}, {self.num_classes} classes"
-
-
 class Models(Strict):
     """Rows of a table: every backbone with every attention, in this order."""
 
@@ -98,7 +75,9 @@ class Description(Strict):
     caption: str
     published: str | None = Field(None, description="file in reference/ with the printed figures")
     published_title: str = Field("Published", description="head over the published columns")
-    counted_at: CountedAt | None = None
+    counted_at: Geometry | None = Field(
+        None, description="the geometry of the counted columns; left out, the study's own"
+    )
     attentions: Listed[Attention] | None = Field(
         None, description="which of the study's cells join the published rows; left out: all"
     )
@@ -112,18 +91,14 @@ class Description(Strict):
     columns: Listed[Column]
 
     @model_validator(mode="after")
-    def _published_from_somewhere(self) -> Description:
+    def _columns_have_a_source(self) -> Description:
         if self.published is None and any(column.published for column in self.columns):
             raise ValueError("published: is missing, and a column names a published figure")
-        return self
-
-    @model_validator(mode="after")
-    def _operators_are_of_the_full_size(self) -> Description:
-        at_study_size = {"params", "macs", "fvcore_total"}
-        for number, column in enumerate(self.columns):
-            if column.counted and not self.counted_at and column.counted not in at_study_size:
+        at_study_size = {None, "params", "macs", "fvcore_total"}
+        for number, column in enumerate(self.columns if self.counted_at is None else ()):
+            if column.counted not in at_study_size:
                 raise ValueError(f"columns.{number}.counted: {column.counted!r} wants counted_at")
-            if column.cost and not self.counted_at:
+            if column.cost:
                 raise ValueError(f"columns.{number}.cost: {column.cost!r} wants counted_at")
         return self
 
@@ -132,59 +107,38 @@ def load_description(file: Path) -> Description:
     """Read and check a table description.
 
     Raises:
-        ConfigError: one line a mistake, with file, key, what was found and what is accepted.
+        ConfigError: one line per mistake, with file, key, what was found and what is accepted.
     """
     return validate(Description, read_yaml(file), file)
 
 
-def read_published(
-    description: Description, file: Path, reference: Path
-) -> dict[tuple[str, str], dict[str, str]]:
-    """The printed figures, as printed, by backbone and attention.
+def read_figures(
+    description: Description, file: Path, reference: Path = REFERENCE
+) -> dict[Model, dict[str, str]]:
+    """The published figures of a description, by model.
 
     Raises:
-        ConfigError: the file, or a column that the description names, is not there, or a
-            model has two rows.
+        ConfigError: as ``read_published``.
     """
     if description.published is None:
         return {}
-    source = shipped(reference / description.published)
-    if not source.is_file():
-        folders = {reference, home() / reference}
-        known = sorted({other.name for folder in folders for other in folder.glob("*.csv")})
-        raise ConfigError(
-            f"{file}: published: found {description.published!r}, {reference} has "
-            f"{', '.join(known)}"
-        )
-    with source.open(encoding="utf-8", newline="") as stream:
-        reader = csv.DictReader(stream)
-        header, rows = reader.fieldnames or [], list(reader)
-    wanted = {"published": "backbone", "published ": "attention"} | {
+    columns = {
         f"columns.{number}.published": column.published
         for number, column in enumerate(description.columns)
         if column.published
     }
-    for key, name in wanted.items():
-        if name not in header:
-            raise ConfigError(
-                f"{file}: {key.strip()}: wants a column {name!r}; {source} has {', '.join(header)}"
-            )
-    published = {(row["backbone"], row["attention"]): row for row in rows}
-    if len(published) < len(rows):
-        raise ConfigError(f"{source}: a backbone and attention have two rows")
-    return published
+    return read_published(description.published, columns, f"{file}: ", reference)
 
 
-def check_descriptions(study: Study, source: str, reference: Path = Path("reference")) -> None:
+def check_descriptions(study: Study, source: str) -> None:
     """Check every table that a study names, before any job starts.
 
     Args:
         study: the configuration.
-        source: where it is from, for the message.
-        reference: the folder of the published CSVs.
+        source: its file, for the error message.
 
     Raises:
-        ConfigError: a description that is missing or wrong, or whose published file is.
+        ConfigError: a description is missing or wrong, or its published file is.
     """
     for name, file in study.descriptions.items():
         if not file.is_file():
@@ -193,4 +147,4 @@ def check_descriptions(study: Study, source: str, reference: Path = Path("refere
                 f"{source}: tables: found {name!r}, but there is no file {file}; "
                 f"{file.parent} has {', '.join(known) or 'none'}"
             )
-        read_published(load_description(file), file, reference)
+        read_figures(load_description(file), file)

@@ -8,22 +8,24 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from attngrid.analysis.frames import collect, read_frame
+from attngrid.analysis.frames import collect, read_claims
 from attngrid.core.errors import AttngridError, ConfigError, RecordError
 from attngrid.core.files import shipped
 from attngrid.records.record import Record, read_record
-from attngrid.render.tables import Row, Table, build_table
+from attngrid.render.claims import claims_table
+from attngrid.render.layout import Row, Table
+from attngrid.render.tables import build_table
 from attngrid.study.cell import Cell
 from attngrid.study.paths import results_folder
 from attngrid.study.schema import Study, load_study
 
-_KEY = re.compile(r"(?:.*/)?(?P<stem>[^/:]+)\.(?:tex|md|csv)(?::(?P<row>.+))?")
+_KEY = re.compile(r"(?:.*/)?(?P<stem>[^/:]+)\.(?:tex|md|csv):(?P<row>.+)")
 CLAIMS = "claims"
 
 
 @dataclass(frozen=True)
 class Traced:
-    """A row of a study's table: the row itself, and the cells that its measured figures are of."""
+    """A row of a study's table and the cells of its measured figures."""
 
     study: Study
     file: Path
@@ -36,20 +38,20 @@ def trace(key: str) -> Traced:
     """Find a row of a study's table.
 
     Args:
-        key: ``tables/demo.csm_table3.tex:ROW``; ROW is the row's label or its number from 1, and
-            the study may be left out where one alone has the table.
+        key: ``tables/demo.csm_table3.tex:ROW``. ROW is the row's label or its number from 1. The
+            study may be left out where only one has the table.
 
     Raises:
-        ConfigError: no such table, study or row; the message lists what there is.
+        ConfigError: no such table, study or row; the message lists the known ones.
     """
-    stem, wanted = split(key)
-    study, file, name = _study(stem)
+    stem, wanted = _split(key)
+    study, file, name = _find_study(stem)
     if name not in study.descriptions:
         known = ", ".join(study.descriptions)
         raise ConfigError(f"{key}: study {study.study} has the tables {known}")
     results = collect(study)
     table = build_table(study, results.summary, study.descriptions[name], cells=results.cells)
-    rows = find_rows(key, table, wanted)
+    rows = _find_rows(key, table, wanted)
     cells = [
         cell
         for cell in study.cells
@@ -61,24 +63,15 @@ def trace(key: str) -> Traced:
     return Traced(study, file, table, rows[0], cells)
 
 
-def split(key: str) -> tuple[str, str]:
-    """A table's stem, and the row.
-
-    Raises:
-        ConfigError: another form.
-    """
+def _split(key: str) -> tuple[str, str]:
     match = _KEY.fullmatch(key)
-    if match is None or match["row"] is None:
+    if match is None:
         raise ConfigError(f"{key}: expected tables/STUDY.TABLE.tex:ROW, ROW a label or a number")
     return match["stem"], match["row"].strip()
 
 
-def find_rows(key: str, table: Table, wanted: str) -> list[Row]:
-    """The rows of a label, or of a number from 1.
-
-    Raises:
-        ConfigError: none; the message lists them.
-    """
+def _find_rows(key: str, table: Table, wanted: str) -> list[Row]:
+    """The rows with a label, or the one with a number from 1."""
     if wanted.isdigit() and 1 <= int(wanted) <= len(table.rows):
         return [table.rows[int(wanted) - 1]]
     rows = [row for row in table.rows if row.label.lower() == wanted.lower()]
@@ -88,8 +81,8 @@ def find_rows(key: str, table: Table, wanted: str) -> list[Row]:
     return rows
 
 
-def _study(stem: str) -> tuple[Study, Path, str]:
-    """The study of a table, as it was last collected or as it is configured, and from where."""
+def _find_study(stem: str) -> tuple[Study, Path, str]:
+    """A table's study, its file and the table's name; the study as last collected comes first."""
     name, dot, table = stem.partition(".")
     if not dot:
         table = name
@@ -98,26 +91,13 @@ def _study(stem: str) -> tuple[Study, Path, str]:
             tables = ", ".join(map(str, files)) or f"no tables/STUDY.{table}.tex"
             raise ConfigError(f"tables/{stem}.tex: of which study? found {tables}")
         name = files[0].name.partition(".")[0]
-    if (found := _configured(name)) is None:
-        raise ConfigError(
-            f"tables/{stem}.tex: found no study {name!r} in {_collected(name)} or config/"
-        )
-    return *found, table
-
-
-def _configured(name: str) -> tuple[Study, Path] | None:
-    """A study by its name, and the file that has it: as it was last collected comes first."""
-    shipped_file = shipped(f"config/{name}.yaml")
-    candidates = [_collected(name), shipped_file, *sorted(Path("config").glob("*.yaml"))]
-    for file in [*candidates, Path("study.yaml")]:
+    collected = results_folder() / name / "study.json"
+    configured = sorted(Path("config").glob("*.yaml"))
+    for file in (collected, shipped(f"config/{name}.yaml"), *configured, Path("study.yaml")):
         with suppress(AttngridError):
             if (study := load_study(file)).study == name:
-                return study, file
-    return None
-
-
-def _collected(name: str) -> Path:
-    return results_folder() / name / "study.json"
+                return study, file, table
+    raise ConfigError(f"tables/{stem}.tex: found no study {name!r} in {collected} or config/")
 
 
 def explain(key: str) -> Iterator[str]:
@@ -126,7 +106,7 @@ def explain(key: str) -> Iterator[str]:
     Raises:
         ConfigError: as ``trace``.
     """
-    stem, wanted = split(key)
+    stem, wanted = _split(key)
     if stem.rpartition(".")[2] == CLAIMS:
         yield from _explain_claim(key, stem, wanted)
         return
@@ -134,52 +114,40 @@ def explain(key: str) -> Iterator[str]:
     yield f"tables/{found.table.stem}.tex: {found.row.label}"
     for head, value in zip(found.table.heads, found.row.values, strict=True):
         yield f"  {head.group}, {head.title}: {value.text}"
-    for source in found.table.provenance:
-        if source.endswith(".csv"):
-            yield f"from {source}"
-    yield from _records(found)
-
-
-def _explain_claim(key: str, stem: str, wanted: str) -> Iterator[str]:
-    from attngrid.render.claims import claims_table
-
-    name = stem.removesuffix(CLAIMS).removesuffix(".")
-    file = (results_folder() / name if name else results_folder()) / "claims.csv"
-    if not file.is_file():
-        raise ConfigError(f"{key}: there is no {file}; `attngrid claims` makes it")
-    answers = read_frame(file)
-    texts = ["condition", "records"]
-    answers[texts] = answers[texts].astype(object).fillna("")
-    rows = find_rows(key, claims_table(answers, name), wanted)
-    for row in rows:
-        lines = answers[answers["claim"].isin(row.claims)]
-        if row.condition is not None:
-            lines = lines[lines["condition"] == row.condition]
-        for line in lines.to_dict("records"):
-            yield f"{line['claim']}: {line['verdict']}"
-            shown = {name: value for name, value in line.items() if value == value and value != ""}
-            for name in ("claim", "verdict", "records"):
-                shown.pop(name, None)
-            yield from (f"  {name}: {value}" for name, value in shown.items())
-            for id in str(line["records"]).split():
-                for record in sorted(results_folder().glob(f"*/records/{id}.json")):
-                    yield from _record(record, read_record(record))
-
-
-def _records(found: Traced) -> Iterator[str]:
+    yield from (f"from {source}" for source in found.table.provenance if source.endswith(".csv"))
     for cell in {cell.id: cell for cell in found.cells}.values():
         yield f"{cell.label}: {cell.condition}"
         if not cell.record.is_file():
             yield f"  not run: there is no {cell.record}"
         else:
             try:
-                yield from _record(cell.record, read_record(cell.record, cell))
+                yield from _explain_record(cell.record, read_record(cell.record, cell))
             except RecordError as error:
                 yield f"  refused: {error}"
         yield f"  made by: attngrid train {found.file} {cell.id}"
 
 
-def _record(file: Path, record: Record) -> Iterator[str]:
+def _explain_claim(key: str, stem: str, wanted: str) -> Iterator[str]:
+    study = stem.removesuffix(CLAIMS).removesuffix(".")
+    file = results_folder() / study / "claims.csv"
+    if not file.is_file():
+        raise ConfigError(f"{key}: there is no {file}; `attngrid claims` makes it")
+    results = read_claims(file)
+    for row in _find_rows(key, claims_table(results, study), wanted):
+        lines = results[results["claim"].isin(row.claims)]
+        if row.condition is not None:
+            lines = lines[lines["condition"] == row.condition]
+        for line in lines.to_dict("records"):
+            yield f"{line['claim']}: {line['verdict']}"
+            for name, value in line.items():
+                if name not in ("claim", "verdict", "records") and value == value and value != "":
+                    yield f"  {name}: {value}"
+            for id in str(line["records"]).split():
+                for record in sorted(results_folder().glob(f"*/records/{id}.json")):
+                    yield from _explain_record(record, read_record(record))
+
+
+def _explain_record(file: Path, record: Record) -> Iterator[str]:
     run, metrics = record.run, record.metrics
     yield f"  {file}"
     best = f"{metrics.best_top1_error:.2f} % in epoch {metrics.best_epoch}"

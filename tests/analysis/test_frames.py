@@ -17,41 +17,9 @@ from attngrid.analysis.frames import collect, unfinished, write_results
 from attngrid.cli.main import main
 from attngrid.core.errors import AttngridError
 from attngrid.core.validation import validate
-from attngrid.records.record import write_record
 from attngrid.records.status import write_status
-from attngrid.study.cell import Cell
 from attngrid.study.schema import Study
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def fake_record(cell: Cell, *errors: float) -> None:
-    """A record with these top-1 errors, one an epoch."""
-    curve = [
-        {
-            "epoch": epoch,
-            "learning_rate": 0.1,
-            "train_loss": 1.0,
-            "train_top1_error": error,
-            "test_loss": 1.0,
-            "test_top1_error": error,
-            "test_top5_error": error / 2,
-        }
-        for epoch, error in enumerate(errors, 1)
-    ]
-    metrics = {
-        "top1_error": errors[-1],
-        "top5_error": errors[-1] / 2,
-        "best_epoch": errors.index(min(errors)) + 1,
-        "best_top1_error": min(errors),
-        "best_top5_error": min(errors) / 2,
-        "train_images": 1442,
-        "test_images": 355,
-        "params": 1000,
-        "curve": curve,
-    }
-    run = {"wall_s": 1.5, "images_per_s": 100.0, "device": "cpu", "device_name": "a processor"}
-    write_record(cell.record, cell, metrics, run)
+from made_up import ROOT, cells_with, fake_record
 
 
 @pytest.fixture
@@ -61,13 +29,9 @@ def study(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return validate(Study, tiny, "tiny.yaml")
 
 
-def cells(study: Study, attention: str) -> list[Cell]:
-    return [cell for cell in study.cells if cell.attention == attention]
-
-
 def test_summary_is_mean_deviation_and_n_over_seeds(study: Study) -> None:
     errors = [30.0, 29.5, 31.0]
-    for cell, error in zip(cells(study, "none"), errors, strict=True):
+    for cell, error in zip(cells_with(study, "none"), errors, strict=True):
         fake_record(cell, 50.0, error)
     row = collect(study).summary.set_index("attention").loc["none"]
     assert row["n"] == 3
@@ -77,14 +41,14 @@ def test_summary_is_mean_deviation_and_n_over_seeds(study: Study) -> None:
 
 
 def test_one_seed_has_no_deviation(study: Study) -> None:
-    fake_record(cells(study, "none")[0], 30.0)
+    fake_record(cells_with(study, "none")[0], 30.0)
     row = collect(study).summary.set_index("attention").loc["none"]
     assert row["n"] == 1
     assert pd.isna(row["top1_error_std"])
 
 
 def test_not_run_diverged_and_failed_are_told_apart(study: Study) -> None:
-    none, se = cells(study, "none"), cells(study, "se")
+    none, se = cells_with(study, "none"), cells_with(study, "se")
     fake_record(none[0], 30.0)
     write_status(none[1].status, "diverged", "diverged: the loss became nan in epoch 1, step 2")
     write_status(none[2].status, "failed", "OSError: no")
@@ -104,15 +68,17 @@ def test_not_run_diverged_and_failed_are_told_apart(study: Study) -> None:
 def test_running_is_not_failed_until_the_run_has_ended(study: Study) -> None:
     write_status(study.cells[0].status, "running", epoch=1)
     assert collect(study).cells["state"][0] == "running"
-    assert collect(study, trained_by_now=True).cells["state"][0] == "failed"
+    assert collect(study, ended=True).cells["state"][0] == "failed"
 
 
 def test_cam_shows_the_record_of_se_under_its_own_name(study: Study) -> None:
-    for cell in cells(study, "se"):
+    for cell in cells_with(study, "se"):
         fake_record(cell, 20.0)
     frame = collect(study).cells
     assert frame.loc[frame["attention"] == "cam", "top1_error"].tolist() == [20.0] * 3
-    assert set(frame.loc[frame["attention"] == "cam", "id"]) == {c.id for c in cells(study, "se")}
+    assert set(frame.loc[frame["attention"] == "cam", "id"]) == {
+        c.id for c in cells_with(study, "se")
+    }
 
 
 @pytest.mark.parametrize(
@@ -135,7 +101,7 @@ def test_cam_shows_the_record_of_se_under_its_own_name(study: Study) -> None:
 def test_an_edited_record_is_named_and_refused_and_blocks_nothing(
     study: Study, path: str, value: Any, expected: str
 ) -> None:
-    bad, good = cells(study, "none")[:2]
+    bad, good = cells_with(study, "none")[:2]
     for cell in (bad, good):
         fake_record(cell, 30.0)
     record = json.loads(bad.record.read_text())
@@ -211,9 +177,21 @@ def test_every_column_is_explained(study: Study) -> None:
     assert {column for column in columns if f"`{column}`" not in text} == set()
 
 
-def test_collecting_and_rendering_import_no_torch(tiny: dict[str, Any], study: Study) -> None:
+def test_no_module_of_analysis_and_render_imports_torch() -> None:
+    code = (
+        "import sys, pkgutil, importlib\n"
+        "for name in ('attngrid.analysis', 'attngrid.render'):\n"
+        "    room = importlib.import_module(name)\n"
+        "    for module in pkgutil.iter_modules(room.__path__, name + '.'):\n"
+        "        importlib.import_module(module.name)\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_current_renders_where_torch_is_missing(tiny: dict[str, Any], study: Study) -> None:
     """Where torch cannot be imported, `attngrid current` renders all the same."""
-    for cell in cells(study, "none"):
+    for cell in cells_with(study, "none"):
         fake_record(cell, 30.0)
     for folder in ("reference", "workflow"):
         Path(folder).symlink_to(ROOT / folder)

@@ -3,37 +3,29 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 
 import attngrid
-from attngrid.analysis.frames import COUNTS, collect
+from attngrid.analysis.frames import collect
 from attngrid.core.validation import validate
 from attngrid.records.status import write_status
 from attngrid.render.description import load_description
-from attngrid.render.figures import FIGURES, NOTHING, write_figure
-from attngrid.render.tables import Table, build_table, escape, write_table
-from attngrid.study.cell import MODEL_KEY
+from attngrid.render.layout import Table, write_table
+from attngrid.render.tables import build_table
+from attngrid.render.templates import escape
 from attngrid.study.schema import Study
-from test_evidence import cells, fake_record
+from made_up import ROOT, cells_with, compile_latex, enter_study_folder, fake_record, needs_latex
 
-ROOT = Path(__file__).resolve().parent.parent
 DESCRIPTIONS = {file.stem: file for file in (ROOT / "workflow/tables").glob("*.yaml")}
 
 
 @pytest.fixture
 def study(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
-    monkeypatch.chdir(tmp_path)
-    for folder in ("reference", "workflow"):
-        Path(folder).symlink_to(ROOT / folder)
-    Path("results").mkdir()
-    shutil.copy(ROOT / "results/complexity.csv", "results")
+    enter_study_folder(tmp_path, monkeypatch)
     return validate(Study, tiny, "tiny.yaml")
 
 
@@ -84,7 +76,7 @@ def test_table4_shows_the_printed_figures_and_our_counts(study: Study) -> None:
 
 def test_what_was_not_measured_is_dashes_and_the_studys_own_rows_are_there(study: Study) -> None:
     errors = {0: 20.0, 1: 21.0}
-    for cell in cells(study, "none"):
+    for cell in cells_with(study, "none"):
         fake_record(cell, errors[cell.seed])
     rows = text(table(study, "csm_table1"))
     # the paper's network, which the study does not run
@@ -96,7 +88,7 @@ def test_what_was_not_measured_is_dashes_and_the_studys_own_rows_are_there(study
 
 
 def test_diverged_and_failed_seeds_are_said(study: Study) -> None:
-    none, se = cells(study, "none"), cells(study, "se")
+    none, se = cells_with(study, "none"), cells_with(study, "se")
     fake_record(none[0], 20.0)
     write_status(none[1].status, "diverged", "x")
     write_status(se[0].status, "failed", "x")
@@ -175,8 +167,8 @@ def test_a_long_table_breaks_between_backbones_and_keeps_its_number(
     tiny["grid"][0]["attentions"] = list(attngrid.list_attentions())[:20]
     long = validate(Study, tiny, "tiny.yaml")
     made = table(long, "grid")
-    assert [row for part in made.parts for row in part] == list(made.rows)
-    assert [len(part) for part in made.parts] == [40, 40]
+    assert [row for page in made.pages for row in page] == list(made.rows)
+    assert [len(page) for page in made.pages] == [40, 40]
     write_table(made)
     tex = Path("tables/tiny.grid.tex").read_text()
     assert tex.count(r"\begin{table}") == 2
@@ -191,8 +183,8 @@ def test_a_backbone_longer_than_a_page_breaks_too(tiny: dict[str, Any], study: S
         "attentions": attngrid.list_attentions(),
     }
     made = table(validate(Study, tiny, "tiny.yaml"), "grid")
-    assert max(len(part) for part in made.parts) == 42
-    assert [row for part in made.parts for row in part] == list(made.rows)
+    assert max(len(page) for page in made.pages) == 42
+    assert [row for page in made.pages for row in page] == list(made.rows)
 
 
 def test_published_file_is_the_sources_print() -> None:
@@ -228,42 +220,6 @@ def test_a_published_figure_that_is_no_number_is_escaped(study: Study, tmp_path:
 )
 def test_special_characters_are_escaped(name: str, expected: str) -> None:
     assert escape(name) == expected
-
-
-def compile_latex(folder: Path, body: str) -> str:
-    """Run pdflatex on a plain article; the text of its page, on which everything must fit."""
-    document = (
-        "\\documentclass{article}\n\\usepackage[T1]{fontenc}\n"
-        "\\usepackage{lmodern}\n\\input{glyphtounicode}\\pdfgentounicode=1\n"
-        "\\usepackage{booktabs,graphicx,siunitx}\n"
-        f"\\begin{{document}}\n{body}\n\\end{{document}}\n"
-    )
-    (folder / "page.tex").write_text(document)
-    done = subprocess.run(
-        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=120,
-    )
-    errors = "\n".join(re.findall(r"^!.*\n.*\n.*", done.stdout, re.MULTILINE))
-    assert done.returncode == 0, errors
-    assert "Overfull" not in done.stdout
-    return subprocess.run(
-        ["pdftotext", "-layout", "page.pdf", "-"],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-
-
-needs_latex = pytest.mark.skipif(
-    not (shutil.which("pdflatex") and shutil.which("pdftotext")),
-    reason="no LaTeX here: on Debian, apt-get install texlive-latex-recommended "
-    "texlive-science lmodern poppler-utils",
-)
 
 
 @needs_latex
@@ -321,99 +277,3 @@ def test_markdown_and_csv_say_the_same(study: Study) -> None:
     frame = pd.read_csv("tables/tiny.csm_table2.csv", keep_default_na=False, dtype=str)
     row = frame.set_index(["backbone", "attention"]).loc[("resnet18", "none")]
     assert (row["published_top1_error"], row["measured_top1_error_mean"]) == ("29.62", "12.5")
-
-
-# Figures
-
-
-def drawn(figure: Figure) -> str:
-    return " ".join(t.get_text() for axis in figure.axes for t in (*axis.texts, axis.title))
-
-
-@pytest.mark.parametrize("name", sorted(FIGURES))
-def test_a_figure_without_records_says_so(study: Study, name: str) -> None:
-    figure = FIGURES[name](collect(study), ROOT / "reference")
-    assert NOTHING in drawn(figure)
-
-
-def test_ordering_draws_mean_and_deviation_of_the_test_curves(
-    tiny: dict[str, Any], study: Study
-) -> None:
-    tiny["grid"][0]["attentions"] = ["csm", "csm_sam_first"]
-    ordered = validate(Study, tiny, "t")
-    for cell in ordered.cells:
-        fake_record(cell, 50.0 + cell.seed, 20.0 + 2 * cell.seed)
-    (axis,) = FIGURES["ordering"](collect(ordered), ROOT / "reference").axes
-    first, second = axis.lines
-    assert first.get_label() == "CAM first (CSM), n = 2"
-    assert second.get_label() == "SAM first, n = 2"
-    assert list(first.get_xdata()) == [1, 2]
-    assert list(first.get_ydata()) == [49.5, 79.0]
-    band = axis.collections[0].get_paths()[0].vertices
-    assert band[:, 1].max() == pytest.approx(79 + 2**0.5)
-
-
-def test_mafs_published_curve_is_in_a_panel_of_its_own(tiny: dict[str, Any], study: Study) -> None:
-    published, ours = FIGURES["maf_curve"](collect(study), ROOT / "reference").axes
-    assert [text.get_text() for text in ours.texts] == [NOTHING]
-    validation = published.lines[0].get_ydata()
-    assert (len(validation), max(validation)) == (100, 73.128)  # as its authors' README says
-    tiny["grid"][0] |= {"backbones": ["mobilenet_v1"], "attentions": ["maf_c"]}
-    run = validate(Study, tiny, "t")
-    for cell in run.cells:
-        fake_record(cell, 50.0 + cell.seed, 20.0 + 2 * cell.seed)
-    published, ours = FIGURES["maf_curve"](collect(run), ROOT / "reference").axes
-    assert list(ours.lines[0].get_ydata()) == [49.5, 79.0]
-    assert list(published.lines[0].get_ydata()) == list(validation)
-
-
-def test_modules_keeps_the_published_bars_in_a_panel_of_their_own(study: Study) -> None:
-    for cell in study.cells:
-        fake_record(cell, 12.0 + cell.seed)
-    published, ours = FIGURES["modules"](collect(study), ROOT / "reference").axes
-    assert [bar.get_height() for bar in published.patches] == [24.55, 23.21, 23.47, 22.78]
-    assert [bar.get_height() for bar in ours.patches] == [12.5, 12.5]  # none and cam
-    ticks = [label.get_text() for label in ours.get_xticklabels()]
-    assert ticks == ["baseline\nn = 2", "CAM\nn = 2", "SAM\nn = 0", "CSM\nn = 0"]
-    assert [text.get_text() for text in ours.texts] == ["--", "--"]
-
-
-def test_a_bar_says_why_it_is_not_there_and_of_how_many_seeds_it_is(study: Study) -> None:
-    none, cam = cells(study, "none"), cells(study, "cam")
-    fake_record(none[0], 12.0)
-    write_status(cam[0].status, "diverged", "x")
-    ours = FIGURES["modules"](collect(study), ROOT / "reference").axes[1]
-    ticks = [label.get_text() for label in ours.get_xticklabels()]
-    assert ticks[:2] == ["baseline\nn = 1", "CAM\nn = 0"]
-    assert ours.texts[0].get_text() == "diverged"
-
-
-def test_no_two_attentions_share_a_colour_and_two_names_of_one_function_a_point(
-    tiny: dict[str, Any], study: Study
-) -> None:
-    tiny["grid"][0]["attentions"] = attngrid.list_attentions()
-    every = validate(Study, tiny, "t")
-    for cell in every.cells:
-        fake_record(cell, 12.0)
-    (Path("results/tiny") / "complexity.csv").write_text(counted(every))
-    (legend,) = FIGURES["accuracy_macs"](collect(every), ROOT / "reference").legends
-    labels = [text.get_text() for text in legend.get_texts()]
-    assert "SE = CAM" in labels
-    assert len(labels) == len(attngrid.list_attentions()) - 1 + 1  # CAM is SE; one backbone
-    colours = [patch.get_facecolor() for patch in legend.get_patches()]
-    assert len(set(colours)) == len(colours) == len(labels) - 1
-
-
-def counted(study: Study) -> str:
-    """A complexity table with made-up counts."""
-    rows = [",".join([*map(str, cell.model_key), "1000", "2000", "3000"]) for cell in study.cells]
-    return "\n".join([",".join([*MODEL_KEY, *COUNTS]), *dict.fromkeys(rows)]) + "\n"
-
-
-def test_the_same_numbers_give_the_same_bytes(study: Study) -> None:
-    results = collect(study)
-    first = {}
-    for _ in range(2):
-        write_figure(study, "modules", results, ROOT / "reference")
-        for file in study.figure_files("modules"):
-            assert first.setdefault(file, file.read_bytes()) == file.read_bytes()

@@ -19,9 +19,8 @@ from attngrid.core.validation import validate
 from attngrid.records.status import write_status
 from attngrid.render.figures import write_figure
 from attngrid.study.schema import Study
-from test_evidence import fake_record
+from made_up import enter_study_folder, fake_record
 
-ROOT = Path(__file__).resolve().parent.parent
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 needs_browser = pytest.mark.skipif(
     BROWSER is None, reason="no browser here: on Debian, apt-get install chromium"
@@ -31,11 +30,7 @@ needs_browser = pytest.mark.skipif(
 @pytest.fixture
 def study(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     """Three records, one training that diverged, two that were not run."""
-    monkeypatch.chdir(tmp_path)
-    for folder in ("reference", "workflow"):
-        Path(folder).symlink_to(ROOT / folder)
-    Path("results").mkdir()
-    shutil.copy(ROOT / "results/complexity.csv", "results")
+    enter_study_folder(tmp_path, monkeypatch)
     tiny["grid"][0]["attentions"] = ["none", "cbam", "csm"]
     tiny |= {"title": "</script><b>a title & more", "figures": ["ordering"], "tables": ["grid"]}
     made = validate(Study, tiny, "tiny.yaml")

@@ -14,10 +14,10 @@ from attngrid.analysis.audit import audit
 from attngrid.analysis.claims import load_claims
 from attngrid.analysis.frames import CELL_COLUMNS
 from attngrid.analysis.selection import selection
-from attngrid.analysis.verdicts import answer
+from attngrid.analysis.verdicts import judge_claims
 from attngrid.render.numbers import numbers, write_numbers
+from made_up import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "paper").glob("*.tex"))
 # Names with a digit in them. Everything else that prose says in digits is a macro.
 NAMES = (
@@ -71,7 +71,7 @@ def test_the_macros_are_what_is_computed(tmp_path: Path) -> None:
     claims, found = load_claims(ROOT / "reference/claims.yaml", ROOT / "reference")
     cells = pd.DataFrame(columns=CELL_COLUMNS)
     complexity = ROOT / "results/complexity.csv"
-    answers = answer(claims, found, cells, complexity)
+    answers = judge_claims(claims, found, cells, complexity)
     lines = audit(ROOT / "reference", complexity)
     macros = numbers(claims, answers, selection(cells), lines)
     assert macros["PrintedClaimsReproduced"][0] == "48"

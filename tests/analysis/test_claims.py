@@ -17,19 +17,23 @@ from scipy import stats
 from attngrid.analysis import comparison
 from attngrid.analysis.claims import CLAIMS, Claim, Claims, load_claims
 from attngrid.analysis.comparison import compare, holm, seeds_to_find, seeds_to_rule_out
-from attngrid.analysis.frames import CELL_COLUMNS, collect, read_frame, write_results
-from attngrid.analysis.verdicts import answer, as_printed
+from attngrid.analysis.frames import (
+    CELL_COLUMNS,
+    all_cells,
+    collect,
+    read_frame,
+    write_results,
+)
+from attngrid.analysis.verdicts import as_printed, judge_claims, write_claims
 from attngrid.cli.main import main
 from attngrid.core.errors import ConfigError
 from attngrid.core.validation import validate
 from attngrid.render.claims import claims_table, summary_table
-from attngrid.render.tables import build_table, write_table
+from attngrid.render.layout import write_table
+from attngrid.render.tables import build_table
 from attngrid.study.cell import Cell
 from attngrid.study.schema import Study
-from test_evidence import fake_record
-from test_render import compile_latex, needs_latex
-
-ROOT = Path(__file__).resolve().parent.parent
+from made_up import ROOT, cells_with, compile_latex, fake_record, needs_latex
 
 
 def by_seed(*values: float) -> dict[int, float]:
@@ -120,12 +124,12 @@ def test_choosing_the_test_by_the_correlation_keeps_its_level(correlation: float
 def test_without_a_deviation_there_is_no_test(values: list[list[float]]) -> None:
     found = compare(*(by_seed(*sample) for sample in values), 0.1)
     assert found.gain == pytest.approx(0.95 if len(values[0]) == 1 else 1.0)
-    assert (found.p, found.low, found.deviation) == (None, None, None)
+    assert (found.p, found.low, found.std) == (None, None, None)
 
 
 def test_a_printed_run_is_one_more_draw() -> None:
     ours = [73.0, 73.2, 72.9, 73.3]
-    found = comparison.against_a_figure(by_seed(*ours), 73.128, 0.5)
+    found = comparison.compare_to_figure(by_seed(*ours), 73.128, 0.5)
     # the prediction interval of the textbooks
     half = stats.t.ppf(0.975, 3) * statistics.stdev(ours) * math.sqrt(1 + 1 / 4)
     gain = statistics.mean(ours) - 73.128
@@ -154,7 +158,7 @@ def study(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def records(study: Study, backbone: str, attention: str, *errors: float) -> list[Cell]:
-    own = [c for c in study.cells if (c.backbone, c.attention) == (backbone, attention)]
+    own = cells_with(study, attention, backbone)
     for cell, error in zip(own, errors, strict=False):
         fake_record(cell, error)
     return own
@@ -162,7 +166,7 @@ def records(study: Study, backbone: str, attention: str, *errors: float) -> list
 
 def verdicts(study: Study, **kwargs: Any) -> pd.DataFrame:
     claims, found = load_claims()
-    return answer(
+    return judge_claims(
         claims, found, collect(study).cells, ROOT / "results/complexity.csv", **kwargs
     ).set_index("claim")
 
@@ -229,7 +233,7 @@ def test_the_two_kinds_of_chance_are_told_apart(study: Study) -> None:
     assert row["se_seeds"] == pytest.approx(math.sqrt((2.0 + 0.5) / 2))
 
 
-def test_other_data_or_options_answer_nothing_but_in_kind(
+def test_other_data_or_options_answer_only_in_a_reduced_setting(
     tiny: dict[str, Any], study: Study
 ) -> None:
     tiny["grid"][0]["options"] = {"classes": 20}
@@ -237,14 +241,14 @@ def test_other_data_or_options_answer_nothing_but_in_kind(
     records(reduced, "resnet18", "none", 24.0, 24.1, 24.2)
     records(reduced, "resnet18", "csm", 22.0, 22.1, 22.2)
     assert verdicts(reduced).loc[TABLE3, "verdict"] == "not run"
-    row = verdicts(reduced, in_kind=True).loc[TABLE3]
-    assert (row["verdict"], row["scope"]) == ("reproduced", "in kind")
-    shown = claims_table(verdicts(reduced, in_kind=True).reset_index(), "tiny")
-    assert "in kind" in shown.caption
+    row = verdicts(reduced, reduced=True).loc[TABLE3]
+    assert (row["verdict"], row["scope"]) == ("reproduced", "reduced setting")
+    shown = claims_table(verdicts(reduced, reduced=True).reset_index(), "tiny")
+    assert "reduced setting" in shown.caption
     assert "first 20 classes" in shown.rows[0].values[2].text
 
 
-def test_each_recipe_answers_by_itself(tiny: dict[str, Any], study: Study) -> None:
+def test_each_recipe_is_judged_by_itself(tiny: dict[str, Any], study: Study) -> None:
     tiny["grid"][0]["recipes"] = ["cifar_200ep", "cifar_30ep"]
     both = validate(Study, tiny, "tiny.yaml")
     for cell in both.cells:
@@ -293,7 +297,7 @@ def test_an_edited_record_gives_no_verdict(study: Study) -> None:
 
 def test_table4s_48_counts_are_ours_in_every_printed_digit() -> None:
     claims, found = load_claims()
-    rows = answer(claims, found, pd.DataFrame(columns=CELL_COLUMNS))
+    rows = judge_claims(claims, found, pd.DataFrame(columns=CELL_COLUMNS))
     printed = rows[rows["kind"] == "printed"]
     assert len(printed) == 48
     assert (printed["published"] == printed["counted"]).all()
@@ -326,7 +330,7 @@ def test_another_count_contradicts(tmp_path: Path) -> None:
     frame.to_csv(tmp_path / "complexity.csv", index=False)
     claims, found = load_claims()
     empty = pd.DataFrame(columns=CELL_COLUMNS)
-    rows = answer(claims, found, empty, tmp_path / "complexity.csv").set_index("claim")
+    rows = judge_claims(claims, found, empty, tmp_path / "complexity.csv").set_index("claim")
     row = rows.loc["cbam_table4_counts/resnet18/se/params"]
     found_ours = (row["published"], row["counted"], row["verdict"])
     assert found_ours == ("11.78", "11.79", "contradicted")
@@ -488,11 +492,9 @@ def test_the_readmes_table_is_the_verdicts() -> None:
 def test_the_committed_verdicts_are_those_of_the_committed_records(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from attngrid.analysis.verdicts import all_cells, write_claims
-
     monkeypatch.chdir(ROOT)
     claims, found = load_claims()
-    write_claims(tmp_path / "claims.csv", answer(claims, found, all_cells()))
+    write_claims(tmp_path / "claims.csv", judge_claims(claims, found, all_cells()))
     assert (tmp_path / "claims.csv").read_text() == (ROOT / "results/claims.csv").read_text()
 
 

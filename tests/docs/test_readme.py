@@ -12,8 +12,8 @@ import torch
 import attngrid
 from attngrid.core.validation import validate
 from attngrid.study.schema import Study, load_study
+from made_up import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 
 

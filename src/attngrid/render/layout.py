@@ -1,0 +1,150 @@
+"""A table ready to print, and how it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from pathlib import Path
+
+import pandas as pd
+
+from attngrid.analysis.reference import Model
+from attngrid.core.files import write_atomically
+from attngrid.render.templates import Tex, escape, render
+
+MISSING = "--"
+PAGE_ROWS = 42  # that fit on a page, with heads and rules
+
+
+@dataclass(frozen=True)
+class Value:
+    """What a cell of a table shows: a number, with its std over seeds, or a word.
+
+    It is bold where it is significantly better than all others of its backbone and condition.
+    """
+
+    word: str = MISSING
+    number: str = ""
+    std: str = ""
+    bold: bool = False
+
+    @property
+    def text(self) -> str:
+        """``29.60 ± 0.10``, ``29.60`` or the word."""
+        return f"{self.number} ± {self.std}" if self.std else self.number or self.word
+
+    @property
+    def tex(self) -> Tex:
+        """The number for a siunitx column; words have to be in braces there."""
+        bold = r"\bfseries " if self.bold else ""
+        return Tex(bold + self.number if self.number else f"{{{escape(self.word)}}}")
+
+    @property
+    def tex_std(self) -> Tex:
+        """The std, for the column after the number's."""
+        return Tex(rf"${{}}\pm {self.std}$" if self.std else "")
+
+
+@dataclass(frozen=True)
+class Head:
+    """A column's heads: that of its group, such as ``Published``, and its own.
+
+    Attributes:
+        decimals: of its numbers; None for a column of words.
+        span: LaTeX columns: two where a std follows the number.
+    """
+
+    group: str
+    title: str
+    decimals: int | None = None
+    span: int = 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table.
+
+    Attributes:
+        label, values: what is printed; the values in the order of the heads.
+        starts_backbone: whether a rule comes first.
+        model: backbone and attention; None where the row is of several.
+        condition: None where the row is of all.
+        claims: the ids of its claims.
+    """
+
+    label: str
+    values: tuple[Value, ...]
+    starts_backbone: bool = False
+    model: Model | None = None
+    condition: str | None = None
+    claims: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table to print, and the same as a frame with one row per model and condition.
+
+    Attributes:
+        stem: of its files: ``demo.grid``, or ``claims`` for a table of no study.
+        caption, heads, rows: what is printed.
+        frame: the same, unrounded.
+        stub: the head over the rows' labels.
+        provenance: sources and records, line by line; a comment in the LaTeX.
+    """
+
+    stem: str
+    caption: str
+    heads: tuple[Head, ...]
+    rows: tuple[Row, ...]
+    frame: pd.DataFrame
+    stub: str = "Model"
+    provenance: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> list[Path]:
+        """Where it is written."""
+        return [Path("tables") / f"{self.stem}.{kind}" for kind in ("tex", "md", "csv")]
+
+    @property
+    def pages(self) -> list[list[Row]]:
+        """The rows by pages; only a backbone that is longer than a page is broken."""
+        starts = [index for index, row in enumerate(self.rows) if row.starts_backbone]
+        pages: list[list[Row]] = [[]]
+        for start, end in pairwise([0, *starts, len(self.rows)]):
+            if pages[-1] and len(pages[-1]) + end - start > PAGE_ROWS:
+                pages.append([])
+            for row in self.rows[start:end]:
+                if len(pages[-1]) == PAGE_ROWS:
+                    pages.append([])
+                pages[-1].append(row)
+        return pages
+
+    @property
+    def groups(self) -> list[tuple[str, list[Head]]]:
+        """Neighbouring heads of one group."""
+        return [(title, list(heads)) for title, heads in groupby(self.heads, lambda h: h.group)]
+
+    @property
+    def column_types(self) -> list[Tex]:
+        """For LaTeX: S with room for the widest number, c for words, l for the std."""
+        types = []
+        for index, head in enumerate(self.heads):
+            values = [row.values[index] for row in self.rows]
+            widths = [len(v.number.partition(".")[0]) for v in values if v.number]
+            if head.decimals is None or not widths:
+                types.append(Tex("c"))
+                continue
+            bold = ", detect-weight, mode=text" if any(v.bold for v in values) else ""
+            std = "@{}l" if head.span == 2 else ""
+            types.append(Tex(f"S[table-format={max(widths)}.{head.decimals}{bold}]{std}"))
+        return types
+
+
+def write_table(table: Table, kinds: Sequence[str] = (".tex", ".md", ".csv")) -> None:
+    """Write a table as LaTeX, Markdown and CSV, each atomically."""
+    for file in table.files:
+        if file.suffix == ".csv" and file.suffix in kinds:
+            write_atomically(file, table.frame.to_csv(index=False))
+        elif file.suffix in kinds:
+            write_atomically(file, render(f"table{file.suffix}.j2", table=table))

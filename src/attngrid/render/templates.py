@@ -1,0 +1,94 @@
+"""The templates of ``workflow/templates/``: LaTeX, Markdown and HTML, filled by Jinja."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from attngrid.core.files import shipped
+
+FOLDER = Path("workflow/templates")
+
+
+class Tex(str):
+    """LaTeX source, which is not escaped again."""
+
+    __slots__ = ()
+
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "×": r"$\times$",
+    "±": r"$\pm$",
+    "Σ": r"$\Sigma$",
+    "√": r"$\surd$",
+    "σ": r"$\sigma$",
+    **{digit: f"$^{place}$" for place, digit in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
+    **{digit: f"$_{place}$" for place, digit in enumerate("₀₁₂₃₄₅₆₇₈₉")},
+    "·": r"$\cdot$",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
+
+
+def escape(text: str) -> str:
+    """Plain text as LaTeX source."""
+    return "".join(_TEX.get(character, character) for character in text)
+
+
+def render(name: str, **content: Any) -> str:
+    r"""Fill a template.
+
+    LaTeX templates have the delimiters ``\VAR{}`` and ``\BLOCK{}``, and all text is escaped.
+
+    Args:
+        name: of the template, such as ``table.tex.j2``.
+        content: its variables; a missing one is an error.
+    """
+    kind = name.removesuffix(".j2").rpartition(".")[2]
+    options: dict[str, Any] = {
+        "autoescape": kind == "html",
+        "keep_trailing_newline": kind != "html",
+    }
+    if kind == "tex":
+        options |= {
+            "block_start_string": r"\BLOCK{",
+            "block_end_string": "}",
+            "variable_start_string": r"\VAR{",
+            "variable_end_string": "}",
+            "comment_start_string": r"\#{",
+            "comment_end_string": "}",
+            "finalize": lambda value: value if isinstance(value, Tex) else escape(str(value)),
+        }
+    environment = jinja2.Environment(  # noqa: S701 - HTML is escaped
+        loader=jinja2.FileSystemLoader(shipped(FOLDER)),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        **options,
+    )
+    environment.globals["zip"] = zip
+    environment.filters |= {
+        "cell": lambda text: str(text).replace("|", r"\|").replace("_", r"\_"),
+        # LaTeX does not escape within a \label or a comment, so only harmless characters go there
+        "identifier": lambda name: Tex(re.sub(r"[^A-Za-z0-9._-]+", "-", name)),
+        "comment": lambda text: Tex(re.sub(r"[^ -~]+", "-", text)),
+        "stacked": _stacked,
+    }
+    return environment.get_template(name).render(**content)
+
+
+def _stacked(text: str) -> Tex:
+    """A long head on two lines, broken at the comma nearest its middle."""
+    commas = [match.end() for match in re.finditer(", ", text)]
+    if len(text) < 30 or not commas:
+        return Tex(escape(text))
+    at = min(commas, key=lambda comma: abs(comma - len(text) / 2))
+    return Tex(rf"\shortstack{{{escape(text[:at].rstrip())}\\{escape(text[at:])}}}")

@@ -1,0 +1,83 @@
+"""`export`: records as logs of TensorBoard and Weights & Biases."""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from attngrid.cli.main import main
+from attngrid.core.validation import validate
+from attngrid.study.schema import Study
+from made_up import enter_study_folder, fake_record
+
+
+@pytest.fixture
+def study(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    enter_study_folder(tmp_path, monkeypatch)
+    Path("config").mkdir()
+    Path("config/tiny.yaml").write_text(json.dumps(tiny))
+    return validate(Study, tiny, "tiny.yaml")
+
+
+def events(file: Path) -> list[Any]:
+    """TensorBoard's file, read by its format: length, checksum, event, checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    content, found = file.read_bytes(), []
+    while content:
+        (length,) = struct.unpack("<Q", content[:8])
+        found.append(Event.FromString(content[12 : 12 + length]))
+        content = content[16 + length :]
+    return found
+
+
+def test_tensorboards_logs_are_the_records_curves(
+    study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell = study.cells[0]
+    fake_record(cell, 40.0, 30.0)
+    assert main(["export", "config/tiny.yaml", "--tensorboard", "logs"]) == 0
+    (file,) = Path("logs").rglob("events.*")
+    assert file.parent.name == cell.id
+    curve = [
+        (event.step, value.simple_value)
+        for event in events(file)
+        for value in event.summary.value
+        if value.tag == "top1_error/test"
+    ]
+    assert curve == [(1, 40.0), (2, 30.0)]
+    assert "1 records" in capsys.readouterr().err
+
+
+def test_wandb_gets_the_records_offline(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """wandb is not among what is installed: what it would be told."""
+    fake_record(study.cells[0], 40.0, 30.0)
+    told: list[Any] = []
+    run = SimpleNamespace(
+        log=lambda values, step: told.append((step, values["top1_error/test"])),
+        summary={},
+        finish=lambda: told.append("finished"),
+    )
+
+    def init(**options: Any) -> Any:
+        told.append((options["mode"], options["id"]))
+        return run
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    assert main(["export", "config/tiny.yaml", "--wandb", "logs"]) == 0
+    assert told == [("offline", study.cells[0].id), (1, 40.0), (2, 30.0), "finished"]
+    assert run.summary["top1_error"] == 30.0
+
+
+def test_a_missing_package_is_named(
+    study: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert main(["export", "config/tiny.yaml", "--wandb", "logs"]) == 1
+    assert "wandb is not installed: pip install wandb" in capsys.readouterr().err

@@ -1,0 +1,105 @@
+"""`replicate`: train a row again, and when it is consistent with its records."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from attngrid.analysis.replication import compare
+from attngrid.cli.main import main
+from attngrid.core.validation import validate
+from attngrid.study.schema import Study
+from attngrid.training.run import run_cell
+from made_up import cells_with, enter_study_folder, fake_record
+
+
+@pytest.fixture
+def study(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    enter_study_folder(tmp_path, monkeypatch)
+    Path("config").mkdir()
+    Path("config/tiny.yaml").write_text(json.dumps(tiny))
+    return validate(Study, tiny, "tiny.yaml")
+
+
+def test_consistent_is_within_the_prediction_interval(study: Study, tmp_path: Path) -> None:
+    """Three records of deviation s, one new: t(0.975, 2) · s · √(1/3 + 1)."""
+    none = cells_with(study, "none")
+    committed = [20.0, 20.4]
+    for cell, error in zip(none, committed, strict=True):
+        fake_record(cell, error)
+    limit = stats.t.ppf(0.975, 1) * statistics.stdev(committed) * math.sqrt(1 / 2 + 1)
+    for error, consistent in ((20.2 + 0.99 * limit, True), (20.2 + 1.01 * limit, False)):
+        again = tmp_path / f"{consistent}"
+        records = again / "results/tiny/records"
+        records.mkdir(parents=True)
+        content = none[0].record.read_text().replace("20.0", str(error))
+        content = content.replace("10.0", str(error / 2))
+        (records / none[0].record.name).write_text(content)
+        found = compare(none, none[:1], again)
+        assert found.limit == pytest.approx(limit)
+        assert found.consistent == consistent
+        assert found.identical == 0
+
+
+def test_the_same_bits_are_consistent_whatever_their_deviation(
+    study: Study, tmp_path: Path
+) -> None:
+    none = cells_with(study, "none")
+    fake_record(none[0], 20.0)
+    shutil.copytree("results", tmp_path / "again/results")
+    found = compare(none, none[:1], tmp_path / "again")
+    assert (found.identical, found.consistent, found.difference) == (1, True, 0.0)
+
+
+@pytest.mark.slow
+def test_replicate_trains_elsewhere_and_answers_by_its_exit_status(study: Study) -> None:
+    """A real training, the same again; then a record that no training makes."""
+    se = next(cell for cell in study.cells if cell.attention == "se" and cell.seed == 0)
+    run_cell(study, se, se.record)
+    before = {file: file.stat().st_mtime_ns for file in Path("results").rglob("*")}
+    command = [
+        sys.executable,
+        "-m",
+        "attngrid.cli",
+        "replicate",
+        "tables/tiny.grid.tex:ResNet-18 + SE",
+    ]
+
+    def replicate(*options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, *options], capture_output=True, text=True, timeout=300)
+
+    done = replicate("--budget", "1ms")
+    assert done.returncode == 2  # argparse
+    assert "90s, 30m or 2h" in done.stderr
+    done = replicate("--budget", "0.01s")
+    assert done.returncode == 4, done.stderr
+    assert "no training finished within 0.01 s" in done.stderr
+    done = replicate("--budget", "5m")
+    assert done.returncode == 0, done.stderr
+    assert "1 trained again, 1 equal to the bit" in done.stdout
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    record = json.loads(se.record.read_text())
+    for line in (record["metrics"], record["metrics"]["curve"][-1]):
+        for name in line:
+            if name.endswith("top1_error") and name != "train_top1_error":
+                line[name] = 3.0
+    se.record.write_text(json.dumps(record))
+    done = replicate("--budget", "5m")
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "not consistent" in done.stdout
+
+
+def test_replicate_without_a_record_says_so(
+    study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["replicate", "tables/tiny.grid.tex:ResNet-18"]) == 1
+    assert "no record of it is here" in capsys.readouterr().err

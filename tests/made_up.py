@@ -1,0 +1,85 @@
+"""Made-up records, and a folder with the files that the project ships, for tests of evidence."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from attngrid.records.record import write_record
+from attngrid.study.cell import Cell
+from attngrid.study.schema import Study
+
+ROOT = Path(__file__).resolve().parent.parent
+needs_latex = pytest.mark.skipif(
+    not (shutil.which("pdflatex") and shutil.which("pdftotext")),
+    reason="no LaTeX here: on Debian, apt-get install texlive-latex-recommended "
+    "texlive-science lmodern poppler-utils",
+)
+
+
+def enter_study_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in a folder that has what tables and claims read of the checkout."""
+    monkeypatch.chdir(folder)
+    for name in ("reference", "workflow"):
+        Path(name).symlink_to(ROOT / name)
+    Path("results").mkdir()
+    shutil.copy(ROOT / "results/complexity.csv", "results")
+
+
+def cells_with(study: Study, attention: str, backbone: str | None = None) -> list[Cell]:
+    """A study's cells with an attention, and with a backbone if one is given."""
+    own = [cell for cell in study.cells if cell.attention == attention]
+    return [cell for cell in own if backbone in (None, cell.backbone)]
+
+
+def fake_record(cell: Cell, *errors: float) -> None:
+    """Write a record with these top-1 errors, one an epoch; top-5 errors are half as large."""
+    curve = [
+        {
+            "epoch": epoch,
+            "learning_rate": 0.1,
+            "train_loss": 1.0,
+            "train_top1_error": error,
+            "test_loss": 1.0,
+            "test_top1_error": error,
+            "test_top5_error": error / 2,
+        }
+        for epoch, error in enumerate(errors, 1)
+    ]
+    metrics = {
+        "top1_error": errors[-1],
+        "top5_error": errors[-1] / 2,
+        "best_epoch": errors.index(min(errors)) + 1,
+        "best_top1_error": min(errors),
+        "best_top5_error": min(errors) / 2,
+        "train_images": 1442,
+        "test_images": 355,
+        "params": 1000,
+        "curve": curve,
+    }
+    run = {"wall_s": 1.5, "images_per_s": 100.0, "device": "cpu", "device_name": "a processor"}
+    write_record(cell.record, cell, metrics, run)
+
+
+def compile_latex(folder: Path, body: str) -> str:
+    """Run pdflatex on a plain article; return the text of its page. Nothing may be overfull."""
+    document = (
+        "\\documentclass{article}\n\\usepackage[T1]{fontenc}\n"
+        "\\usepackage{lmodern}\n\\input{glyphtounicode}\\pdfgentounicode=1\n"
+        "\\usepackage{booktabs,graphicx,siunitx}\n"
+        f"\\begin{{document}}\n{body}\n\\end{{document}}\n"
+    )
+    (folder / "page.tex").write_text(document)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=120
+    )
+    errors = "\n".join(re.findall(r"^!.*\n.*\n.*", done.stdout, re.MULTILINE))
+    assert done.returncode == 0, errors
+    assert "Overfull" not in done.stdout
+    command = ["pdftotext", "-layout", "page.pdf", "-"]
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout

@@ -1,0 +1,117 @@
+"""Figures: what they draw, what they say without records, and the same bytes each time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+
+import attngrid
+from attngrid.analysis.frames import COUNTS, collect
+from attngrid.core.validation import validate
+from attngrid.records.status import write_status
+from attngrid.render.figures import FIGURES, NOTHING, write_figure
+from attngrid.study.cell import MODEL_KEY
+from attngrid.study.schema import Study
+from made_up import cells_with, enter_study_folder, fake_record
+
+
+@pytest.fixture
+def study(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    enter_study_folder(tmp_path, monkeypatch)
+    return validate(Study, tiny, "tiny.yaml")
+
+
+def drawn(figure: Figure) -> str:
+    return " ".join(t.get_text() for axis in figure.axes for t in (*axis.texts, axis.title))
+
+
+@pytest.mark.parametrize("name", sorted(FIGURES))
+def test_a_figure_without_records_says_so(study: Study, name: str) -> None:
+    figure = FIGURES[name](collect(study))
+    assert NOTHING in drawn(figure)
+
+
+def test_ordering_draws_mean_and_deviation_of_the_test_curves(
+    tiny: dict[str, Any], study: Study
+) -> None:
+    tiny["grid"][0]["attentions"] = ["csm", "csm_sam_first"]
+    ordered = validate(Study, tiny, "t")
+    for cell in ordered.cells:
+        fake_record(cell, 50.0 + cell.seed, 20.0 + 2 * cell.seed)
+    (axis,) = FIGURES["ordering"](collect(ordered)).axes
+    first, second = axis.lines
+    assert first.get_label() == "CAM first (CSM), n = 2"
+    assert second.get_label() == "SAM first, n = 2"
+    assert list(first.get_xdata()) == [1, 2]
+    assert list(first.get_ydata()) == [49.5, 79.0]
+    band = axis.collections[0].get_paths()[0].vertices
+    assert band[:, 1].max() == pytest.approx(79 + 2**0.5)
+
+
+def test_mafs_published_curve_is_in_a_panel_of_its_own(tiny: dict[str, Any], study: Study) -> None:
+    published, ours = FIGURES["maf_curve"](collect(study)).axes
+    assert [text.get_text() for text in ours.texts] == [NOTHING]
+    validation = published.lines[0].get_ydata()
+    assert (len(validation), max(validation)) == (100, 73.128)  # as its authors' README says
+    tiny["grid"][0] |= {"backbones": ["mobilenet_v1"], "attentions": ["maf_c"]}
+    run = validate(Study, tiny, "t")
+    for cell in run.cells:
+        fake_record(cell, 50.0 + cell.seed, 20.0 + 2 * cell.seed)
+    published, ours = FIGURES["maf_curve"](collect(run)).axes
+    assert list(ours.lines[0].get_ydata()) == [49.5, 79.0]
+    assert list(published.lines[0].get_ydata()) == list(validation)
+
+
+def test_modules_keeps_the_published_bars_in_a_panel_of_their_own(study: Study) -> None:
+    for cell in study.cells:
+        fake_record(cell, 12.0 + cell.seed)
+    published, ours = FIGURES["modules"](collect(study)).axes
+    assert [bar.get_height() for bar in published.patches] == [24.55, 23.21, 23.47, 22.78]
+    assert [bar.get_height() for bar in ours.patches] == [12.5, 12.5]  # none and cam
+    ticks = [label.get_text() for label in ours.get_xticklabels()]
+    assert ticks == ["baseline\nn = 2", "CAM\nn = 2", "SAM\nn = 0", "CSM\nn = 0"]
+    assert [text.get_text() for text in ours.texts] == ["--", "--"]
+
+
+def test_a_bar_says_why_it_is_not_there_and_of_how_many_seeds_it_is(study: Study) -> None:
+    none, cam = cells_with(study, "none"), cells_with(study, "cam")
+    fake_record(none[0], 12.0)
+    write_status(cam[0].status, "diverged", "x")
+    ours = FIGURES["modules"](collect(study)).axes[1]
+    ticks = [label.get_text() for label in ours.get_xticklabels()]
+    assert ticks[:2] == ["baseline\nn = 1", "CAM\nn = 0"]
+    assert ours.texts[0].get_text() == "diverged"
+
+
+def test_no_two_attentions_share_a_colour_and_two_names_of_one_function_a_point(
+    tiny: dict[str, Any], study: Study
+) -> None:
+    tiny["grid"][0]["attentions"] = attngrid.list_attentions()
+    every = validate(Study, tiny, "t")
+    for cell in every.cells:
+        fake_record(cell, 12.0)
+    (Path("results/tiny") / "complexity.csv").write_text(counted(every))
+    (legend,) = FIGURES["accuracy_macs"](collect(every)).legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert "SE = CAM" in labels
+    assert len(labels) == len(attngrid.list_attentions()) - 1 + 1  # CAM is SE; one backbone
+    colours = [patch.get_facecolor() for patch in legend.get_patches()]
+    assert len(set(colours)) == len(colours) == len(labels) - 1
+
+
+def counted(study: Study) -> str:
+    """A complexity table with made-up counts."""
+    rows = [",".join([*map(str, cell.model_key), "1000", "2000", "3000"]) for cell in study.cells]
+    return "\n".join([",".join([*MODEL_KEY, *COUNTS]), *dict.fromkeys(rows)]) + "\n"
+
+
+def test_the_same_numbers_give_the_same_bytes(study: Study) -> None:
+    results = collect(study)
+    first = {}
+    for _ in range(2):
+        write_figure(study, "modules", results)
+        for file in study.figure_files("modules"):
+            assert first.setdefault(file, file.read_bytes()) == file.read_bytes()
