@@ -54,7 +54,9 @@ def replicate(arguments: argparse.Namespace) -> None:
     found = trace(arguments.row)
     cells = list({cell.id: cell for cell in found.cells if cell.record.is_file()}.values())
     if not cells:
-        raise RecordError(f"{arguments.row}: there is no record of it here to repeat")
+        raise RecordError(
+            f"{arguments.row}: no record of it is here, so there is nothing to repeat"
+        )
     again = retrain(found.study, cells, arguments.into, arguments.budget)
     consistent = True
     for condition in dict.fromkeys(cell.condition for cell in again):
