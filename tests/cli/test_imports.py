@@ -93,7 +93,8 @@ def test_a_training_on_the_digits_imports_torch_and_nothing_beside_it(
     study: Study, tmp_path: Path
 ) -> None:
     cell = study.cells[0]
-    assert imported("train", "tiny.json", cell.id, "--record", "record.json") == {"torch", "numpy"}
+    found = imported("train", "tiny.json", cell.id, "--record", "record.json")
+    assert found - {"torch._dynamo", "sympy"} == {"torch", "numpy"}  # torch.optim imports the two
     run = read_record(Path("record.json")).run
     # of the process, and of its loop over epochs
     assert 0 < run["loop_cpu_s"] < run["cpu_s"]

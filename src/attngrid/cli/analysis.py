@@ -45,39 +45,12 @@ def audit(arguments: argparse.Namespace) -> None:
 def replicate(arguments: argparse.Namespace) -> None:
     """Train a table's row again, elsewhere; exit 0: consistent, 3: not, 4: nothing finished."""
     from attngrid.analysis.optional import require_tests
-    from attngrid.core.errors import InconclusiveError, InconsistentError, RecordError
-    from attngrid.render.trace import trace
 
     require_tests()
-    from attngrid.analysis.replication import compare, retrain
+    from attngrid.render.replicate import replicate as lines
 
-    found = trace(arguments.row)
-    cells = list({cell.id: cell for cell in found.cells if cell.record.is_file()}.values())
-    if not cells:
-        raise RecordError(
-            f"{arguments.row}: no record of it is here, so there is nothing to repeat"
-        )
-    again = retrain(found.study, cells, arguments.into, arguments.budget)
-    consistent = True
-    for condition in dict.fromkeys(cell.condition for cell in again):
-        repeated = [cell for cell in again if cell.condition == condition]
-        before = [cell for cell in cells if cell.condition == condition]
-        result = compare(before, repeated, arguments.into)
-        consistent &= result.consistent
-        print(f"{found.row.label}: {condition}")
-        print(f"  {len(repeated)} trained again, {result.identical} equal to the bit")
-        print(
-            f"  top-1 error: new mean less the {len(result.committed)} records' "
-            f"{result.difference:+.3f} points, {result.limit:.3f} allowed: "
-            f"{'consistent' if result.consistent else 'not consistent'}"
-        )
-    if not again:
-        raise InconclusiveError(
-            f"{arguments.row}: no training finished within {arguments.budget:g} s; the same "
-            "command goes on from its checkpoint"
-        )
-    if not consistent:
-        raise InconsistentError(f"{arguments.row}: not consistent with the records")
+    for line in lines(arguments.row, arguments.into, arguments.budget):
+        print(line)
 
 
 def export(arguments: argparse.Namespace) -> None:
@@ -101,9 +74,8 @@ def register(commands: Commands) -> None:
     command = commands.add(EVIDENCE, replicate)
     command.add_argument("row", metavar="TABLE:ROW", help="tables/demo.grid.tex:ResNet-18")
     command.add_argument("--budget", type=duration, default="30m", help="90s, 30m or 2h")
-    command.add_argument(
-        "--into", type=Path, default=Path("replication"), help="where the trainings go"
-    )
+    into = Path("replication")
+    command.add_argument("--into", type=Path, default=into, help="where the trainings go")
     command = commands.add(EVIDENCE, export, study=True)
     kind = command.add_mutually_exclusive_group(required=True)
     kind.add_argument("--tensorboard", type=Path, metavar="FOLDER")

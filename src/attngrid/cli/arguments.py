@@ -1,4 +1,4 @@
-"""What the commands share: the groups of the help page, STUDY, CELL and durations."""
+"""What the commands share: the groups of the help page, STUDY, and durations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attngrid.study.schema import Study
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 YOUR_STUDY = "your study"
 STEPS = "the steps that Snakemake calls"
 EVIDENCE = "evidence"
-
-Command = Callable[[argparse.Namespace], None]
 
 
 class Commands:
@@ -33,13 +31,12 @@ class Commands:
         """Every command."""
         return [name for group in self.groups.values() for name in group]
 
-    def add(self, group: str, command: Command, *, study: bool = False) -> argparse.ArgumentParser:
-        """Register a function as a command; its name and docstring become the command's.
+    def add(
+        self, group: str, command: Callable[[argparse.Namespace], None], *, study: bool = False
+    ) -> argparse.ArgumentParser:
+        """Register a function; the command has its name and docstring.
 
-        Args:
-            group: where the help page lists it.
-            command: gets the parsed arguments.
-            study: whether its first argument is STUDY, which may be left out.
+        With ``study`` the first argument is STUDY, which may be left out.
         """
         name, about = command.__name__.rstrip("_"), command.__doc__ or ""
         parser = self._parsers.add_parser(name, description=about)
@@ -52,28 +49,18 @@ class Commands:
 
     def help(self) -> str:
         """The commands by group, a line each."""
-        width = max(map(len, self.names)) + 2
         lines = []
         for group, commands in self.groups.items():
-            lines += [f"{group}:", *(f"  {n:{width}}{about}" for n, about in commands.items()), ""]
+            lines += [f"{group}:", *(f"  {name:12}{about}" for name, about in commands.items()), ""]
         return "\n".join(lines)
 
 
 def add_verbosity(parser: argparse.ArgumentParser) -> None:
-    """Add ``-v`` and ``-q``, which set ``level`` where they are given."""
+    """Add ``-v`` and ``-q``; only a given one sets ``level``."""
     kind = parser.add_mutually_exclusive_group()
-    for flags, level, about in (
-        (("-v", "--verbose"), logging.DEBUG, "say more about the progress"),
-        (("-q", "--quiet"), logging.WARNING, "say nothing but warnings and errors"),
-    ):
-        kind.add_argument(
-            *flags,
-            action="store_const",
-            const=level,
-            dest="level",
-            default=argparse.SUPPRESS,
-            help=about,
-        )
+    level: dict[str, Any] = {"action": "store_const", "dest": "level", "default": argparse.SUPPRESS}
+    kind.add_argument("-v", "--verbose", const=logging.DEBUG, help="print details, too", **level)
+    kind.add_argument("-q", "--quiet", const=logging.WARNING, help="print no progress", **level)
 
 
 def study_file(arguments: argparse.Namespace) -> Path:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from attngrid import __version__
-from attngrid.cli import analysis, measure, prepare, render, study, train
+from attngrid.cli import analysis, measure, render, study, train
 from attngrid.cli.arguments import Commands, add_verbosity
 from attngrid.core.errors import AttngridError, UnknownNameError
 
@@ -49,7 +49,7 @@ def _build() -> tuple[argparse.ArgumentParser, Commands]:
     top.add_argument("--version", action="version", version=f"attngrid {__version__}")
     add_verbosity(top)
     commands = Commands(top)
-    for stage in (study, prepare, train, measure, render, analysis):
+    for stage in (study, train, measure, render, analysis):
         stage.register(commands)
     top.epilog = commands.help() + "`attngrid COMMAND --help` explains a command's arguments."
     return top, commands

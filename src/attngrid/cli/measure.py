@@ -20,7 +20,7 @@ def complexity(arguments: argparse.Namespace) -> None:
     """Count the parameters and multiply-accumulates of models."""
     from attngrid.core.files import read_yaml, write_atomically
     from attngrid.core.validation import validate
-    from attngrid.measure import complexity as counting
+    from attngrid.measure.complexity import models_of_grid, models_of_study, table
     from attngrid.study.counted import CountedGrid
     from attngrid.study.find import find_study_file
     from attngrid.study.schema import Study
@@ -28,17 +28,15 @@ def complexity(arguments: argparse.Namespace) -> None:
     def refuse(error: AttngridError) -> None:
         raise error
 
-    def warn(error: AttngridError) -> None:
+    def warn(error: AttngridError) -> None:  # a user's module is trained all the same
         log.warning("not counted: %s", error)
 
     file = find_study_file(arguments.models)
     content = read_yaml(file)
     if isinstance(content, dict) and "study" in content:
-        # a user's module that cannot be counted is trained all the same
-        text = counting.table(counting.models_of_study(validate(Study, content, file)), warn)
+        text = table(models_of_study(validate(Study, content, file)), warn)
     else:
-        grid = validate(CountedGrid, content, file)
-        text = counting.table(counting.models_of_grid(grid), refuse)
+        text = table(models_of_grid(validate(CountedGrid, content, file)), refuse)
     write_atomically(arguments.output, text)
 
 
@@ -48,13 +46,10 @@ def cost(arguments: argparse.Namespace) -> None:
     from attngrid.core.validation import validate
     from attngrid.study.counted import CostGrid
 
-    asked = {
-        name: values
-        for name in ("backbones", "attentions", "datasets")
-        if (values := getattr(arguments, name)) is not None
-    }
+    names = ("backbones", "attentions", "datasets")
+    given = {name: found for name in names if (found := getattr(arguments, name)) is not None}
     content = read_yaml(arguments.grid)
-    content = content | asked if isinstance(content, dict) else content
+    content = content | given if isinstance(content, dict) else content
     grid = validate(CostGrid, content, arguments.grid)
     failed = []
     if not arguments.render_only:
@@ -100,8 +95,6 @@ def register(commands: Commands) -> None:
     for name in ("backbones", "attentions", "datasets"):
         command.add_argument(f"--{name}", nargs="+", metavar="NAME", help="only these")
     command.add_argument("--threads", type=int, help="of the CPU; without it one a core")
-    command.add_argument(
-        "--again", action="store_true", help="also what this machine has measured before"
-    )
+    command.add_argument("--again", action="store_true", help="also what is measured already")
     command.add_argument("--render-only", action="store_true", help="measure nothing")
     commands.add(STEPS, visualize, study=True)

@@ -5,24 +5,22 @@ from __future__ import annotations
 import argparse
 import logging
 
-from attngrid.cli.arguments import EVIDENCE, STEPS, YOUR_STUDY, Commands, read_study, study_file
+from attngrid.cli.arguments import EVIDENCE, STEPS, YOUR_STUDY, Commands, read_study
 from attngrid.cli.measure import update_maps
-
-log = logging.getLogger(__name__)
 
 
 def table(arguments: argparse.Namespace) -> None:
     """Write a study's tables, or those named, as LaTeX, Markdown and CSV."""
     from attngrid.render.current import write_tables
 
-    write_tables(read_study(arguments), study_file(arguments), arguments.names)
+    write_tables(read_study(arguments), arguments.names)
 
 
 def figure(arguments: argparse.Namespace) -> None:
     """Draw a study's figures, or those named, as PDF and PNG."""
     from attngrid.render.current import write_figures
 
-    write_figures(read_study(arguments), study_file(arguments), arguments.names)
+    write_figures(read_study(arguments), arguments.names)
 
 
 def report(arguments: argparse.Namespace) -> None:
@@ -42,7 +40,7 @@ def current(arguments: argparse.Namespace) -> None:
         try:
             update_maps(study)
         except Exception as error:  # a user's module may raise anything; the rest is rendered
-            log.warning("no new attention maps: %s", error)
+            logging.getLogger(__name__).warning("no new attention maps: %s", error)
     render_current(study, arguments.ended)
 
 

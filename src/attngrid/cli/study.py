@@ -60,14 +60,9 @@ def import_(arguments: argparse.Namespace) -> None:
         print(f"filed {file}")
     for cell in found.continued:
         print(f"goes on {cell.checkpoint}")
-    log.info(
-        "%s: %d records filed, %d were here, %d refused; %d checkpoints",
-        arguments.folder,
-        len(found.filed),
-        len(found.skipped),
-        len(found.refused),
-        len(found.continued),
-    )
+    counts = f"{len(found.filed)} records filed, {len(found.skipped)} were here"
+    counts += f", {len(found.refused)} refused; {len(found.continued)} checkpoints"
+    log.info("%s: %s", arguments.folder, counts)
     if found.refused:
         raise RecordError("\n".join(["refused:", *found.refused]))
 

@@ -9,44 +9,40 @@ from typing import TypeVar
 
 from attngrid.analysis import frames
 from attngrid.analysis.optional import can_test
-from attngrid.core.errors import AttngridError, ConfigError, UnknownNameError
+from attngrid.core.errors import AttngridError, UnknownNameError
 from attngrid.render.report import write_report
 from attngrid.render.tables import Table, build_table, write_table
 from attngrid.render.verdicts import study_claims, write_verdicts
 from attngrid.study.schema import Study
 
-REFERENCE = Path("reference")
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-def write_tables(study: Study, source: Path, names: Sequence[str] = ()) -> None:
-    """Write the tables of these names, or all; one that fails does not keep back the others.
+def write_tables(study: Study, names: Sequence[str] = ()) -> None:
+    """Write the tables of these names, or all; the others are written even if one fails.
 
     Raises:
-        ConfigError: an unknown name; the message begins with ``source``, the configuration.
+        UnknownNameError: before anything is written.
         AttngridError: a line for each table that failed.
     """
-    names = _known(source, "table", names, study.descriptions)
+    files = study.descriptions
     results = frames.load_results(study.study)
-    _, failed = _each(names, lambda name: _write_table(study, results, study.descriptions[name]))
-    _raise(failed)
+    wanted = [files[name] for name in _known(study, "table", names, files)]
+    _raise(_each(wanted, lambda file: _write_table(study, results, file))[1])
 
 
-def write_figures(study: Study, source: Path, names: Sequence[str] = ()) -> None:
+def write_figures(study: Study, names: Sequence[str] = ()) -> None:
     """Draw the figures of these names, or all; raises as ``write_tables``."""
-    names = _known(source, "figure", names, study.figures)
-    results = frames.load_results(study.study)
-    _raise(_draw(study, results, names)[1])
+    wanted = _known(study, "figure", names, study.figures)
+    _raise(_draw(study, frames.load_results(study.study), wanted)[1])
 
 
 def write_page(study: Study) -> None:
     """Write the report from the collected frames and the figures that are drawn."""
     results = frames.load_results(study.study)
-    tables = [
-        build_table(study, results.summary, file, cells=results.cells)
-        for file in study.descriptions.values()
-    ]
+    files = study.descriptions.values()
+    tables = [build_table(study, results.summary, file, cells=results.cells) for file in files]
     write_report(study, results, tables, study_claims(study))
 
 
@@ -61,25 +57,22 @@ def render_current(study: Study, ended: bool) -> None:
         AttngridError: a line for each file that could not be made; all others are written.
     """
     frames.write_results(study, frames.collect(study, trained_by_now=ended))
-    results = frames.load_results(study.study)  # what everybody else reads
-    tables, failed = _each(
-        study.descriptions.values(), lambda file: _write_table(study, results, file)
-    )
+    results = frames.load_results(study.study)  # the same frames as every other command
+    files = study.descriptions.values()
+    tables, failed = _each(files, lambda file: _write_table(study, results, file))
     if can_test():
         failed += _each([study], write_verdicts)[1]
     else:
         log.warning('no verdicts and no bold: pip install "attngrid[evidence]"')
-    drawn, not_drawn = _draw(study, results, study.figures) if study.figures else ([], [])
-    failed += not_drawn
-    failed += _each(
-        [tables], lambda ready: write_report(study, results, ready, study_claims(study), drawn)
-    )[1]
+    drawn, not_drawn = _draw(study, results, study.figures)
+    claims = study_claims(study)
+    page = _each([tables], lambda ready: write_report(study, results, ready, claims, drawn))
     log.info("%s: %s", study.study, frames.counts(results.cells))
     if results.trials is not None:
         log.info("%s, trials: %s", study.study, frames.counts(results.trials))
     for line in frames.unfinished(results):
         log.info("  %s", line)
-    _raise(failed)
+    _raise([*failed, *not_drawn, *page[1]])
 
 
 def _write_table(study: Study, results: frames.Results, description: Path) -> Table:
@@ -89,27 +82,28 @@ def _write_table(study: Study, results: frames.Results, description: Path) -> Ta
 
 
 def _draw(
-    study: Study, results: frames.Results, names: Iterable[str]
+    study: Study, results: frames.Results, names: Sequence[str]
 ) -> tuple[list[str], list[str]]:
-    """The names of the figures that were drawn, and messages of those that were not."""
-    from attngrid.render.figures import write_figure  # matplotlib takes a second to import
+    """The figures that were drawn, and the messages of those that failed."""
 
     def draw(name: str) -> str:
-        write_figure(study, name, results, REFERENCE)
+        from attngrid.render.figures import write_figure  # matplotlib takes a second to import
+
+        write_figure(study, name, results, Path("reference"))
         return name
 
     return _each(names, draw)
 
 
-def _known(source: Path, kind: str, names: Sequence[str], known: Iterable[str]) -> Sequence[str]:
+def _known(study: Study, kind: str, names: Sequence[str], known: Iterable[str]) -> Sequence[str]:
     for name in names:
         if name not in known:
-            raise ConfigError(f"{source}: {kind}s: {UnknownNameError(kind, name, known)}")
+            raise UnknownNameError(f"{kind} of study {study.study}", name, known)
     return names or list(known)
 
 
 def _each(items: Iterable[object], make: Callable[..., T]) -> tuple[list[T], list[str]]:
-    """What is made of each item, and the messages of the errors on the way."""
+    """What is made of the items, and the messages of those that fail."""
     made, failed = [], []
     for item in items:
         try:
