@@ -32,7 +32,8 @@ class StderrLines(logging.Handler):
                 print(self.format(record), file=sys.stderr, flush=True)
 
 
-def _configure_logging(level: int) -> None:
+def configure_logging(level: int = logging.INFO) -> None:
+    """Print the package's messages from this level on."""
     logger = logging.getLogger("attngrid")
     logger.setLevel(level)
     if not any(isinstance(handler, StderrLines) for handler in logger.handlers):
@@ -72,7 +73,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; an error that the user can mend is one message, not a traceback."""
     arguments = _parse(sys.argv[1:] if argv is None else argv)
-    _configure_logging(getattr(arguments, "level", logging.INFO))
+    configure_logging(getattr(arguments, "level", logging.INFO))
     try:
         arguments.command(arguments)
         sys.stdout.flush()
