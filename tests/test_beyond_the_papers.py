@@ -362,7 +362,7 @@ def test_a_study_folder_runs_as_made(
     module.write_text(module.read_text() + "# edited\n")
     dry = snakemake(folder, "-n", "--cores", "2")
     assert "not trained" in dry.stderr
-    subprocess.run(["attngrid", "retire", "study.yaml"], cwd=folder, env=os.environ, check=True)
+    subprocess.run(["attngrid", "archive", "study.yaml"], cwd=folder, env=os.environ, check=True)
     dry = snakemake(folder, "-n", "--cores", "2")
     planned = dry.stdout + dry.stderr
     counts = dict(line.split() for line in planned.splitlines() if len(line.split()) == 2)

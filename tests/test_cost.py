@@ -33,7 +33,7 @@ from attngrid.render.description import load_description
 from attngrid.render.tables import build_table
 from attngrid.study.counted import CostGrid, CountedGrid
 from attngrid.training.fast import Fast
-from test_startup import imported
+from cli.test_imports import imported
 
 ROOT = Path(__file__).resolve().parent.parent
 WAIT_S, MEGABYTES, BATCH = 0.03, 200, 4

@@ -283,7 +283,7 @@ def test_a_record_of_another_configuration_is_stale_until_it_is_retired(
     assert "train" not in jobs(dry.stdout + dry.stderr)
 
     before = inside.read_text()
-    assert main(["retire", "study.yaml"]) == 0
+    assert main(["archive", "study.yaml"]) == 0
     assert Path("results/tiny/retired/records", inside.name).read_text() == before
     assert state(study)[0] == "not_run"
     dry = snakemake(Path.cwd(), *snakefile, "-n", "--cores", "1")
@@ -309,7 +309,7 @@ def test_a_record_of_other_code_is_stale_where_the_code_computes_something_else(
     found, message = state(study_of("cbam"))
     assert found == "stale"
     assert "does not compute what it did" in message
-    assert main(["retire", "study.yaml"]) == 0
+    assert main(["archive", "study.yaml"]) == 0
     assert not inside.exists()
 
 
@@ -318,7 +318,7 @@ def test_a_second_retired_record_overwrites_no_first(inside: Path) -> None:
     for learning_rate in (0.04, 0.05):
         inside.write_text(content)
         study_of("cbam", learning_rate=learning_rate)
-        assert main(["retire", "study.yaml"]) == 0
+        assert main(["archive", "study.yaml"]) == 0
     assert len(list(Path("results/tiny/retired/records").iterdir())) == 2
 
 

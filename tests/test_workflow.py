@@ -222,7 +222,7 @@ def test_a_grid_from_nothing_to_its_tables_and_what_does_not_train_it_again(
     # another recipe nothing, until the records of the old one are retired; then everything
     write(clone, tiny | {"recipes": {"tiny": recipe}})
     assert [trains(fresh=fresh) for fresh in (False, True)] == [0, 0]
-    subprocess.run(["attngrid", "retire", "tiny.yaml"], cwd=clone, env=environment(), check=True)
+    subprocess.run(["attngrid", "archive", "tiny.yaml"], cwd=clone, env=environment(), check=True)
     assert [trains(fresh=fresh) for fresh in (False, True)] == [4, 4]
     for file in (clone / "results/tiny/retired/records").iterdir():
         file.rename(clone / "results/tiny/records" / file.name)

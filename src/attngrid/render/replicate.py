@@ -1,0 +1,44 @@
+"""A table's row trained again, and compared with its records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from attngrid.analysis.replication import compare, retrain
+from attngrid.core.errors import InconclusiveError, InconsistentError, RecordError
+from attngrid.render.trace import trace
+
+
+def replicate(row: str, folder: Path, budget_s: float) -> Iterator[str]:
+    """Train a row's cells again into a folder; yield what is found, line by line.
+
+    Raises:
+        RecordError: the row has no record.
+        InconclusiveError: no training finished within the budget.
+        InconsistentError: the new trainings are not consistent with the records.
+    """
+    found = trace(row)
+    cells = list({cell.id: cell for cell in found.cells if cell.record.is_file()}.values())
+    if not cells:
+        raise RecordError(f"{row}: no record of it is here, so there is nothing to repeat")
+    again = retrain(found.study, cells, folder, budget_s)
+    consistent = True
+    for condition in dict.fromkeys(cell.condition for cell in again):
+        repeated = [cell for cell in again if cell.condition == condition]
+        result = compare([c for c in cells if c.condition == condition], repeated, folder)
+        consistent &= result.consistent
+        yield f"{found.row.label}: {condition}"
+        yield f"  {len(repeated)} trained again, {result.identical} equal to the bit"
+        yield (
+            f"  top-1 error: new mean less the {len(result.committed)} records' "
+            f"{result.difference:+.3f} points, {result.limit:.3f} allowed: "
+            f"{'consistent' if result.consistent else 'not consistent'}"
+        )
+    if not again:
+        raise InconclusiveError(
+            f"{row}: no training finished within {budget_s:g} s; the same command goes on from "
+            "its checkpoint"
+        )
+    if not consistent:
+        raise InconsistentError(f"{row}: not consistent with the records")

@@ -1,0 +1,100 @@
+"""What a command imports: torch and matplotlib take seconds, and few commands need them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_evidence import fake_record
+
+from attngrid.analysis.frames import collect, write_results
+from attngrid.core.validation import validate
+from attngrid.records.record import read_record
+from attngrid.study.schema import Study
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = (
+    *("torch", "torchvision", "fvcore", "captum", "timm"),
+    *("torch._dynamo", "sympy"),  # of torch's compiler, as long again as torch itself
+    *("numpy", "pandas", "scipy", "sklearn", "matplotlib", "PIL", "jinja2", "snakemake"),
+)
+FRAMES = {"numpy", "pandas"}
+TEMPLATES = {*FRAMES, "jinja2", "scipy"}  # SciPy says what is bold
+
+
+def imported(*arguments: str) -> set[str]:
+    """The heavy packages that a command has imported when it ends."""
+    code = (
+        "import atexit, sys; from attngrid.cli import main;"
+        "atexit.register(lambda: print('\\nimported:', *sys.modules));"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(HEAVY) & set(done.stdout.rpartition("imported:")[2].split())
+
+
+@pytest.fixture
+def study(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """A study with all its records, collected, as `tiny.json` and without maps."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("Snakefile", "reference", "workflow"):
+        Path(name).symlink_to(ROOT / name)
+    tiny["figures"] = ["ordering"]
+    Path("tiny.json").write_text(json.dumps(tiny))
+    study = validate(Study, tiny, "tiny.json")
+    for cell in study.cells:
+        fake_record(cell, 30.0)
+    write_results(study, collect(study))
+    return study
+
+
+@pytest.mark.parametrize("command", ["--help", "train --help", "--version", "schema"])
+def test_what_needs_no_study_imports_nothing_heavy(command: str) -> None:
+    assert imported(*command.split()) == set()
+
+
+@pytest.mark.parametrize(
+    ("command", "packages"),
+    [
+        ("outputs tiny.json", set()),
+        ("prepare tiny.json", set()),
+        ("archive tiny.json", set()),
+        ("init folder", set()),
+        ("collect tiny.json", FRAMES),
+        ("table tiny.json grid", TEMPLATES),
+        ("figure tiny.json ordering", TEMPLATES | {"matplotlib", "PIL"}),
+    ],
+)
+def test_what_trains_nothing_imports_no_torch_and_only_figures_matplotlib(
+    study: Study, command: str, packages: set[str]
+) -> None:
+    assert imported(*command.split()) == packages
+
+
+def test_current_imports_matplotlib_for_figures_only(tiny: dict[str, Any], study: Study) -> None:
+    assert imported("current", "tiny.json") == TEMPLATES | {"matplotlib", "PIL"}
+    assert imported("report", "tiny.json") == TEMPLATES
+    Path("tiny.json").write_text(json.dumps({**tiny, "figures": []}))
+    assert imported("current", "tiny.json") == TEMPLATES
+
+
+def test_counting_imports_no_matplotlib(study: Study) -> None:
+    found = imported("complexity", "tiny.json", "--output", "complexity.csv")
+    assert {"torch", "fvcore"} <= found
+    assert not found & {"matplotlib", "pandas", "scipy", "sklearn", "torchvision"}
+
+
+def test_a_training_on_the_digits_imports_torch_and_nothing_beside_it(
+    study: Study, tmp_path: Path
+) -> None:
+    cell = study.cells[0]
+    found = imported("train", "tiny.json", cell.id, "--record", "record.json")
+    assert found - {"torch._dynamo", "sympy"} == {"torch", "numpy"}  # torch.optim imports the two
+    run = read_record(Path("record.json")).run
+    # of the process, and of its loop over epochs
+    assert 0 < run["loop_cpu_s"] < run["cpu_s"]
