@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attngrid.analysis.frames import load_results
-    from attngrid.models.create import create_model
     from attngrid.models.registry import list_attentions, list_backbones
+    from attngrid.training.weights import create_model
 
 __version__ = "0.1.0"
 __all__ = ["create_model", "list_attentions", "list_backbones", "load_results"]
 
 # Imported on first use: reading results must not need torch, nor building a model pandas.
 _HOME = {
-    "create_model": "attngrid.models.create",
+    "create_model": "attngrid.training.weights",
     "list_attentions": "attngrid.models.registry",
     "list_backbones": "attngrid.models.registry",
     "load_results": "attngrid.analysis.frames",

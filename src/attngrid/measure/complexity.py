@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from attngrid.core.errors import AttngridError
-from attngrid.models.counter import torch_macs
+from attngrid.models.width_matching import torch_macs
 from attngrid.models.create import create_model
 from attngrid.study.cell import COUNTED, MODEL_KEY
 from attngrid.study.counted import CountedGrid
@@ -33,8 +33,8 @@ with warnings.catch_warnings():
     from fvcore.nn import FlopCountAnalysis
     from fvcore.nn.jit_handles import get_shape
 
-# Both products of attention: PyTorch's fused operator, and the one of attention/sam.py.
-ATTENTION_OPERATORS = ("aten::scaled_dot_product_attention", "attngrid::attend_by_rows")
+# PyTorch's fused operator of both products of attention.
+ATTENTION_OPERATORS = ("aten::scaled_dot_product_attention",)
 
 # fvcore's names of the operators whose counts are multiply-accumulates, by the column they go to.
 MAC_OPERATORS = {

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Backbones and attention modules; importing this package imports no torch."""

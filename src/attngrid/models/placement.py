@@ -1,4 +1,4 @@
-"""Where attention sits in a backbone: one answer for every family."""
+"""The places of attention modules in a backbone, the same for every family."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Literal
 
 from torch import nn
 
-# Where a module belongs: on a block's output before the residual sum, on the expanded channels
-# of an inverted residual (a network without them takes it as "block"), or between stages.
 Site = Literal["block", "expanded", "stages"]
 Placement = Literal["default", "every_block", "last_stage", "stage_end"]
 PLACEMENTS: tuple[Placement, ...] = ("default", "every_block", "last_stage", "stage_end")
-# The module for a number of channels in a stage (from 1).
+# Makes a module from its number of channels and its stage, counted from 1.
 Make = Callable[[int, int], nn.Module]
 
 
 @dataclass(frozen=True)
 class Sites:
-    """Makes the attention module of each site, the identity where there is none.
+    """Makes the attention module of each place in a backbone; the identity where there is none.
 
     Attributes:
-        make: makes each site's module.
-        site: where the module belongs.
-        placement: ``default`` is that site: every block that the network lists, or after
-            stages 1 to 3; ``every_block`` and ``last_stage`` are all blocks there are, or the
-            last stage's; ``stage_end`` is once after each stage.
+        make: makes the module of one place.
+        site: the module's own place. ``block``: a block's output, before the residual sum;
+            ``expanded``: the expanded channels of an inverted residual, or a block's output in
+            networks without these; ``stages``: after stages 1 to 3.
+        placement: ``default``: the module's own place, in the blocks that the network lists;
+            ``every_block``; ``last_stage``: every block of the last stage; ``stage_end``: once
+            after each stage.
     """
 
     make: Make
@@ -34,38 +34,36 @@ class Sites:
     placement: Placement = "default"
 
     def block(self, channels: int, stage: int, stages: int, *, listed: bool = True) -> nn.Module:
-        """On a block's output; ``listed`` blocks are those the network itself gives attention."""
-        return self._in_block(channels, stage, stages, listed, self.site != "expanded")
+        """For a block's output; the network itself has attention in its ``listed`` blocks."""
+        here = self.site != "expanded" and self._in_block(stage, stages, listed)
+        return self._make_if(here, channels, stage)
 
     def expanded(self, channels: int, stage: int, stages: int, *, listed: bool = True) -> nn.Module:
-        """On the expanded channels of an inverted residual."""
-        return self._in_block(channels, stage, stages, listed, self.site == "expanded")
+        """For the expanded channels of an inverted residual."""
+        here = self.site == "expanded" and self._in_block(stage, stages, listed)
+        return self._make_if(here, channels, stage)
 
     def any_block(self, channels: int, stage: int, stages: int) -> nn.Module:
-        """On the output of a block that expands nothing."""
-        return self._in_block(channels, stage, stages, True, True)
+        """For the output of a block that has no expanded channels."""
+        return self._make_if(self._in_block(stage, stages, True), channels, stage)
 
     def after_stage(self, channels: int, stage: int, stages: int) -> nn.Module:
-        """Between this stage and the next."""
-        between = self.placement == "default" and self.site == "stages" and stage <= 3
-        if between or self.placement == "stage_end":
-            return self.make(channels, stage)
-        return nn.Identity()
+        """For the output of a stage."""
+        default = self.placement == "default" and self.site == "stages" and stage <= 3
+        return self._make_if(default or self.placement == "stage_end", channels, stage)
 
-    def _in_block(
-        self, channels: int, stage: int, stages: int, listed: bool, here: bool
-    ) -> nn.Module:
-        wanted = {
-            "default": listed and self.site != "stages",
-            "every_block": True,
-            "last_stage": stage == stages,
-            "stage_end": False,
-        }[self.placement]
-        return self.make(channels, stage) if here and wanted else nn.Identity()
+    def _in_block(self, stage: int, stages: int, listed: bool) -> bool:
+        if self.placement == "default":
+            return listed and self.site != "stages"
+        last = self.placement == "last_stage" and stage == stages
+        return last or self.placement == "every_block"
+
+    def _make_if(self, here: bool, channels: int, stage: int) -> nn.Module:
+        return self.make(channels, stage) if here else nn.Identity()
 
 
 def initialise_attention(model: nn.Module) -> None:
-    """Let the modules that do not start as their backbone does start as their authors' do."""
+    """Call ``initialise`` of the modules that have it, after the backbone's initialisation."""
     for module in model.modules():
         if callable(initialise := getattr(module, "initialise", None)):
             initialise()

@@ -1,7 +1,4 @@
-"""Names of attention modules and backbones, without importing their classes.
-
-Listing names must not cost an import of torch.
-"""
+"""The names of attention modules and backbones; this module imports no torch."""
 
 from __future__ import annotations
 
@@ -19,20 +16,20 @@ from attngrid.core.user_code import find_user_class, is_user_class, load_user_cl
 
 @dataclass(frozen=True)
 class Entry:
-    """What the name of an attention module or of a backbone stands for.
+    """An attention module or a backbone.
 
     Attributes:
         target: ``package.module:Class``, imported on first use; or ``file.py:Class``.
-        label: how tables and figures write the name.
-        options: the keyword arguments that make this name this variant.
-        accepts: the keyword arguments that are left to a user.
-        site: of an attention module, where it sits in a network (``backbones.sites``).
+        label: the name in tables and figures.
+        options: the keyword arguments of the class that make this variant.
+        accepts: the keyword arguments that a user may set.
         alias_of: the name that computes the same function; both share their records.
-        sha256: of the file, for a class of the user's own.
-        package: an optional package that it is from.
-        needs_feature_size: its constructor wants ``feat_size``, the height and width of its feature map.
-        matches: of a control, the attention whose ``quantity`` the baseline is widened to.
-        quantity: ``params`` or ``macs``.
+        site: the place of an attention module in a network (``models.placement``).
+        sha256: of the file of a user's class.
+        package: the optional package that has the class.
+        needs_feature_size: the class takes ``feat_size``, height and width of its feature map.
+        matches: the attention whose cost a control (``none_wide:...``) has.
+        quantity: of that cost, ``params`` or ``macs``.
     """
 
     target: str
@@ -49,7 +46,7 @@ class Entry:
 
     @property
     def external(self) -> bool:
-        """Whether the class is another's, to be checked, and to keep the weights it starts with."""
+        """Whether the class is not this package's: it is checked and initialises itself."""
         return self.sha256 is not None or self.package is not None
 
     def load(self) -> type[Any]:
@@ -68,7 +65,7 @@ class Entry:
         return cls
 
     def require_package(self) -> None:
-        """Raise where the optional package that this is from is not installed."""
+        """Raise a ConfigError if the class's optional package is not installed."""
         if self.package is not None and importlib.util.find_spec(self.package) is None:
             raise ConfigError(
                 f"{self.label} is from {self.package}, which is not installed: "
@@ -118,7 +115,7 @@ ATTENTIONS: dict[str, Entry] = {
 }
 
 
-# timm's names of what its ``create_attn`` makes, and the papers' for the tables.
+# The layers of timm's ``create_attn``, with the papers' names for tables.
 TIMM_ATTENTIONS: dict[str, Entry] = {
     f"timm:{layer}": Entry(
         "attngrid.models.attention.timm_layers:timm_layer",
@@ -158,18 +155,18 @@ _CONTROL = re.compile(r"none_wide(:(?P<module>.+?)(:(?P<quantity>macs))?)?")
 def list_attentions() -> list[str]:
     """The attention modules that ``create_model`` knows by name.
 
-    Beside them it takes ``timm:eca`` and the other layers of timm's ``create_attn``; a control,
-    ``none_wide:csm`` or ``none_wide:csm:macs``; and a class of one's own, ``file.py:Class``.
+    It also takes the layers of timm's ``create_attn``, ``timm:eca``; widened baselines,
+    ``none_wide:csm`` or ``none_wide:csm:macs``; and a user's class, ``file.py:Class``.
     """
     return list(ATTENTIONS)
 
 
 def find_attention(name: str) -> Entry:
-    """The entry of an attention module's name, of a control, or of a user's ``file.py:Class``.
+    """The entry of an attention module, a widened baseline, or a user's ``file.py:Class``.
 
     Raises:
         UnknownNameError: no such name; the message lists the near ones.
-        ConfigError: as ``find_user_class`` says, or a control that matches nothing.
+        ConfigError: as ``find_user_class``, or a control without a module to match.
     """
     if control := _CONTROL.fullmatch(name):
         return _control(name, control)
@@ -179,13 +176,13 @@ def find_attention(name: str) -> Entry:
 
 
 def trained_attention(name: str) -> str:
-    """The name whose record an attention reads: ``cam`` computes what ``se`` does."""
-    # no file of a user's is read for it: it may be gone
+    """The name whose record an attention shares: ``se`` for ``cam``, which is the same function."""
+    # a user's file is not read: it may be gone
     return name if ".py:" in name else find_attention(name).alias_of or name
 
 
 def attention_label(name: str) -> str:
-    """How tables and figures write an attention module, a user's by its class."""
+    """The name of an attention module in tables and figures; of a user's, its class."""
     if control := _CONTROL.fullmatch(name):
         quantity = "MACs" if control["quantity"] else "params"
         return f"wide ({attention_label(control['module'] or '')}'s {quantity})"
@@ -194,7 +191,7 @@ def attention_label(name: str) -> str:
 
 
 def _control(name: str, control: re.Match[str]) -> Entry:
-    """The baseline, widened until it has as many parameters, or MACs, as a module gives it."""
+    """The entry of a baseline that is as large as with a module."""
     module, macs = control["module"], control["quantity"] is not None
     if module is None:
         raise ConfigError(
@@ -216,7 +213,7 @@ def _control(name: str, control: re.Match[str]) -> Entry:
     )
 
 
-_MOBILENET = "attngrid.models.backbones.mobilenet:MobileNet"
+_MOBILENET = "attngrid.models.backbones.mobilenet_"
 _RESNET = "attngrid.models.backbones.resnet:ResNet"
 _18 = {"block": "basic", "depths": (2, 2, 2, 2)}
 _34 = {"block": "basic", "depths": (3, 4, 6, 3)}
@@ -237,13 +234,15 @@ BACKBONES: dict[str, Entry] = {
     "wrn18_2.0": Entry(_RESNET, "WRN-18 (2.0)", _18 | {"widen": 2.0}, _PLACEMENT),
     "resnext50_32x4d": Entry(_RESNET, "ResNeXt-50 (32x4d)", _50 | _32X4D, _PLACEMENT),
     "resnext101_32x4d": Entry(_RESNET, "ResNeXt-101 (32x4d)", _101 | _32X4D, _PLACEMENT),
-    "mobilenet_v1": Entry(f"{_MOBILENET}V1", "MobileNetV1", {}, _MOBILE | {"residual"}),
-    "mobilenet_v2": Entry(f"{_MOBILENET}V2", "MobileNetV2", {}, _MOBILE | {"expand_first"}),
+    "mobilenet_v1": Entry(f"{_MOBILENET}v1:MobileNetV1", "MobileNetV1", {}, _MOBILE | {"residual"}),
+    "mobilenet_v2": Entry(
+        f"{_MOBILENET}v2:MobileNetV2", "MobileNetV2", {}, _MOBILE | {"expand_first"}
+    ),
     "mobilenet_v3_large": Entry(
-        f"{_MOBILENET}V3", "MobileNetV3-L", {"size": "large"}, accepts=_MOBILE
+        f"{_MOBILENET}v3:MobileNetV3", "MobileNetV3-L", {"size": "large"}, accepts=_MOBILE
     ),
     "mobilenet_v3_small": Entry(
-        f"{_MOBILENET}V3", "MobileNetV3-S", {"size": "small"}, accepts=_MOBILE
+        f"{_MOBILENET}v3:MobileNetV3", "MobileNetV3-S", {"size": "small"}, accepts=_MOBILE
     ),
 }
 
@@ -257,7 +256,7 @@ def find_backbone(name: str) -> Entry:
     """The entry of a backbone's name, or of a user's ``file.py:Class``."""
     entry = _find("backbone", BACKBONES, name)
     if entry.sha256 is not None:
-        own = entry.accepts - {"num_classes", "stem", "width"}  # create_model's own
+        own = entry.accepts - {"num_classes", "stem", "width"}  # arguments of create_model
         return replace(entry, accepts=own | _PLACEMENT)
     return entry
 
@@ -267,12 +266,12 @@ def _find(kind: str, registry: Mapping[str, Entry], name: str) -> Entry:
 
     Raises:
         UnknownNameError: no such name; the message lists the near ones.
-        ConfigError: as ``find_user_class`` says.
+        ConfigError: as ``find_user_class``.
     """
     if name in registry:
         return registry[name]
     if is_user_class(name):
         own = find_user_class(kind, name)
-        # an attention module's first argument is channels, a backbone's is its sites
+        # without the first argument: channels, or a backbone's sites
         return Entry(name, label=own.name, accepts=own.keywords(1), sha256=own.sha256)
     raise UnknownNameError(kind, name, [*registry, f"my_{kind}.py:My{kind.capitalize()}"])

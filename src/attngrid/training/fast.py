@@ -94,9 +94,6 @@ class Fast(Strict):
         """
         import torch
 
-        from attngrid.models.convolution import native_convolutions
-        from attngrid.models.forms import literal_forms
-
         run: Callable[[Tensor], Tensor] = model
         if self.compile is True:
             prepare(rounding=True)
@@ -108,8 +105,7 @@ class Fast(Strict):
             if self.cuda_graphs:
                 torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
             last = images is not None and len(images_NCHW) < images and torch.is_grad_enabled()
-            with literal_forms(not self.attention), native_convolutions(not self.convolutions):
-                return (model if last else run)(images_NCHW.contiguous(memory_format=self.layout))
+            return (model if last else run)(images_NCHW.contiguous(memory_format=self.layout))
 
         return call
 

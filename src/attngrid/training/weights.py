@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,7 +14,8 @@ from torch import Tensor, nn
 
 from attngrid.core.errors import RecordError
 from attngrid.core.files import write_atomically
-from attngrid.models.create import create_model
+from attngrid.models import create
+from attngrid.models.registry import find_attention
 from attngrid.records.record import read_record
 from attngrid.study.cell import Cell
 
@@ -46,13 +49,43 @@ def read_weights(file: Path, digest: str) -> dict[str, Tensor]:
         raise RecordError(f"{file}: cannot be read: {error}") from None
 
 
+def create_model(
+    backbone: str,
+    attention: str = "none",
+    *,
+    pretrained: str | os.PathLike[str] | None = None,
+    **arguments: Any,
+) -> nn.Module:
+    """Build a backbone with an attention module in it, with random or with trained weights.
+
+    Args:
+        backbone, attention: names, as of ``attngrid.models.create.create_model``.
+        pretrained: the record of a training whose weights were kept,
+            ``results/demo/records/....json``; the other arguments are those it was trained with.
+        **arguments: the other arguments of ``attngrid.models.create.create_model``: num_classes,
+            stem, width, input_size, and options of the backbone and of the attention module.
+
+    Returns:
+        A module from N×3×H×W images to N×num_classes logits.
+
+    Raises:
+        UnknownNameError, ConfigError: as ``attngrid.models.create.create_model``.
+        RecordError: as ``load_pretrained``.
+    """
+    model = create.create_model(backbone, attention, **arguments)
+    if pretrained is not None:
+        trained_as = find_attention(attention).alias_of or attention
+        load_pretrained(model, Path(pretrained), backbone, trained_as)
+    return model
+
+
 def load_model(cell: Cell) -> nn.Module:
     """Build a cell's network with the weights that were kept of it.
 
     Raises:
         RecordError: as ``read_weights``, or weights that are not this network's.
     """
-    model = create_model(**cell.model_arguments())
+    model = create.create_model(**cell.model_arguments())
     load_weights(model, cell.weights, cell.digest)
     return model
 

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Attention modules, one a file."""

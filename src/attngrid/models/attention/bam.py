@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from attngrid.core.errors import ConfigError
-from attngrid.models.attention.bottleneck import Perceptron
-from attngrid.models.attention.statistics import CHANNEL, squeeze
+from attngrid.models.attention.mlp import reduced
+from attngrid.models.attention.statistics import PER_CHANNEL, squeeze
 
 
 class ChannelBranch(nn.Module):
-    """Linear C→C/r, BatchNorm, ReLU, Linear C/r→C of each channel's mean."""
+    """Mc: Linear C→C/r, BN, ReLU, Linear C/r→C of each channel's mean."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
-        self.mlp = Perceptron(
+        self.mlp = nn.Sequential(
             nn.Linear(channels, hidden),
             nn.BatchNorm1d(hidden),
             nn.ReLU(),
@@ -22,18 +21,18 @@ class ChannelBranch(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        _, (mean_NC,) = squeeze(x, ("avg",), CHANNEL)
-        logits_NC: Tensor = self.mlp(mean_NC)
+        (avg_NC,) = squeeze(x, ["avg"], PER_CHANNEL)
+        logits_NC: Tensor = self.mlp(avg_NC)
         return logits_NC
 
 
 class BAM(nn.Module):
-    """``x ⊙ (1 + σ(Mc + Ms))`` (the paper, eqs. 1 and 2); the branches are the authors' code's.
+    """``x ⊙ (1 + σ(Mc + Ms))`` (eqs. 1 and 2), with the branches of the authors' code.
 
     Args:
         channels: C of the N×C×H×W input.
         reduction: r; the hidden width is max(1, C // r).
-        product: ``Mc ⊙ Ms`` before the sigmoid, as the authors' code has it.
+        product: ``Mc ⊙ Ms`` before the sigmoid, as in the authors' code.
         channel_branch: another Mc, from N×C×H×W to N×C.
     """
 
@@ -46,9 +45,7 @@ class BAM(nn.Module):
         channel_branch: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        if reduction < 1:
-            raise ConfigError(f"reduction must be at least 1, found {reduction}")
-        hidden = max(1, channels // reduction)
+        hidden = reduced(channels, reduction)
         self.product = product
         self.channel = channel_branch or ChannelBranch(channels, hidden)
         layers: list[nn.Module] = [nn.Conv2d(channels, hidden, kernel_size=1)]
@@ -59,12 +56,12 @@ class BAM(nn.Module):
         self.spatial = nn.Sequential(*layers)
 
     def spatial_map(self, x: Tensor) -> Tensor:
-        """N×C×H×W to the spatial branch Ms of eq. 2, before the sigmoid, N×1×H×W."""
+        """The spatial branch Ms, before the sigmoid, N×1×H×W."""
         logits_N1HW: Tensor = self.spatial(x)
         return logits_N1HW
 
     def forward(self, x: Tensor) -> Tensor:
-        channel_NC11: Tensor = self.channel(x)[:, :, None, None]
-        spatial_N1HW = self.spatial_map(x)
-        fused = channel_NC11 * spatial_N1HW if self.product else channel_NC11 + spatial_N1HW
+        mc_NC11: Tensor = self.channel(x)[:, :, None, None]
+        ms_N1HW = self.spatial_map(x)
+        fused = mc_NC11 * ms_N1HW if self.product else mc_NC11 + ms_N1HW
         return x * (1 + fused.sigmoid()).to(x.dtype)

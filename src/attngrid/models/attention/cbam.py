@@ -7,36 +7,39 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from attngrid.models.attention.bottleneck import bottleneck
-from attngrid.models.attention.gates import multiplied
-from attngrid.models.attention.statistics import CHANNEL, POSITION, known, normalised_conv, squeeze
-from attngrid.models.convolution import Conv2d
+from attngrid.models.attention.mlp import mlp
+from attngrid.models.attention.statistics import (
+    PER_CHANNEL,
+    PER_POSITION,
+    check_names,
+    squeeze,
+)
 
 
 class ChannelGate(nn.Module):
-    """``x ⊙ σ(MLP(avg) + MLP(max))`` with one shared MLP (CBAM, eq. 2)."""
+    """``x ⊙ σ(MLP(avg) + MLP(max))`` with one shared MLP (eq. 2)."""
 
     def __init__(self, channels: int, *, reduction: int = 16) -> None:
         super().__init__()
-        self.mlp = bottleneck(channels, channels, reduction)
+        self.mlp = mlp(channels, channels, reduction)
 
     def forward(self, x: Tensor) -> Tensor:
-        x, (mean_NC, max_NC) = squeeze(x, ("avg", "max"), CHANNEL)
-        of_mean_NC, of_max_NC = self.mlp(torch.cat([mean_NC, max_NC])).chunk(2)
-        return multiplied(x, (of_mean_NC + of_max_NC).sigmoid()[:, :, None, None])
+        avg_NC, max_NC = squeeze(x, ["avg", "max"], PER_CHANNEL)
+        gate_NC = (self.mlp(avg_NC) + self.mlp(max_NC)).sigmoid()
+        return x * gate_NC[:, :, None, None].to(x.dtype)
 
 
 class SpatialGate(nn.Module):
-    """``x ⊙ σ(BN(conv7×7([max; avg] over C)))`` (CBAM, eq. 3; the BN is the authors' code's).
+    """``x ⊙ σ(BN(conv7×7([max; avg])))`` (eq. 3; the authors' code adds the BN).
 
     Args:
-        statistics: names of ``attention.statistics``, in the order of the concatenation.
+        names: the statistics over channels, in the order of their concatenation.
     """
 
-    def __init__(self, statistics: Sequence[str] = ("max", "avg")) -> None:
+    def __init__(self, names: Sequence[str] = ("max", "avg")) -> None:
         super().__init__()
-        self.statistics = known(statistics)
-        self.conv = Conv2d(len(self.statistics), 1, kernel_size=7, padding=3)
+        self.names = check_names(names)
+        self.conv = nn.Conv2d(len(names), 1, kernel_size=7, padding=3, bias=False)
         self.bn = nn.BatchNorm2d(1, momentum=0.01)
 
     def initialise(self) -> None:
@@ -44,15 +47,13 @@ class SpatialGate(nn.Module):
         nn.init.zeros_(self.bn.weight)
 
     def spatial_map(self, x: Tensor) -> Tensor:
-        """N×C×H×W to the gate ``σ(BN(conv7×7(·)))`` of CBAM's eq. 3, N×1×H×W."""
-        return self._gate(squeeze(x, self.statistics, POSITION)[1])
-
-    def _gate(self, pooled: Sequence[Tensor]) -> Tensor:
-        return normalised_conv(self.conv, self.bn, pooled).sigmoid()
+        """The gate ``σ(BN(conv7×7(·)))``, N×1×H×W."""
+        pooled_NKHW = torch.cat(squeeze(x, self.names, PER_POSITION), 1)
+        gate_N1HW: Tensor = self.bn(self.conv(pooled_NKHW)).sigmoid()
+        return gate_N1HW
 
     def forward(self, x: Tensor) -> Tensor:
-        x, pooled = squeeze(x, self.statistics, POSITION)
-        return multiplied(x, self._gate(pooled))
+        return x * self.spatial_map(x).to(x.dtype)
 
 
 class CBAM(nn.Sequential):

@@ -1,4 +1,4 @@
-"""CSM: channel attention, then full spatial self-attention (CSM, eqs. 1 and 2)."""
+"""CSM: channel attention (CAM), then spatial self-attention (SAM), eqs. 1 and 2."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class ChannelSpatialAttention(nn.Sequential):
 
     Args:
         channels: C of the N×C×H×W input.
-        reduction: of the channel attention.
-        key_reduction, residual: of the spatial attention.
-        spatial_first: ``cam(sam(x))``, the order ablation of CSM's Fig. 6.
+        reduction: of CAM.
+        key_reduction, residual: of SAM.
+        spatial_first: ``cam(sam(x))``, the other order in CSM's Fig. 6.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""MAF, the attention module of accumulated features, and its place in CBAM and in BAM."""
+"""MAF, the attention module of accumulated features, alone and within CBAM and BAM."""
 
 from __future__ import annotations
 
@@ -8,66 +8,61 @@ import torch
 from torch import Tensor, nn
 
 from attngrid.models.attention.bam import BAM
-from attngrid.models.attention.bottleneck import bottleneck
 from attngrid.models.attention.cbam import SpatialGate
-from attngrid.models.attention.gates import multiplied
-from attngrid.models.attention.statistics import CHANNEL, known, squeeze
+from attngrid.models.attention.mlp import mlp
+from attngrid.models.attention.statistics import PER_CHANNEL, check_names, squeeze
+
+AVG_STD = ("avg", "std")
 
 
 class DeformedBottleneck(nn.Module):
-    """One perceptron for all squeezes: k·C → C/r → C, from k statistics of each channel.
+    """Deformed bottleneck recalibration: one MLP k·C → C/r → C for k statistics of each channel.
 
     Args:
-        channels: C of the N×C×H×W input.
+        channels: C of the N×C×H×W input; the output is N×C.
         reduction: r; the hidden width is max(1, C // r).
-        statistics: names of ``attention.statistics``.
+        statistics: their names, of ``attention.statistics``.
     """
 
     def __init__(self, channels: int, *, reduction: int, statistics: Sequence[str]) -> None:
         super().__init__()
-        self.statistics = known(statistics)
-        self.mlp = bottleneck(len(self.statistics) * channels, channels, reduction)
+        self.names = check_names(statistics)
+        self.mlp = mlp(len(self.names) * channels, channels, reduction)
 
     def forward(self, x: Tensor) -> Tensor:
-        """N×C×H×W to logits N×C."""
-        return self.recalibrated(x)[1]
-
-    def recalibrated(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The map to go on with, as ``squeeze`` returns it, and the logits N×C."""
-        x, squeezes = squeeze(x, self.statistics, CHANNEL)
-        return x, self.mlp(torch.cat(squeezes, 1))
+        logits_NC: Tensor = self.mlp(torch.cat(squeeze(x, self.names, PER_CHANNEL), 1))
+        return logits_NC
 
 
 class MAF(nn.Module):
-    """``x ⊙ σ(DBR(statistics of x))``, a channel gate; the arguments are the bottleneck's."""
+    """``x ⊙ σ(DBR([p₁;…;p_k]))``, a channel gate."""
 
     def __init__(
-        self, channels: int, *, reduction: int = 16, statistics: Sequence[str] = ("avg", "std")
+        self, channels: int, *, reduction: int = 16, statistics: Sequence[str] = AVG_STD
     ) -> None:
         super().__init__()
         self.dbr = DeformedBottleneck(channels, reduction=reduction, statistics=statistics)
 
     def forward(self, x: Tensor) -> Tensor:
-        x, logits_NC = self.dbr.recalibrated(x)
-        return multiplied(x, logits_NC.sigmoid()[:, :, None, None])
+        gate_NC: Tensor = self.dbr(x).sigmoid()
+        return x * gate_NC[:, :, None, None].to(x.dtype)
 
 
 class MAFInCBAM(nn.Sequential):
-    """MAF_C: MAF for CBAM's channel gate, then CBAM's spatial gate over the same statistics."""
+    """MAF_C: MAF, then CBAM's spatial gate over the same statistics."""
 
     def __init__(
-        self, channels: int, *, reduction: int = 16, statistics: Sequence[str] = ("avg", "std")
+        self, channels: int, *, reduction: int = 16, statistics: Sequence[str] = AVG_STD
     ) -> None:
-        super().__init__(
-            MAF(channels, reduction=reduction, statistics=statistics), SpatialGate(statistics)
-        )
+        maf = MAF(channels, reduction=reduction, statistics=statistics)
+        super().__init__(maf, SpatialGate(statistics))
 
 
 class MAFInBAM(BAM):
-    """MAF_B: BAM with MAF's logits for its channel branch."""
+    """MAF_B: BAM, with MAF's logits as its channel branch."""
 
     def __init__(
-        self, channels: int, *, reduction: int = 16, statistics: Sequence[str] = ("avg", "std")
+        self, channels: int, *, reduction: int = 16, statistics: Sequence[str] = AVG_STD
     ) -> None:
         dbr = DeformedBottleneck(channels, reduction=reduction, statistics=statistics)
         super().__init__(channels, reduction=reduction, channel_branch=dbr)

@@ -5,15 +5,14 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import hardsigmoid
 
-from attngrid.models.attention.bottleneck import Perceptron, bottleneck, make_divisible
-from attngrid.models.attention.gates import multiplied
-from attngrid.models.attention.statistics import CHANNEL, squeeze
+from attngrid.models.attention.mlp import make_divisible, mlp
+from attngrid.models.attention.statistics import PER_CHANNEL, squeeze
 
 
 class SqueezeExcitation(nn.Module):
     """``x ⊙ σ(W2 ReLU(W1 avg(x)))``, both layers with bias.
 
-    CBAM's Table 4 comes out to the last printed digit only with the biases counted.
+    The parameter counts of CBAM's Table 4 include the biases.
 
     Args:
         channels: C of the N×C×H×W input.
@@ -22,27 +21,25 @@ class SqueezeExcitation(nn.Module):
 
     def __init__(self, channels: int, *, reduction: int = 16) -> None:
         super().__init__()
-        self.mlp = bottleneck(channels, channels, reduction)
+        self.mlp = mlp(channels, channels, reduction)
 
     def forward(self, x: Tensor) -> Tensor:
-        x, (mean_NC,) = squeeze(x, ("avg",), CHANNEL)
-        gate_NC: Tensor = self.mlp(mean_NC).sigmoid()
-        return multiplied(x, gate_NC[:, :, None, None])
+        (avg_NC,) = squeeze(x, ["avg"], PER_CHANNEL)
+        gate_NC: Tensor = self.mlp(avg_NC).sigmoid()
+        return x * gate_NC[:, :, None, None].to(x.dtype)
 
 
 class SqueezeExcitationV3(nn.Module):
-    """MobileNetV3's own SE (Howard et al., ICCV 2019): hidden width C/4, hard sigmoid.
-
-    Args:
-        channels: C of the N×C×H×W input.
-    """
+    """MobileNetV3's SE (Howard et al., ICCV 2019): hidden width C/4, hard sigmoid."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         hidden = make_divisible(channels / 4)
-        self.mlp = Perceptron(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels))
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        x, (mean_NC,) = squeeze(x, ("avg",), CHANNEL)
-        gate_NC = hardsigmoid(self.mlp(mean_NC))
-        return multiplied(x, gate_NC[:, :, None, None])
+        (avg_NC,) = squeeze(x, ["avg"], PER_CHANNEL)
+        gate_NC = hardsigmoid(self.mlp(avg_NC))
+        return x * gate_NC[:, :, None, None].to(x.dtype)

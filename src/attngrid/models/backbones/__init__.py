@@ -1,1 +1,1 @@
-"""TODO."""
+"""Backbones, one family a file."""

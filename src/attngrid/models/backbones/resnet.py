@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from attngrid.core.errors import ConfigError
-from attngrid.models.convolution import Conv2d
+from attngrid.models.onednn import Conv2d
 from attngrid.models.placement import Sites, initialise_attention
 
 StrideOn = Literal["1x1", "3x3"]
@@ -17,7 +17,7 @@ StrideOn = Literal["1x1", "3x3"]
 def _conv_bn(
     inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
 ) -> list[nn.Module]:
-    conv = Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups)
+    conv = Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
     return [conv, nn.BatchNorm2d(outputs)]
 
 

@@ -1,0 +1,30 @@
+"""The two-layer perceptron of channel gates, and the rules for widths."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from attngrid.core.errors import ConfigError
+
+
+def mlp(inputs: int, channels: int, reduction: int) -> nn.Sequential:
+    """Linear, ReLU, Linear: from ``inputs`` through C/r to C = ``channels``, both with bias."""
+    hidden = reduced(channels, reduction)
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, channels))
+
+
+def reduced(channels: int, reduction: int, name: str = "reduction") -> int:
+    """The width max(1, C // r).
+
+    Raises:
+        ConfigError: a reduction below 1; the message has its ``name``.
+    """
+    if reduction < 1:
+        raise ConfigError(f"{name} must be at least 1, found {reduction}")
+    return max(1, channels // reduction)
+
+
+def make_divisible(width: float) -> int:
+    """Round to a multiple of 8, but down by at most a tenth, as the MobileNets do."""
+    rounded = max(8, int(width + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * width else rounded
