@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 
 from attngrid.analysis.frames import collect, write_results
 from attngrid.core.validation import validate
-from attngrid.data.images import digits
+from attngrid.data.digits import digits
 from attngrid.records.record import read_record
 from attngrid.study.schema import Study
 from attngrid.training.fingerprint import STEPS, losses_of

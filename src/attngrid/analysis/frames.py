@@ -12,9 +12,9 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock
 
-from attngrid.analysis.maps import Maps, read_maps
 from attngrid.core.errors import AttngridError, RecordError
 from attngrid.core.files import write_atomically
+from attngrid.measure.maps_file import Maps, read_maps
 from attngrid.records.record import Record, read_record, read_trial
 from attngrid.records.staleness import stale_records
 from attngrid.records.status import STOPPED, read_status

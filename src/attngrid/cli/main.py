@@ -120,7 +120,7 @@ def tune(arguments: argparse.Namespace) -> None:
 
 def prepare(arguments: argparse.Namespace) -> None:
     """Check a study's datasets once, fetching or unpacking what they need."""
-    from attngrid.data.prepare import link_archives
+    from attngrid.data.archives import link_archives
     from attngrid.data.prepare import prepare as make_ready
     from attngrid.data.registry import find_dataset
     from attngrid.study.schema import load_study
@@ -325,7 +325,7 @@ def visualize(arguments: argparse.Namespace) -> None:
 
 
 def _update_maps(study: Study) -> None:
-    from attngrid.analysis.maps import Maps, read_maps, with_weights, write_maps
+    from attngrid.measure.maps_file import Maps, read_maps, with_weights, write_maps
 
     maps = read_maps(study.maps) if study.maps.is_file() else Maps({}, {})
     if with_weights(study):
@@ -566,8 +566,8 @@ def _mib(text: str) -> float:
 def current(arguments: argparse.Namespace) -> None:
     """Collect whatever records exist and render everything; train nothing."""
     from attngrid.analysis import frames
-    from attngrid.analysis.maps import with_weights
     from attngrid.analysis.optional import can_test
+    from attngrid.measure.maps_file import with_weights
     from attngrid.render.report import write_report
     from attngrid.render.tables import build_table, write_table
     from attngrid.study.schema import load_study

@@ -16,9 +16,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import SymmetricalLogLocator
 
-from attngrid.analysis.costs import FILE, TIMED, Row, machine_label, read_costs
 from attngrid.analysis.frames import read_frame
 from attngrid.core.files import shipped
+from attngrid.measure.cost_file import FILE, TIMED, Row, machine_label, read_costs
 from attngrid.render.figures import WIDTH, save, say_nothing
 from attngrid.render.tables import build_table, write_table
 from attngrid.study.labels import attention_label, backbone_label

@@ -20,8 +20,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from attngrid.analysis.frames import LOST, Results
-from attngrid.analysis.maps import Maps
 from attngrid.core.files import shipped, write_atomically
+from attngrid.measure.maps_file import Maps
 from attngrid.models.registry import ATTENTIONS, find_attention
 from attngrid.render.maps import Column, draw_maps, photographs, strips
 from attngrid.study.labels import attention_label, backbone_label

@@ -15,10 +15,10 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from attngrid.analysis.costs import FILE, by_machine, measured_as, read_costs
 from attngrid.analysis.frames import LOST, read_frame
 from attngrid.analysis.optional import can_test
 from attngrid.core.files import shipped, write_atomically
+from attngrid.measure.cost_file import FILE, by_machine, measured_as, read_costs
 from attngrid.models.registry import trained_attention
 from attngrid.render.description import (
     Column,

@@ -208,10 +208,11 @@ class Study(Strict):
                     f"{wrong}needs a multiple of {classes}, as many images of each class of "
                     f"{block.dataset}"
                 )
-            if dataset.fewest is not None and of_each >= dataset.fewest:
+            if dataset.smallest_class is not None and of_each >= dataset.smallest_class:
                 raise ValueError(
-                    f"{wrong}can be {(dataset.fewest - 1) * classes} at most: {block.dataset} has "
-                    f"{dataset.fewest} training images of a class, and trials need some of them"
+                    f"{wrong}can be {(dataset.smallest_class - 1) * classes} at most: "
+                    f"{block.dataset} has {dataset.smallest_class} training images of a class, and "
+                    "trials need some of them"
                 )
         return self
 
@@ -495,7 +496,7 @@ class Study(Strict):
 
     def _require_files(self, name: str) -> None:
         """Raise where a dataset's files are neither there nor to be had."""
-        from attngrid.data.prepare import parts_of
+        from attngrid.data.archives import parts_of
 
         dataset, folder = find_dataset(name), self.data_folder
         missing = [file for file in dataset.files if not (folder / file).exists()]

@@ -34,7 +34,7 @@ from attngrid.cli.main import main
 from attngrid.core.errors import ConfigError, DataError
 from attngrid.core.validation import validate
 from attngrid.data import dogs, folders
-from attngrid.data.images import load
+from attngrid.data.loading import load
 from attngrid.data.prepare import link_archives, prepare, report_file
 from attngrid.data.registry import DATASETS
 from attngrid.data.staging import staged
