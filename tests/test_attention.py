@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import timm.layers
 import torch
+from attngrid.models.forms import literal_forms
 from numpy.typing import NDArray
 from timm.layers.cbam import CbamModule
 from timm.layers.non_local_attn import NonLocalAttn
@@ -26,7 +27,6 @@ from attngrid.models.attention.sam import SpatialSelfAttention
 from attngrid.models.attention.se import SqueezeExcitation, SqueezeExcitationV3
 from attngrid.models.attention.srap import SRAP, Largest
 from attngrid.models.attention.statistics import CHANNEL, POSITION, STATISTICS, deviation, squeeze
-from attngrid.models.forms import literal_forms
 from attngrid.models.registry import find_attention
 
 Array = NDArray[np.float64]

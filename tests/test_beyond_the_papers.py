@@ -20,7 +20,7 @@ import yaml
 from attngrid import create_model, load_results
 from attngrid.core.errors import AttngridError, ConfigError, DataError
 from attngrid.core.validation import validate
-from attngrid.data.images import load
+from attngrid.data.loading import load
 from attngrid.measure.complexity import count
 from attngrid.models.backbones.resnet import Block
 from attngrid.models.registry import TIMM, find

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from attngrid.models.forms import literal_forms
 from torch import nn
 
 import attngrid
 from attngrid.core.errors import InterruptedTrainingError
 from attngrid.core.validation import validate
 from attngrid.models.attention.srap import Largest
-from attngrid.models.forms import literal_forms
 from attngrid.study.schema import Study
 from attngrid.training import loop
 from attngrid.training.compile import CompiledModules, missing

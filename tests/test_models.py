@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from attngrid.models.convolution import Conv2d
 from timm.layers import SEModule
 from timm.layers.cbam import CbamModule
 from torch import nn
@@ -18,7 +19,6 @@ import attngrid
 from attngrid.core.errors import ConfigError, UnknownNameError
 from attngrid.measure.complexity import count
 from attngrid.models.backbones.mobilenet import Unit
-from attngrid.models.convolution import Conv2d
 from attngrid.models.registry import find_attention
 
 

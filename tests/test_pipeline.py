@@ -27,7 +27,7 @@ from attngrid.core.errors import ConfigError, DataError, InterruptedTrainingErro
 from attngrid.core.validation import validate
 from attngrid.data import folders
 from attngrid.data.images import Batches, Images, channel_statistics
-from attngrid.data.stream import MEAN, STD, Decoded, ShrunkResizedCrop, Stream, mixed
+from attngrid.data.stream import MEAN, STD, DecodedBatches, ShrunkResizedCrop, Stream, mix_seed
 from attngrid.data.transforms import (
     Brightness,
     CropTo,
@@ -370,7 +370,7 @@ def test_a_large_jpeg_decoded_small_is_nearly_the_one_decoded_whole(tmp_path: Pa
 
 def test_seeds_of_images_differ_in_their_low_bits() -> None:
     """torch's generator looks at 32 of them."""
-    low = {mixed(seed, place) & 0xFFFFFFFF for seed in range(4) for place in range(5000)}
+    low = {mix_seed(seed, place) & 0xFFFFFFFF for seed in range(4) for place in range(5000)}
     assert len(low) > 19_990
 
 
@@ -505,14 +505,14 @@ def test_a_reading_process_that_is_killed_says_what_to_change(
 ) -> None:
     """As the system does when memory is short."""
     study, training = birds(tiny, workers=2), os.getpid()
-    read = Decoded._read
+    read = DecodedBatches._read
 
     def killed(*arguments: Any) -> Any:
         if os.getpid() != training:
             os.kill(os.getpid(), signal.SIGKILL)
         return read(*arguments)
 
-    monkeypatch.setattr(Decoded, "_read", killed)
+    monkeypatch.setattr(DecodedBatches, "_read", killed)
     (cell,) = study.trainings.values()
     with pytest.raises(OutOfMemoryError, match=r"reads images was ended: .*fewer .*workers"):
         run_cell(study, cell, cell.record)

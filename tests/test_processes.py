@@ -20,7 +20,8 @@ from torch.nn.functional import cross_entropy
 
 from attngrid.core.errors import ConfigError
 from attngrid.core.validation import validate
-from attngrid.data.images import Batches, channel_statistics, load
+from attngrid.data.images import Batches, channel_statistics
+from attngrid.data.loading import load
 from attngrid.data.sharding import Share, split
 from attngrid.models.create import create_model
 from attngrid.records.record import read_record
@@ -99,7 +100,7 @@ def test_the_parts_of_a_batch_are_torchs_split_however_they_are_spread(
         taken: list[list[int]] = [[] for _ in range(parts)]
         for rank in range(processes):
             for turn, part in enumerate(
-                Share(rank, processes, gradient_accumulation_steps).parts(batch)
+                Share(rank, processes, gradient_accumulation_steps).micro_batches(batch)
             ):
                 taken[turn * processes + rank] = list(part)
         expected = torch.arange(1000, 1000 + size).tensor_split(parts)
@@ -109,8 +110,8 @@ def test_the_parts_of_a_batch_are_torchs_split_however_they_are_spread(
 def test_joint_parts_are_those_of_one_process_shared_out() -> None:
     """What SyncBatchNorm normalises together is a part that one process would take alone."""
     batch = range(50)
-    alone = Share(0, 1, 2).parts(batch)
-    shares = [Share(rank, 4, 2, joint=True).parts(batch) for rank in range(4)]
+    alone = Share(0, 1, 2).micro_batches(batch)
+    shares = [Share(rank, 4, 2, joint=True).micro_batches(batch) for rank in range(4)]
     for turn, part in enumerate(alone):
         assert [place for share in shares for place in share[turn]] == list(part)
 
@@ -121,7 +122,7 @@ def test_every_test_image_is_somebodys_and_nobody_elses() -> None:
         found = [
             place
             for rank in range(processes)
-            for batch in Share(rank, processes).taken(batches, training=False)
+            for batch in Share(rank, processes).assigned(batches, training=False)
             for place in batch
         ]
         assert sorted(found) == list(range(images))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging.handlers
 import os
 import subprocess
 from collections.abc import Callable
@@ -15,7 +16,6 @@ from attngrid.core.errors import ConfigError
 from attngrid.core.validation import validate
 from attngrid.data import staging
 from attngrid.data.registry import DATASETS, Dataset
-from attngrid.data.staging import staged
 from attngrid.study.paths import data_folder, results_folder, scratch_folder
 from attngrid.study.schema import Study
 from conftest import environment
@@ -109,8 +109,14 @@ def dataset(here: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def stage(name: str) -> tuple[Path, list[str]]:
-    said: list[str] = []
-    return staged(name, Path("data"), Path("scratch"), said.append), said
+    """Stage a dataset; the warnings that this logs."""
+    warnings = logging.handlers.BufferingHandler(100)
+    staging.log.addHandler(warnings)
+    try:
+        folder = staging.stage(name, Path("data"), Path("scratch"))
+    finally:
+        staging.log.removeHandler(warnings)
+    return folder, [record.getMessage() for record in warnings.buffer]
 
 
 def test_a_dataset_is_copied_once_with_its_times(
@@ -166,7 +172,7 @@ def test_staged_cifar_is_read_where_it_is_staged(here: Path) -> None:
     if (archive := os.environ.get("ATTNGRID_CIFAR100")) is None:
         pytest.skip("ATTNGRID_CIFAR100 names no folder with cifar-100-python/")
     Path("data").symlink_to(archive)
-    from attngrid.data.images import load
+    from attngrid.data.loading import load
 
     load("cifar100", Path("data"), download=False, classes=None)
     folder, said = stage("cifar100")

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from attngrid.core.validation import validate
-from attngrid.data.images import digits
+from attngrid.data.digits import digits
 from attngrid.study.schema import Study
 from attngrid.training.fingerprint import STEPS, losses_of
 

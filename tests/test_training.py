@@ -21,7 +21,8 @@ import attngrid
 from attngrid.core.errors import DataError, DivergedError
 from attngrid.core.files import write_atomically
 from attngrid.core.validation import validate
-from attngrid.data.images import Batches, Images, channel_statistics, load
+from attngrid.data.images import Batches, Images, channel_statistics
+from attngrid.data.loading import load
 from attngrid.data.transforms import Flip, RandomCrop
 from attngrid.records.record import read_record
 from attngrid.records.status import read_status, write_status

@@ -21,7 +21,7 @@ from attngrid.analysis.frames import collect, unfinished, write_results
 from attngrid.cli.main import main
 from attngrid.core.errors import ConfigError, DataError, DivergedTrialsError, RecordError
 from attngrid.core.validation import validate
-from attngrid.data.images import load, validation_part
+from attngrid.data.loading import load, validation_part
 from attngrid.data.registry import DATASETS
 from attngrid.records.record import read_record, read_trial, write_record
 from attngrid.render.tables import build_table
@@ -239,7 +239,7 @@ def test_the_validation_part_of_cifar100_would_be_fifty_of_each_class() -> None:
 
 def test_the_smallest_class_of_the_digits_is_what_the_configuration_is_held_against() -> None:
     whole, _ = load("digits", Path("data"), download=False, classes=None)
-    assert DATASETS["digits"].fewest == int(torch.bincount(whole.labels_N).min())
+    assert DATASETS["digits"].smallest_class == int(torch.bincount(whole.labels_N).min())
 
 
 def test_no_test_image_reaches_a_trial(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,15 +253,16 @@ def test_no_test_image_reaches_a_trial(study: Study, monkeypatch: pytest.MonkeyP
     before = metrics(trial), metrics(frozen)
     assert (before[0]["train_images"], before[0]["test_images"]) == (1142, 300)
     assert (before[1]["train_images"], before[1]["test_images"]) == (1442, 355)
-    from attngrid.data import images
+    from attngrid.data import digits as module
+    from attngrid.data.images import Images
 
-    digits = images.digits
+    digits = module.digits
 
     def without_test_images(folder: Path) -> Any:
         train, test = digits(folder)
-        return train, images.Images(255 - test.pixels_NCHW, test.labels_N.flip(0))
+        return train, Images(255 - test.pixels_NCHW, test.labels_N.flip(0))
 
-    monkeypatch.setattr(images, "digits", without_test_images)
+    monkeypatch.setattr(module, "digits", without_test_images)
     assert metrics(trial) == before[0]
     assert metrics(frozen)["curve"] != before[1]["curve"]
 

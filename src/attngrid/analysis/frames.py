@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock
 
-from attngrid.analysis.maps import Maps, read_maps
 from attngrid.analysis.reference import Model
 from attngrid.core.errors import AttngridError, RecordError
 from attngrid.core.files import shipped, write_atomically
+from attngrid.measure.maps_file import Maps, read_maps
 from attngrid.records.collected import collected, latest
 from attngrid.records.record import Record, read_record, read_trial
 from attngrid.records.staleness import stale_records

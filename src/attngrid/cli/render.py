@@ -32,7 +32,7 @@ def report(arguments: argparse.Namespace) -> None:
 
 def current(arguments: argparse.Namespace) -> None:
     """Collect whatever records exist and render everything; train nothing."""
-    from attngrid.analysis.maps import with_weights
+    from attngrid.measure.maps_file import with_weights
     from attngrid.render.current import render_current
 
     study = read_study(arguments)

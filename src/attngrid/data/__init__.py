@@ -1,1 +1,1 @@
-"""TODO."""
+"""Datasets: their names, preparing their files, and batches of augmented images."""

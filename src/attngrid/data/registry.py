@@ -1,4 +1,4 @@
-"""Datasets by name: what each is, and the function that reads it."""
+"""Datasets by name: sizes, files, and which functions prepare and read them."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from attngrid.core.user_code import find_user_class, is_user_class
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a cell needs to know of a dataset before reading it.
+    """What is known of a dataset before it is read.
 
     Attributes:
-        label: how tables and figures write the name.
-        num_classes: labels.
-        input_size: height and width of what the model sees, in pixels.
-        stem: of the ResNets at that size.
-        target: ``module:function`` that reads all images at once; None where they stay in files.
-        files: what must be in the data folder, or be fetched, before it can be read.
-        sha256: of the file, for a dataset of the user's own.
-        archives: what ``files`` can be made of, in the data folder.
-        prepare: ``module:function`` that checks what is on disk, once; None where nothing is to do.
-        folder: of an ``imagefolder:``, with its train/ and val/ or test/.
-        stored_size: height and width of the images as they are read; None where that is input_size.
-        fewest: training images of the smallest class; None where only the images tell.
-        images: training and test images; None where only the images tell.
+        label: name in tables and figures.
+        num_classes: number of labels.
+        input_size: height and width of the model's input, in pixels.
+        stem: stem of the ResNets at that size.
+        target: ``module:function`` that reads all images into memory; None if they stay in files.
+        files: files in the data folder that the dataset is read from.
+        sha256: of the Python file of a user's dataset.
+        archives: files in the data folder that ``files`` can be unpacked from.
+        prepare: ``module:function`` that checks the files once; None if there is nothing to check.
+        folder: folder of an ``imagefolder:``, which holds train/ and val/ or test/.
+        stored_size: height and width of the stored images; None if that is ``input_size``.
+        smallest_class: training images of the smallest class; None if unknown.
+        images: number of training and test images; None if unknown.
     """
 
     label: str
@@ -45,67 +45,69 @@ class Dataset:
     prepare: str | None = None
     folder: str | None = None
     stored_size: int | None = None
-    fewest: int | None = None
+    smallest_class: int | None = None
     images: tuple[int, int] | None = None
 
 
+_CIFAR10_FILES = (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch", "batches.meta")
+_DOGS_FILES = ("train_images", "train_labels", "test_images", "test_labels")
+
 DATASETS: dict[str, Dataset] = {
     "digits": Dataset(
-        "digits", 10, 16, "cifar", "attngrid.data.images:digits", fewest=140, images=(1442, 355)
+        "digits",
+        num_classes=10,
+        input_size=16,
+        stem="cifar",
+        target="attngrid.data.digits:digits",
+        smallest_class=140,
+        images=(1442, 355),
     ),
     "cifar10": Dataset(
         "CIFAR-10",
-        10,
-        32,
-        "cifar",
-        "attngrid.data.cifar:cifar10",
-        tuple(
-            f"cifar-10-batches-py/{name}"
-            for name in (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch", "batches.meta")
-        ),
+        num_classes=10,
+        input_size=32,
+        stem="cifar",
+        target="attngrid.data.cifar:cifar10",
+        files=tuple(f"cifar-10-batches-py/{name}" for name in _CIFAR10_FILES),
         archives=("cifar-10-python.tar.gz",),
         prepare="attngrid.data.cifar:prepare",
-        fewest=5000,
+        smallest_class=5000,
         images=(50_000, 10_000),
     ),
     "cifar100": Dataset(
         "CIFAR-100",
-        100,
-        32,
-        "cifar",
-        "attngrid.data.cifar:cifar100",
-        ("cifar-100-python/train", "cifar-100-python/test", "cifar-100-python/meta"),
+        num_classes=100,
+        input_size=32,
+        stem="cifar",
+        target="attngrid.data.cifar:cifar100",
+        files=tuple(f"cifar-100-python/{name}" for name in ("train", "test", "meta")),
         archives=("cifar-100-python.tar.gz",),
         prepare="attngrid.data.cifar:prepare",
-        fewest=500,
+        smallest_class=500,
         images=(50_000, 10_000),
     ),
     "imagenet": Dataset(
         "ImageNet-1K",
-        1000,
-        224,
-        "imagenet",
-        None,
-        ("imagenet/train", "imagenet/val"),
+        num_classes=1000,
+        input_size=224,
+        stem="imagenet",
+        target=None,
+        files=("imagenet/train", "imagenet/val"),
         prepare="attngrid.data.folders:prepare",
-        fewest=732,
+        smallest_class=732,
         images=(1_281_167, 50_000),
     ),
     "dogs": Dataset(
         "Stanford Dogs",
-        120,
-        224,
-        "imagenet",
-        "attngrid.data.dogs:dogs",
-        tuple(
-            f"stanford-dogs/squashed-256/{split}_{what}.npy"
-            for split in ("train", "test")
-            for what in ("images", "labels")
-        ),
+        num_classes=120,
+        input_size=224,
+        stem="imagenet",
+        target="attngrid.data.dogs:dogs",
+        files=tuple(f"stanford-dogs/squashed-256/{name}.npy" for name in _DOGS_FILES),
         archives=("stanford-dogs/images.tar", "stanford-dogs/lists.tar"),
         prepare="attngrid.data.dogs:prepare",
         stored_size=256,
-        fewest=100,
+        smallest_class=100,
         images=(12_000, 8_580),
     ),
 }
@@ -114,7 +116,7 @@ FOLDER = re.compile(r"imagefolder:(?P<path>.+?)(?::(?P<classes>\d+))?")
 
 
 class UserDataset(Strict):
-    """What the class of a user's own dataset says of it, as plain values."""
+    """The class attributes of a user's dataset."""
 
     label: str
     num_classes: Annotated[int, Field(ge=2)]
@@ -124,69 +126,64 @@ class UserDataset(Strict):
 
 
 def find_dataset(name: str) -> Dataset:
-    """The dataset of a name, of an ``imagefolder:PATH``, or of a user's ``file.py:Class``.
+    """Find a dataset by its name, ``imagefolder:PATH[:CLASSES]``, or a user's ``file.py:Class``.
 
-    An ``imagefolder:PATH:N`` has N classes; without the N its folder has to be there.
-
-    Such a class has ``num_classes`` and ``input_size``, and may have ``label``, ``stem`` and
-    ``files``, as plain values that are read without running the file, and a static
-    ``load(folder)`` that returns the training and the held-out split, each uint8 images
-    N×3×H×W and N labels from 0.
+    Without CLASSES the class folders are counted. A user's class has ``num_classes`` and
+    ``input_size`` and may have ``label``, ``stem`` and ``files``, all written as plain values,
+    since the file is not run. Its static ``load(folder)`` returns the training and the held-out
+    split, each as uint8 images N×3×H×W and N labels from 0.
 
     Raises:
-        UnknownNameError: no such dataset; the message lists the near names.
-        ConfigError: a class without what it needs; the message says what.
+        UnknownNameError: no such dataset; the message lists near names.
+        ConfigError: a folder without classes, or a class with a missing or wrong attribute.
     """
     if name in DATASETS:
         return DATASETS[name]
     if match := FOLDER.fullmatch(name):
         return _image_folder(match["path"], match["classes"])
-    if not is_user_class(name):
-        raise UnknownNameError(
-            "dataset", name, [*DATASETS, "imagefolder:PATH", "my_dataset.py:MyDataset"]
-        )
-    own = find_user_class("dataset", name)
-    constants = own.constants()
-    said = {key: constants[key] for key in UserDataset.model_fields if key in constants}
+    if is_user_class(name):
+        return _user_dataset(name)
+    raise UnknownNameError(
+        "dataset", name, [*DATASETS, "imagefolder:PATH", "my_dataset.py:MyDataset"]
+    )
+
+
+def full_name(name: str) -> str:
+    """The name with the number of classes, if it is an ``imagefolder:PATH``."""
+    dataset = find_dataset(name)
+    return f"imagefolder:{dataset.folder}:{dataset.num_classes}" if dataset.folder else name
+
+
+def short_name(name: str) -> str:
+    """The name for files and digests, which leaves out where an image folder is stored."""
+    dataset = find_dataset(name)
+    return f"imagefolder:{dataset.label}:{dataset.num_classes}" if dataset.folder else name
+
+
+def _user_dataset(name: str) -> Dataset:
+    """Check the class attributes of a user's dataset."""
+    user_class = find_user_class("dataset", name)
+    attributes = {"label": user_class.name} | user_class.constants()
+    known = {key: attributes[key] for key in UserDataset.model_fields if key in attributes}
     try:
-        dataset = UserDataset.model_validate({"label": own.name} | said)
+        dataset = UserDataset.model_validate(known)
     except ValidationError as error:
         item = error.errors(include_url=False)[0]
         key = ".".join(map(str, item["loc"]))
         found = f"found {item['input']!r}; " if item["type"] != "missing" else ""
         message = item["msg"][0].lower() + item["msg"][1:]
-        raise ConfigError(f"{own.file}: {own.name}.{key}: {found}{message}") from None
-    return Dataset(**dict(dataset), target=name, sha256=own.sha256)
-
-
-def full_name(name: str) -> str:
-    """The name that says all: of an ``imagefolder:PATH`` with its number of classes.
-
-    Raises:
-        UnknownNameError, ConfigError: as ``find`` does.
-    """
-    dataset = find_dataset(name)
-    if dataset.folder is None:
-        return name
-    return f"imagefolder:{dataset.folder}:{dataset.num_classes}"
-
-
-def short_name(name: str) -> str:
-    """The name for files and digests: an image folder's is not where it happens to be."""
-    dataset = find_dataset(name)
-    if dataset.folder is None:
-        return name
-    return f"imagefolder:{dataset.label}:{dataset.num_classes}"
+        raise ConfigError(f"{user_class.file}: {user_class.name}.{key}: {found}{message}") from None
+    return Dataset(**dict(dataset), target=name, sha256=user_class.sha256)
 
 
 def _image_folder(path: str, classes: str | None) -> Dataset:
-    """The dataset of a folder, which is looked at where the number of classes is not said."""
+    """The dataset of a folder, whose classes are counted if their number is not given."""
     train = Path(path) / "train"
     if classes is None and not train.is_dir():
         raise ConfigError(
             f"dataset 'imagefolder:{path}': there is no folder {train} to count the classes of; "
-            f"put the images there, or write imagefolder:{path}:N for N classes, which renders "
-            "what was measured without them"
+            f"put the images there, or write imagefolder:{path}:N for N classes to render results "
+            "without the images"
         )
     number = int(classes) if classes else sum(entry.is_dir() for entry in train.iterdir())
     if number < 2:
@@ -194,10 +191,10 @@ def _image_folder(path: str, classes: str | None) -> Dataset:
     return Dataset(
         Path(path).absolute().name,
         number,
-        224,
-        "imagenet",
-        None,
-        (str(train.absolute()),),
+        input_size=224,
+        stem="imagenet",
+        target=None,
+        files=(str(train.absolute()),),
         prepare="attngrid.data.folders:prepare",
         folder=str(Path(path)),
     )

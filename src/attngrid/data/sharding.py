@@ -1,4 +1,4 @@
-"""Which images of each batch are whose, where several processes train one cell."""
+"""How several processes and micro-batches divide each batch of one training."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from itertools import pairwise
 
 @dataclass(frozen=True)
 class Share:
-    """What one of several processes takes of the batches, and in how many parts.
+    """The part of each batch that one process reads.
 
-    A training batch falls into processes × gradient_accumulation_steps parts, as even as can be. What is drawn for
-    an image knows nothing of them. Test batches stay whole, and each process takes its own.
+    A training batch is split into processes × gradient_accumulation_steps micro-batches of nearly
+    equal size. Test batches stay whole and are dealt out to the processes in turn. Random draws
+    are made per image and do not depend on the split.
 
     Attributes:
-        rank: of the process, from 0.
-        processes: how many share the batches.
-        gradient_accumulation_steps: parts of a training batch that a process takes one after the other.
-        joint: there are but ``gradient_accumulation_steps`` parts, and each process takes a share of every one.
+        rank: number of the process, from 0.
+        processes: number of processes.
+        gradient_accumulation_steps: micro-batches that each process computes per step.
+        joint: split into gradient_accumulation_steps micro-batches only, each of which is divided
+            among all processes (synchronised batch norm).
     """
 
     rank: int = 0
@@ -27,36 +29,34 @@ class Share:
     joint: bool = False
 
     def batches(self, images: int, batch_size: int, *, training: bool) -> list[range]:
-        """The places of an epoch's batches, whosever they are.
+        """The batches of an epoch, each as a range of positions in the epoch's order.
 
-        Training leaves out a last batch of which a process would have one image in a part: batch
-        norm needs two.
+        Batch norm needs two images, so training drops a last batch that would leave one image to
+        a micro-batch.
         """
-        places = [range(images)[at : at + batch_size] for at in range(0, images, batch_size)]
-        fewest = 2 * self.processes * self.gradient_accumulation_steps if training else 1
-        return [batch for batch in places if len(batch) >= fewest]
+        batches = [range(images)[at : at + batch_size] for at in range(0, images, batch_size)]
+        smallest = 2 * self.processes * self.gradient_accumulation_steps if training else 1
+        return [batch for batch in batches if len(batch) >= smallest]
 
-    def taken(self, batches: list[range], *, training: bool) -> Iterator[range]:
-        """What of batches this process takes: parts of each, or whole test batches."""
+    def assigned(self, batches: list[range], *, training: bool) -> Iterator[range]:
+        """What this process reads: its micro-batches in training, its whole batches in testing."""
         if training:
-            return (part for batch in batches for part in self.parts(batch))
+            return (part for batch in batches for part in self.micro_batches(batch))
         return iter(batches[self.rank :: self.processes])
 
-    def parts(self, batch: range) -> list[range]:
-        """This process's parts of a training batch."""
+    def micro_batches(self, batch: range) -> list[range]:
+        """This process's micro-batches of a training batch."""
+        steps = self.gradient_accumulation_steps
         if self.joint:
-            whole = split(batch, self.gradient_accumulation_steps)
-            return [split(part, self.processes)[self.rank] for part in whole]
-        return split(batch, self.processes * self.gradient_accumulation_steps)[
-            self.rank :: self.processes
-        ]
+            return [split(part, self.processes)[self.rank] for part in split(batch, steps)]
+        return split(batch, self.processes * steps)[self.rank :: self.processes]
 
 
-def split(places: range, parts: int) -> list[range]:
-    """Into consecutive parts, as even as can be, as ``torch.tensor_split`` makes them."""
-    each, rest = divmod(len(places), parts)
-    ends = [part * each + min(part, rest) for part in range(parts + 1)]
-    return [places[start:end] for start, end in pairwise(ends)]
+def split(positions: range, parts: int) -> list[range]:
+    """Split into consecutive parts of nearly equal size, as ``torch.tensor_split`` does."""
+    size, rest = divmod(len(positions), parts)
+    ends = [part * size + min(part, rest) for part in range(parts + 1)]
+    return [positions[start:end] for start, end in pairwise(ends)]
 
 
 ALL = Share()

@@ -1,9 +1,10 @@
-"""Copies of datasets on a node's own disk, which a cluster's shared one is slow beside."""
+"""Copies of datasets on a node's own disk, which is faster than a cluster's shared one."""
 
 from __future__ import annotations
 
+import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock
@@ -11,70 +12,70 @@ from filelock import FileLock
 from attngrid.data.prepare import read_report, report_file
 from attngrid.data.registry import find_dataset
 
+log = logging.getLogger(__name__)
 
-def staged(name: str, folder: Path, scratch: Path, say: Callable[[str], None]) -> Path:
-    """Copy a dataset to a node's own disk, once, and name the folder that it is then in.
 
-    Any number of processes may ask at once: one copies, the others wait. What is there is taken
-    for the dataset while sizes and times are those of the original. Where there is no room, or an
-    image folder names its own path, the original is read.
+def stage(name: str, folder: Path, scratch: Path) -> Path:
+    """Copy a dataset to a node's own disk and return the data folder to read it from.
+
+    Several processes may ask at once: one copies, the others wait. A copy with the size and time
+    of its original is used again. The original is used, with a warning, if there is no room, and
+    silently for an image folder outside the data folder.
 
     Args:
-        name: the dataset's.
-        folder: holds the datasets.
-        scratch: on the node's own disk.
-        say: told why nothing was copied.
+        name: of the dataset.
+        folder: the data folder.
+        scratch: a folder on the node's own disk.
     """
     dataset = find_dataset(name)
-    wanted = [folder / file for file in dataset.files]
-    if dataset.folder is not None or not wanted:
+    files = [folder / file for file in dataset.files]
+    if dataset.folder is not None or not files:
         return folder
     if dataset.prepare is not None:
-        # an index of images is one of these; what lies elsewhere stays there
+        # the index of images is one of the watched files; files outside the data folder stay there
         watched = (read_report(name, folder) or {}).get("watched", {})
-        wanted += [folder / path for path in watched if not Path(path).is_absolute()]
-        wanted.append(report_file(name, folder))  # last: it vouches for the others
-        wanted = list(dict.fromkeys(wanted))
-    into = scratch / "attngrid"
+        files += [folder / path for path in watched if not Path(path).is_absolute()]
+        files.append(report_file(name, folder))  # last, since it vouches for the others
+        files = list(dict.fromkeys(files))
+    target = scratch / "attngrid"
     try:
-        into.mkdir(parents=True, exist_ok=True)
-        with FileLock(into / f"{find_dataset(name).label}.lock"):
-            missing = [
-                file for file in wanted if not _is_copy(file, into / file.relative_to(folder))
-            ]
-            size = sum(part.stat().st_size for file in missing for part in _files(file))
-            if size > (free := shutil.disk_usage(into).free):
-                say(f"{name}: not copied to {into}: {size:,} bytes, and {free:,} are free")
+        target.mkdir(parents=True, exist_ok=True)
+        with FileLock(target / f"{dataset.label}.lock"):
+            copies = {file: target / file.relative_to(folder) for file in files}
+            missing = {file: copy for file, copy in copies.items() if not _is_copy(file, copy)}
+            size = sum(part.stat().st_size for file in missing for part in _files_in(file))
+            if size > (free := shutil.disk_usage(target).free):
+                log.warning(
+                    "%s: not copied to %s: %s bytes, and %s are free",
+                    *(name, target, f"{size:,}", f"{free:,}"),
+                )
                 return folder
-            for file in missing:
-                _copy(file, into / file.relative_to(folder))
+            for file, copy in missing.items():
+                _copy(file, copy)
     except OSError as error:
-        say(f"{name}: not copied to {into}: {error}")
+        log.warning("%s: not copied to %s: %s", name, target, error)
         return folder
-    return into
+    return target
 
 
-def _files(file: Path) -> Iterator[Path]:
-    if file.is_dir():
-        yield from (part for part in file.rglob("*") if part.is_file())
-    elif file.is_file():
-        yield file
+def _files_in(path: Path) -> Iterator[Path]:
+    return filter(Path.is_file, path.rglob("*") if path.is_dir() else [path])
 
 
 def _is_copy(file: Path, copy: Path) -> bool:
-    """By size and time; of a folder, which is renamed into place when it is whole, by time."""
+    """Whether size and time agree; of a folder the time alone, since it is renamed when whole."""
     if not copy.exists():
         return False
-    here, there = file.stat(), copy.stat()
-    same_size = file.is_dir() or here.st_size == there.st_size
-    return same_size and here.st_mtime_ns == there.st_mtime_ns
+    original, copied = file.stat(), copy.stat()
+    same_size = file.is_dir() or original.st_size == copied.st_size
+    return same_size and original.st_mtime_ns == copied.st_mtime_ns
 
 
-def _copy(file: Path, to: Path) -> None:
-    """With its times, renamed into place; a killed copy is begun again."""
-    to.parent.mkdir(parents=True, exist_ok=True)
-    part = to.with_name(f".{to.name}.part")
-    for old in (part, to):
+def _copy(file: Path, copy: Path) -> None:
+    """Copy a file or folder with its times beside the target, then rename it."""
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    part = copy.with_name(f".{copy.name}.part")
+    for old in (part, copy):
         if old.is_dir():
             shutil.rmtree(old)
         else:
@@ -83,4 +84,4 @@ def _copy(file: Path, to: Path) -> None:
         shutil.copytree(file, part)
     else:
         shutil.copy2(file, part)
-    part.rename(to)
+    part.rename(copy)

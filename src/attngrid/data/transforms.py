@@ -1,4 +1,4 @@
-"""TODO."""
+"""The transforms that a recipe may name; ``images`` and ``stream`` apply them."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""TODO."""
+"""What models cost and show: counts, time, memory and attention maps."""

@@ -1,51 +1,44 @@
-"""Attention maps of trained networks: Grad-CAM, and what a module itself says of positions."""
+"""Attention maps of trained networks: Grad-CAM, and the spatial maps of attention modules."""
 
 from __future__ import annotations
-
-from functools import cache
 
 import torch
 from torch import Tensor, nn
 
-from attngrid.analysis.maps import CellMaps, Maps, with_weights
 from attngrid.core.errors import ConfigError
-from attngrid.data.images import Images, normalised
+from attngrid.data.images import Images, normalize
+from attngrid.measure.maps_file import CellMaps, Maps, with_weights
 from attngrid.study.cell import Cell
 from attngrid.study.schema import Study
 from attngrid.training.batches import make_batches
 from attngrid.training.loop import choose_device, make_deterministic
 from attngrid.training.weights import load_model
 
-IMAGES = 4  # the first held-out image of each of the first so many classes
-SIDE = 7  # positions: the last stage of the papers' networks at 224×224
+CLASSES = 4  # the maps are of the first held-out image of each of the first classes
+SIDE = 7  # height and width of the last stage of the papers' networks at 224×224
 
 
 def visualize(study: Study, kept: Maps) -> Maps:
-    """Make the maps of every cell that has a record and weights, of its study's first seed.
+    """Make the maps of each model of a study, from its first seed with a record and weights.
 
-    Networks run in float32 and evaluation mode. What ``kept`` has of other cells stays: an id
-    carries its cell's digest, and the weights behind it may be gone.
+    Networks run in float32 and evaluation mode. The maps in ``kept`` of other cells are kept,
+    since their weights may be gone.
 
     Raises:
-        ConfigError: a map of a user's module that is not N×1×H×W, or a user's backbone without
-            ``stages``.
-        DataError: images that are not where they should be.
-        RecordError: weights that are not the cell's.
+        ConfigError: a spatial map of a user's module that is not N×1×H×W, or a user's backbone
+            without ``stages``.
+        DataError: missing images.
+        RecordError: weights of another cell.
     """
     device = choose_device(study.compute.device)
     images, cells = dict(kept.images), dict(kept.cells)
-
-    @cache
-    def fixed(dataset: str, recipe: str, classes: int | None) -> tuple[Images, Tensor]:
-        """The fixed images, as they are and as the network sees them."""
-        _, test = make_batches(of[dataset, recipe, classes], study.data_folder, device)
-        first = test.first_of_each_class(IMAGES)
-        return first, normalised(first.pixels_NCHW.to(device), test.mean_C, test.std_C)
-
-    of = {_sees(cell): cell for cell in with_weights(study)}
+    splits: dict[tuple[str, str, int | None], tuple[Images, Tensor]] = {}
     for cell in with_weights(study):
         make_deterministic(cell.seed, cell.threads, strict=study.compute.deterministic)
-        first, x_NCHW = fixed(*_sees(cell))
+        held_out = (cell.dataset, cell.recipe_name, cell.options.classes)
+        if held_out not in splits:
+            splits[held_out] = _first_images(cell, study, device)
+        first, x_NCHW = splits[held_out]
         model = load_model(cell).to(device).eval()
         if not hasattr(model, "stages"):
             raise ConfigError(
@@ -61,22 +54,23 @@ def visualize(study: Study, kept: Maps) -> Maps:
             own_KHW=own[1].cpu().numpy() if own else None,
             site=own[0] if own else None,
         )
-        shown = first.pixels_NCHW.permute(0, 2, 3, 1).numpy()
-        # the first classes' images are the first ones, however many classes a cell has
-        if len(shown) >= len(images.get(cell.dataset, ())):
-            images[cell.dataset] = shown
+        # cells with fewer classes have the first of the same images
+        if len(first) >= len(images.get(cell.dataset, ())):
+            images[cell.dataset] = first.pixels_NCHW.permute(0, 2, 3, 1).numpy()
     return Maps(images, cells)
 
 
-def _sees(cell: Cell) -> tuple[str, str, int | None]:
-    """What cells share that see the same held-out images."""
-    return cell.dataset, cell.recipe_name, cell.options.classes
+def _first_images(cell: Cell, study: Study, device: torch.device) -> tuple[Images, Tensor]:
+    """The images that maps are made of, on the CPU, and as the network's input."""
+    _, test = make_batches(cell, study.data_folder, device)
+    first = test.first_of_each_class(CLASSES)
+    return first, normalize(first.pixels_NCHW.to(device), test.mean_C, test.std_C)
 
 
 def grad_cam(model: nn.Module, x_NCHW: Tensor, labels_N: Tensor) -> Tensor:
-    """Grad-CAM, by captum, of each image's class on the last stage's output.
+    """Grad-CAM of each image's class on the output A of the last stage, by captum.
 
-    ``ReLU(Σ_c α_c A_c)`` with α_c the mean over positions of ∂logit/∂A_c (Selvaraju et al.,
+    ``ReLU(Σ_c α_c A_c)``, where α_c is the mean of ∂logit/∂A_c over positions (Selvaraju et al.,
     ICCV 2017, eqs. 1 and 2).
 
     Returns:
@@ -91,18 +85,18 @@ def grad_cam(model: nn.Module, x_NCHW: Tensor, labels_N: Tensor) -> Tensor:
 
 @torch.no_grad()
 def own_map(model: nn.Module, x_NCHW: Tensor) -> tuple[Tensor, tuple[str, Tensor] | None]:
-    """The logits, and the ``spatial_map`` of the attention module nearest to them.
+    """The logits, and the ``spatial_map`` of an attention module near the end of the network.
 
-    Of several sites it is the last one of ``SIDE`` × ``SIDE`` positions or more, which a small
-    image's last stage has not; where none has, the last of the finest.
+    It is the last module whose input has ``SIDE`` × ``SIDE`` positions or more, or else the last
+    of those with the largest input.
 
     Returns:
-        Logits N×classes; the module's name and its map N×H×W, None where no module has one.
+        Logits N×classes; the module's name and its map N×H×W, or None if no module has one.
     """
     sites: list[tuple[str, nn.Module, Tensor]] = []
     hooks = [
         module.register_forward_pre_hook(
-            # a copy: what comes after may write over it
+            # a copy, since later modules may write in place
             lambda module, inputs, name=name: sites.append((name, module, inputs[0].clone()))
         )
         for name, module in model.named_modules()

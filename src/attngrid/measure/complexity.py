@@ -1,8 +1,8 @@
 """Parameters and multiply-accumulates of a model, counted with fvcore.
 
-One multiply-gradient_accumulation_steps counts once: what fvcore calls a flop and CBAM's Table 4 prints as
-GFLOPs. ``macs`` are those of convolutions, linear layers and the attention products, at batch
-1. ``fvcore_total`` is fvcore's own sum, which adds the normalisations and the poolings it knows.
+A multiply-accumulate counts once: fvcore calls it a flop, and CBAM's Table 4 prints it as GFLOPs.
+``macs`` are those of convolutions, linear layers and attention products for one image.
+``fvcore_total`` is fvcore's own sum, which adds the normalisations and poolings that it knows.
 """
 
 from __future__ import annotations
@@ -33,20 +33,21 @@ with warnings.catch_warnings():
     from fvcore.nn import FlopCountAnalysis
     from fvcore.nn.jit_handles import get_shape
 
-# PyTorch's fused operator of both products of attention.
-ATTENTION_OPERATORS = ("aten::scaled_dot_product_attention",)
+# Both products of attention, query·key and weights·value, in one operator.
+FUSED_ATTENTION = "aten::scaled_dot_product_attention"
 
-# fvcore's names of the operators whose counts are multiply-accumulates, by the column they go to.
+# fvcore's names of the operators that multiply matrices, by the column of their counts.
 MAC_OPERATORS = {
     "conv_macs": frozenset({"conv"}),
     "linear_macs": frozenset({"addmm", "linear"}),
-    "product_macs": frozenset({"matmul", "mm", "bmm", "einsum"})
-    | {name.split("::")[1] for name in ATTENTION_OPERATORS},
+    "product_macs": frozenset(
+        {"matmul", "mm", "bmm", "einsum", FUSED_ATTENTION.removeprefix("aten::")}
+    ),
 }
 NORM_OPERATORS = frozenset({"batch_norm", "group_norm", "instance_norm", "layer_norm"})
 
-# Reviewed: elementwise, or a reduction, pooling or reordering that multiplies no matrices. What
-# neither fvcore nor this list knows is an error, so that no product is left out in silence.
+# Reviewed operators that multiply no matrices: elementwise ones, reductions, poolings, reorderings.
+# An operator that neither fvcore nor this list knows is an error, so that no product is missed.
 COST_FREE_OPERATORS = tuple(
     f"aten::{name}"
     for name in (
@@ -62,11 +63,11 @@ COST_FREE_OPERATORS = tuple(
 
 
 class UncountedOperatorError(AttngridError):
-    """A model runs an operator whose cost nobody has defined."""
+    """A model with an operator that is neither counted nor known to be free."""
 
 
 def _attention_macs(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
-    """Both products of attention, which fvcore leaves out here: query·key and weights·value."""
+    """Multiply-accumulates of fused attention, which fvcore does not count."""
     *batch, queries, width = get_shape(inputs[0])
     keys, value_width = get_shape(inputs[2])[-2:]
     return int(prod(batch) * queries * keys * (width + value_width))
@@ -74,7 +75,7 @@ def _attention_macs(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
 
 @dataclass(frozen=True)
 class Model:
-    """A model to count; the fields are those of ``cell.MODEL_KEY``."""
+    """A model to count; its fields are those of ``MODEL_KEY``."""
 
     backbone: str
     attention: str
@@ -87,10 +88,10 @@ class Model:
         """The model's row of the complexity table.
 
         Raises:
-            UncountedOperatorError: as ``count`` says, with the model's name.
+            UncountedOperatorError: as ``count``; the message names the model.
         """
-        # Built without numbers, then given memory as it comes: the counts depend on shapes
-        # alone, and a random start would cost more time than the counting.
+        # Built without weights: counts depend on shapes alone, and a random initialisation would
+        # take longer than the counting.
         with torch.device("meta"):
             model = create_model(
                 self.backbone,
@@ -102,23 +103,23 @@ class Model:
         try:
             by_torch = torch_macs(model, self.input_size)
         except (NotImplementedError, RuntimeError):
-            by_torch = None  # a user's module that looks at numbers
+            by_torch = None  # a user's module whose computation depends on values
         model.to_empty(device="cpu")
         for buffer in model.buffers():
-            buffer.zero_()  # places of values have to be within them
+            buffer.zero_()  # buffers of indices must be valid
         try:
             return {**self.key(), **count(model, self.input_size), "torch_macs": by_torch}
         except UncountedOperatorError as error:
             raise UncountedOperatorError(f"{self.backbone} + {self.attention}: {error}") from None
 
     def key(self) -> dict[str, Any]:
-        """What identifies the model in a table."""
+        """The columns that identify the model in a table."""
         fields = {name: getattr(self, name) for name in MODEL_KEY}
         return {**fields, "options": pairs(dict(self.options))}
 
 
 def models_of_grid(grid: CountedGrid) -> list[Model]:
-    """The models of ``config/complexity.yaml``, each once."""
+    """The models of a grid such as ``config/complexity.yaml``, each once."""
     models = [
         Model(backbone, attention, block.stem, block.num_classes, block.input_size)
         for block in grid.models
@@ -138,11 +139,11 @@ def _once(models: list[Model]) -> list[Model]:
 
 
 def table(models: Iterable[Model], on_error: Callable[[AttngridError], None]) -> str:
-    """The models' counts as CSV, one row a model.
+    """The models' counts as CSV, one row per model.
 
     Args:
-        models: what to count.
-        on_error: told of a model that cannot be counted, whose counts then stay empty.
+        models: the models to count.
+        on_error: called for a model that cannot be counted; its counts stay empty.
     """
     text = io.StringIO()
     columns = [*MODEL_KEY, *COUNTED]
@@ -158,38 +159,37 @@ def table(models: Iterable[Model], on_error: Callable[[AttngridError], None]) ->
 
 
 def count(model: nn.Module, input_size: int) -> dict[str, int]:
-    """Count a model on one N×3×H×W image of ``input_size`` pixels a side.
+    """Count a model on one image of 3×H×W.
 
     Args:
-        model: on a real device; fvcore traces real tensors.
-        input_size: H and W.
+        model: on a real device, since fvcore traces real tensors.
+        input_size: H and W in pixels.
 
     Returns:
-        ``params`` (all learnable), ``macs`` and ``fvcore_total``, as the module says, and what
-        these are sums of: ``conv_macs``, ``linear_macs``, ``product_macs`` (of attention), and
-        fvcore's ``norm_flops`` and ``other_flops`` (pooling and resizing).
+        ``params`` (learnable ones), ``macs`` = ``conv_macs`` + ``linear_macs`` + ``product_macs``
+        (of attention), and ``fvcore_total`` = ``macs`` + ``norm_flops`` + ``other_flops`` (pooling
+        and resizing).
 
     Raises:
-        UncountedOperatorError: an operator that fvcore does not know and that is not in
-            ``COST_FREE_OPERATORS``; the message names it.
+        UncountedOperatorError: an operator that neither fvcore nor ``COST_FREE_OPERATORS`` knows;
+            the message names it.
     """
     device = next(model.parameters()).device
-    # A batch norm in training mode would want more than one value a channel.
-    model.eval()
-    # fvcore reports skipped operators through a logger; here they are an error instead.
+    model.eval()  # in training mode batch norm needs more than one value per channel
+    # fvcore logs the operators that it skips; here they are an error
     logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
     with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer's, about shapes that become constants
+        warnings.simplefilter("ignore")  # the tracer warns of shapes that become constants
         analysis = FlopCountAnalysis(
             model, torch.zeros(1, 3, input_size, input_size, device=device)
         )
-        analysis.set_op_handle(**dict.fromkeys(ATTENTION_OPERATORS, _attention_macs))
+        analysis.set_op_handle(FUSED_ATTENTION, _attention_macs)
         analysis.set_op_handle(**dict.fromkeys(COST_FREE_OPERATORS))
         by_operator = analysis.by_operator()
         if unknown := analysis.unsupported_ops():
             raise UncountedOperatorError(
-                f"nobody has said what {', '.join(sorted(unknown))} costs: fvcore does not know, "
-                "and it is not in COST_FREE_OPERATORS of attngrid/complexity.py"
+                f"cannot count {', '.join(sorted(unknown))}: fvcore does not know it, and it is "
+                "not in COST_FREE_OPERATORS of attngrid/measure/complexity.py"
             )
     total = int(sum(by_operator.values()))
     macs = {

@@ -1,24 +1,24 @@
-"""What attention costs on the machine at hand: latency, images a second, memory.
+"""What attention costs on this machine: latency, images per second, memory.
 
-A few models of one backbone are timed in one process, together with the same backbone without
-attention, a round of each beside a round of the others, so that a ratio is of one run. Each one's
-memory is that of a process of its own.
+Each model is timed in one process together with the same backbone without attention, in
+alternating rounds, so that a ratio compares times of the same run. Its memory is measured in
+another new process.
 """
 
 from __future__ import annotations
 
 import csv
+import logging
 import os
 import re
 import statistics
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import replace
-from itertools import groupby, islice
 from multiprocessing import get_context, parent_process
-from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -26,13 +26,13 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from attngrid.analysis.costs import FILE, TIMED, identity, keep_cost, measured_as, read_costs
 from attngrid.core.errors import AttngridError, UnknownNameError
 from attngrid.core.files import read_yaml, shipped
 from attngrid.core.hardware import processor_name
 from attngrid.core.validation import validate
 from attngrid.data.registry import find_dataset
 from attngrid.measure.complexity import Model, models_of_grid
+from attngrid.measure.cost_file import FILE, TIMED, identity, keep_cost, measured_as, read_costs
 from attngrid.models.create import create_model
 from attngrid.records.environment import code_version, now
 from attngrid.study.cell import MODEL_KEY
@@ -41,7 +41,6 @@ from attngrid.study.labels import model_label, pairs
 from attngrid.study.recipe import Recipe, Schedule
 from attngrid.training.compile import CompiledModules
 from attngrid.training.fast import Fast
-from attngrid.training.launcher import allocator
 from attngrid.training.loop import (
     autocast,
     choose_device,
@@ -50,15 +49,14 @@ from attngrid.training.loop import (
     too_slow,
 )
 
-SAMPLE_S = 0.2  # a sample is as many calls as take this long
-WARM_UP = 3  # calls on a GPU before its first sample: a graph is recorded in the second
-# How a model is run where nothing else is said; what differs is said beside the machine.
-USUAL = Fast(compile=False, cuda_graphs=False)
-# Models that share the rounds of their baseline: of what it takes, this one part goes to each. A
-# process that is killed takes their figures with it.
-TOGETHER = 4
+log = logging.getLogger(__name__)
+
+SAMPLE_S = 0.2  # a sample is the mean of as many calls as take this long
+WARM_UP_CALLS = 3  # on a GPU, where a graph is recorded in the second call
 MEMORY_STEPS = 2  # from the second on there is the optimizer's momentum
-# Its step is a training's; so small that no weight becomes infinite on images of noise.
+# The performance options without a note in the column `switches`.
+USUAL = Fast(compile=False, cuda_graphs=False)
+# The learning rate is so small that no weight becomes infinite on images of noise.
 RECIPE = Recipe(
     epochs=1,
     batch_size=2,
@@ -69,14 +67,14 @@ RECIPE = Recipe(
 
 
 class NotMeasuredError(AttngridError):
-    """A model whose process ended without a row."""
+    """A model whose process failed."""
 
 
 def models_to_measure(grid: CostGrid) -> list[Model]:
-    """The models that a configuration asks for, each function once, the cheapest backbones first.
+    """The models that a configuration asks for, those of the cheapest backbones first.
 
     Raises:
-        UnknownNameError: a backbone, attention or dataset that none of them has.
+        UnknownNameError: a backbone or attention that none of them has, or an unknown dataset.
     """
     blocks = grid.models
     if blocks is None:
@@ -96,14 +94,13 @@ def models_to_measure(grid: CostGrid) -> list[Model]:
     macs = _counted_macs()
 
     def cost(model: Model) -> list[float]:
-        without = replace(model, attention="none")
-        return [macs.get(tuple(map(str, m.key().values())), 0.0) for m in (without, model)]
+        return [macs.get(tuple(map(str, m.key().values())), 0.0) for m in (_baseline(model), model)]
 
     return sorted({repr(model): model for model in models}.values(), key=cost)
 
 
 def _counted_macs() -> dict[tuple[str, ...], float]:
-    """What has been counted at the papers' full size, by the values of ``MODEL_KEY``."""
+    """Multiply-accumulates from ``results/complexity.csv``, by the values of ``MODEL_KEY``."""
     file = shipped("results/complexity.csv")
     if not file.is_file():
         return {}
@@ -112,150 +109,96 @@ def _counted_macs() -> dict[tuple[str, ...], float]:
     return {tuple(row[name] for name in MODEL_KEY): float(row["macs"]) for row in rows}
 
 
+def _baseline(model: Model) -> Model:
+    return replace(model, attention="none")
+
+
 def measure_all(
     grid: CostGrid, threads: int, *, again: bool = False, file: Path = FILE
 ) -> list[str]:
-    """Measure the models that have no row of this machine yet, and keep each row as it comes.
+    """Measure each model without a row for this machine, and write its row at once.
 
     Args:
         grid: which models, and how.
-        threads: of the CPU.
-        again: measure those that have a row, too.
-        file: of the rows.
+        threads: CPU threads.
+        again: also measure the models that have a row.
+        file: the CSV file of the rows.
 
     Returns:
-        The models that could not be measured, each with why.
+        The models that could not be measured, each with the reason.
 
     Raises:
         UnknownNameError: as ``models_to_measure``.
     """
     machine = machine_of(grid, threads)
-    models = models_to_measure(grid)
     known = set() if again else {identity(row) for row in read_costs(file)}
-
-    def key_of(model: Model) -> dict[str, Any]:
-        return model.key() | machine | {"switches": switches(grid, model)}
-
-    left = [model for model in models if identity(key_of(model)) not in known]
-    _say(f"{len(models)} models, {len(models) - len(left)} of them measured before")
+    keys = [
+        (m, m.key() | machine | {"switches": switches(grid, m)}) for m in models_to_measure(grid)
+    ]
+    left = [(model, key) for model, key in keys if identity(key) not in known]
+    log.info("%s models, %s of them measured before", len(keys), len(keys) - len(left))
     if left and (slow := too_slow(grid.precision, choose_device(grid.device))):
-        _say(slow)
+        log.warning(slow)
     failed: list[str] = []
-    start, done = time.perf_counter(), 0
-    for group in _groups(left, grid):
+    start = time.perf_counter()
+    for number, (model, key) in enumerate(left):
         minutes = (time.perf_counter() - start) / 60
         if grid.minutes is not None and minutes >= grid.minutes:
-            _say(f"{minutes:.0f} minutes are over; {len(left) - done} models are left")
+            log.info("%.0f minutes are over; %s models are left", minutes, len(left) - number)
             break
-        for model, row in _measured(group, grid, threads):
-            size = f"{model.input_size}×{model.input_size}"
-            label = f"{model_label(model.backbone, model.attention)}, {size}"
-            done += 1
-            if isinstance(row, NotMeasuredError):
-                failed.append(f"{label}: {row}")
-                _say(f"not measured: {failed[-1]}")
-                continue
-            keep_cost(row | key_of(model), file)
-            _say(f"[{done}/{len(left)}] {label}: {_figures(row)}")
+        size = f"{model.input_size}×{model.input_size}"
+        label = f"{model_label(model.backbone, model.attention)}, {size}"
+        try:
+            row = in_new_process(training_memory, model, grid, threads)
+            row |= in_new_process(measure, model, grid, threads)
+        except NotMeasuredError as error:
+            failed.append(f"{label}: {error}")
+            log.warning("not measured: %s", failed[-1])
+        else:
+            keep_cost(row | key, file)
+            log.info("[%s/%s] %s: %s", number + 1, len(left), label, _describe(row))
     return failed
 
 
-def _groups(models: Sequence[Model], grid: CostGrid) -> Iterator[list[Model]]:
-    """Those next to each other that have the same baseline, ``TOGETHER`` at most."""
-    device = choose_device(grid.device)
-    for baseline, alike in groupby(models, _without):
-        # PyTorch compiles one code for eight models and their modes, and runs the rest uncompiled
-        together = 1 if _resolved(grid, baseline, device).compile else TOGETHER
-        while group := list(islice(alike, together)):
-            yield group
-
-
-def _without(model: Model) -> Model:
-    return replace(model, attention="none")
-
-
-def _measured(
-    models: Sequence[Model], grid: CostGrid, threads: int
-) -> Iterator[tuple[Model, dict[str, Any] | NotMeasuredError]]:
-    """Each model's figures, or why there are none, of models with the same baseline."""
-    fit = []
-    for model in models:
-        try:
-            fit.append((model, _alone(training_memory, model, grid, threads)))
-        except NotMeasuredError as error:
-            yield model, error
-    if fit:
-        yield from _timed(fit, grid, threads)
-
-
-def _timed(
-    models: Sequence[tuple[Model, dict[str, Any]]], grid: CostGrid, threads: int
-) -> Iterator[tuple[Model, dict[str, Any] | NotMeasuredError]]:
-    """The times of models, beside the memory that is known of each."""
-    try:
-        rows = _alone(measure, [model for model, _ in models], grid, threads)
-    except NotMeasuredError as error:
-        if len(models) == 1:
-            yield models[0][0], error
-            return
-        for one in models:  # to learn which it was
-            yield from _timed([one], grid, threads)
-    else:
-        for (model, memory), row in zip(models, rows, strict=True):
-            yield model, memory | row
-
-
-def _alone(work: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function returns in a process of its own.
+def in_new_process(work: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function returns in a new process, which ends with this one.
 
     Raises:
-        NotMeasuredError: why it ended without returning.
+        NotMeasuredError: the function raised, or its process was ended.
     """
     context = get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_send, args=(sender, work, arguments), daemon=True)
-    process.start()
-    sender.close()  # so that its end is seen here
-    try:
-        returned, result = receiver.recv()
-    except EOFError:
-        process.join()
-        result = f"its process was ended (exit code {process.exitcode}); too little memory?"
-        returned = False
-    process.join()
-    if not returned:
-        raise NotMeasuredError(result)
-    return result
-
-
-def _send(sender: Connection, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        sender.send((True, work(*arguments)))
-    except Exception as error:  # a user's module may raise anything
-        reason = str(error).strip().partition("\n")[0]
-        sender.send((False, f"{type(error).__name__}: {reason}"))
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_end_with_parent) as pool:
+        try:
+            return pool.submit(work, *arguments).result()
+        except BrokenProcessPool:
+            raise NotMeasuredError("its process was ended; too little memory?") from None
+        except Exception as error:  # a user's module may raise anything
+            reason = str(error).strip().partition("\n")[0]
+            raise NotMeasuredError(f"{type(error).__name__}: {reason}") from error
 
 
 def _end_with_parent() -> None:
-    """What is timed next must not have a forgotten model beside it."""
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    """Watch the parent, so that a forgotten process does not slow down the next measurement."""
+
+    def watch() -> None:
+        parent = parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
-def _figures(row: dict[str, Any]) -> str:
-    """A row for a person."""
+def _describe(row: dict[str, Any]) -> str:
     parts = []
-    for name, figure in TIMED.items():
-        unit = "ms" if figure.endswith("_ms") else "images/s"
-        parts.append(f"{name} {row[figure]:.4g} {unit} (time × {row[f'{name}_ratio']:.2f})")
+    for name, column in TIMED.items():
+        unit = "ms" if column.endswith("_ms") else "images/s"
+        parts.append(f"{name} {row[column]:.4g} {unit} (time × {row[f'{name}_ratio']:.2f})")
     return ", ".join(parts)
 
 
 def machine_of(grid: CostGrid, threads: int) -> dict[str, Any]:
-    """What a row's figures are of, beside its model and its switches."""
+    """The columns that identify the machine, without ``switches``."""
     device = choose_device(grid.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     return {
@@ -269,32 +212,28 @@ def machine_of(grid: CostGrid, threads: int) -> dict[str, Any]:
 
 
 def switches(grid: CostGrid, model: Model) -> str:
-    """What differs from ``USUAL`` of how a model is run, as ``name=value`` pairs."""
-    device = choose_device(grid.device)
-    found = _resolved(grid, model, device).model_dump()
-    changed = {name: value for name, value in found.items() if value != getattr(USUAL, name)}
-    if device.type == "cpu" and allocator() != "tuned":
-        changed["allocator"] = allocator()
-    return pairs(changed)
+    """The performance options that differ from ``USUAL``, as ``name=value`` pairs."""
+    found = _resolve(grid, model, choose_device(grid.device)).model_dump()
+    return pairs({name: value for name, value in found.items() if value != getattr(USUAL, name)})
 
 
-def _resolved(grid: CostGrid, model: Model, device: torch.device) -> Fast:
+def _resolve(grid: CostGrid, model: Model, device: torch.device) -> Fast:
     fast = grid.fast.resolved(device, grid.batch * model.input_size**2)
     return fast.model_copy(update={"unfilled": True})  # as all memory is where it is not strict
 
 
 def training_memory(model: Model, grid: CostGrid, threads: int) -> dict[str, Any]:
-    """The most memory that a model's training takes; to be called in a process of its own.
+    """Peak memory of a model's training; to be called in a new process.
 
     Raises:
         ConfigError: a model that cannot be built.
-        RuntimeError, MemoryError: one that does not run, or not in this memory.
+        RuntimeError, MemoryError: a model that does not run, or not in this memory.
     """
     device = choose_device(grid.device)
     make_deterministic(0, threads, strict=False)
-    # a first small step loads what is loaded once
-    first = Model("resnet18", "none", "cifar", 10, 32, {"width": 1 / 16})
-    Network(first, grid.model_copy(update={"batch": 2}), device).training()
+    # a small step first, to load what every training loads
+    small = Model("resnet18", "none", "cifar", 10, 32, {"width": 1 / 16})
+    Network(small, grid.model_copy(update={"batch": 2}), device).training()
     before = memory_mb(device)
     network = Network(model, grid, device)
     for _ in range(MEMORY_STEPS):
@@ -303,44 +242,45 @@ def training_memory(model: Model, grid: CostGrid, threads: int) -> dict[str, Any
     return {"peak_memory_mb": "" if before is None or after is None else round(after - before, 1)}
 
 
-def measure(models: Sequence[Model], grid: CostGrid, threads: int) -> list[dict[str, Any]]:
-    """How fast models of the same baseline are, in rounds with it; in a process of its own.
+def measure(model: Model, grid: CostGrid, threads: int) -> dict[str, Any]:
+    """Times of a model and their ratios to its baseline's; to be called in a new process.
 
     Raises:
         ConfigError, RuntimeError, MemoryError: as ``training_memory``.
     """
     device = choose_device(grid.device)
     make_deterministic(0, threads, strict=False)
-    when = {"measured": now(), "commit": code_version() or ""}
-    baseline = _without(models[0])
-    sides = [baseline, *(model for model in models if model != baseline)]
-    networks = [Network(side, grid, device) for side in sides]
-    rows: list[dict[str, Any]] = [when | {"rounds": sys.maxsize} for _ in models]
-    for name, figure in TIMED.items():
+    row: dict[str, Any] = {"measured": now(), "commit": code_version() or ""}
+    networks = [Network(_baseline(model), grid, device)]
+    if model != _baseline(model):
+        networks.append(Network(model, grid, device))
+    rounds = []
+    for name, column in TIMED.items():
         times = time_rounds(networks, name, grid)
         if any(network.modules and network.modules.failed for network in networks):
             raise RuntimeError("the compiler failed; fast: {compile: false} measures it as it is")
+        base_s, model_s = times[0], times[-1]
         images = 1 if name == "latency" else grid.batch
-        for row, model in zip(rows, models, strict=True):
-            ours = times[sides.index(model)]
-            row |= _quartiles(figure, [1e3 * s if name == "latency" else images / s for s in ours])
-            row |= _quartiles(f"{name}_ratio", [a / b for a, b in zip(ours, times[0], strict=True)])
-            row["rounds"] = min(row["rounds"], len(ours))
-    return rows
+        values = [1e3 * s if name == "latency" else images / s for s in model_s]
+        row |= _quartiles(column, values)
+        ratios = [s / base for s, base in zip(model_s, base_s, strict=True)]
+        row |= _quartiles(f"{name}_ratio", ratios)
+        rounds.append(len(model_s))
+    return row | {"rounds": min(rounds)}
 
 
 class Network:
-    """A model with its optimizer, and the images of noise that it is given over and over.
+    """A model with its optimizer and one batch of noise.
 
     Args:
-        model: what to build, with weights in training mode.
-        grid: batch and precision.
-        device: where.
+        model: what to build, in training mode.
+        grid: batch, precision and performance options.
+        device: where it runs.
     """
 
     def __init__(self, model: Model, grid: CostGrid, device: torch.device) -> None:
         self.precision, self.device = grid.precision, device
-        fast = _resolved(grid, model, device)
+        fast = _resolve(grid, model, device)
         self.model = create_model(
             model.backbone,
             model.attention,
@@ -360,7 +300,7 @@ class Network:
         self.labels_N = torch.randint(model.num_classes, (grid.batch,), device=device)
 
     def training(self) -> None:
-        """A step, as ``training.loop`` makes it."""
+        """One training step."""
         self.optimizer.zero_grad()
         with autocast(self.precision, self.device):
             logits = self.network(self.images_NCHW)
@@ -370,58 +310,58 @@ class Network:
 
     def inference(self) -> None:
         """The logits of a batch."""
-        with torch.no_grad(), autocast(self.precision, self.device):
-            self.network(self.images_NCHW)
+        self._forward(self.images_NCHW)
 
     def latency(self) -> None:
         """The logits of one image."""
+        self._forward(self.images_NCHW[:1])
+
+    def _forward(self, images_NCHW: torch.Tensor) -> None:
         with torch.no_grad(), autocast(self.precision, self.device):
-            self.network(self.images_NCHW[:1])
+            self.network(images_NCHW)
 
     def seconds(self, name: str, calls: int) -> float:
-        """The time of a call of ``training``, ``inference`` or ``latency``, the mean of so many."""
+        """Mean time of a call of ``training``, ``inference`` or ``latency``."""
         self.model.train(name == "training")
         work = getattr(self, name)
-        self._wait()
+        self._synchronize()
         start = time.perf_counter()
         for _ in range(calls):
             work()
-        self._wait()
+        self._synchronize()
         return (time.perf_counter() - start) / calls
 
-    def _wait(self) -> None:
+    def _synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
 
 def time_rounds(networks: Sequence[Network], name: str, grid: CostGrid) -> list[list[float]]:
-    """Seconds a call, of each network in each round; every other round goes backwards."""
+    """Seconds per call of each network in each round; every other round runs in reverse order."""
     calls = []
     for network in networks:
-        # the first ones load, choose kernels, compile and record graphs
-        network.seconds(name, WARM_UP if network.device.type == "cuda" else 1)
+        # the first calls load, choose kernels, compile and record graphs
+        network.seconds(name, WARM_UP_CALLS if network.device.type == "cuda" else 1)
         calls.append(max(1, round(SAMPLE_S / network.seconds(name, 1))))
     times: list[list[float]] = [[] for _ in networks]
+    order = list(range(len(networks)))
     start = time.perf_counter()
     while len(times[0]) < grid.rounds or time.perf_counter() - start < grid.seconds:
-        places = range(len(networks)) if len(times[0]) % 2 == 0 else range(len(networks))[::-1]
-        for place in places:
+        for place in order:
             times[place].append(networks[place].seconds(name, calls[place]))
+        order.reverse()
     return times
 
 
-def _quartiles(name: str, values: Sequence[float]) -> dict[str, float]:
-    low, median, high = statistics.quantiles(values, n=4)
-    return {
-        column: float(f"{value:.5g}")
-        for column, value in ((name, median), (f"{name}_q1", low), (f"{name}_q3", high))
-    }
+def _quartiles(column: str, values: Sequence[float]) -> dict[str, float]:
+    low, median, high = (float(f"{v:.5g}") for v in statistics.quantiles(values, n=4))
+    return {column: median, f"{column}_q1": low, f"{column}_q3": high}
 
 
 def memory_mb(device: torch.device, *, peak: bool = False) -> float | None:
-    """What is held now, or the most that was since this was last asked; None where nobody knows.
+    """Memory in use now, or its peak since the last call without ``peak``; None if unknown.
 
-    Of torch's allocator on a GPU; of the whole process on a CPU, as Linux knows it.
+    On a GPU that of torch's allocator; on a CPU that of the process, as Linux counts it.
     """
     if device.type == "cuda":
         if peak:
@@ -433,12 +373,7 @@ def memory_mb(device: torch.device, *, peak: bool = False) -> float | None:
     except OSError:
         return None
     if not peak:
-        with suppress(OSError):  # not permitted: then the peak is that since the process began
+        with suppress(OSError):  # without permission the peak is that since the process began
             Path("/proc/self/clear_refs").write_text("5", "utf-8")
     found = re.search(rf"{'VmHWM' if peak else 'VmRSS'}:\s+(\d+) kB", text)
     return None if found is None else int(found[1]) * 1024 / 1e6
-
-
-def _say(line: str) -> None:
-    with suppress(OSError):  # whoever reads this may have ended first
-        print(line, file=sys.stderr, flush=True)

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import SymmetricalLogLocator
 
-from attngrid.analysis.costs import FILE, TIMED, Row, machine_label, read_costs
 from attngrid.analysis.frames import COMPLEXITY, read_frame
 from attngrid.core.files import shipped
+from attngrid.measure.cost_file import FILE, TIMED, Row, machine_label, read_costs
 from attngrid.models.registry import attention_label
 from attngrid.render.figures import WIDTH, add_legend, model_styles, save, write_in
 from attngrid.render.layout import write_table

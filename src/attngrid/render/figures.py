@@ -21,9 +21,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from attngrid.analysis.frames import LOST, Results
-from attngrid.analysis.maps import Maps
 from attngrid.analysis.reference import REFERENCE, read_published
 from attngrid.core.files import shipped, write_atomically
+from attngrid.measure.maps_file import Maps
 from attngrid.models.registry import ATTENTIONS, attention_label, find_attention
 from attngrid.render.maps import Column, draw_maps, photographs, strips
 from attngrid.study.labels import backbone_label

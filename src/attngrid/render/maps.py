@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from attngrid.analysis.maps import CellMaps
+from attngrid.measure.maps_file import CellMaps
 
 # inches
 PAGE = 7.0  # both columns of a paper

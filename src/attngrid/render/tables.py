@@ -14,10 +14,10 @@ from typing import Any
 
 import pandas as pd
 
-from attngrid.analysis.costs import FILE, by_machine, measured_as, read_costs
 from attngrid.analysis.dependencies import has_statistics
 from attngrid.analysis.frames import COMPLEXITY, LOST, read_counts
 from attngrid.analysis.reference import REFERENCE, Model, is_number
+from attngrid.measure.cost_file import FILE, by_machine, measured_as, read_costs
 from attngrid.models.registry import trained_attention
 from attngrid.render.description import Column, Description, load_description, read_figures
 from attngrid.render.layout import MISSING, Head, Row, Table, Value

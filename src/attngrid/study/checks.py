@@ -119,10 +119,10 @@ def check_tuning(study: Study) -> None:
                 f"{wrong}needs a multiple of {classes}, as many images of each class of "
                 f"{block.dataset}"
             )
-        if dataset.fewest is not None and of_each >= dataset.fewest:
+        if dataset.smallest_class is not None and of_each >= dataset.smallest_class:
             raise ValueError(
-                f"{wrong}can be {(dataset.fewest - 1) * classes} at most: {block.dataset} has "
-                f"{dataset.fewest} training images of a class, and trials need some of them"
+                f"{wrong}can be {(dataset.smallest_class - 1) * classes} at most: {block.dataset} has "
+                f"{dataset.smallest_class} training images of a class, and trials need some of them"
             )
 
 

@@ -7,7 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from attngrid.core.errors import ConfigError
-from attngrid.data.prepare import parts_of, report_file
+from attngrid.data.archives import parts_of
+from attngrid.data.prepare import report_file
 from attngrid.data.registry import find_dataset
 from attngrid.models.registry import find_attention
 from attngrid.study.cluster import SNAKEMAKE_MB

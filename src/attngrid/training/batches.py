@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from attngrid.data import folders
-from attngrid.data.images import Batches, Images, channel_statistics, load, validation_part
+from attngrid.data.images import Batches, Images, channel_statistics
+from attngrid.data.loading import load, validation_part
 from attngrid.data.registry import find_dataset
 from attngrid.data.sharding import ALL, Share
 from attngrid.study.cell import Cell

@@ -28,7 +28,7 @@ from attngrid.core.errors import (
 )
 from attngrid.core.hardware import peak_memory_mb, processor_name, processors
 from attngrid.data.registry import find_dataset
-from attngrid.data.staging import staged
+from attngrid.data.staging import stage
 from attngrid.records.attempts import Attempts, attempt
 from attngrid.records.environment import environment, now
 from attngrid.records.record import read_trial, write_record
@@ -177,7 +177,7 @@ def _train(
     in_files = find_dataset(cell.dataset).target is None
     workers = min(compute.workers, max(1, processors() // processes.local_count)) if in_files else 0
     if (scratch := scratch_folder()) is not None:
-        folder = staged(cell.dataset, folder, scratch, _nothing if processes.rank else _say)
+        folder = stage(cell.dataset, folder, scratch)
     how: dict[str, Any] = {"deterministic": compute.deterministic, "workers": workers}
     if cell.micro_batches > 1 or compute.gpus > 1:
         how |= {

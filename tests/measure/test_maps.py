@@ -17,12 +17,13 @@ from sklearn.datasets import load_digits
 
 import attngrid
 from attngrid.analysis.frames import Results, collect, load_results
-from attngrid.analysis.maps import CellMaps, Maps, pictured, read_maps, write_maps
 from attngrid.cli.main import main
 from attngrid.core.errors import ConfigError, RecordError
 from attngrid.core.validation import validate
-from attngrid.data.images import Batches, channel_statistics, load
+from attngrid.data.images import Batches, channel_statistics
+from attngrid.data.loading import load
 from attngrid.measure.attention_maps import grad_cam, own_map
+from attngrid.measure.maps_file import CellMaps, Maps, pictured, read_maps, write_maps
 from attngrid.records.record import read_record
 from attngrid.render.figures import FIGURES, NO_MAPS, NO_WEIGHTS
 from attngrid.render.maps import between, overlay

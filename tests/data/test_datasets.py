@@ -34,8 +34,8 @@ from attngrid.cli.main import main
 from attngrid.core.errors import ConfigError, DataError
 from attngrid.core.validation import validate
 from attngrid.data import dogs, folders
-from attngrid.data.images import load
-from attngrid.data.prepare import link_archives, prepare, report_file
+from attngrid.data.archives import link_archives, prepare, report_file
+from attngrid.data.loading import load
 from attngrid.data.registry import DATASETS
 from attngrid.data.staging import staged
 from attngrid.study.recipe import shipped_recipes

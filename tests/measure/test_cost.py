@@ -15,7 +15,6 @@ import pytest
 import torch
 import yaml
 
-from attngrid.analysis.costs import COLUMNS, MACHINE, identity, keep_cost, read_costs
 from attngrid.cli.main import main
 from attngrid.core.errors import UnknownNameError
 from attngrid.core.validation import validate
@@ -28,6 +27,7 @@ from attngrid.measure.cost import (
     models_to_measure,
     time_rounds,
 )
+from attngrid.measure.cost_file import COLUMNS, MACHINE, identity, keep_cost, read_costs
 from attngrid.render.cost import added_macs, draw_costs
 from attngrid.render.description import load_description
 from attngrid.render.tables import build_table

@@ -1,4 +1,4 @@
-"""The attention maps of a study as a file: ``results/<study>/maps.npz``. No torch here."""
+"""The attention maps of a study: ``results/<study>/maps.npz``, read and written without torch."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from attngrid.study.schema import Study
 
 @dataclass(frozen=True)
 class CellMaps:
-    """What one trained network makes of the first K of its dataset's images.
+    """Maps of one trained network for K images.
 
     Attributes:
         labels: the K true classes.
-        predicted: the K classes that the network gives.
+        predicted: the K predicted classes.
         grad_cam_KHW: Grad-CAM of the true class on the last stage's output, 0 or more.
-        own_KHW: the spatial map of the attention module, None where it has none.
-        site: the name of the module in the network that ``own_KHW`` is of.
+        own_KHW: spatial map of an attention module; None if it has none.
+        site: name of that module in the network.
     """
 
     labels: list[int]
@@ -50,7 +50,7 @@ class Maps:
 
 
 def pictured(study: Study) -> list[Cell]:
-    """The cells that a study shows maps of: each model's first seed in each condition."""
+    """The cells whose maps a study shows: the first seed of each model in each condition."""
     first: dict[tuple[str, str, str], Cell] = {}
     for cell in study.cells:
         first.setdefault((cell.condition, cell.backbone, cell.attention), cell)
@@ -58,13 +58,13 @@ def pictured(study: Study) -> list[Cell]:
 
 
 def with_weights(study: Study) -> list[Cell]:
-    """Those of them whose record and weights are here, each training once."""
+    """The ``pictured`` cells with a record and weights, each training once."""
     cells = {cell.id: cell for cell in pictured(study)}
     return [c for c in cells.values() if c.record.is_file() and c.weights.is_file()]
 
 
 def write_maps(file: Path, maps: Maps) -> None:
-    """Write maps as arrays and one JSON string, atomically; the same maps are the same bytes."""
+    """Write maps as arrays and one JSON string, atomically; equal maps give equal bytes."""
     arrays: dict[str, NDArray[np.generic]] = {
         f"images/{dataset}": images for dataset, images in maps.images.items()
     }
@@ -81,7 +81,7 @@ def write_maps(file: Path, maps: Maps) -> None:
 
 
 def read_maps(file: Path) -> Maps:
-    """Read maps; nothing in the file is run.
+    """Read maps, without unpickling anything.
 
     Raises:
         RecordError: a file that is not one of ``write_maps``.

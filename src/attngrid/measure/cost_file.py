@@ -1,8 +1,7 @@
-"""``results/cost.csv``: what models took on the machines that they were measured on.
+"""The measured costs: ``results/cost.csv``, one row per model and machine.
 
-One row a model and machine. A machine is a device with a number of threads, a precision, a batch,
-a version of torch and the switches of ``training.fast``: what two of them took never shares a
-column.
+A machine is a device with a number of threads, a precision, a batch size, a version of torch and
+performance options. Rows of different machines never share a column of a table.
 """
 
 from __future__ import annotations
@@ -21,22 +20,22 @@ from attngrid.study.cell import MODEL_KEY
 
 FILE = Path("results/cost.csv")
 MACHINE = ("device_name", "device", "threads", "precision", "batch", "torch", "switches")
-# What is timed, and the column of its median: the latency of one image, the others of a batch.
+# What is timed, and the column of its median: latency of one image, the others of a batch.
 TIMED = {
     "latency": "latency_ms",
     "inference": "inference_images_per_s",
     "training": "training_images_per_s",
 }
-# Medians and quartiles; a ratio is of times, over those of the same backbone without attention in
-# the same run.
+# Medians and quartiles. A ratio is of a model's time to that of the same backbone without attention
+# in the same run.
 COLUMNS = (
     *MODEL_KEY,
     *MACHINE,
     *(
         column
         for name, figure in TIMED.items()
-        for what in (figure, f"{name}_ratio")
-        for column in (what, f"{what}_q1", f"{what}_q3")
+        for median in (figure, f"{name}_ratio")
+        for column in (median, f"{median}_q1", f"{median}_q3")
     ),
     "peak_memory_mb",
     "rounds",
@@ -47,19 +46,19 @@ Row = dict[str, str]
 
 
 def read_costs(file: Path = FILE) -> list[Row]:
-    """The rows there are, as they are written; none where there is no file."""
+    """All rows, as text; none without a file."""
     file = shipped(file)
     if not file.is_file():
         return []
     with file.open(encoding="utf-8", newline="") as stream:
-        # of a file from before a column, that is empty
+        # a file of an older version may lack a column
         return [{name: row.get(name) or "" for name in COLUMNS} for row in csv.DictReader(stream)]
 
 
 def keep_cost(row: Mapping[str, Any], file: Path = FILE) -> None:
-    """Put a row in the place of its model's on its machine, or behind the others.
+    """Write a row in place of the one of the same model and machine, or at the end.
 
-    Processes on several machines may do so at once.
+    Several processes may do so at once.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(file.with_name(f".{file.name}.lock")):
@@ -73,14 +72,14 @@ def keep_cost(row: Mapping[str, Any], file: Path = FILE) -> None:
 
 
 def identity(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """What a row is of: its model and its machine."""
+    """A row's model and machine."""
     return tuple(str(row[name]) for name in (*MODEL_KEY, *MACHINE))
 
 
 def by_machine(
     costs: list[Row], stem: str, num_classes: int, input_size: int
 ) -> dict[str, dict[tuple[str, str], Row]]:
-    """The rows at a geometry, by the machine's name and then by backbone and attention."""
+    """The rows of one stem and size, by machine label and then by backbone and attention."""
     at = {"stem": stem, "num_classes": str(num_classes), "input_size": str(input_size)}
     found: dict[str, dict[tuple[str, str], Row]] = {}
     for row in costs:
@@ -91,7 +90,7 @@ def by_machine(
 
 
 def machine_label(machine: Mapping[str, Any]) -> str:
-    """A machine for a person: ``AMD EPYC (AVX2), 2 threads, float32, batch 64, torch 2.14.1``."""
+    """For example ``AMD EPYC (AVX2), 2 threads, float32, batch 64, torch 2.14.1``."""
     switches = f", {machine['switches']}" if machine["switches"] else ""
     threads = "1 thread" if str(machine["threads"]) == "1" else f"{machine['threads']} threads"
     return (
@@ -101,5 +100,5 @@ def machine_label(machine: Mapping[str, Any]) -> str:
 
 
 def measured_as(attention: str) -> str:
-    """The name that a module's cost is under: ``cam`` computes what ``se`` does."""
+    """The attention whose cost is measured: ``cam`` is an alias of ``se``."""
     return find_attention(attention).alias_of or attention

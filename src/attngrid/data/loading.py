@@ -1,0 +1,112 @@
+"""Reading a whole dataset into memory, and holding out validation images."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from attngrid.core.errors import AttngridError, DataError
+from attngrid.core.user_code import load_user_class
+from attngrid.data.images import Images
+from attngrid.data.prepare import prepare
+from attngrid.data.registry import Dataset, find_dataset
+
+
+def load(
+    name: str, folder: Path, *, download: bool, classes: int | None, validation: int = 0
+) -> tuple[Images, Images]:
+    """Read a dataset into memory.
+
+    Args:
+        name: as ``find_dataset`` takes it.
+        folder: the data folder.
+        download: fetch missing files.
+        classes: keep the first so many classes only; None keeps all.
+        validation: hold out so many training images instead of the test images.
+
+    Returns:
+        The training and the held-out split.
+
+    Raises:
+        DataError: missing or damaged files, or too few images; the message says what to do.
+    """
+    dataset = find_dataset(name)
+    if dataset.target is None:
+        raise DataError(f"the images of {name!r} stay in their files: attngrid.data.stream")
+    if dataset.prepare is not None:
+        prepare(name, folder, download=download)
+    if dataset.sha256 is not None:
+        train, test = _load_user_dataset(name, dataset, folder)
+    else:
+        module, _, function = dataset.target.rpartition(":")
+        train, test = getattr(importlib.import_module(module), function)(folder)
+    if classes is not None:
+        train, test = train.first_classes(classes), test.first_classes(classes)
+    if validation:
+        held_out_N = validation_part(train.labels_N, validation)
+        train, test = train.only(~held_out_N), train.only(held_out_N)
+    return train, test
+
+
+def validation_part(labels_N: Tensor, images: int) -> Tensor:
+    """Choose the training images that tuning trials are tested on.
+
+    Takes equally many of each class, at even distances in the order of the images. The choice
+    depends on the labels and the number alone.
+
+    Args:
+        labels_N: labels of the training images.
+        images: how many to choose; a multiple of the number of classes.
+
+    Returns:
+        N booleans, true for the chosen images.
+
+    Raises:
+        DataError: not a multiple of the classes, or a class with no image left to train on.
+    """
+    classes = torch.unique(labels_N)
+    of_each, rest = divmod(images, len(classes))
+    smallest = int(torch.bincount(labels_N)[classes].min())
+    if rest or of_each >= smallest:
+        raise DataError(
+            f"tuning.validation_images: found {images}; needs a multiple of the {len(classes)} "
+            f"classes, and fewer than {smallest} of each: the smallest has no more training images"
+        )
+    held_out_N = torch.zeros_like(labels_N, dtype=torch.bool)
+    for label in classes:
+        positions = (labels_N == label).nonzero()[:, 0]
+        middles = (2 * torch.arange(of_each) + 1) * len(positions) // (2 * of_each)
+        held_out_N[positions[middles]] = True
+    return held_out_N
+
+
+def _load_user_dataset(name: str, dataset: Dataset, folder: Path) -> tuple[Images, ...]:
+    """Read a user's dataset and check it against the attributes of its class."""
+    try:
+        splits = load_user_class(name, dataset.sha256 or "").load(folder)
+        train, test = (
+            Images(torch.as_tensor(pixels).contiguous(), torch.as_tensor(labels).long())
+            for pixels, labels in splits
+        )
+    except AttngridError:
+        raise
+    except Exception as error:
+        raise DataError(f"dataset {name!r}: load: {type(error).__name__}: {error}") from error
+    for split, images in {"training": train, "held-out": test}.items():
+        pixels, labels = images.pixels_NCHW, images.labels_N
+        shape = (len(labels), 3, dataset.input_size, dataset.input_size)
+        if pixels.dtype != torch.uint8 or tuple(pixels.shape) != shape or labels.ndim != 1:
+            raise DataError(
+                f"dataset {name!r}: the {split} images are {tuple(pixels.shape)} of "
+                f"{str(pixels.dtype).removeprefix('torch.')}, its {len(labels)} labels want "
+                f"{shape} of uint8"
+            )
+        if not len(labels) or not 0 <= int(labels.min()) <= int(labels.max()) < dataset.num_classes:
+            raise DataError(
+                f"dataset {name!r}: the {split} labels must be 0 to {dataset.num_classes - 1}, "
+                f"found {sorted(set(labels.tolist()))[:10]}"
+            )
+    return train, test
