@@ -1,7 +1,7 @@
 """``results/cost.csv``: what models took on the machines that they were measured on.
 
 One row a model and machine. A machine is a device with a number of threads, a precision, a batch,
-a version of torch and the switches of ``training.fast``: what two of them took never shares a
+a version of torch and the options in ``study.compute.Performance``: what two of them took never shares a
 column.
 """
 

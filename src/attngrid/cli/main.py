@@ -25,7 +25,6 @@ from attngrid.core.errors import (
     WriteError,
 )
 from attngrid.core.files import modified_ns
-from attngrid.training.launcher import tune_allocator
 
 if TYPE_CHECKING:
     from attngrid.render.tables import Table
@@ -747,8 +746,6 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; an error that the user can mend is one message, not a traceback."""
     arguments = parser().parse_args(argv)
-    if argv is None and arguments.command in (train, cost):
-        tune_allocator()
     atexit.register(gc.freeze)  # one more search for garbage, at the end, is half a second of torch
     try:
         arguments.command(arguments)

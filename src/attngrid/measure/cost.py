@@ -36,12 +36,10 @@ from attngrid.measure.complexity import Model, models_of_grid
 from attngrid.models.create import create_model
 from attngrid.records.environment import code_version, now
 from attngrid.study.cell import MODEL_KEY
+from attngrid.study.compute import Performance
 from attngrid.study.counted import CostGrid, CountedGrid
 from attngrid.study.labels import model_label, pairs
 from attngrid.study.recipe import Recipe, Schedule
-from attngrid.training.compile import CompiledModules
-from attngrid.training.fast import Fast
-from attngrid.training.launcher import allocator
 from attngrid.training.loop import (
     autocast,
     choose_device,
@@ -49,11 +47,12 @@ from attngrid.training.loop import (
     make_optimizer,
     too_slow,
 )
+from attngrid.training.performance import callable_network, memory_format, resolve
 
 SAMPLE_S = 0.2  # a sample is as many calls as take this long
 WARM_UP = 3  # calls on a GPU before its first sample: a graph is recorded in the second
 # How a model is run where nothing else is said; what differs is said beside the machine.
-USUAL = Fast(compile=False, cuda_graphs=False)
+USUAL = Performance(compile=False, cuda_graphs=False)
 # Models that share the rounds of their baseline: of what it takes, this one part goes to each. A
 # process that is killed takes their figures with it.
 TOGETHER = 4
@@ -273,14 +272,11 @@ def switches(grid: CostGrid, model: Model) -> str:
     device = choose_device(grid.device)
     found = _resolved(grid, model, device).model_dump()
     changed = {name: value for name, value in found.items() if value != getattr(USUAL, name)}
-    if device.type == "cpu" and allocator() != "tuned":
-        changed["allocator"] = allocator()
     return pairs(changed)
 
 
-def _resolved(grid: CostGrid, model: Model, device: torch.device) -> Fast:
-    fast = grid.fast.resolved(device, grid.batch * model.input_size**2)
-    return fast.model_copy(update={"unfilled": True})  # as all memory is where it is not strict
+def _resolved(grid: CostGrid, model: Model, device: torch.device) -> Performance:
+    return resolve(grid.performance, device, grid.batch * model.input_size**2)
 
 
 def training_memory(model: Model, grid: CostGrid, threads: int) -> dict[str, Any]:
@@ -318,8 +314,6 @@ def measure(models: Sequence[Model], grid: CostGrid, threads: int) -> list[dict[
     rows: list[dict[str, Any]] = [when | {"rounds": sys.maxsize} for _ in models]
     for name, figure in TIMED.items():
         times = time_rounds(networks, name, grid)
-        if any(network.modules and network.modules.failed for network in networks):
-            raise RuntimeError("the compiler failed; fast: {compile: false} measures it as it is")
         images = 1 if name == "latency" else grid.batch
         for row, model in zip(rows, models, strict=True):
             ours = times[sides.index(model)]
@@ -340,7 +334,7 @@ class Network:
 
     def __init__(self, model: Model, grid: CostGrid, device: torch.device) -> None:
         self.precision, self.device = grid.precision, device
-        fast = _resolved(grid, model, device)
+        performance = _resolved(grid, model, device)
         self.model = create_model(
             model.backbone,
             model.attention,
@@ -349,14 +343,12 @@ class Network:
             input_size=model.input_size,
             **model.options,
         )
-        self.model.to(device=device, memory_format=fast.layout)  # type: ignore[call-overload]
-        self.network = fast.called(self.model)
-        self.modules = None
-        if fast.compile == "attention":
-            self.modules = CompiledModules(self.model, grid.batch)
-        self.optimizer = make_optimizer(self.model, RECIPE, fused=fast.fused_sgd)
+        layout = memory_format(performance)
+        self.model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+        self.network = callable_network(self.model, performance)
+        self.optimizer = make_optimizer(self.model, RECIPE, fused=performance.fused_optimizer)
         shape = (grid.batch, 3, model.input_size, model.input_size)
-        self.images_NCHW = torch.randn(shape, device=device).contiguous(memory_format=fast.layout)
+        self.images_NCHW = torch.randn(shape, device=device).contiguous(memory_format=layout)
         self.labels_N = torch.randint(model.num_classes, (grid.batch,), device=device)
 
     def training(self) -> None:

@@ -41,9 +41,8 @@ from attngrid.study.schema import Study
 from attngrid.study.tuning import TUNED_KEYS
 from attngrid.training.checkpoint import Checkpoints
 from attngrid.training.deadline import deadline
-from attngrid.training.distributed import Processes, is_loss, joined
+from attngrid.training.distributed import Processes, is_peer_failure, process_group
 from attngrid.training.fingerprint import fingerprint
-from attngrid.training.launcher import allocator
 from attngrid.training.loop import Finished, Progress, choose_device, too_slow, train
 from attngrid.training.tuning import as_chosen
 from attngrid.training.weights import write_weights
@@ -76,7 +75,7 @@ def run_cell(study: Study, cell: Cell, record: Path) -> None:
         cell.status.parent.mkdir(parents=True, exist_ok=True)
         if _is_there(cell, record):
             return
-        with joined(study.compute.gpus, choose_device(study.compute.device)) as processes:
+        with process_group(study.compute.gpus, choose_device(study.compute.device)) as processes:
             if processes.rank:
                 _take_part(study, as_chosen(cell), processes)
                 return
@@ -193,7 +192,7 @@ def _train(
             finished=finished,
             checkpoints=checkpoints,
             download=study.data.download,
-            fast=compute.fast,
+            performance=compute.performance,
             processes=processes,
             **how,
         )
@@ -238,7 +237,6 @@ def _run_cell(study: Study, cell: Cell, record: Path, processes: Processes, this
             "started": started,
             **machine,
             **speed,
-            "allocator": allocator(),
             "peak_memory_mb": _peak_memory_mb(device),
             "cpu_s": time.process_time(),
             "fingerprint": behaviour,
@@ -289,7 +287,7 @@ def _end() -> float:
 
 def _note_failure(cell: Cell, error: BaseException) -> None:
     """Say in the status why there is no record; that another process is lost is not why."""
-    if is_loss(error):
+    if is_peer_failure(error):
         return
     known = isinstance(error, AttngridError)
     state = "waiting" if isinstance(error, DeadlineError) else "failed"
