@@ -31,9 +31,9 @@ from attngrid.measure.cost import (
 from attngrid.render.cost import added_macs, draw_costs
 from attngrid.render.description import load_description
 from attngrid.render.tables import build_table
+from attngrid.study.compute import Performance
 from attngrid.study.counted import CostGrid, CountedGrid
-from attngrid.training.fast import Fast
-from test_startup import imported
+from training.test_startup import imported
 
 ROOT = Path(__file__).resolve().parent.parent
 WAIT_S, MEGABYTES, BATCH = 0.03, 200, 4
@@ -402,9 +402,9 @@ def test_what_is_compiled_shares_no_process_with_other_models(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """PyTorch compiles one code a few times, then runs it uncompiled."""
-    monkeypatch.setattr("attngrid.training.fast.missing", lambda device: None)
+    monkeypatch.setattr("attngrid.training.performance.compiler_problem", lambda *_, **__: None)
     eager = CostGrid.model_validate({"device": "cpu", "backbones": ["resnet50"]})
-    compiled = eager.model_copy(update={"fast": Fast(compile=True)})
+    compiled = eager.model_copy(update={"performance": Performance(compile=True)})
     models = models_to_measure(eager)
     for grid, most in ((eager, TOGETHER), (compiled, 1)):
         groups = list(_groups(models, grid))
@@ -419,13 +419,11 @@ def test_what_was_not_compiled_makes_no_row_of_what_is(monkeypatch: pytest.Monke
 
         return fails
 
-    monkeypatch.setattr("attngrid.training.fast.missing", lambda device: None)
+    monkeypatch.setattr("attngrid.training.performance.compiler_problem", lambda *_, **__: None)
     monkeypatch.setattr(torch, "compile", broken)
-    fast = {"compile": "attention"}
-    grid = CostGrid.model_validate({"device": "cpu", "batch": 2, "seconds": 0, "fast": fast})
+    performance = {"compile": "attention"}
+    content = {"device": "cpu", "batch": 2, "seconds": 0, "performance": performance}
+    grid = CostGrid.model_validate(content)
     small = Model("resnet18", "se", "cifar", 10, 8, {"width": 1 / 16})
-    with (
-        pytest.warns(UserWarning, match="not compiled"),
-        pytest.raises(RuntimeError, match="the compiler failed"),
-    ):
+    with pytest.raises(RuntimeError, match="no code for this"):
         measure([small], grid, 1)

@@ -18,11 +18,11 @@ from attngrid.core.files import write_atomically
 from attngrid.records.record import Record, read_record, read_trial
 from attngrid.records.staleness import stale_records
 from attngrid.records.status import STOPPED, read_status
+from attngrid.records.tuning import read_tuning_result
 from attngrid.study.cell import MODEL_KEY, Cell
 from attngrid.study.paths import results_folder
 from attngrid.study.schema import Study
 from attngrid.study.tuning import TUNED_KEYS
-from attngrid.training.tuning import read_choice
 
 ERRORS = ("top1_error", "top5_error", "best_top1_error", "best_top5_error")
 SELECTIONS = ("top1_selection", "top5_selection")
@@ -160,11 +160,11 @@ def _measured(cell: Cell) -> Record:
     """A cell's record; of a tuned one, that of what its trials chose, where that is here.
 
     Raises:
-        RecordError: as ``read_record`` and ``read_choice``, or another setting.
+        RecordError: as ``read_record`` and ``read_tuning_result``, or another setting.
     """
     record = read_record(cell.record, cell)
     if cell.choice is not None and cell.choice.is_file():
-        chosen = read_choice(cell).chosen.model_dump()
+        chosen = read_tuning_result(cell).chosen.model_dump()
         if _setting(record.config["recipe"]) != chosen:
             raise RecordError(f"{cell.record}: config.recipe: is not what {cell.choice} chose")
     return record
@@ -179,7 +179,7 @@ def _unmeasured(cell: Cell, trained_by_now: bool) -> dict[str, str]:
         status = {**status, "state": "not_run"}
     if cell.choice is not None and cell.choice.is_file():
         try:
-            read_choice(cell)
+            read_tuning_result(cell)
         except RecordError as error:
             status = {"state": "refused", "message": str(error)}
     return {"state": status["state"], "message": status["message"]}
@@ -192,7 +192,7 @@ def _trials(study: Study, trained_by_now: bool) -> pd.DataFrame:
     for cell in models.values():
         chosen: dict[str, float] | None = None
         with suppress(RecordError):
-            chosen = read_choice(cell).chosen.model_dump()
+            chosen = read_tuning_result(cell).chosen.model_dump()
         for trial in cell.trials:
             setting = _setting(trial.recipe.model_dump())
             row = {"id": trial.id, **_group(cell), "seed": trial.seed, **setting}

@@ -97,7 +97,7 @@ def tune(arguments: argparse.Namespace) -> None:
     from attngrid.records.status import write_status
     from attngrid.study.labels import setting_label
     from attngrid.study.schema import load_study
-    from attngrid.training.tuning import choose, write_choice
+    from attngrid.records.tuning import choose_hyperparameters, write_tuning_result
 
     study = load_study(arguments.study)
     if study.tuning is None:
@@ -106,13 +106,13 @@ def tune(arguments: argparse.Namespace) -> None:
     if cell is None:
         raise UnknownNameError(f"choice of study {study.study}", arguments.name, study.choices)
     try:
-        choice = choose(cell)
+        choice = choose_hyperparameters(cell)
     except DivergedTrialsError as error:
         for other in study.trainings.values():
             if other.choice == cell.choice:
                 write_status(other.status, "diverged", str(error))
         raise
-    write_choice(cell, choice)
+    write_tuning_result(cell, choice)
     setting = setting_label(choice.chosen.learning_rate, choice.chosen.weight_decay)
     print(f"{cell.choice}: {setting}, of {len(choice.trials)} trials", file=sys.stderr)
 

@@ -33,6 +33,7 @@ from attngrid.records.attempts import Attempts, attempt
 from attngrid.records.environment import environment, now
 from attngrid.records.record import read_trial, write_record
 from attngrid.records.status import reached, read_status, write_status
+from attngrid.records.tuning import with_best_hyperparameters
 from attngrid.study.cell import Cell
 from attngrid.study.cluster import slurm_job
 from attngrid.study.paths import scratch_folder
@@ -44,7 +45,6 @@ from attngrid.training.deadline import deadline
 from attngrid.training.distributed import Processes, is_peer_failure, process_group
 from attngrid.training.fingerprint import fingerprint
 from attngrid.training.loop import Finished, Progress, choose_device, too_slow, train
-from attngrid.training.tuning import as_chosen
 from attngrid.training.weights import write_weights
 
 # What a full disk, a quota or a limit of a file's size says.
@@ -77,14 +77,14 @@ def run_cell(study: Study, cell: Cell, record: Path) -> None:
             return
         with process_group(study.compute.gpus, choose_device(study.compute.device)) as processes:
             if processes.rank:
-                _take_part(study, as_chosen(cell), processes)
+                _take_part(study, with_best_hyperparameters(cell), processes)
                 return
             alone = processes.count == 1  # several would wait for each other
             with _lock(cell, wait=alone):
                 if alone and _is_there(cell, record):  # by now
                     return
                 with attempt(cell.attempts, study.gpus) as this:
-                    _run_cell(study, as_chosen(cell), record, processes, this)
+                    _run_cell(study, with_best_hyperparameters(cell), record, processes, this)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise _out_of_memory(cell, error) from error
     except RuntimeError as error:
@@ -123,7 +123,7 @@ def _lock(cell: Cell, *, wait: bool) -> Iterator[None]:
 def _is_there(cell: Cell, record: Path) -> bool:
     try:
         found = read_trial(record, cell).config["recipe"]
-        chosen = as_chosen(cell).recipe
+        chosen = with_best_hyperparameters(cell).recipe
     except RecordError:
         return False
     if any(found[name] != getattr(chosen, name) for name in TUNED_KEYS):

@@ -20,7 +20,7 @@ from attngrid.study.schema import Study
 from attngrid.training.fingerprint import STEPS, losses_of
 from test_evidence import fake_record
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 HEAVY = (
     *("torch", "torchvision", "fvcore", "captum", "timm"),
     *("torch._dynamo", "sympy"),  # of torch's compiler, as long again as torch itself

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from attngrid.training.fast import Fast
 from torch import nn
 
 import attngrid
@@ -21,7 +22,6 @@ from attngrid.models.forms import literal_forms
 from attngrid.study.schema import Study
 from attngrid.training import loop
 from attngrid.training.compile import CompiledModules, missing
-from attngrid.training.fast import Fast
 from test_attention import build as build_module
 from test_attention import relative_error
 from test_attention import step as module_step

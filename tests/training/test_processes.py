@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from attngrid.training.parts import Parts
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -30,7 +31,6 @@ from attngrid.study.schema import Study, load_study
 from attngrid.training import loop
 from attngrid.training.distributed import ALONE
 from attngrid.training.evaluation import evaluate_record
-from attngrid.training.parts import Parts
 from attngrid.training.run import run_cell
 from conftest import ROOT, environment
 from test_resume import DRAWS
