@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from attngrid.training.fast import Fast
 from ours import OFF
 from scipy import stats
 from setting import add_device, usual_precision
@@ -28,7 +29,6 @@ from sides import about, headline, report, table
 from attngrid.core.hardware import processors
 from attngrid.core.validation import validate
 from attngrid.study.schema import Study
-from attngrid.training.fast import Fast
 
 FORMS = ("fast", "reference")
 

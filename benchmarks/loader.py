@@ -29,6 +29,7 @@ import numpy as np
 import PIL
 import torch
 import torchvision
+from attngrid.training.launcher import tune_allocator
 from PIL import Image
 from sides import about, headline, quartiles, report
 from torch import Tensor
@@ -41,7 +42,6 @@ from attngrid.core.hardware import processors
 from attngrid.data import folders
 from attngrid.data.stream import Stream
 from attngrid.study.recipe import shipped_recipes
-from attngrid.training.launcher import tune_allocator
 
 BATCH = 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

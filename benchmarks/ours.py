@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from attngrid.training.fast import Fast
 from setting import Setting
 from sides import Wait
 
 from attngrid.core.validation import validate
 from attngrid.study.schema import Study
 from attngrid.training.checkpoint import Checkpoints
-from attngrid.training.fast import Fast
 
 OFF = {
     "channels_last": False,

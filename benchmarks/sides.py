@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from attngrid.training.launcher import TUNABLES
 
 from attngrid.core.files import write_atomically
 from attngrid.core.hardware import processor_name, processors
-from attngrid.training.launcher import TUNABLES
 
 # Called by a side after each sample of its work; returns when the next one is to begin.
 Wait = Callable[[], None]

@@ -87,9 +87,9 @@ def change(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("figures", ["modles"], ["figures.0", "'modles'", "'modules'"]),
         ("keep", {"weights": "best"}, ["keep.weights", "'best'", "'none' or 'last'"]),
         (
-            "compute.fast",
+            "compute.performance",
             {"compile": "yess"},
-            ["compute.fast.compile: found 'yess'; needs to be true or false or 'auto' or 'att"],
+            ["compute.performance.compile: found 'yess'; needs to be true or false or 'auto' or "],
         ),
         (
             "recipes.tiny.train_transforms",

@@ -117,7 +117,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(study: Study, damage:
     told: list[str] = []
     saved = Checkpoints(cell.checkpoint, cell.digest, 0.0, told.append).load()
     assert saved is not None
-    assert saved["position"]["step"] == 3
+    assert saved["train_state"]["step"] == 3
     (line,) = told
     assert line.startswith(f"{cell.checkpoint}: damaged, passed over")
     # and with both gone it starts again
@@ -316,7 +316,7 @@ def test_ctrl_c_in_the_rules_pipeline_leaves_a_checkpoint(
     assert "the next run goes on from its checkpoint" in message
     saved = Checkpoints(cell.checkpoint, cell.digest, 0.0).load()
     assert saved is not None
-    assert saved["position"]["epoch"] > 1
+    assert saved["train_state"]["epoch"] > 1
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from attngrid.study.cell import Cell
 from attngrid.study.schema import load_study
 from attngrid.training import loop
 from attngrid.training.checkpoint import Checkpoints
-from attngrid.training.distributed import ALONE, Processes, joined
+from attngrid.training.distributed import ALONE, Processes, process_group
 
 CPU = torch.device("cpu")
 
@@ -77,7 +77,7 @@ def main() -> None:
     what, file, output = sys.argv[1:]
     study = load_study(file)
     (cell,) = study.trainings.values()
-    with joined(int(os.environ["WORLD_SIZE"]), CPU) as processes:
+    with process_group(int(os.environ["WORLD_SIZE"]), CPU) as processes:
         run = {"train": train, "stopped": stopped}[what]
         found = processes.gathered(run(cell, processes, study.compute.gradient_accumulation_steps))
     threads = [file.read_text() for file in Path("/proc/self/task").glob("*/comm")]

@@ -7,12 +7,12 @@ options.)
 
 from __future__ import annotations
 
+from attngrid.models.convolution import native_convolutions
+from attngrid.models.forms import literal_forms
 from setting import Setting
 from sides import Wait
 
 import attngrid
-from attngrid.models.convolution import native_convolutions
-from attngrid.models.forms import literal_forms
 from peers.torchvision_reference import train
 
 WORKERS = 4

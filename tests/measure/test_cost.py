@@ -14,6 +14,7 @@ import psutil
 import pytest
 import torch
 import yaml
+from attngrid.training.fast import Fast
 
 from attngrid.cli.main import main
 from attngrid.core.errors import UnknownNameError
@@ -32,7 +33,6 @@ from attngrid.render.cost import added_macs, draw_costs
 from attngrid.render.description import load_description
 from attngrid.render.tables import build_table
 from attngrid.study.counted import CostGrid, CountedGrid
-from attngrid.training.fast import Fast
 from cli.test_imports import imported
 
 ROOT = Path(__file__).resolve().parent.parent

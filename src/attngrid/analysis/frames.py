@@ -20,11 +20,11 @@ from attngrid.records.collected import collected, latest
 from attngrid.records.record import Record, read_record, read_trial
 from attngrid.records.staleness import stale_records
 from attngrid.records.status import STOPPED, read_status
+from attngrid.records.tuning import read_tuning_result
 from attngrid.study.cell import MODEL_KEY, Cell
 from attngrid.study.paths import results_folder
 from attngrid.study.schema import Study
 from attngrid.study.tuning import TUNED_KEYS
-from attngrid.training.tuning import read_choice
 
 COMPLEXITY = Path("results/complexity.csv")
 ERRORS = ("top1_error", "top5_error", "best_top1_error", "best_top5_error")
@@ -229,11 +229,11 @@ def _read_measured(cell: Cell) -> Record:
     """Read a cell's record; a tuned one has to have the best hyperparameters of its trials.
 
     Raises:
-        RecordError: as ``read_record`` and ``read_choice``, or other hyperparameters.
+        RecordError: as ``read_record`` and ``read_tuning_result``, or other hyperparameters.
     """
     record = read_record(cell.record, cell)
     if cell.choice is not None and cell.choice.is_file():
-        chosen = read_choice(cell).chosen.model_dump()
+        chosen = read_tuning_result(cell).chosen.model_dump()
         if _setting(record.config["recipe"]) != chosen:
             raise RecordError(f"{cell.record}: config.recipe: is not what {cell.choice} chose")
     return record
@@ -249,7 +249,7 @@ def _why_missing(cell: Cell, ended: bool) -> dict[str, str]:
         state = "not_run"
     if cell.choice is not None and cell.choice.is_file():
         try:
-            read_choice(cell)
+            read_tuning_result(cell)
         except RecordError as error:
             state, message = "refused", str(error)
     return {"state": state, "message": message}
@@ -262,7 +262,7 @@ def _collect_trials(study: Study, ended: bool) -> pd.DataFrame:
     for cell in models.values():
         chosen: dict[str, float] | None = None
         with suppress(RecordError):
-            chosen = read_choice(cell).chosen.model_dump()
+            chosen = read_tuning_result(cell).chosen.model_dump()
         for trial in cell.trials:
             setting = _setting(trial.recipe.model_dump())
             row = {"id": trial.id, **_group(cell), "seed": trial.seed, **setting}

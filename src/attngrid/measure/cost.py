@@ -36,11 +36,10 @@ from attngrid.measure.cost_file import FILE, TIMED, identity, keep_cost, measure
 from attngrid.models.create import create_model
 from attngrid.records.environment import code_version, now
 from attngrid.study.cell import MODEL_KEY
+from attngrid.study.compute import Performance
 from attngrid.study.counted import CostGrid, CountedGrid
 from attngrid.study.labels import model_label, pairs
 from attngrid.study.recipe import Recipe, Schedule
-from attngrid.training.compile import CompiledModules
-from attngrid.training.fast import Fast
 from attngrid.training.loop import (
     autocast,
     choose_device,
@@ -48,6 +47,7 @@ from attngrid.training.loop import (
     make_optimizer,
     too_slow,
 )
+from attngrid.training.performance import callable_network, memory_format, resolve
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ SAMPLE_S = 0.2  # a sample is the mean of as many calls as take this long
 WARM_UP_CALLS = 3  # on a GPU, where a graph is recorded in the second call
 MEMORY_STEPS = 2  # from the second on there is the optimizer's momentum
 # The performance options without a note in the column `switches`.
-USUAL = Fast(compile=False, cuda_graphs=False)
+USUAL = Performance(compile=False, cuda_graphs=False)
 # The learning rate is so small that no weight becomes infinite on images of noise.
 RECIPE = Recipe(
     epochs=1,
@@ -217,9 +217,8 @@ def switches(grid: CostGrid, model: Model) -> str:
     return pairs({name: value for name, value in found.items() if value != getattr(USUAL, name)})
 
 
-def _resolve(grid: CostGrid, model: Model, device: torch.device) -> Fast:
-    fast = grid.fast.resolved(device, grid.batch * model.input_size**2)
-    return fast.model_copy(update={"unfilled": True})  # as all memory is where it is not strict
+def _resolve(grid: CostGrid, model: Model, device: torch.device) -> Performance:
+    return resolve(grid.performance, device, grid.batch * model.input_size**2)
 
 
 def training_memory(model: Model, grid: CostGrid, threads: int) -> dict[str, Any]:
@@ -257,8 +256,6 @@ def measure(model: Model, grid: CostGrid, threads: int) -> dict[str, Any]:
     rounds = []
     for name, column in TIMED.items():
         times = time_rounds(networks, name, grid)
-        if any(network.modules and network.modules.failed for network in networks):
-            raise RuntimeError("the compiler failed; fast: {compile: false} measures it as it is")
         base_s, model_s = times[0], times[-1]
         images = 1 if name == "latency" else grid.batch
         values = [1e3 * s if name == "latency" else images / s for s in model_s]
@@ -280,7 +277,7 @@ class Network:
 
     def __init__(self, model: Model, grid: CostGrid, device: torch.device) -> None:
         self.precision, self.device = grid.precision, device
-        fast = _resolve(grid, model, device)
+        performance = _resolve(grid, model, device)
         self.model = create_model(
             model.backbone,
             model.attention,
@@ -289,14 +286,12 @@ class Network:
             input_size=model.input_size,
             **model.options,
         )
-        self.model.to(device=device, memory_format=fast.layout)  # type: ignore[call-overload]
-        self.network = fast.called(self.model)
-        self.modules = None
-        if fast.compile == "attention":
-            self.modules = CompiledModules(self.model, grid.batch)
-        self.optimizer = make_optimizer(self.model, RECIPE, fused=fast.fused_sgd)
+        layout = memory_format(performance)
+        self.model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+        self.network = callable_network(self.model, performance)
+        self.optimizer = make_optimizer(self.model, RECIPE, fused=performance.fused_optimizer)
         shape = (grid.batch, 3, model.input_size, model.input_size)
-        self.images_NCHW = torch.randn(shape, device=device).contiguous(memory_format=fast.layout)
+        self.images_NCHW = torch.randn(shape, device=device).contiguous(memory_format=layout)
         self.labels_N = torch.randint(model.num_classes, (grid.batch,), device=device)
 
     def training(self) -> None:

@@ -23,10 +23,10 @@ from attngrid.records.collected import latest
 from attngrid.records.record import Record, Trial, read_record, read_trial
 from attngrid.records.staleness import Behaviour
 from attngrid.records.status import STOPPED, reached, read_status, write_status
+from attngrid.records.tuning import choose_hyperparameters, with_best_hyperparameters
 from attngrid.study.cell import Cell, cell_names
 from attngrid.study.schema import Study
 from attngrid.training.pack import MEASURED, archives, checkpoints, read_archive
-from attngrid.training.tuning import as_chosen, choose
 
 # What a cell's file is named, as ``Cell.id`` has it.
 ID = re.compile(r".+-[0-9a-f]{8}")
@@ -329,9 +329,9 @@ def _require_checkpoint(content: bytes, cell: Cell, behaviour: Behaviour) -> Non
     except ValueError:
         raise RecordError("is damaged") from None
     if cell.choice is None or cell.choice.is_file():
-        chosen = as_chosen(cell)
+        chosen = with_best_hyperparameters(cell)
     else:  # by its trials, which came with it
-        chosen = cell.with_setting(**choose(cell).chosen.model_dump())
+        chosen = cell.with_setting(**choose_hyperparameters(cell).chosen.model_dump())
     digest = replace(chosen, tuning=None).digest
     try:
         state = read_checkpoint(content)

@@ -1,54 +1,77 @@
-"""TODO."""
+"""What a cell runs on, and which options make it faster."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import (
-    Field,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import Field, PositiveInt, model_validator
 
 from attngrid.core.types import Strict
 from attngrid.study.options import Precision, Share
-from attngrid.training.fast import Fast
+
+
+class Performance(Strict):
+    """Options that change how fast a training is.
+
+    They change its results by rounding only. A record reports them; a cell's digest ignores them.
+    """
+
+    channels_last: bool = Field(True, description="store the channels of a pixel side by side")
+    compile: bool | Literal["auto", "attention"] = Field(
+        "auto",
+        description="torch.compile of the network, or of the attention modules only; "
+        "auto: the network on CUDA, the attention modules in a long training on a CPU",
+    )
+    cuda_graphs: bool | Literal["auto"] = Field(
+        "auto", description="record a compiled network as a CUDA graph; auto: if steps are small"
+    )
+    fused_optimizer: bool = Field(True, description="update all parameters in one kernel")
+    fill_uninitialized_memory: bool = Field(
+        False, description="write NaN to new memory in a deterministic training, for debugging"
+    )
 
 
 class Compute(Strict):
     """What the cells run on.
 
-    Precision, threads and ``micro_batches`` are part of a cell; the device, and how many of them, are not.
+    Precision, threads and ``micro_batches`` are part of a cell's identity. The device and the
+    number of devices are not.
     """
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA if there is one")
     precision: Precision = Field("float32", description="bfloat16: under autocast")
-    threads: PositiveInt = Field(1, description="CPU threads a process uses, the same everywhere")
-    gpus: PositiveInt = Field(1, description="of one cell, a process each; on a CPU: processes")
+    threads: PositiveInt = Field(1, description="CPU threads of a process, on every machine")
+    gpus: PositiveInt = Field(
+        1, description="GPUs of a cell, one process each; on a CPU: processes"
+    )
     gradient_accumulation_steps: PositiveInt = Field(
-        1, description="parts of a batch that a process takes one after the other"
+        1, description="micro-batches that a process takes one after the other"
     )
     sync_bn: bool = Field(False, description="BatchNorm across the GPUs; CUDA only")
     workers: Annotated[int, Field(ge=0)] = Field(
-        4, description="processes that read a cell's image files ahead; images in memory need none"
+        4, description="processes that read image files; images in memory need none"
     )
-    deterministic: bool = Field(True, description="refuse operators that are not")
-    fast: Fast = Fast()
+    deterministic: bool = Field(True, description="refuse operators that are not deterministic")
+    performance: Performance = Performance()
     checkpoint_share: Share = Field(
-        0.01, description="of a cell's time that may go into checkpoints; 0: at signals only"
+        0.01, description="share of a cell's time for checkpoints; 0: only after a signal"
     )
 
     @model_validator(mode="after")
-    def _can_be_together(self) -> Compute:
+    def _check_combinations(self) -> Compute:
         if self.sync_bn and self.device == "cpu":
             raise ValueError("sync_bn: found true, on a CPU; needs device: cuda (or auto)")
-        if self.fast.cuda_graphs is True and self.gpus * self.gradient_accumulation_steps > 1:
+        if (
+            self.performance.cuda_graphs is True
+            and self.gpus * self.gradient_accumulation_steps > 1
+        ):
             raise ValueError(
-                "fast.cuda_graphs: found true; needs gpus: 1 and gradient_accumulation_steps: 1, whole batches"
+                "performance.cuda_graphs: found true; needs gpus: 1 and "
+                "gradient_accumulation_steps: 1, whole batches"
             )
         return self
 
     @property
     def micro_batches(self) -> int:
-        """In how many parts each batch is normalised."""
+        """Number of parts of a batch that BatchNorm normalises separately."""
         return self.gradient_accumulation_steps * (1 if self.sync_bn else self.gpus)

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 
 from attngrid.core.types import Strict
+from attngrid.study.compute import Performance
 from attngrid.study.fields import Attention, Backbone, Dataset, Listed
 from attngrid.study.options import Precision
-from attngrid.training.fast import Fast
 
 
 class CountedModels(Strict):
@@ -37,7 +37,7 @@ class CostGrid(Strict):
     datasets: Listed[Dataset] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Precision = "float32"
-    fast: Fast = Fast(compile=False)
+    performance: Performance = Performance(compile=False)
     batch: Annotated[int, Field(ge=2)] = 64
     rounds: Annotated[int, Field(ge=5)] = 5
     seconds: Annotated[float, Field(ge=0, strict=False)] = 3.0

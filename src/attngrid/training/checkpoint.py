@@ -73,7 +73,7 @@ class Checkpoints:
         fits = self.processes.rank == 0 and self.spent + self.cost <= self.share * elapsed
         if self.processes.orphaned or time.time() >= self.end:
             self.received = signal.SIGTERM
-        number, due = self.processes.largest(self.received or 0, fits)
+        number, due = self.processes.all_reduce_max(self.received or 0, fits)
         if number:
             self.stopped_by = signal.Signals(number)
         return bool(number or due)
@@ -142,7 +142,9 @@ class Checkpoints:
                 )
             before = state.get("fingerprint")  # None in one by a version without
             other = before and self.fingerprint and not _same(before, self.fingerprint)
-            (other,) = self.processes.largest(bool(other))  # the first one knows, and all end
+            (other,) = self.processes.all_reduce_max(
+                bool(other)
+            )  # the first one knows, and all end
             if other:
                 raise RecordError(
                     f"{file}: this code does not compute what the one that wrote it did; remove it "

@@ -1,4 +1,4 @@
-"""The processes that train one cell together, one a GPU, as torchrun starts them."""
+"""The processes that train one cell together; torchrun starts one for each GPU."""
 
 from __future__ import annotations
 
@@ -10,58 +10,64 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-# Its functions' defaults are the group there is at its import, which DistributedDataParallel makes:
-# they would keep that group, and gloo's threads with it, until the interpreter ends under them and
-# now and then aborts.
+# This import must come before a process group exists. Its functions keep the group of that time as
+# their default, so that gloo's threads would outlive the group and could abort the interpreter.
 import torch.distributed.nn.functional
 from torch import Tensor
 
 from attngrid.core.errors import AttngridError, ConfigError, LostProcessError
 
-# No wait for another process is longer: to make a checkpoint, to begin an epoch, to come at all.
-PATIENCE = timedelta(minutes=10)
+# A process waits this long for the others: for a checkpoint, for an epoch, for the start.
+TIMEOUT = timedelta(minutes=10)
+# The process ID of ``attngrid train``, which starts torchrun's workers.
+LAUNCHER = "ATTNGRID_LAUNCHER_PID"
+
+
+def _launcher_pid() -> int:
+    return int(os.environ.get(LAUNCHER) or os.getppid())
 
 
 @dataclass(frozen=True)
 class Processes:
-    """How many there are, and which of them this one is.
+    """The processes that train one cell, and this one's place among them.
 
     Attributes:
-        rank: from 0, which alone writes files and says what is going on.
-        count: of all machines.
-        local_rank: on this machine: the number of its GPU.
-        local_count: of this machine.
-        parent: the process id of the launcher.
+        rank: number of this process; rank 0 writes all files and messages.
+        count: number of processes on all machines.
+        local_rank: number on this machine, which is the number of its GPU.
+        local_count: number of processes on this machine.
+        parent: process ID of the launcher.
     """
 
     rank: int = 0
     count: int = 1
     local_rank: int = 0
     local_count: int = 1
-    parent: int = field(default_factory=os.getppid)
+    parent: int = field(default_factory=_launcher_pid)
 
     @property
     def orphaned(self) -> bool:
-        """Whether the launcher is gone, and nobody would pass a signal on."""
+        """Whether the launcher has ended, so that it forwards no signal any more."""
         return self.count > 1 and os.getppid() != self.parent
 
     def device(self, kind: torch.device) -> torch.device:
-        """This process's own."""
+        """The device of this process."""
         return torch.device("cuda", self.local_rank) if kind.type == "cuda" else kind
 
-    def total(self, values: Tensor) -> Tensor:
-        """The sum over the processes, in place."""
+    def all_reduce_sum(self, values: Tensor) -> Tensor:
+        """Sum a tensor over the processes, in place."""
         if self.count > 1:
             dist.all_reduce(values)
         return values
 
-    def largest(self, *values: int) -> list[int]:
-        """Of each number that of the process where it is largest."""
+    def all_reduce_max(self, *values: int) -> list[int]:
+        """The maximum of each number over the processes."""
         if self.count == 1:
             return list(values)
         found = torch.tensor(values)
@@ -69,7 +75,7 @@ class Processes:
         return found.tolist()
 
     def gathered(self, value: Any) -> list[Any]:
-        """What each process has, in their order, on the first one; elsewhere nothing."""
+        """The values of all processes by rank, on rank 0; an empty list on other ranks."""
         if self.count == 1:
             return [value]
         found: list[Any] = [None] * self.count if self.rank == 0 else []
@@ -77,8 +83,8 @@ class Processes:
         return found
 
     def wait(self) -> None:
-        """Until all processes are here."""
-        self.largest(0)
+        """Wait until all processes are here."""
+        self.all_reduce_max(0)
 
 
 ALONE = Processes()
@@ -90,16 +96,16 @@ def launched() -> bool:
 
 
 @contextmanager
-def joined(count: int, device: torch.device) -> Iterator[Processes]:
-    """Meet the other processes of a training; alone there is nobody to meet.
+def process_group(count: int, device: torch.device) -> Iterator[Processes]:
+    """Join the processes that train a cell; does nothing for a single process.
 
     Args:
-        count: how many there are to be.
-        device: of which kind each has one.
+        count: the number of processes in the study.
+        device: the kind of device that each process has.
 
     Raises:
-        ConfigError: torchrun was told another number.
-        LostProcessError: another one ended, or did not answer for ``PATIENCE``.
+        ConfigError: torchrun started another number of processes.
+        LostProcessError: another process ended, or did not answer within ``TIMEOUT``.
     """
     found = int(os.environ["WORLD_SIZE"]) if launched() else 1
     if found != count:
@@ -110,35 +116,54 @@ def joined(count: int, device: torch.device) -> Iterator[Processes]:
     if count == 1:
         yield ALONE
         return
-    rank, local_rank, local_count = (
-        int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    processes = Processes(
+        *(int(os.environ[n]) for n in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"))
     )
     if device.type == "cuda":
-        torch.cuda.set_device(local_rank)
+        torch.cuda.set_device(processes.local_rank)
     try:
-        # numbers and positions go by gloo, so that no GPU has to wait for them
+        # CPU tensors go through gloo, so that no GPU has to wait for them.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=PATIENCE)
-        yield Processes(rank, count, local_rank, local_count)
+        with _end_with_launcher(processes):
+            dist.init_process_group(backend, timeout=TIMEOUT)
+        yield processes
         dist.destroy_process_group()
     except RuntimeError as error:
-        if not is_loss(error):
+        if not is_peer_failure(error):
             raise
-        first = str(error).strip().partition("\n")[0]
+        first_line = str(error).strip().partition("\n")[0]
         raise LostProcessError(
-            f"process {rank + 1} of {count}: another one ended or does not answer: {first}"
+            f"process {processes.rank + 1} of {count}: another one ended or does not answer: "
+            f"{first_line}"
         ) from error
 
 
-def is_loss(error: BaseException) -> bool:
-    """Whether an error says that another process is gone."""
+@contextmanager
+def _end_with_launcher(processes: Processes) -> Iterator[None]:
+    """End this process if the launcher ends inside; joining the others would wait for minutes."""
+    joined = Event()
+
+    def watch() -> None:
+        while not joined.wait(0.5):
+            if processes.orphaned:
+                os._exit(LostProcessError.exit_code)
+
+    Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        joined.set()
+
+
+def is_peer_failure(error: BaseException) -> bool:
+    """Whether an error says that another process of the group has ended."""
     return isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError) and "gloo" in str(error)
     )
 
 
 def tell_launcher(error: AttngridError) -> bool:
-    """Leave a message where torchrun looks for the reason of an end; False where it does not."""
+    """Write an error where torchrun reads it; False if torchrun did not start this process."""
     if (file := os.environ.get("TORCHELASTIC_ERROR_FILE")) is None:
         return False
     content = {"message": str(error), "timestamp": str(int(time.time()))}

@@ -8,19 +8,19 @@ from attngrid.models.create import create_model
 from attngrid.records.record import Record, read_cell
 from attngrid.study.cell import Cell
 from attngrid.training.batches import make_batches
-from attngrid.training.compile import missing
-from attngrid.training.fast import Fast
+from attngrid.training.compile import compiler_problem
 from attngrid.training.loop import autocast, choose_device, evaluate, make_deterministic
+from attngrid.training.performance import callable_network, memory_format, recorded_performance
 from attngrid.training.weights import load_weights, weights_of
 
 
 def evaluate_record(
     file: Path, folder: Path, device: str = "auto"
 ) -> tuple[Cell, Record, dict[str, float]]:
-    """Test a record's network on its held-out images, as after its last epoch.
+    """Test a record's network on its test images, as after its last epoch.
 
-    On the kind of device that it was trained on the errors are the record's, exactly, where it was
-    deterministic and what was compiled can be compiled.
+    The errors equal the record's exactly on the kind of device that it was trained on, if the
+    training was deterministic and a network that was compiled can be compiled here.
 
     Args:
         file: the record; its weights are where the study keeps them.
@@ -32,7 +32,7 @@ def evaluate_record(
 
     Raises:
         RecordError: no record, no weights, or those of another cell.
-        DataError: images that are not where they should be.
+        DataError: missing images.
     """
     cell, record = read_cell(file)
     where = choose_device(device)
@@ -40,10 +40,15 @@ def evaluate_record(
     _, test_batches = make_batches(cell, folder, where)
     model = create_model(**cell.model_arguments())
     load_weights(model, weights_of(file), cell.digest)
-    fast = Fast.model_validate(record.run["fast"])
-    if where.type != record.run["device"] or missing(where):  # it was decided for another machine
-        fast = fast.model_copy(update={"compile": False, "cuda_graphs": False})
-    model.to(device=where, memory_format=fast.layout).eval()  # type: ignore[call-overload]
+    performance = recorded_performance(record.run)
+    # Tests ran in compiled form only if the whole network was compiled.
+    if (
+        performance.compile is not True
+        or where.type != record.run["device"]
+        or compiler_problem(where.type)
+    ):
+        performance = performance.model_copy(update={"compile": False, "cuda_graphs": False})
+    model.to(device=where, memory_format=memory_format(performance)).eval()  # type: ignore[call-overload]
     with autocast(cell.precision, where):
-        found = evaluate(fast.called(model), test_batches)
+        found = evaluate(callable_network(model, performance), test_batches)
     return cell, record, found

@@ -95,7 +95,7 @@ def losses_of(cell: Cell, nudge: int = 0) -> list[float]:
         for step in range(STEPS):
             moment = (step + 0.5) / STEPS * recipe.epochs
             scale = STEP * IMAGES / recipe.batch_size
-            optimizer.learning_rate = scale * recipe.learning_rate_at(moment)
+            optimizer.param_groups[0]["lr"] = scale * recipe.learning_rate_at(moment)
             smoothing = recipe.label_smoothing
             loss = cross_entropy(model(images_NCHW), labels_N, label_smoothing=smoothing)
             if not loss.isfinite():

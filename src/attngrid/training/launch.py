@@ -1,4 +1,4 @@
-"""Starting a cell's processes by torchrun, and saying in one message how they ended."""
+"""Starting the processes of a cell by torchrun, and reporting their end in one message."""
 
 from __future__ import annotations
 
@@ -27,35 +27,37 @@ from attngrid.records.status import STOPPED, read_status, write_status
 from attngrid.study.cell import Cell
 from attngrid.study.schema import Study
 from attngrid.training.checkpoint import SIGNALS
+from attngrid.training.distributed import LAUNCHER
 from attngrid.training.loop import choose_device
 
-# After a signal the processes may end their step and write a checkpoint; then they are killed.
+# Seconds in which the processes end their step and write a checkpoint after a signal.
 GRACE_S = 120
 
 
 def launch(study: Study, cell: Cell, arguments: Sequence[str]) -> None:
-    """Run ``attngrid ARGUMENTS`` in as many processes as the study gives a cell, to their end.
+    """Run ``attngrid ARGUMENTS`` in ``compute.gpus`` processes, and wait for their end.
 
-    A signal is passed on to all of them. When one of them ends with an error, so do the others.
+    A signal goes to all processes. If one of them fails, the others end, too.
 
     Raises:
-        ConfigError: fewer GPUs than processes, or a ``sync_bn`` without GPUs.
+        ConfigError: fewer GPUs than processes, or ``sync_bn`` without a GPU.
         InterruptedTrainingError: a signal, after a last checkpoint.
-        EndedProcessError: what the first of them that failed said, or how it was ended.
+        EndedProcessError: the message of the first process that failed, or how it ended.
     """
     processes = study.compute.gpus
     _require_devices(study)
-    # what torchrun would log is said by what is raised here
+    # The errors raised below replace torchrun's own messages.
     logging.disable(logging.CRITICAL)
+    os.environ[LAUNCHER] = str(os.getpid())
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("OMP_NUM_THREADS", str(study.compute.threads))
-    # not as options: torch 2.10 has not got the second
+    # These are no options of torchrun, because torch 2.10 does not have the second one.
     others = (signal.SIGHUP, signal.SIGQUIT)
     os.environ["PET_SIGNALS_TO_HANDLE"] = ",".join(number.name for number in (*SIGNALS, *others))
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(GRACE_S))
     with TemporaryDirectory(prefix="attngrid-", ignore_cleanup_errors=True) as folder:
         options = ["--standalone", "--local-addr=localhost", f"--nproc-per-node={processes}"]
-        # -P: a study's folder datasets/ is nobody's package
+        # With -P, Python does not import packages from the study's folder.
         command = ["--no-python", sys.executable, "-P", "-m", "attngrid.cli", *arguments]
         try:
             torchrun([*options, f"--log-dir={folder}", *command])
@@ -66,7 +68,7 @@ def launch(study: Study, cell: Cell, arguments: Sequence[str]) -> None:
 
 
 def _require_devices(study: Study) -> None:
-    """Raise where the machine has not got what the study wants for a cell."""
+    """Raise if the machine lacks the GPUs that a cell needs."""
     compute = study.compute
     if choose_device(compute.device).type == "cpu":
         if compute.sync_bn:
@@ -76,11 +78,11 @@ def _require_devices(study: Study) -> None:
 
 
 def _ended(cell: Cell, failures: Mapping[int, ProcessFailure], processes: int) -> AttngridError:
-    """The failure that the others are the consequence of."""
+    """The error that names the failure which caused all others."""
 
     def order(rank: int) -> tuple[bool, int, bool]:
         code = failures[rank].exitcode
-        # the launcher ends those that are left, and those that notice first end themselves
+        # The launcher terminates the remaining processes; some notice the loss and end before.
         consequence = code in (-signal.SIGTERM, LostProcessError.exit_code)
         return consequence, failures[rank].timestamp, code > 0
 
@@ -88,12 +90,12 @@ def _ended(cell: Cell, failures: Mapping[int, ProcessFailure], processes: int) -
     failure = failures[rank]
     if Path(failure.error_file).is_file():
         return EndedProcessError(failure.message, failure.exitcode)
-    how = f"ended with exit status {failure.exitcode}, as said above"
+    how = f"ended with exit status {failure.exitcode}; see the messages above"
     if failure.exitcode < 0:
         how = f"was ended by {failure.signal_name()}"
     if failure.exitcode == -signal.SIGKILL:
         how += ", as the system does where memory is short"
-        # those who lost it end at once, and the launcher kills what is left half a minute later
+        # The others end at once, and the launcher kills this one half a minute later.
         if any(other.timestamp < failure.timestamp - 3 for other in failures.values()):
             how = "does not answer"
     message = (

@@ -1,4 +1,4 @@
-"""Training one cell, top to bottom."""
+"""Training one cell, from top to bottom."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +22,16 @@ from attngrid.data.registry import find_dataset
 from attngrid.data.sharding import Share
 from attngrid.models.create import create_model
 from attngrid.study.cell import Cell
+from attngrid.study.compute import Performance
 from attngrid.study.options import Precision
 from attngrid.study.recipe import Recipe
 from attngrid.training.batches import Split, make_batches
 from attngrid.training.checkpoint import Checkpoints
-from attngrid.training.compile import CompiledModules, parts_of_attention
+from attngrid.training.compile import attention_modules
 from attngrid.training.distributed import ALONE, Processes
-from attngrid.training.fast import ALL, Fast
-from attngrid.training.parts import Parts
-from attngrid.training.sgd import SGD
+from attngrid.training.micro_batches import MicroBatch, MicroBatches
+from attngrid.training.performance import callable_network, memory_format, resolve
+from attngrid.training.state import TrainState
 
 # Called after each epoch with its line of the curve and the seconds since the start.
 Progress = Callable[[dict[str, Any], float], None]
@@ -39,134 +39,49 @@ Progress = Callable[[dict[str, Any], float], None]
 Finished = Callable[[nn.Module], None]
 
 
-@dataclass
-class Position:
-    """Where a training is, beside its model and its optimizer.
+def train_step(
+    network: Callable[[Tensor], Tensor],
+    micro_batches: Iterable[MicroBatch],
+    optimizer: torch.optim.Optimizer,
+    recipe: Recipe,
+    *,
+    epoch_progress: float,
+    images: int,
+    precision: Precision = "float32",
+    processes: int = 1,
+) -> tuple[list[Tensor], Tensor]:
+    """Take one step of the optimizer.
 
-    Attributes:
-        generator: the state of the order's and augmentation's generator as the epoch began.
-        correct: hits of the epoch's batches so far, of this process's images.
-        epoch: from 1.
-        step: the epoch's next, from 0.
-        losses: of the parts of the epoch's batches that this process has taken so far, each summed
-            over its images.
-        seen: images of the epoch so far.
-        images_seen: of the epochs before.
-        curve: their lines.
-        training_s, testing_s: seconds so far.
-        resumed: how often the training went on from a checkpoint.
+    Its gradient is that of the mean loss over the images of all micro-batches and processes.
+
+    Args:
+        network: images N×3×H×W to logits N×classes, in training mode.
+        micro_batches: normalised images and their labels.
+        optimizer: of the network's parameters.
+        recipe: its learning rate schedule and label smoothing.
+        epoch_progress: epochs since the start of the training, 1.5 in the middle of the second one.
+        images: images of the step, in all processes.
+        precision: of the forward pass.
+        processes: their number; DistributedDataParallel averages gradients over them.
+
+    Returns:
+        The loss of each micro-batch, summed over its images, and the number of images that were
+        classified correctly. Both stay on the device: reading them would stall a GPU.
     """
-
-    generator: Tensor
-    correct: Tensor
-    epoch: int = 1
-    step: int = 0
-    losses: list[Tensor] = field(default_factory=list)
-    seen: int = 0
-    images_seen: int = 0
-    curve: list[dict[str, Any]] = field(default_factory=list)
-    training_s: float = 0.0
-    testing_s: float = 0.0
-    resumed: int = 0
-    uncompiled: bool = False  # the compiler failed
-
-    def end_epoch(self, line: dict[str, Any]) -> None:
-        """Note the epoch's line and begin the next one."""
-        self.curve.append(line)
-        self.images_seen += self.seen
-        self.epoch, self.step, self.seen, self.losses = self.epoch + 1, 0, 0, []
-        self.correct = torch.zeros_like(self.correct)
-
-    def state(self) -> dict[str, Any]:
-        """As a checkpoint holds it."""
-        losses = torch.stack(self.losses) if self.losses else torch.zeros(0)
-        return {**vars(self), "losses": losses.cpu(), "correct": self.correct.cpu()}
-
-    @classmethod
-    def restored(
-        cls, saved: dict[str, Any], processes: Processes, device: torch.device
-    ) -> Position:
-        """From what ``Checkpoints.load`` returns."""
-        were = [process["position"] for process in saved["processes"]]
-        alike = len(were) == processes.count
-        state = were[processes.rank] if alike else were[0]
-        losses, correct = state["losses"], state["correct"]
-        if not alike:  # what all had so far is the first one's
-            losses, correct = (sum(was[name] for was in were) for name in ("losses", "correct"))
-        if not alike and processes.rank:
-            losses, correct = torch.zeros_like(losses), torch.zeros_like(correct)
-        changes = {"losses": list(losses.to(device)), "correct": correct.to(device)}
-        return cls(**{**state, **changes, "resumed": state["resumed"] + 1})
-
-
-def choose_device(device: str) -> torch.device:
-    """``auto`` is CUDA if there is one."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
-
-
-def seed_all(seed: int) -> None:
-    """Every generator; a module of the user's own may draw from any."""
-    torch.manual_seed(seed)
-    np.random.seed(seed)
-    random.seed(seed)
-
-
-def make_deterministic(seed: int, threads: int, *, strict: bool, unfilled: bool = True) -> None:
-    """Same seed, same machine, same versions: the same bits.
-
-    With ``strict`` an operator without a deterministic form on the device is an error. Only
-    warning about it is no half-way house: fused attention then takes its other form on a GPU.
-    It may also fill all memory with NaN as it is allocated, unless that is to stay ``unfilled``:
-    who reads what was not written is betrayed then, at the price of a pass over every map.
-    Otherwise cuDNN takes for each convolution what is fastest at its first step.
-    """
-    # cuBLAS reads this when it starts; without it, deterministic mode refuses to multiply
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_num_threads(threads)
-    seed_all(seed)
-    # what torch.use_deterministic_algorithms does for eager code, without starting the compiler
-    torch.set_deterministic_debug_mode("error" if strict else "default")
-    torch.utils.deterministic.fill_uninitialized_memory = not unfilled  # type: ignore[attr-defined]
-    torch.backends.cudnn.benchmark = not strict
-    # float32 means float32, whatever a GPU offers in its place
-    torch.backends.cudnn.allow_tf32 = False
-    torch.set_float32_matmul_precision("highest")
-
-
-def make_optimizer(model: nn.Module, recipe: Recipe, *, fused: bool = False) -> SGD:
-    """The recipe's SGD; the learning rate is set at every step."""
-    return SGD(
-        model.parameters(),
-        learning_rate=recipe.learning_rate,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
-        fused=fused,
-    )
-
-
-def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
-    """bfloat16 where the precision says so."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
-
-
-def too_slow(precision: Precision, device: torch.device) -> str | None:
-    """What to say of bfloat16 on a device that has no instructions for it; None otherwise."""
-    if precision != "bfloat16":
-        return None
-    if device.type == "cuda":
-        has = torch.cuda.is_bf16_supported(including_emulation=False)
-        name = torch.cuda.get_device_name(device)
-    else:
-        has, name = not lacks_bfloat16(), processor_name()
-    if has:
-        return None
-    return (
-        f"precision: found bfloat16, for which {name} has no instructions; "
-        "float32 takes a fraction of the time here"
-    )
+    for group in optimizer.param_groups:
+        group["lr"] = recipe.learning_rate_at(epoch_progress)
+    optimizer.zero_grad()
+    losses, correct = [], []
+    for images_NCHW, labels_N in micro_batches:
+        with autocast(precision, images_NCHW.device):
+            logits = network(images_NCHW)
+        loss = cross_entropy(logits.float(), labels_N, label_smoothing=recipe.label_smoothing)
+        weight = processes * len(labels_N) / images
+        (weight * loss).backward()  # type: ignore[no-untyped-call]
+        losses.append(loss.detach() * len(labels_N))
+        correct.append((logits.argmax(1) == labels_N).sum())
+    optimizer.step()
+    return losses, torch.stack(correct).sum()
 
 
 def train(
@@ -180,44 +95,52 @@ def train(
     download: bool = False,
     deterministic: bool = True,
     workers: int = 0,
-    fast: Fast = ALL,
+    performance: Performance | None = None,
     processes: Processes = ALONE,
     gradient_accumulation_steps: int = 1,
     sync_bn: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Train a cell, from its seed or from its checkpoint, and test it after every epoch.
+    """Train a cell from its seed or from its checkpoint, and test it after every epoch.
 
-    The tests make its curve; nothing is chosen by them. A trial is tested on its validation part.
+    The tests only fill the curve; no decision uses them. A tuning trial is tested on its
+    validation images.
 
     Args:
-        cell: what to train, and how.
-        device: where.
+        cell: what to train.
+        device: where to train it.
         folder: holds the datasets.
-        progress: told of every epoch.
-        finished: given the model after its last epoch.
-        checkpoints: where a training that was killed goes on from, to the same bits.
+        progress: called after every epoch.
+        finished: called with the model after the last epoch.
+        checkpoints: from which an interrupted training continues to the same bits.
         download: fetch a dataset that is missing.
-        deterministic: refuse operators that are not.
-        workers: processes that read image files ahead.
-        fast: what makes it faster.
-        processes: that train the cell together, this one among them.
-        gradient_accumulation_steps: parts of a batch that each of them takes, one after the other.
-        sync_bn: such a part is normalised across the processes.
+        deterministic: refuse operators that are not deterministic.
+        workers: processes that read image files.
+        performance: options of the study.
+        processes: the processes that train the cell together.
+        gradient_accumulation_steps: micro-batches of a batch in each process.
+        sync_bn: BatchNorm normalises a micro-batch across the processes.
 
     Returns:
-        The ``metrics`` block of the record, errors in percent of the held-out images, and
-        the seconds and images per second that the ``run`` block reports.
+        The ``metrics`` block of the record, with errors in percent of the test images, and
+        seconds, images per second and performance options for the ``run`` block.
 
     Raises:
-        DivergedError: an infinite or undefined training loss, with its epoch and step.
-        DataError: images that are not where they should be.
+        DivergedError: an infinite or undefined loss, with its epoch and step.
+        DataError: missing images.
         InterruptedTrainingError: a signal, after a last checkpoint.
         RecordError: a checkpoint of another cell.
-        RuntimeError: another process is gone; ``processes.is_loss`` tells it from others.
+        RuntimeError: another process ended; ``is_peer_failure`` recognises it.
     """
-    recipe = cell.recipe
-    make_deterministic(cell.seed, cell.threads, strict=deterministic, unfilled=fast.unfilled)
-    generator = torch.Generator().manual_seed(cell.seed)  # order and augmentation
+    # Data, model and optimizer, all from the cell's seed
+    recipe, performance = cell.recipe, performance or Performance()
+    make_deterministic(
+        cell.seed,
+        cell.threads,
+        strict=deterministic,
+        fill_memory=performance.fill_uninitialized_memory,
+    )
+    generator = torch.Generator().manual_seed(cell.seed)  # of order and augmentation
+    share = Share(processes.rank, processes.count, gradient_accumulation_steps, joint=sync_bn)
     batches, test_batches = make_batches(
         cell,
         folder,
@@ -225,122 +148,116 @@ def train(
         generator=generator,
         download=download,
         workers=workers,
-        share=Share(processes.rank, processes.count, gradient_accumulation_steps, joint=sync_bn),
+        share=share,
     )
     model = create_model(**cell.model_arguments())
-    pixels = recipe.batch_size * find_dataset(cell.dataset).input_size ** 2
     in_all = processes.count * gradient_accumulation_steps
-    steps = recipe.epochs * len(batches) if any(True for _ in parts_of_attention(model)) else 0
-    fast = fast.resolved(device, pixels, steps=steps, parts=in_all, sync_bn=sync_bn)
+    performance = resolve(
+        performance,
+        device,
+        recipe.batch_size * find_dataset(cell.dataset).input_size ** 2,
+        steps=recipe.epochs * len(batches) if any(attention_modules(model)) else 0,
+        micro_batches=in_all,
+        sync_bn=sync_bn,
+    )
     if sync_bn and processes.count > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-    model.to(device=device, memory_format=fast.layout)  # type: ignore[call-overload]
-    in_parts = Parts(model, processes, gradient_accumulation_steps)
-    network = fast.called(in_parts.module, recipe.batch_size // in_all)
-    modules = None
-    if fast.compile == "attention":
-        modules = CompiledModules(model, recipe.batch_size // in_all)
-    optimizer = make_optimizer(model, recipe, fused=fast.fused_sgd)
+    model.to(device=device, memory_format=memory_format(performance))  # type: ignore[call-overload]
+    micro_batches = MicroBatches(model, processes, gradient_accumulation_steps)
+    network = callable_network(micro_batches.network, performance, recipe.batch_size // in_all)
+    optimizer = make_optimizer(model, recipe, fused=performance.fused_optimizer)
     if processes.rank:
-        seed_all((cell.seed + processes.rank * 0x9E3779B1) % 2**32)  # dropout of its own
+        seed_all((cell.seed + processes.rank * 0x9E3779B1) % 2**32)  # each rank has own dropout
 
-    at = Position(generator.get_state(), torch.zeros((), dtype=torch.int64, device=device))
+    # The checkpoint, if there is one
+    state = TrainState(generator.get_state(), torch.zeros((), dtype=torch.int64, device=device))
     if checkpoints is not None and (saved := checkpoints.load()) is not None:
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
-        at = Position.restored(saved, processes, device)
-        generator.set_state(at.generator)
-        if modules is not None:
-            modules.failed = at.uncompiled
+        state = TrainState.restore(saved, processes, device)
+        generator.set_state(state.generator)
 
-    def checkpoint() -> None:
+    def save_if_due() -> None:
         if checkpoints is not None and checkpoints.due():
-            at.uncompiled = modules is not None and modules.failed
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            checkpoints.save({**state, "position": at.state()})
+            shared = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            checkpoints.save({**shared, "train_state": state.state_dict()})
 
     last = time.perf_counter()
 
-    def lap() -> float:
-        """Seconds since the last one."""
+    def elapsed() -> float:
+        """Seconds since the previous call."""
         nonlocal last
         before, last = last, time.perf_counter()
         return last - before
 
     cpu_s_before = time.process_time()
-    while at.epoch <= recipe.epochs:
+    while state.epoch <= recipe.epochs:
         model.train()
-        at.generator = generator.get_state()
-        for size, parts in in_parts.steps(batches, at.step):
-            moment = at.epoch - 1 + at.step / len(batches)
-            optimizer.learning_rate = recipe.learning_rate_at(moment)
-            optimizer.zero_grad()
-            for images, labels in parts:
-                with autocast(cell.precision, device):
-                    logits = network(images)
-                loss = cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
-                # the processes' gradients are averaged
-                weight = processes.count * len(labels) / size
-                (weight * loss).backward()  # type: ignore[no-untyped-call]
-                # read once an epoch: asking for a value every step would stall a GPU
-                at.losses.append(loss.detach() * len(labels))
-                at.correct += (logits.argmax(1) == labels).sum()
-            optimizer.step()
-            at.seen += size
-            at.step += 1
-            at.training_s += lap()
-            checkpoint()
-        loss_sums = processes.total(torch.stack(at.losses)).cpu()
-        correct = processes.total(at.correct.clone())
-        at.training_s += lap()
+        state.generator = generator.get_state()
+        for images, parts in micro_batches.steps(batches, state.step):
+            losses, correct = train_step(
+                network,
+                parts,
+                optimizer,
+                recipe,
+                epoch_progress=state.epoch - 1 + state.step / len(batches),
+                images=images,
+                precision=cell.precision,
+                processes=processes.count,
+            )
+            state.losses += losses
+            state.correct += correct
+            state.seen += images
+            state.step += 1
+            state.training_s += elapsed()
+            save_if_due()
+
+        loss_sums = processes.all_reduce_sum(torch.stack(state.losses)).cpu()
+        correct = processes.all_reduce_sum(state.correct.clone())
+        state.training_s += elapsed()
         if not (finite := loss_sums.isfinite()).all():
             first = int((~finite).nonzero()[0])
-            raise DivergedError(
-                at.epoch, first // gradient_accumulation_steps + 1, float(loss_sums[first])
-            )
+            step = first // gradient_accumulation_steps + 1
+            raise DivergedError(state.epoch, step, float(loss_sums[first]))
 
+        model.eval()
         with autocast(cell.precision, device):
-            model.eval()
-            test = evaluate(network, test_batches, checkpoint, processes)
+            test = evaluate(network, test_batches, save_if_due, processes)
         if not math.isfinite(test["test_loss"]):
-            raise DivergedError(at.epoch, len(batches), test["test_loss"])
+            raise DivergedError(state.epoch, len(batches), test["test_loss"])
+        last_step = state.epoch - 1 + (state.step - 1) / len(batches)
         line = {
-            "epoch": at.epoch,
-            # of the last step, which a training that goes on here has not taken itself
-            "learning_rate": recipe.learning_rate_at(at.epoch - 1 + (at.step - 1) / len(batches)),
-            "train_loss": float(loss_sums.double().sum()) / at.seen,
-            "train_top1_error": percent_wrong(correct, at.seen),
+            "epoch": state.epoch,
+            "learning_rate": recipe.learning_rate_at(last_step),
+            "train_loss": float(loss_sums.double().sum()) / state.seen,
+            "train_top1_error": percent_wrong(correct, state.seen),
             **test,
         }
-        at.testing_s += lap()
-        at.end_epoch(line)
-        progress(line, at.training_s + at.testing_s)
+        state.testing_s += elapsed()
+        state.end_epoch(line)
+        progress(line, state.training_s + state.testing_s)
 
-    best = min(at.curve, key=lambda line: line["test_top1_error"])
+    if finished is not None:
+        finished(model)
+    best = min(state.curve, key=lambda line: line["test_top1_error"])
     metrics = {
-        "top1_error": at.curve[-1]["test_top1_error"],
-        "top5_error": at.curve[-1]["test_top5_error"],
+        "top1_error": state.curve[-1]["test_top1_error"],
+        "top5_error": state.curve[-1]["test_top5_error"],
         "best_epoch": best["epoch"],
         "best_top1_error": best["test_top1_error"],
         "best_top5_error": best["test_top5_error"],
         "train_images": batches.count,
         "test_images": test_batches.count,
         "params": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "curve": at.curve,
+        "curve": state.curve,
     }
-    if modules is not None:
-        modules.release()
-        if modules.failed:
-            fast = fast.model_copy(update={"compile": False})
-    if finished is not None:
-        finished(model)
     return metrics, {
-        "wall_s": at.training_s + at.testing_s,
-        "training_s": at.training_s,
+        "wall_s": state.training_s + state.testing_s,
+        "training_s": state.training_s,
         "loop_cpu_s": time.process_time() - cpu_s_before,
-        "images_per_s": at.images_seen / at.training_s,
-        "resumed": at.resumed,
-        "fast": fast.model_dump(),
+        "images_per_s": state.images_seen / state.training_s,
+        "resumed": state.resumed,
+        "performance": performance.model_dump(),
     }
 
 
@@ -348,16 +265,16 @@ def train(
 def evaluate(
     network: Callable[[Tensor], Tensor],
     batches: Split | Sequence[tuple[Tensor, Tensor]],
-    between: Callable[[], None] = lambda: None,
+    after_batch: Callable[[], None] = lambda: None,
     processes: Processes = ALONE,
 ) -> dict[str, float]:
-    """Loss, and top-1 and top-5 error in percent, over all images of ``batches``.
+    """Loss, top-1 and top-5 error in percent, over all images of ``batches``.
 
     Args:
         network: images to logits, in evaluation mode.
-        batches: normalised images and labels; of several processes each gives its own.
-        between: called after each batch, in all processes equally often.
-        processes: whose images are counted, each once.
+        batches: normalised images and labels; each process gives its own.
+        after_batch: called after each batch, equally often in all processes.
+        processes: whose images are counted together.
     """
     losses, hits_1, hits_5, seen = [], [], [], 0
     for images, labels in batches:
@@ -367,21 +284,98 @@ def evaluate(
         hits_1.append(ranked[:, 0].sum())
         hits_5.append(ranked.sum())
         seen += len(labels)
-        between()
+        after_batch()
     if len(losses) * processes.count < len(batches):
-        between()  # others have a batch more
+        after_batch()  # other processes have one batch more
     sums = [
-        float(torch.stack(one).double().sum()) if one else 0 for one in (losses, hits_1, hits_5)
+        float(torch.stack(values).double().sum()) if values else 0
+        for values in (losses, hits_1, hits_5)
     ]
-    totals = processes.total(torch.tensor([*sums, seen], dtype=torch.float64))
-    loss, top1, top5, images = totals.tolist()
+    totals = processes.all_reduce_sum(torch.tensor([*sums, seen], dtype=torch.float64))
+    loss, top1, top5, images_in_all = totals.tolist()
     return {
-        "test_loss": loss / images,
-        "test_top1_error": percent_wrong(top1, images),
-        "test_top5_error": percent_wrong(top5, images),
+        "test_loss": loss / images_in_all,
+        "test_top1_error": percent_wrong(top1, images_in_all),
+        "test_top5_error": percent_wrong(top5, images_in_all),
     }
 
 
 def percent_wrong(correct: Tensor | float, seen: float) -> float:
-    """Error in percent from a count of hits."""
+    """The error in percent, from the number of correctly classified images."""
     return 100.0 * (seen - int(correct)) / seen
+
+
+def choose_device(device: str) -> torch.device:
+    """The device of a study; ``auto`` is CUDA if there is one."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def seed_all(seed: int) -> None:
+    """Seed every generator that a user's module may draw from."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+
+
+def make_deterministic(seed: int, threads: int, *, strict: bool, fill_memory: bool = False) -> None:
+    """Make the results depend on the seed, the machine and the versions only.
+
+    Args:
+        seed: of all generators.
+        threads: of this process on the CPU.
+        strict: an operator without a deterministic form is an error. Otherwise cuDNN chooses the
+            fastest kernels in the first step.
+        fill_memory: PyTorch writes NaN to new memory, if strict.
+    """
+    # cuBLAS reads this variable when it starts; deterministic products need it.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(threads)
+    seed_all(seed)
+    torch.use_deterministic_algorithms(strict)
+    torch.utils.deterministic.fill_uninitialized_memory = fill_memory  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = not strict
+    # No TF32: float32 keeps its full precision on every GPU.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe, *, fused: bool = False) -> torch.optim.SGD:
+    """The recipe's SGD; ``train_step`` sets its learning rate."""
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+        fused=fused,
+    )
+    if recipe.momentum:
+        # Momentum that starts at 0 gives the same first step. PyTorch's fused SGD fails if some
+        # parameters get their first gradient later than others.
+        for parameter in model.parameters():
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
+    """A context in which operators run in bfloat16, if that is the precision."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def too_slow(precision: Precision, device: torch.device) -> str | None:
+    """A warning if the device has no instructions for bfloat16; None otherwise."""
+    if precision != "bfloat16":
+        return None
+    if device.type == "cuda":
+        supported = torch.cuda.is_bf16_supported(including_emulation=False)
+        name = torch.cuda.get_device_name(device)
+    else:
+        supported, name = not lacks_bfloat16(), processor_name()
+    if supported:
+        return None
+    return (
+        f"precision: found bfloat16, for which {name} has no instructions; "
+        "float32 takes a fraction of the time here"
+    )

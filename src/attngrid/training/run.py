@@ -33,6 +33,7 @@ from attngrid.records.attempts import Attempts, attempt
 from attngrid.records.environment import environment, now
 from attngrid.records.record import read_trial, write_record
 from attngrid.records.status import reached, read_status, write_status
+from attngrid.records.tuning import with_best_hyperparameters
 from attngrid.study.cell import Cell
 from attngrid.study.cluster import slurm_job
 from attngrid.study.paths import scratch_folder
@@ -41,11 +42,9 @@ from attngrid.study.schema import Study
 from attngrid.study.tuning import TUNED_KEYS
 from attngrid.training.checkpoint import Checkpoints
 from attngrid.training.deadline import deadline
-from attngrid.training.distributed import Processes, is_loss, joined
+from attngrid.training.distributed import Processes, is_peer_failure, process_group
 from attngrid.training.fingerprint import fingerprint
-from attngrid.training.launcher import allocator
 from attngrid.training.loop import Finished, Progress, choose_device, too_slow, train
-from attngrid.training.tuning import as_chosen
 from attngrid.training.weights import write_weights
 
 # What a full disk, a quota or a limit of a file's size says.
@@ -76,16 +75,16 @@ def run_cell(study: Study, cell: Cell, record: Path) -> None:
         cell.status.parent.mkdir(parents=True, exist_ok=True)
         if _is_there(cell, record):
             return
-        with joined(study.compute.gpus, choose_device(study.compute.device)) as processes:
+        with process_group(study.compute.gpus, choose_device(study.compute.device)) as processes:
             if processes.rank:
-                _take_part(study, as_chosen(cell), processes)
+                _take_part(study, with_best_hyperparameters(cell), processes)
                 return
             alone = processes.count == 1  # several would wait for each other
             with _lock(cell, wait=alone):
                 if alone and _is_there(cell, record):  # by now
                     return
                 with attempt(cell.attempts, study.gpus) as this:
-                    _run_cell(study, as_chosen(cell), record, processes, this)
+                    _run_cell(study, with_best_hyperparameters(cell), record, processes, this)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise _out_of_memory(cell, error) from error
     except RuntimeError as error:
@@ -124,7 +123,7 @@ def _lock(cell: Cell, *, wait: bool) -> Iterator[None]:
 def _is_there(cell: Cell, record: Path) -> bool:
     try:
         found = read_trial(record, cell).config["recipe"]
-        chosen = as_chosen(cell).recipe
+        chosen = with_best_hyperparameters(cell).recipe
     except RecordError:
         return False
     if any(found[name] != getattr(chosen, name) for name in TUNED_KEYS):
@@ -193,7 +192,7 @@ def _train(
             finished=finished,
             checkpoints=checkpoints,
             download=study.data.download,
-            fast=compute.fast,
+            performance=compute.performance,
             processes=processes,
             **how,
         )
@@ -238,7 +237,6 @@ def _run_cell(study: Study, cell: Cell, record: Path, processes: Processes, this
             "started": started,
             **machine,
             **speed,
-            "allocator": allocator(),
             "peak_memory_mb": _peak_memory_mb(device),
             "cpu_s": time.process_time(),
             "fingerprint": behaviour,
@@ -289,7 +287,7 @@ def _end() -> float:
 
 def _note_failure(cell: Cell, error: BaseException) -> None:
     """Say in the status why there is no record; that another process is lost is not why."""
-    if is_loss(error):
+    if is_peer_failure(error):
         return
     known = isinstance(error, AttngridError)
     state = "waiting" if isinstance(error, DeadlineError) else "failed"

@@ -17,12 +17,13 @@ from attngrid.core.errors import (
 )
 from attngrid.core.files import modified_ns
 from attngrid.records.status import has_diverged, write_status
+from attngrid.records.tuning import choose_hyperparameters as choose
+from attngrid.records.tuning import write_tuning_result
 from attngrid.study.cell import Cell
 from attngrid.study.schema import Study
 from attngrid.training.deadline import require_time
 from attngrid.training.devices import claimed
 from attngrid.training.signals import hold_signals, requeue
-from attngrid.training.tuning import Choice, choose, write_choice
 
 
 def start_training(
@@ -99,4 +100,4 @@ def choose_hyperparameters(study: Study, name: str) -> tuple[Path, Choice]:
             if other.choice == cell.choice:
                 write_status(other.status, "diverged", str(error))
         raise
-    return write_choice(cell, choice), choice
+    return write_tuning_result(cell, choice), choice

@@ -24,6 +24,12 @@ from attngrid.core.validation import validate
 from attngrid.data.loading import load, validation_part
 from attngrid.data.registry import DATASETS
 from attngrid.records.record import read_record, read_trial, write_record
+from attngrid.records.tuning import (
+    choose_hyperparameters,
+    read_tuning_result,
+    with_best_hyperparameters,
+    write_tuning_result,
+)
 from attngrid.render.tables import build_table
 from attngrid.study.cell import Cell
 from attngrid.study.schema import Study, load_study
@@ -31,11 +37,10 @@ from attngrid.study.tuning import Tuning
 from attngrid.training import loop, run
 from attngrid.training.checkpoint import Checkpoints
 from attngrid.training.run import run_cell
-from attngrid.training.tuning import as_chosen, choose, read_choice, write_choice
 from made_up import fake_record
 from test_workflow import jobs
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TUNING: dict[str, Any] = {
     "learning_rates": [0.1, 0.02],
     "weight_decays": [5e-4, 0.0, 1e-3],
@@ -285,14 +290,14 @@ def test_the_least_validation_error_is_chosen(
 ) -> None:
     tuned_cell = cell(study)
     fake_trials(tuned_cell, *errors)
-    write_choice(tuned_cell, choose(tuned_cell))
+    write_tuning_result(tuned_cell, choose_hyperparameters(tuned_cell))
     for seed in (0, 1):
-        trained = as_chosen(cell(study, seed=seed))
+        trained = with_best_hyperparameters(cell(study, seed=seed))
         assert setting(trained) == expected
         # its name is known before
         assert (trained.id, trained.record) == (cell(study, seed=seed).id, trained.record)
         assert cell(study, seed=seed).matches(trained.config())
-    assert as_chosen(study.cells[0]) is study.cells[0]
+    assert with_best_hyperparameters(study.cells[0]) is study.cells[0]
 
 
 def test_where_all_trials_diverge_the_model_has(
@@ -300,7 +305,7 @@ def test_where_all_trials_diverge_the_model_has(
 ) -> None:
     fake_trials(cell(study), *[None] * 6)
     with pytest.raises(DivergedTrialsError, match="all 6 trials diverged; add smaller"):
-        choose(cell(study))
+        choose_hyperparameters(cell(study))
     choice = cell(study).choice
     assert choice is not None
     assert main(["tune", "tiny.json", choice.stem]) == 1
@@ -320,16 +325,16 @@ def test_a_missing_or_edited_trial_is_named(study: Study) -> None:
     file = tuned_cell.trials[2].record
     file.write_text(file.read_text().replace('"validation": 300', '"validation": 200'))
     with pytest.raises(RecordError, match=r"trials/.*config: is not that of this cell"):
-        choose(tuned_cell)
+        choose_hyperparameters(tuned_cell)
     (line,) = unfinished(collect(study))
     assert f"{tuned_cell.trials[2].id}: refused" in line
     diverge(tuned_cell.trials[2])
     file.write_text(file.read_text().replace('"diverged":', '"message":'))
     with pytest.raises(RecordError, match=r"trials/.*: run: .*either metrics or, in its run"):
-        choose(tuned_cell)
+        choose_hyperparameters(tuned_cell)
     file.unlink()
     with pytest.raises(RecordError, match=r"trials/.*cannot be read"):
-        choose(tuned_cell)
+        choose_hyperparameters(tuned_cell)
 
 
 def test_a_choice_that_is_not_the_best_of_these_trials_is_refused(
@@ -340,7 +345,7 @@ def test_a_choice_that_is_not_the_best_of_these_trials_is_refused(
         run_cell(study, tuned_cell, tuned_cell.record)
     for each in (tuned_cell, other):
         fake_trials(each, 50.0, 40.0, 30.0, 20.0, 10.0, 60.0)
-        write_choice(each, choose(each))
+        write_tuning_result(each, choose_hyperparameters(each))
     assert tuned_cell.choice is not None
     assert other.choice is not None
     good = tuned_cell.choice.read_text()
@@ -353,7 +358,7 @@ def test_a_choice_that_is_not_the_best_of_these_trials_is_refused(
     }.items():
         tuned_cell.choice.write_text(content)
         with pytest.raises(RecordError, match=message):
-            read_choice(tuned_cell)
+            read_tuning_result(tuned_cell)
         rows = collect(study).cells.set_index("id")
         assert rows.loc[tuned_cell.id, "state"] == "refused"
         assert rows.loc[other.id, "state"].tolist() == ["not_run"] * 2  # se and cam
@@ -385,7 +390,7 @@ def test_a_tuned_record_of_another_setting_than_the_choice_is_refused(study: Stu
         (50.0, 50.0, 50.0, 50.0, 60.0, 50.0): "refused",
     }.items():
         fake_trials(tuned_cell, *errors)
-        write_choice(tuned_cell, choose(tuned_cell))
+        write_tuning_result(tuned_cell, choose_hyperparameters(tuned_cell))
         results = collect(study)
         assert results.cells.set_index("id")["state"][tuned_cell.id] == expected
     (line,) = unfinished(results)
@@ -424,7 +429,7 @@ def test_a_tuned_cell_is_trained_as_a_recipe_with_that_setting_is(
     trial = tuned_cell.trials[0]
     for each in (trial, frozen):
         run_cell(study, each, each.record)
-    write_choice(tuned_cell, choose(tuned_cell))
+    write_tuning_result(tuned_cell, choose_hyperparameters(tuned_cell))
     run_cell(study, tuned_cell, tuned_cell.record)
     record = read_record(tuned_cell.record, tuned_cell)
     assert record.metrics == read_record(frozen.record, frozen).metrics
@@ -447,11 +452,11 @@ def test_a_tuned_cell_does_not_go_on_from_the_checkpoint_of_another_choice(
 
     monkeypatch.setattr(run, "Checkpoints", Noted)
     fake_trials(tuned_cell, 40.0, 50.0, 50.0, 50.0, 50.0, 50.0)
-    write_choice(tuned_cell, choose(tuned_cell))
+    write_tuning_result(tuned_cell, choose_hyperparameters(tuned_cell))
     run_cell(study, tuned_cell, tuned_cell.record)
     Checkpoints(tuned_cell.checkpoint, digests[0], 1.0).save({})
     fake_trials(tuned_cell, 50.0, 40.0, 50.0, 50.0, 50.0, 50.0)
-    write_choice(tuned_cell, choose(tuned_cell))
+    write_tuning_result(tuned_cell, choose_hyperparameters(tuned_cell))
     with pytest.raises(RecordError, match=r"is of another cell.*remove it to train from the first"):
         run_cell(study, tuned_cell, tuned_cell.record)
 
@@ -462,8 +467,8 @@ def test_a_tuned_cells_checkpoint_comes_along_in_a_pack(
     tuned_cell = cell(study)
     for trial in tuned_cell.trials:
         run_cell(study, trial, trial.record)
-    write_choice(tuned_cell, choose(tuned_cell))
-    digest = replace(as_chosen(tuned_cell), tuning=None).digest
+    write_tuning_result(tuned_cell, choose_hyperparameters(tuned_cell))
+    digest = replace(with_best_hyperparameters(tuned_cell), tuning=None).digest
     Checkpoints(tuned_cell.checkpoint, digest, 1.0).save({})
     assert main(["pack", "tiny.json", str(tmp_path / "pack")]) == 0
     (tmp_path / "fresh").mkdir()
@@ -480,7 +485,7 @@ def test_trials_are_a_tidy_frame(study: Study) -> None:
     fake_trials(cell(study), 50.0, 40.0, None, 20.0, 10.0, 60.0)
     fake_trials(cell(study, "se"), *[30.0] * 6)
     cell(study, "se").trials[5].record.unlink()
-    write_choice(cell(study), choose(cell(study)))
+    write_tuning_result(cell(study), choose_hyperparameters(cell(study)))
     results = collect(study)
     frame = results.trials
     assert frame is not None

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import attngrid
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 DEVICES, IMAGES = ("cpu", "cuda"), ("cifar", "imagenet")
 BATCH, STEPS, SAMPLES = 2, 1, 2
 

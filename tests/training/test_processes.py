@@ -31,7 +31,7 @@ from attngrid.study.schema import Study, load_study
 from attngrid.training import loop
 from attngrid.training.distributed import ALONE
 from attngrid.training.evaluation import evaluate_record
-from attngrid.training.parts import Parts
+from attngrid.training.micro_batches import MicroBatches
 from attngrid.training.run import run_cell
 from conftest import ROOT, environment
 from test_resume import DRAWS
@@ -148,8 +148,8 @@ def test_an_images_draws_do_not_depend_on_who_makes_it(
         batches = Batches(
             images, 112, mean_C, std_C, recipe.train_transforms, generator, share=share
         )
-        in_parts = Parts(nn.Flatten(), ALONE, share.gradient_accumulation_steps)
-        return [list(parts) for _, parts in in_parts.steps(batches, 3)]
+        micro_batches = MicroBatches(nn.Flatten(), ALONE, share.gradient_accumulation_steps)
+        return [list(parts) for _, parts in micro_batches.steps(batches, 3)]
 
     images, _ = load("digits", Path("data"), download=False, classes=None)
     mean_C, std_C = channel_statistics(images)
@@ -367,8 +367,8 @@ def test_a_cell_says_what_its_batch_norm_saw(tiny: dict[str, Any]) -> None:
         ({"gradient_accumulation_steps": 1.5}, r"compute\.gradient_accumulation_steps: found 1\.5"),
         ({"sync_bn": True}, r"compute: sync_bn: found true, on a CPU; needs device: cuda"),
         (
-            {"gradient_accumulation_steps": 2, "fast": {"cuda_graphs": True}},
-            r"compute: fast\.cuda_graphs: found true",
+            {"gradient_accumulation_steps": 2, "performance": {"cuda_graphs": True}},
+            r"compute: performance\.cuda_graphs: found true",
         ),
     ],
 )

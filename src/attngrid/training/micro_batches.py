@@ -1,0 +1,101 @@
+"""Gradient accumulation: training on the micro-batches of a batch, in one process or several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from itertools import islice
+from warnings import catch_warnings
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from attngrid.training.batches import Split
+from attngrid.training.distributed import Processes
+
+MicroBatch = tuple[Tensor, Tensor]
+
+
+class MicroBatches:
+    """Splits each batch into n micro-batches, over processes and accumulation steps.
+
+    The gradient of a step is the mean over all images of the batch. The running statistics of
+    BatchNorm go on from those before the step by the mean over the micro-batches m,
+
+        running ← (1 - momentum) · running + momentum · 1/n · Σ_m statistics_m,
+
+    so that n processes and n accumulation steps give the same result. Other floating-point
+    buffers become the mean over the micro-batches, too.
+
+    Args:
+        model: on its device, with the same weights in all processes.
+        processes: the processes that train it.
+        gradient_accumulation_steps: micro-batches of each process.
+
+    Attributes:
+        network: the model, or its DistributedDataParallel wrapper; to be called in its place.
+    """
+
+    def __init__(
+        self, model: nn.Module, processes: Processes, gradient_accumulation_steps: int
+    ) -> None:
+        self.processes = processes
+        self.gradient_accumulation_steps = gradient_accumulation_steps
+        self.parallel: DistributedDataParallel | None = None
+        if processes.count > 1:
+            with catch_warnings(action="ignore", category=FutureWarning):
+                self.parallel = DistributedDataParallel(
+                    model,
+                    broadcast_buffers=False,  # torch 2.14 renames it, 2.10 has only this name
+                    gradient_as_bucket_view=True,
+                    # A user's module may leave a parameter unused. This also keeps the order of
+                    # the gradient buckets, so that a resumed training sums in the same order.
+                    find_unused_parameters=True,
+                )
+        self.network = self.parallel or model
+        self.buffers = list(model.buffers())
+        self.float_buffers = [buffer for buffer in self.buffers if buffer.is_floating_point()]
+
+    def steps(self, batches: Split, first: int) -> Iterator[tuple[int, Iterator[MicroBatch]]]:
+        """The steps of an epoch, from number ``first`` on.
+
+        Yields:
+            The number of images of the batch over all processes, and this process's micro-batches.
+            Each micro-batch has to be run forward and backward before the next one is taken.
+        """
+        epoch = batches.epoch(first)
+        for batch in batches.places[first:]:
+            yield len(batch), self._micro_batches(epoch)
+        next(epoch, None)  # lets worker processes end
+
+    def _micro_batches(self, epoch: Iterator[MicroBatch]) -> Iterator[MicroBatch]:
+        count = self.gradient_accumulation_steps
+        if count == 1:
+            yield from islice(epoch, 1)
+        else:
+            before = [buffer.clone() for buffer in self.buffers]
+            means = [torch.zeros_like(buffer) for buffer in self.float_buffers]
+            for number, micro_batch in enumerate(islice(epoch, count), 1):
+                _copy(self.buffers, before)
+                # The processes exchange gradients once a step, with the last micro-batch.
+                local = self.parallel if number < count else None
+                with local.no_sync() if local is not None else nullcontext():
+                    yield micro_batch
+                for mean, buffer in zip(means, self.float_buffers, strict=True):
+                    mean.add_(buffer, alpha=1 / count)
+            _copy(self.float_buffers, means)
+        if self.processes.count > 1 and self.float_buffers:
+            self._average_over_processes()
+
+    def _average_over_processes(self) -> None:
+        flat = torch.cat([buffer.flatten() for buffer in self.float_buffers])
+        means = self.processes.all_reduce_sum(flat).div_(self.processes.count)
+        sizes = [buffer.numel() for buffer in self.float_buffers]
+        pairs = zip(torch.split(means, sizes), self.float_buffers, strict=True)
+        _copy(self.float_buffers, [mean.view_as(buffer) for mean, buffer in pairs])
+
+
+def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:
+    for target, source in zip(targets, sources, strict=True):
+        target.copy_(source)

@@ -1,0 +1,117 @@
+"""Applying the performance options of a study to a network."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attngrid.core.errors import ConfigError
+from attngrid.study.compute import Performance
+from attngrid.training.compile import compile_attention, compile_network, compiler_problem
+
+log = logging.getLogger(__name__)
+
+# With fewer pixels in a step, a GPU waits for kernel launches longer than it computes. A batch of
+# 256 CIFAR images has fewer, a batch of 256 ImageNet images has more.
+SMALL_STEP_PIXELS = 2**19
+# With fewer pixels in a whole training (ten epochs of CIFAR), compiling takes longer than it saves.
+LONG_TRAINING_PIXELS = 2**29
+
+
+def resolve(
+    performance: Performance,
+    device: torch.device,
+    step_pixels: int,
+    *,
+    steps: int = 1,
+    micro_batches: int = 1,
+    sync_bn: bool = False,
+) -> Performance:
+    """Replace each ``auto`` by a decision.
+
+    A CUDA graph overwrites its gradients when it runs again, so it needs whole batches.
+
+    Args:
+        performance: options of a study.
+        device: where the training runs.
+        step_pixels: pixels of all images of a step.
+        steps: steps of the training in which attention modules run.
+        micro_batches: parts of a batch, over all processes.
+        sync_bn: whether BatchNorm communicates across processes.
+
+    Raises:
+        ConfigError: the study asks for compilation, and it is not possible on this machine.
+    """
+    cuda = device.type == "cuda"
+    compiled = performance.compile
+    if compiled == "auto":
+        long = step_pixels * steps >= LONG_TRAINING_PIXELS
+        compiled = not sync_bn if cuda else "attention" if long else False
+    if compiled:
+        problem = compiler_problem(device.type, attention_only=compiled == "attention")
+        if problem and performance.compile != "auto":
+            raise ConfigError(
+                f"performance.compile: found {compiled}, but torch.compile {problem}; "
+                "set it to false"
+            )
+        if problem:
+            log.warning("not compiled, and therefore slower: torch.compile %s", problem)
+            compiled = False
+    small = step_pixels < SMALL_STEP_PIXELS
+    graphs = small if performance.cuda_graphs == "auto" else performance.cuda_graphs
+    graphs = cuda and compiled is True and graphs and micro_batches == 1
+    return performance.model_copy(update={"compile": compiled, "cuda_graphs": graphs})
+
+
+def memory_format(performance: Performance) -> torch.memory_format:
+    """The memory format of weights and images."""
+    return torch.channels_last if performance.channels_last else torch.contiguous_format
+
+
+def callable_network(
+    model: nn.Module, performance: Performance, batch_size: int = 0
+) -> Callable[[Tensor], Tensor]:
+    """A function from images N×3×H×W to logits N×classes, with resolved options applied.
+
+    Smaller training batches than ``batch_size``, such as the last one of an epoch, run eagerly:
+    compiling for their size would take longer than it saves. The same holds for tests where only
+    attention modules are compiled.
+
+    Args:
+        model: a network on its device, or its DistributedDataParallel wrapper.
+        performance: options without ``auto``.
+        batch_size: images of a full micro-batch; 0 compiles for every size.
+    """
+    compiled: Callable[[Tensor], Tensor] = model
+    if performance.compile is True:
+        compiled = compile_network(model, cuda_graphs=bool(performance.cuda_graphs))
+    elif performance.compile == "attention":
+        compile_attention(model)
+
+    def call(images_NCHW: Tensor) -> Tensor:
+        images_NCHW = images_NCHW.contiguous(memory_format=memory_format(performance))
+        if torch.is_grad_enabled():
+            eager = len(images_NCHW) < batch_size
+        else:
+            eager = performance.compile == "attention"
+        if performance.compile and eager:
+            with torch.compiler.set_stance("force_eager"):
+                logits: Tensor = model(images_NCHW)
+                return logits
+        if performance.cuda_graphs:
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        return compiled(images_NCHW)
+
+    return call
+
+
+def recorded_performance(run: Mapping[str, Any]) -> Performance:
+    """The resolved options in the ``run`` block of a record; old records call them ``fast``."""
+    if "performance" in run:
+        return Performance.model_validate(run["performance"])
+    names = ("channels_last", "compile", "cuda_graphs")
+    return Performance.model_validate({name: run["fast"][name] for name in names})
