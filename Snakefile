@@ -13,7 +13,7 @@ from attngrid.study.cluster import cluster, require_plain
 from attngrid.training.signals import forward_signals
 from attngrid.study.schema import Study
 from attngrid.core.validation import name_sources, validate
-from attngrid.training.deadline import deadline
+from attngrid.training.max_runtime import deadline
 from attngrid.core.errors import AttngridError
 from attngrid.analysis.claims import load_claims
 from attngrid.core.files import set_home, shipped
@@ -64,7 +64,7 @@ else:
     if superseded:
         print(
             f"study {study.study}: not trained, since there are records of their names and another "
-            f"configuration: {', '.join(superseded)}. `attngrid retire` puts those aside",
+            f"configuration: {', '.join(superseded)}. `attngrid archive` puts those aside",
             file=sys.stderr,
         )
 

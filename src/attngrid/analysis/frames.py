@@ -16,7 +16,7 @@ from attngrid.analysis.maps import Maps, read_maps
 from attngrid.core.errors import AttngridError, RecordError
 from attngrid.core.files import write_atomically
 from attngrid.records.record import Record, read_record, read_trial
-from attngrid.records.staleness import stale_records
+from attngrid.records.staleness import describe_code, other_code, stale_records
 from attngrid.records.status import STOPPED, read_status
 from attngrid.study.cell import MODEL_KEY, Cell
 from attngrid.study.paths import results_folder
@@ -118,7 +118,8 @@ def collect(study: Study, *, trained_by_now: bool = False) -> Results:
             except RecordError as error:
                 cells.append(row | {"state": "refused", "message": str(error)})
                 continue
-            row |= {"state": "measured", "message": ""}
+            message = describe_code(record.run) if other_code(record) else ""
+            row |= {"state": "measured", "message": message}
             row |= record.metrics.model_dump(exclude={"curve"})
             if cell.tuning is not None:
                 row |= _setting(record.config["recipe"])
@@ -175,7 +176,7 @@ def _unmeasured(cell: Cell, trained_by_now: bool) -> dict[str, str]:
     status = read_status(cell.status) or {"state": "not_run", "message": ""}
     if trained_by_now and status["state"] == "running":
         status = {"state": "failed", "message": STOPPED}
-    if status["state"] == "waiting":  # for time, and not because of anything that it did
+    if status["state"] in ("waiting", "done"):  # for time; or its record was removed
         status = {**status, "state": "not_run"}
     if cell.choice is not None and cell.choice.is_file():
         try:

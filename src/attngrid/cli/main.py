@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import gc
+import logging
 import math
 import os
 import shlex
@@ -22,7 +23,6 @@ from attngrid.core.errors import (
     InterruptedTrainingError,
     RecordError,
     UnknownNameError,
-    WriteError,
 )
 from attngrid.core.files import modified_ns
 from attngrid.training.launcher import tune_allocator
@@ -50,8 +50,8 @@ def train(arguments: argparse.Namespace) -> None:
     """Train one cell or trial of a study and write its record."""
     from attngrid.records.status import has_diverged
     from attngrid.study.schema import load_study
-    from attngrid.training.deadline import require_time
     from attngrid.training.devices import claimed
+    from attngrid.training.max_runtime import require_time, set_max_runtime
     from attngrid.training.signals import hold_signals, requeue
 
     study = load_study(arguments.study)
@@ -60,6 +60,8 @@ def train(arguments: argparse.Namespace) -> None:
         raise AttngridError(f"{cell.id}: {message}; not tried again")
     record, before = arguments.record or cell.record, modified_ns(cell.checkpoint)
     launched = "TORCHELASTIC_RUN_ID" in os.environ
+    if arguments.max_runtime is not None:
+        set_max_runtime(arguments.max_runtime)
     if not launched and not record.is_file():
         require_time(study, cell)
     if study.compute.gpus == 1:
@@ -258,20 +260,20 @@ def status(arguments: argparse.Namespace) -> None:
         print(line)
 
 
-def retire(arguments: argparse.Namespace) -> None:
-    """Put a study's stale records aside, so that the next run trains their cells again."""
-    from attngrid.records.staleness import retire as put_aside
+def archive(arguments: argparse.Namespace) -> None:
+    """Put a study's superseded records aside, so that the next run trains their cells again."""
+    from attngrid.records.staleness import archive as put_aside
     from attngrid.study.schema import load_study
 
     study = load_study(arguments.study)
-    moved = put_aside(study)
+    moved = put_aside(study, other_code=arguments.other_code)
     for file, now in moved:
         print(f"{file} -> {now}")
-    print(f"{study.study}: {len(moved)} stale records put aside", file=sys.stderr)
+    print(f"{study.study}: {len(moved)} files put aside", file=sys.stderr)
 
 
 def import_(arguments: argparse.Namespace) -> None:
-    """Check records that were made elsewhere, and file them; also those of `attngrid pack`."""
+    """Check records that were made on another machine, and file them."""
     from attngrid.records.importing import import_folder, known_studies
     from attngrid.study.schema import load_study
 
@@ -288,33 +290,6 @@ def import_(arguments: argparse.Namespace) -> None:
     )
     if found.refused:
         raise RecordError("\n".join(["refused:", *found.refused]))
-
-
-def pack(arguments: argparse.Namespace) -> None:
-    """Put a study's records, logs and checkpoints into a few small files; `import` takes them."""
-    from attngrid.study.schema import load_study
-    from attngrid.training.pack import pack as put_together
-
-    study = load_study(arguments.study)
-    try:
-        packed = put_together(study, arguments.folder, arguments.files, arguments.mib)
-    except OSError as error:
-        raise WriteError(
-            f"{error.filename or arguments.folder}: {error.strerror or error}; an earlier pack is "
-            "there still"
-        ) from error
-    for name, size in packed.files.items():
-        print(f"{arguments.folder / name}: {size / 2**20:.1f} MiB")
-    for cell in packed.left:
-        size_mib = cell.checkpoint.stat().st_size / 2**20
-        print(f"no room for {cell.checkpoint}, {size_mib:.1f} MiB: it stays here", file=sys.stderr)
-    for name in packed.dropped:
-        print(f"no room for {name}.ckpt, which an earlier pack had: dropped", file=sys.stderr)
-    print(
-        f"{study.study}: {packed.records} records and {len(packed.taken)} checkpoints in "
-        f"{len(packed.files)} files",
-        file=sys.stderr,
-    )
 
 
 def visualize(arguments: argparse.Namespace) -> None:
@@ -547,22 +522,6 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text)):
-        raise argparse.ArgumentTypeError(f"found {text!r}; a whole number from 1")
-    return int(text)
-
-
-def _mib(text: str) -> float:
-    try:
-        mib = float(text)
-    except ValueError:
-        mib = math.nan
-    if not 1e-3 <= mib <= 1e6:
-        raise argparse.ArgumentTypeError(f"found {text!r}; MiB, from 0.001")
-    return mib
-
-
 def current(arguments: argparse.Namespace) -> None:
     """Collect whatever records exist and render everything; train nothing."""
     from attngrid.analysis import frames
@@ -662,8 +621,7 @@ def parser() -> argparse.ArgumentParser:
         cost,
         evaluate,
         collect,
-        retire,
-        pack,
+        archive,
         import_,
         visualize,
         table,
@@ -692,7 +650,7 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--again", action="store_true", help="what was measured before, too")
             sub.add_argument("--render-only", action="store_true", help="measure nothing")
         elif command is import_:
-            sub.add_argument("folder", type=Path, metavar="FOLDER", help="with records, or a pack")
+            sub.add_argument("folder", type=Path, metavar="FOLDER", help="a copy of results/, or records")
             sub.add_argument("--study", type=Path, help="whose they are; left out, any in config/")
         elif command is init:
             sub.add_argument("folder", type=Path, help="a new one; the study takes its name")
@@ -711,10 +669,9 @@ def parser() -> argparse.ArgumentParser:
         if command is train:
             sub.add_argument("cell", metavar="CELL", help="the id of a cell or trial")
             sub.add_argument("--record", type=Path, help="where to write the record")
-        if command is pack:
-            sub.add_argument("folder", type=Path, metavar="FOLDER", help="new, or an earlier pack")
-            sub.add_argument("--files", type=_count, default=8, help="at most so many; 8")
-            sub.add_argument("--mib", type=_mib, default=16, help="of each at most; 16")
+            sub.add_argument("--max-runtime", type=_seconds, help="90s, 30m or 2h: then it stops")
+        if command is archive:
+            sub.add_argument("--other-code", action="store_true", help="also those of other code")
         if command is prepare:
             sub.add_argument("dataset", nargs="?", metavar="DATASET", help="one of the study's")
             sub.add_argument("--thorough", action="store_true", help="decode every image")
@@ -747,6 +704,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; an error that the user can mend is one message, not a traceback."""
     arguments = parser().parse_args(argv)
+    log = logging.getLogger("attngrid")
+    log.handlers[:] = [logging.StreamHandler()]
+    log.setLevel(logging.INFO)
     if argv is None and arguments.command in (train, cost):
         tune_allocator()
     atexit.register(gc.freeze)  # one more search for garbage, at the end, is half a second of torch

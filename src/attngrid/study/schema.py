@@ -37,7 +37,6 @@ from attngrid.study.paths import data_folder as site_data_folder
 from attngrid.study.paths import results_folder
 from attngrid.study.recipe import Recipe, shipped_recipes
 from attngrid.study.tuning import Tuning
-from attngrid.training.fingerprint import code_digest
 
 # What can be done to training images and to test images, each once: of datasets in memory, and of
 # those in files.
@@ -362,11 +361,8 @@ class Study(Strict):
 
     @property
     def collected(self) -> Path:
-        """A mark that the frames are this configuration's, with all its cells in them.
-
-        Its name carries the code, too: under another one records may have become stale.
-        """
-        return self.snapshot.with_suffix(f".{code_digest()[:8]}.collected")
+        """A mark that the frames are this configuration's, with all its cells in them."""
+        return self.snapshot.with_suffix(".collected")
 
     @property
     def latest(self) -> Path:
