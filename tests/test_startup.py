@@ -17,7 +17,6 @@ from attngrid.core.validation import validate
 from attngrid.data.images import digits
 from attngrid.records.record import read_record
 from attngrid.study.schema import Study
-from attngrid.training.fingerprint import STEPS, losses_of
 from test_evidence import fake_record
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,9 +66,8 @@ def test_what_needs_no_study_imports_nothing_heavy(command: str) -> None:
     [
         ("outputs tiny.json", set()),
         ("prepare tiny.json", set()),
-        ("retire tiny.json", set()),
+        ("archive tiny.json", set()),
         ("init folder", set()),
-        ("pack tiny.json packed", set()),
         ("collect tiny.json", FRAMES),
         ("table tiny.json grid", TEMPLATES),
         ("figure tiny.json ordering", FRAMES | {"matplotlib", "PIL"}),
@@ -118,7 +116,3 @@ def test_the_digits_are_scikit_learns() -> None:
             for y, x in ((0, 0), (0, 7), (7, 0), (7, 7)):
                 corner = ours[:, 15 * (y > 0), 15 * (x > 0)]
                 np.testing.assert_allclose(corner, (expected[:, y, x] * 255 / 16).round())
-
-
-def test_a_fingerprint_has_a_loss_of_each_step(study: Study) -> None:
-    assert len(losses_of(study.cells[0])) == STEPS

@@ -27,6 +27,7 @@ from attngrid.study.schema import Study
 from attngrid.training.run import run_cell
 from conftest import ROOT, jobs
 
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one training: its record and its weights."""

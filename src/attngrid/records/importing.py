@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 # The name of a cell's file, as ``Cell.id`` makes it.
 ID = re.compile(r".+-[0-9a-f]{8}")
-RECORDS, CHECKPOINTS = ("records", "trials"), "checkpoints"
+RECORDS = ("records", "trials")
 # Folders of records that were put aside.
 ARCHIVES = {"archive", "retired"}
 # The texts that a record's ``run`` block must have.
@@ -113,17 +113,13 @@ def import_folder(folder: Path, studies: Sequence[Study]) -> Imported:
 
 
 def _find(folder: Path, pattern: str) -> Iterator[Path]:
+    """Files of a cell's name, in a folder of their kind or at the top."""
+    kinds = RECORDS if pattern == "*.json" else ("checkpoints",)
     for file in sorted(folder.rglob(pattern)):
         place = file.relative_to(folder).parts[:-1]
-        kinds = RECORDS if file.suffix == ".json" else (CHECKPOINTS,)
-        # the folder itself may be ``records`` or ``checkpoints``
-        expected = place[-1] in kinds if place else file.suffix == ".json" or _kind(file) in kinds
+        expected = not place or place[-1] in kinds
         if expected and not ARCHIVES & set(place) and ID.fullmatch(file.stem):
             yield file
-
-
-def _kind(file: Path) -> str:
-    return file.absolute().parent.name
 
 
 def _cell(file: Path, studies: Sequence[Study]) -> tuple[Study, Cell]:
@@ -135,8 +131,8 @@ def _cell(file: Path, studies: Sequence[Study]) -> tuple[Study, Cell]:
         if others:
             raise RecordError(f"is of another configuration of the cell that is {others[0]} now")
         raise RecordError(f"is of no cell of {', '.join(study.study for study in studies)}")
-    if len(known) > 1 and _kind(file) in (*RECORDS, CHECKPOINTS, "status"):
-        known = [one for one in known if one[0].study == file.absolute().parts[-3]] or known
+    if len(known) > 1:  # <study>/records/<file>
+        known = [one for one in known if one[0].study in file.absolute().parts[-3:-2]] or known
     if len(known) > 1:
         names = " and ".join(study.study for study, _ in known)
         raise RecordError(f"is a cell of {names}; say which by --study")

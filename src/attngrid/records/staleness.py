@@ -27,7 +27,7 @@ SOURCES = ("models", "data", "training", "study/recipe.py", "study/recipes.yaml"
 OTHERS = {
     f"training/{name}.py"
     for name in (
-        *("run", "checkpoint", "max_runtime", "launch", "launcher", "signals", "devices"),
+        *("start", "launch", "run", "checkpoint", "max_runtime", "signals", "devices"),
         *("weights", "evaluation"),
     )
 }
@@ -49,11 +49,7 @@ def code_digest() -> str:
 
 def other_code(record: Record) -> bool:
     """Whether a record names other code than this; older records name none."""
-    return _is_other(record.run)
-
-
-def _is_other(run: Mapping[str, Any]) -> bool:
-    return run.get("code") not in (None, code_digest())
+    return record.run.get("code") not in (None, code_digest())
 
 
 def describe_code(run: Mapping[str, Any]) -> str:
@@ -61,7 +57,7 @@ def describe_code(run: Mapping[str, Any]) -> str:
     commit = f"commit {str(run.get('commit') or 'unknown')[:8]}"
     if run.get("code") is None:
         return f"unknown version, {commit}"
-    return f"other code, {commit}" if _is_other(run) else ""
+    return "" if run["code"] == code_digest() else f"other code, {commit}"
 
 
 def read_run(cell: Cell) -> dict[str, Any] | None:

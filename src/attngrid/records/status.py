@@ -27,8 +27,8 @@ STATES = ("done", "running", "waiting", "failed", "diverged")
 STOPPED = "stopped before its end; the next run goes on from its last checkpoint"
 # The environment variable with the time at which the current Snakemake run began.
 RUN_BEGAN = "ATTNGRID_RUN_BEGAN"
-# Seconds between two tries to take a lock, and between two messages about it.
-RETRY_S, REMIND_S = 1.0, 60.0
+# Seconds between two tries to take a lock, and tries between two messages about it.
+RETRY_S, REMIND = 1.0, 60
 
 
 def write_status(file: Path, state: str, message: str = "", **more: Any) -> None:
@@ -40,23 +40,12 @@ def write_status(file: Path, state: str, message: str = "", **more: Any) -> None
         message: why the cell has no record.
         more: for instance ``epoch`` and ``epochs``, ``top1_accuracy`` and ``left_s``.
     """
-    _write(file, read_attempts(file), state, message, **{**reached(file), **more})
-
-
-def _write(
-    file: Path, attempts: list[dict[str, Any]], state: str, message: str, **more: Any
-) -> None:
-    if attempts and _is_of_this_process(attempts[-1]):
+    attempts = read_attempts(file)
+    this = {"state": "running", **_process()}
+    if attempts and this.items() <= attempts[-1].items():
         attempts[-1]["heard"] = time.time()
-    status = {
-        "state": state,
-        "message": message,
-        **_process(),
-        "job": slurm_job(),
-        "time": now(),
-        **more,
-        "attempts": attempts,
-    }
+    status = {"state": state, "message": message, **_process(), "time": now()}
+    status |= {**reached(file), **more, "attempts": attempts}
     write_atomically(file, json.dumps(status) + "\n")
 
 
@@ -68,16 +57,19 @@ def read_status(file: Path) -> dict[str, Any] | None:
         machine that has ended, is returned as ``failed``.
     """
     status = _read(file)
-    if status is None:
-        return None
+    if status is None or status["state"] != "running":
+        return status
     here = status.get("host") == socket.gethostname()
-    if status["state"] == "running" and here and not _is_alive(status.get("pid")):
-        return {**status, "state": "failed", "message": STOPPED}
-    return status
+    gone = here and not _is_alive(status.get("pid"))
+    return {**status, "state": "failed", "message": STOPPED} if gone else status
 
 
 def read_attempts(file: Path) -> list[dict[str, Any]]:
-    """The attempts in a cell's status file, the oldest first."""
+    """The attempts in a cell's status file, the oldest first.
+
+    Each has ``began`` and ``heard`` (when it was last heard of) in seconds since 1970, ``gpus``,
+    the process, and a ``state``: ``running``, ``done`` or the name of an error.
+    """
     return (_read(file) or {}).get("attempts", [])
 
 
@@ -87,38 +79,20 @@ def reached(file: Path) -> dict[str, int]:
     return {name: status[name] for name in ("epoch", "epochs") if isinstance(status.get(name), int)}
 
 
-def merge_attempts(file: Path, other: Path) -> None:
-    """Add the attempts of another status file of a cell; its state is taken where there is none."""
-    there, here = _read(other), _read(file)
-    if there is not None and there.get("attempts"):
-        attempts = {one["began"]: one for one in (*there["attempts"], *read_attempts(file))}
-        merged = (here or there) | {"attempts": [attempts[began] for began in sorted(attempts)]}
-        write_atomically(file, json.dumps(merged) + "\n")
-
-
 def _read(file: Path) -> dict[str, Any] | None:
-    with suppress(OSError, ValueError, RecursionError):
-        status = json.loads(file.read_text("utf-8"))
-        if isinstance(status, dict) and _is_status(status):
+    with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+        status: dict[str, Any] = json.loads(file.read_text("utf-8"))
+        attempts = status.get("attempts", []) if isinstance(status, dict) else None
+        numbers = [one[name] for one in attempts or () for name in ("began", "heard", "gpus")]
+        texts = [status["message"], *(one["state"] for one in attempts or ())]
+        valid = status["state"] in STATES and isinstance(attempts, list)
+        if (
+            valid
+            and all(isinstance(number, int | float) for number in numbers)
+            and all(isinstance(text, str) for text in texts)
+        ):
             return status
     return None
-
-
-def _is_status(status: dict[str, Any]) -> bool:
-    attempts = status.get("attempts", [])
-    return (
-        status.get("state") in STATES
-        and isinstance(status.get("message"), str)
-        and isinstance(attempts, list)
-        and all(isinstance(one, dict) and _is_attempt(one) for one in attempts)
-    )
-
-
-def _is_attempt(attempt: dict[str, Any]) -> bool:
-    numbers = (attempt.get(name) for name in ("began", "heard", "gpus"))
-    return isinstance(attempt.get("state"), str) and all(
-        isinstance(number, int | float) for number in numbers
-    )
 
 
 @contextmanager
@@ -131,47 +105,47 @@ def attempt(file: Path, gpus: int, **more: Any) -> Iterator[None]:
         more: as for ``write_status``.
     """
     began = time.time()
-    attempts = read_attempts(file)
-    attempts.append(
-        {
-            **_process(),
-            "job": slurm_job(),
-            "gpus": gpus,
-            "devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
-            "began": began,
-            "heard": began,
-            "state": "running",
-        }
-    )
+    this = {
+        **_process(),
+        "gpus": gpus,
+        "devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "began": began,
+        "heard": began,
+        "state": "running",
+    }
     with suppress(OSError):  # a training goes on without its status
-        _write(file, attempts, "running", "", **more)
+        _write_attempts(file, [*read_attempts(file), this])
+        write_status(file, "running", **more)
+    state = "done"
     try:
         yield
     except BaseException as error:
-        _end_attempt(file, type(error).__name__)
+        state = type(error).__name__
         raise
-    _end_attempt(file, "done")
-
-
-def _end_attempt(file: Path, state: str) -> None:
-    """Note how this process's attempt ended; a full disk ends no training."""
-    status = _read(file)
-    if status is not None and status.get("attempts"):
-        status["attempts"][-1] |= {"state": state, "heard": time.time()}
+    finally:
+        this |= {"state": state, "heard": time.time()}
+        others = [one for one in read_attempts(file) if one["began"] != began]
         with suppress(OSError):
-            write_atomically(file, json.dumps(status) + "\n")
+            _write_attempts(file, [*others, this])
+
+
+def merge_attempts(file: Path, other: Path) -> None:
+    """Add to a cell's status the attempts of another status file of the cell."""
+    attempts = {one["began"]: one for one in (*read_attempts(other), *read_attempts(file))}
+    if attempts:
+        _write_attempts(file, [attempts[began] for began in sorted(attempts)])
+
+
+def _write_attempts(file: Path, attempts: list[dict[str, Any]]) -> None:
+    status = _read(file) or {"state": "waiting", "message": ""}
+    write_atomically(file, json.dumps(status | {"attempts": attempts}) + "\n")
 
 
 def _process() -> dict[str, Any]:
     host = socket.gethostname()
     # Slurm's name for the machine, if it has one
     node = os.environ.get("SLURMD_NODENAME") or host
-    return {"pid": os.getpid(), "host": host, "node": node}
-
-
-def _is_of_this_process(attempt: dict[str, Any]) -> bool:
-    found = attempt.get("pid"), attempt.get("host"), attempt["state"]
-    return found == (os.getpid(), socket.gethostname(), "running")
+    return {"pid": os.getpid(), "host": host, "node": node, "job": slurm_job()}
 
 
 def _is_alive(pid: object) -> bool:
@@ -187,9 +161,8 @@ def _is_alive(pid: object) -> bool:
 def has_diverged(file: Path) -> str:
     """The message of a cell whose loss diverged since the current run began; otherwise empty."""
     status, began = read_status(file), os.environ.get(RUN_BEGAN)
-    if status is None or status["state"] != "diverged" or began is None or status["time"] < began:
-        return ""
-    return str(status["message"])
+    this_run = began is not None and (status or {}).get("time", "") >= began
+    return status["message"] if status and status["state"] == "diverged" and this_run else ""
 
 
 @contextmanager
@@ -207,25 +180,26 @@ def locked(cell: Cell, *, wait: bool = False) -> Iterator[None]:
         WriteError: the file system has no locks.
     """
     cell.lock.parent.mkdir(parents=True, exist_ok=True)
-    with cell.lock.open("ab") as stream:
-        silent_s = REMIND_S
-        while not _is_taken(stream.fileno(), cell.lock):
-            status = read_status(cell.status) or {}
-            process = f"process {status.get('pid', '?')} on {status.get('node', '?')}"
-            busy = f"{cell.id}: is being trained by {process}"
-            if not wait:
-                raise BusyCellError(f"{busy}; nothing was done")
-            if silent_s >= REMIND_S:
-                logger.info(
-                    "%s; waiting for its end. If that process is gone: remove %s", busy, cell.lock
-                )
-                silent_s = 0.0
-            time.sleep(RETRY_S)
-            silent_s += RETRY_S
-        yield
+    tries = 0
+    while True:
+        # opened anew for each try: a lock file that was removed locks nothing
+        with cell.lock.open("ab") as stream:
+            if _take(stream.fileno(), cell.lock):
+                yield
+                return
+        status = read_status(cell.status) or {}
+        process = f"process {status.get('pid', '?')} on {status.get('node', '?')}"
+        busy = f"{cell.id}: is being trained by {process}"
+        if not wait:
+            raise BusyCellError(f"{busy}; nothing was done")
+        if tries % REMIND == 0:
+            remedy = f"If that process is gone, remove {cell.lock}"
+            logger.info("%s; waiting for its end. %s", busy, remedy)
+        tries += 1
+        time.sleep(RETRY_S)
 
 
-def _is_taken(descriptor: int, file: Path) -> bool:
+def _take(descriptor: int, file: Path) -> bool:
     """Try to take a lock; False where another process holds it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
