@@ -80,7 +80,10 @@ def run_cell(study: Study, cell: Cell, record: Path) -> None:
             alone = processes.count == 1  # several processes would wait for each other
             with locked(cell, wait=alone and slurm_job() is not None):
                 if not (alone and _is_done(cell, record)):  # by another process, meanwhile
-                    _run(study, as_chosen(cell), record, processes)
+                    done = reached(cell.status).get("epoch", 0) if cell.checkpoint.is_file() else 0
+                    epochs = {"epoch": done, "epochs": cell.recipe.epochs}
+                    with attempt(cell.status, study.gpus, **epochs), _failure_noted(cell):
+                        _train_and_record(study, as_chosen(cell), record, processes)
 
 
 @contextmanager
@@ -98,8 +101,8 @@ def _explained(cell: Cell) -> Iterator[None]:
         if "DataLoader worker" in str(error):
             raise OutOfMemoryError(
                 f"{cell.id}: a process that reads images was ended: {first}. Where memory or "
-                "shared memory (/dev/shm) is too small for it, take fewer `compute: {workers: ...}`; the next run goes on "
-                "from the last checkpoint"
+                "shared memory (/dev/shm) is too small for it, take fewer `compute: {workers: "
+                "...}`; the next run goes on from the last checkpoint"
             ) from error
         memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not memory and "allocate memory" not in str(error):
@@ -109,6 +112,23 @@ def _explained(cell: Cell) -> Iterator[None]:
             "Train fewer cells beside each other, raise `compute: {gradient_accumulation_steps: "
             "...}`, or take a recipe with a smaller batch_size"
         ) from error
+
+
+@contextmanager
+def _failure_noted(cell: Cell) -> Iterator[None]:
+    """Write to the status why there is no record; a lost process gives its own reason."""
+    try:
+        yield
+    except BaseException as error:
+        state, more = "waiting" if isinstance(error, DeadlineError) else "failed", {}
+        if isinstance(error, DivergedError):
+            state, more = "diverged", {"epoch": error.epoch, "step": error.step}
+        known = isinstance(error, AttngridError)
+        message = str(error) if known else f"{type(error).__name__}: {error}"
+        with suppress(OSError):
+            if not is_loss(error):
+                write_status(cell.status, state, message, **more)
+        raise
 
 
 def _is_done(cell: Cell, record: Path) -> bool:
@@ -131,13 +151,10 @@ def _checkpoints(cell: Cell, share: float, processes: Processes) -> Checkpoints:
 
 def _take_part(study: Study, cell: Cell, processes: Processes) -> None:
     """Train together with the first process, which reports and writes."""
-    try:
-        _train(study, cell, processes, _checkpoints(cell, 0.0, processes), lambda *line: None)
-    except (DivergedError, InterruptedTrainingError):
-        pass  # in all processes alike
-    except BaseException as error:
-        _note_failure(cell, error)
-        raise
+    checkpoints = _checkpoints(cell, 0.0, processes)
+    # these two errors come in all processes alike
+    with _failure_noted(cell), suppress(DivergedError, InterruptedTrainingError):
+        _train(study, cell, processes, checkpoints, lambda *line: None)
 
 
 def _train(
@@ -175,18 +192,6 @@ def _train(
             **how,
         )
     return metrics, {**speed, **how, "processes": processes.count}
-
-
-def _run(study: Study, cell: Cell, record: Path, processes: Processes) -> None:
-    """Train a cell as its first process, which holds its lock."""
-    done = reached(cell.status).get("epoch", 0) if cell.checkpoint.is_file() else 0
-    epochs = {"epoch": done, "epochs": cell.recipe.epochs}
-    with attempt(cell.status, study.gpus, **epochs):
-        try:
-            _train_and_record(study, cell, record, processes)
-        except BaseException as error:
-            _note_failure(cell, error)
-            raise
 
 
 def _train_and_record(study: Study, cell: Cell, record: Path, processes: Processes) -> None:
@@ -251,21 +256,6 @@ def _progress(cell: Cell, label: str) -> Progress:
     return progress
 
 
-def _note_failure(cell: Cell, error: BaseException) -> None:
-    """Write to the status why there is no record; a lost process gives its own reason."""
-    if is_loss(error):
-        return
-    state, more = "failed", {}
-    if isinstance(error, DivergedError):
-        state, more = "diverged", {"epoch": error.epoch, "step": error.step}
-    elif isinstance(error, DeadlineError):
-        state = "waiting"
-    known = isinstance(error, AttngridError)
-    message = str(error) if known else f"{type(error).__name__}: {error}"
-    with suppress(OSError):
-        write_status(cell.status, state, message, **more)
-
-
 def _keep_weights(cell: Cell, model: nn.Module) -> None:
     """Write the weights; where that fails, the record is written all the same."""
     try:
@@ -290,11 +280,10 @@ def _remaining(cells: Mapping[str, Cell], wall_s: float) -> str:
 
 def _machine(device: torch.device) -> dict[str, Any]:
     cuda = torch.cuda.is_available()
-    cudnn = torch.backends.cudnn.version() if cuda else None  # type: ignore[no-untyped-call]
     versions = {
         "torch": str(torch.__version__),
         "cuda": torch.version.cuda if cuda else None,
-        "cudnn": None if cudnn is None else str(cudnn),
+        "cudnn": str(torch.backends.cudnn.version()) if cuda else None,  # type: ignore[no-untyped-call]
     }
     on_gpu = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if on_gpu else processor_name()
