@@ -70,7 +70,8 @@ def read_attempts(file: Path) -> list[dict[str, Any]]:
     Each has ``began`` and ``heard`` (when it was last heard of) in seconds since 1970, ``gpus``,
     the process, and a ``state``: ``running``, ``done`` or the name of an error.
     """
-    return (_read(file) or {}).get("attempts", [])
+    attempts: list[dict[str, Any]] = (_read(file) or {}).get("attempts", [])
+    return attempts
 
 
 def reached(file: Path) -> dict[str, int]:
