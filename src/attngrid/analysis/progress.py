@@ -44,7 +44,7 @@ def status(study: Study) -> Iterator[str]:
     others = {code: count for code, count in codes.items() if code}
     yield from (f"  {count} records: {code}" for code, count in others.items())
     if others:
-        yield "  they count; `attngrid archive --other-code` puts them aside, to train anew"
+        yield "  these records count; `attngrid archive --other-code` puts them aside"
     yield used(study)
 
 
