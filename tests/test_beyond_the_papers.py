@@ -357,7 +357,7 @@ def test_a_study_folder_runs_as_made(
     again = snakemake(folder, "--cores", "2")
     assert "Nothing to be done" in again.stderr
 
-    # an edited module is trained and counted anew once its records are retired; nothing else is
+    # an edited module is trained and counted anew once its records are archived; nothing else is
     module = folder / "attention/my_attention.py"
     module.write_text(module.read_text() + "# edited\n")
     dry = snakemake(folder, "-n", "--cores", "2")

@@ -16,8 +16,7 @@ from attngrid.cli.main import main
 from attngrid.core.errors import ConfigError
 from attngrid.core.validation import validate
 from attngrid.data.registry import find_dataset
-from attngrid.records.attempts import read_attempts
-from attngrid.records.status import write_status
+from attngrid.records.status import read_attempts, write_status
 from attngrid.study.cluster import Cluster, require_plain
 from attngrid.study.plan import PEAKS, Planner, summary
 from attngrid.study.schema import Study, load_study
@@ -245,7 +244,7 @@ def test_a_cell_that_has_its_record_is_not_trained_again(
     cell = next(iter(load_study("tiny.yaml").trainings.values()))
     for _ in range(2):
         assert main(["train", "tiny.yaml", cell.id]) == 0
-    assert len(read_attempts(cell.attempts)) == 1
+    assert len(read_attempts(cell.status)) == 1
 
 
 @pytest.mark.slow
@@ -261,7 +260,7 @@ def test_each_cell_has_a_gpu_of_its_own_on_one_machine(
     done = snakemake(clone, "records", "--cores", "4", *profile, "--configfile", "tiny.yaml")
     assert done.returncode == 0, done.stderr
     study = load_study(clone / "tiny.yaml")
-    made = [read_attempts(clone / cell.attempts)[0] for cell in study.trainings.values()]
+    made = [read_attempts(clone / cell.status)[0] for cell in study.trainings.values()]
     assert {one["devices"] for one in made} <= {"3", "5", "GPU-8"}
     beside = [
         (a["devices"], b["devices"])
@@ -283,8 +282,8 @@ def test_a_diverged_cell_is_not_tried_again(
     done = snakemake(clone, "records", *arguments)
     assert done.returncode != 0
     (cell,) = load_study(clone / "tiny.yaml").trainings.values()
-    assert len(read_attempts(clone / cell.attempts)) == 1
+    assert len(read_attempts(clone / cell.status)) == 1
     assert "not tried again" in (clone / f"logs/tiny/{cell.id}.log").read_text()
     # another run does
     snakemake(clone, "records", *arguments)
-    assert len(read_attempts(clone / cell.attempts)) == 2
+    assert len(read_attempts(clone / cell.status)) == 2

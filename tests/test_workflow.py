@@ -13,11 +13,11 @@ from typing import IO, Any
 
 import pytest
 import yaml
+from attngrid.records.attempts import read_attempts
 
 from attngrid.analysis.frames import load_results
 from attngrid.core.validation import validate
 from attngrid.measure.maps_file import pictured, read_maps
-from attngrid.records.attempts import read_attempts
 from attngrid.records.record import read_record
 from attngrid.study.schema import Study, load_study
 from conftest import ROOT, environment, jobs

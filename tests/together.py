@@ -28,7 +28,7 @@ class Stopping(Checkpoints):
     """Writes one checkpoint, after so many chances, and ends the training there."""
 
     def __init__(self, cell: Cell, after: int, processes: Processes = ALONE) -> None:
-        super().__init__(cell.checkpoint, cell.digest, 1.0, lambda line: None, processes)
+        super().__init__(cell.checkpoint, cell.digest, 1.0, processes)
         self.left = after
 
     def due(self) -> bool:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from attngrid.core.validation import validate
 from attngrid.data.loading import load, validation_part
 from attngrid.data.registry import DATASETS
 from attngrid.records.record import read_record, read_trial, write_record
+from attngrid.records.status import read_status
 from attngrid.records.tuning import (
     choose_hyperparameters,
     read_tuning_result,
@@ -412,7 +411,7 @@ def test_a_trial_that_diverges_leaves_a_record_and_raises_nothing(
     record = read_trial(trial.record, trial)
     assert record.metrics is None
     assert "in epoch 1, step" in record.run["diverged"]
-    assert not trial.status.exists()
+    assert (read_status(trial.status) or {})["state"] == "done"
     assert "learning rate 1e+20, weight decay 0: diverged: " in capsys.readouterr().err
     with pytest.raises(RecordError, match="metrics: "):
         read_record(trial.record)  # no measured cell's
@@ -441,7 +440,7 @@ def test_a_tuned_cell_is_trained_as_a_recipe_with_that_setting_is(
 
 
 def test_a_tuned_cell_does_not_go_on_from_the_checkpoint_of_another_choice(
-    study: Study, monkeypatch: pytest.MonkeyPatch
+    study: Study, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     tuned_cell, digests = cell(study), []
 
@@ -457,25 +456,9 @@ def test_a_tuned_cell_does_not_go_on_from_the_checkpoint_of_another_choice(
     Checkpoints(tuned_cell.checkpoint, digests[0], 1.0).save({})
     fake_trials(tuned_cell, 50.0, 40.0, 50.0, 50.0, 50.0, 50.0)
     write_tuning_result(tuned_cell, choose_hyperparameters(tuned_cell))
-    with pytest.raises(RecordError, match=r"is of another cell.*remove it to train from the first"):
-        run_cell(study, tuned_cell, tuned_cell.record)
-
-
-def test_a_tuned_cells_checkpoint_comes_along_in_a_pack(
-    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tuned_cell = cell(study)
-    for trial in tuned_cell.trials:
-        run_cell(study, trial, trial.record)
-    write_tuning_result(tuned_cell, choose_hyperparameters(tuned_cell))
-    digest = replace(with_best_hyperparameters(tuned_cell), tuning=None).digest
-    Checkpoints(tuned_cell.checkpoint, digest, 1.0).save({})
-    assert main(["pack", "tiny.json", str(tmp_path / "pack")]) == 0
-    (tmp_path / "fresh").mkdir()
-    shutil.copy("tiny.json", "fresh")
-    monkeypatch.chdir("fresh")
-    assert main(["import", str(tmp_path / "pack"), "--study", "tiny.json"]) == 0
-    assert tuned_cell.checkpoint.is_file()
+    run_cell(study, tuned_cell, tuned_cell.record)
+    assert "is of another cell, not used" in caplog.text
+    assert read_record(tuned_cell.record, tuned_cell).run["resumed"] == 0
 
 
 # Frames and tables

@@ -19,8 +19,7 @@ import pytest
 import yaml
 
 from attngrid.core.validation import validate
-from attngrid.records.attempts import read_attempts
-from attngrid.records.status import read_status
+from attngrid.records.status import read_attempts, read_status
 from attngrid.study.cell import Cell
 from attngrid.study.schema import Study
 from conftest import TINY as SMALL
@@ -182,7 +181,7 @@ class Place:
 
     def attempts(self, study: Study) -> list[list[dict[str, Any]]]:
         """Of each cell."""
-        return [read_attempts(self.file(cell.attempts)) for cell in study.trainings.values()]
+        return [read_attempts(self.file(cell.status)) for cell in study.trainings.values()]
 
     def await_epoch(self, study: Study, epoch: int = 1, *, within: float = 300) -> str:
         """The Slurm job of the first cell, once it has come so far."""

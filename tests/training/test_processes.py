@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from test_resume import DRAWS
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -34,7 +35,6 @@ from attngrid.training.evaluation import evaluate_record
 from attngrid.training.micro_batches import MicroBatches
 from attngrid.training.run import run_cell
 from conftest import ROOT, environment
-from test_resume import DRAWS
 
 CPU = torch.device("cpu")
 SPREADS = [(1, 1), (2, 1), (1, 2), (2, 2), (3, 1), (1, 6), (3, 2), (8, 4)]
@@ -572,7 +572,7 @@ def test_the_rule_trains_a_cell_with_two_processes(
     record = read_record(cell.record, cell)
     assert (record.run["processes"], record.run["gradient_accumulation_steps"]) == (2, 1)
     assert record.metrics.test_images == 355
-    assert not cell.status.exists()
+    assert (read_status(cell.status) or {})["state"] == "done"
     # one process tests it again, and counts the same images
     _, _, found = evaluate_record(cell.record, Path("data"), "cpu")
     assert found["test_top1_error"] == record.metrics.top1_error

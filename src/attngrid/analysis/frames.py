@@ -18,7 +18,7 @@ from attngrid.core.files import shipped, write_atomically
 from attngrid.measure.maps_file import Maps, read_maps
 from attngrid.records.collected import collected, latest
 from attngrid.records.record import Record, read_record, read_trial
-from attngrid.records.staleness import stale_records
+from attngrid.records.staleness import describe_code, other_code, stale_records
 from attngrid.records.status import STOPPED, read_status
 from attngrid.records.tuning import read_tuning_result
 from attngrid.study.cell import MODEL_KEY, Cell
@@ -189,7 +189,8 @@ def collect(study: Study, *, ended: bool = False) -> Results:
             except RecordError as error:
                 cells.append(row | {"state": "refused", "message": str(error)})
                 continue
-            row |= {"state": "measured", "message": ""}
+            message = describe_code(record.run) if other_code(record) else ""
+            row |= {"state": "measured", "message": message}
             row |= record.metrics.model_dump(exclude={"curve"})
             row |= _setting(record.config["recipe"]) if cell.tuning else {}
             row |= {name: record.run.get(name) for name in RUN_COLUMNS}
@@ -245,7 +246,7 @@ def _why_missing(cell: Cell, ended: bool) -> dict[str, str]:
     state, message = status["state"], status["message"]
     if ended and state == "running":
         state, message = "failed", STOPPED
-    if state == "waiting":  # it has not run yet
+    if state in ("waiting", "done"):  # it has not run yet, or its record was removed
         state = "not_run"
     if cell.choice is not None and cell.choice.is_file():
         try:

@@ -40,13 +40,13 @@ def status(arguments: argparse.Namespace) -> None:
 
 def archive(arguments: argparse.Namespace) -> None:
     """Move stale records to the archive; the next run trains their cells again."""
-    from attngrid.records.staleness import retire as archive_stale
+    from attngrid.records.staleness import archive as archive_records
 
     study = read_study(arguments)
-    moved = archive_stale(study)
+    moved = archive_records(study, other_code=arguments.other_code)
     for file, now in moved:
         print(f"{file} -> {now}")
-    log.info("%s: %d stale records archived", study.study, len(moved))
+    log.info("%s: %d files put aside", study.study, len(moved))
 
 
 def import_(arguments: argparse.Namespace) -> None:
@@ -88,7 +88,8 @@ def register(commands: Commands) -> None:
     command = commands.add(YOUR_STUDY, plan, study=True)
     command.add_argument("--gpu", help="A100, H100 and so on; without it the cluster's")
     commands.add(YOUR_STUDY, status, study=True)
-    commands.add(YOUR_STUDY, archive, study=True)
+    command = commands.add(YOUR_STUDY, archive, study=True)
+    command.add_argument("--other-code", action="store_true", help="also records of other code")
     command = commands.add(YOUR_STUDY, import_)
     command.add_argument("folder", type=Path, metavar="FOLDER", help="holds the records")
     command.add_argument("--study", help="whose they are; without it any study in config/")

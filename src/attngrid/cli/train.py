@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
-import time
 from pathlib import Path
 
 from attngrid.cli.arguments import EVIDENCE, STEPS, Commands, duration, read_study, study_file
@@ -44,7 +42,9 @@ def train(arguments: argparse.Namespace) -> None:
     from attngrid.training.start import start_training
 
     if arguments.max_runtime is not None:
-        os.environ["ATTNGRID_DEADLINE"] = str(time.time() + arguments.max_runtime)
+        from attngrid.training.max_runtime import set_max_runtime
+
+        set_max_runtime(arguments.max_runtime)
     study, file = read_study(arguments), study_file(arguments)
     level = getattr(arguments, "level", logging.INFO)
     flags = {logging.DEBUG: ["-v"], logging.WARNING: ["-q"]}.get(level, [])

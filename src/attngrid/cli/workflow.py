@@ -24,7 +24,7 @@ from attngrid.study.cluster import cluster, require_plain
 from attngrid.study.plan import Planner, summary
 from attngrid.study.resources import require_captum, require_runnable
 from attngrid.study.schema import Study
-from attngrid.training.deadline import deadline
+from attngrid.training.max_runtime import deadline
 from attngrid.training.signals import forward_signals
 
 
@@ -62,7 +62,7 @@ def open_study(workflow: Any, config: Mapping[str, Any]) -> tuple[Study, Planner
         if superseded := study.superseded:
             print(
                 f"study {study.study}: not trained, since there are records of their names and "
-                f"another configuration: {', '.join(superseded)}. `attngrid retire` puts those "
+                f"another configuration: {', '.join(superseded)}. `attngrid archive` puts those "
                 "aside",
                 file=sys.stderr,
             )

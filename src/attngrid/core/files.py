@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -11,10 +10,6 @@ from typing import Any
 import yaml
 
 from attngrid.core.errors import ConfigError
-
-# What a checkpoint starts with; the SHA-256 of what follows and a line's end come next.
-_SEAL = b"attngrid checkpoint 1\n"
-_SEALED = len(_SEAL) + 65
 
 
 def home() -> Path:
@@ -78,23 +73,6 @@ def modified_ns(file: Path) -> int:
         return file.stat().st_mtime_ns
     except FileNotFoundError:
         return 0
-
-
-def seal(payload: bytes | memoryview) -> bytes:
-    """What stands before a checkpoint's content, so that a torn or damaged one is known."""
-    return _SEAL + hashlib.sha256(payload).hexdigest().encode() + b"\n"
-
-
-def unsealed(content: bytes) -> memoryview:
-    """A checkpoint's content.
-
-    Raises:
-        ValueError: not what was written.
-    """
-    payload = memoryview(content)[_SEALED:]
-    if content[:_SEALED] != seal(payload):
-        raise ValueError("its content is not what was written")
-    return payload
 
 
 def read_yaml(file: str | os.PathLike[str]) -> Any:

@@ -1,4 +1,4 @@
-"""TODO."""
+"""What a training runs on: versions, commit, device and operating system."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def now() -> str:
 def environment(
     device_type: str, device_name: str, versions: Mapping[str, str | None]
 ) -> dict[str, Any]:
-    """What a cell runs on: code and library versions, device, operating system.
+    """Versions of the code and its libraries, the device and the operating system.
 
     Args:
         device_type: ``cpu`` or ``cuda``.
         device_name: the processor's or the GPU's.
-        versions: torch's and CUDA's own, which this module does not import.
+        versions: those of torch and CUDA, which this module does not import.
     """
     return {
         "attngrid": version("attngrid"),
@@ -49,10 +49,9 @@ def _version(distribution: str) -> str | None:
 
 
 def code_version() -> str | None:
-    """The commit of the checkout this package runs from, ``+changes`` if edited.
+    """The commit of the checkout that this package runs from, with ``+changes`` if it is edited.
 
-    Outside of one it is what the environment's ``ATTNGRID_COMMIT`` says, where files were copied
-    without their repository; or None.
+    Without a repository it is the environment variable ``ATTNGRID_COMMIT``, or None.
     """
     folder = Path(__file__).resolve().parent
 
@@ -62,7 +61,7 @@ def code_version() -> str | None:
         return done.stdout.strip()
 
     try:
-        # an installed copy inside somebody's repository is not that repository's code
+        # an installed copy inside another repository does not have that repository's commit
         git("ls-files", "--error-unmatch", Path(__file__).name)
         commit, edited = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", "..")
     except (OSError, subprocess.SubprocessError):

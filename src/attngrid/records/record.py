@@ -1,4 +1,4 @@
-"""The record of a cell: what was configured, what was measured, what it ran on."""
+"""The record of a cell: its configuration, its metrics, and the run that measured them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Epoch(Strict):
 
 
 class Metrics(Strict):
-    """The ``metrics`` block: the last epoch's figures, the best epoch's beside them."""
+    """The ``metrics`` block: the errors of the last epoch and of the best one, and the curve."""
 
     top1_error: Percent
     top5_error: Percent
@@ -56,7 +56,7 @@ class Metrics(Strict):
 
 
 class Record(Strict):
-    """A measured cell. Two are equal to the bit when ``config`` and ``metrics`` are."""
+    """A measured cell. Equal to the bit: two records with equal ``config`` and ``metrics``."""
 
     config: dict[str, Any]
     metrics: Metrics
@@ -64,7 +64,7 @@ class Record(Strict):
 
 
 class Trial(Record):
-    """A trial's record. One that diverged has no metrics; its ``run`` says where it did."""
+    """A trial's record. A trial that diverged has no metrics; its ``run`` says at which step."""
 
     metrics: Metrics | None  # type: ignore[assignment]
 
@@ -78,24 +78,24 @@ class Trial(Record):
 def write_record(
     file: Path, cell: Cell, metrics: Mapping[str, Any] | None, run: Mapping[str, Any]
 ) -> None:
-    """Write a finished cell's record, atomically; only a trial can be without metrics."""
+    """Write the record of a finished cell atomically; only a trial may have no metrics."""
     kind = Trial if cell.validation else Record
     record = kind.model_validate({"config": cell.config(), "metrics": metrics, "run": run})
     write_atomically(file, json.dumps(record.model_dump(mode="json"), indent=1) + "\n")
 
 
 def read_record(file: Path, cell: Cell | None = None) -> Record:
-    """Read a record, and with a cell check that it is that cell's.
+    """Read a record; with a cell, check that it is the record of that cell.
 
     Raises:
-        RecordError: no JSON, a field that is missing or cannot be, or another cell's; the
-            message names the file, the field and what was found.
+        RecordError: not JSON, a missing or impossible field, or the record of another cell; the
+            message names the file, the field and the value.
     """
     return _read(Record, file, cell)
 
 
 def read_trial(file: Path, cell: Cell) -> Trial:
-    """Read a trial's record; otherwise as ``read_record``."""
+    """Read a trial's record, with the checks of ``read_record``."""
     return _read(Trial, file, cell)
 
 
@@ -120,10 +120,10 @@ def _read(kind: type[AnyRecord], file: Path, cell: Cell | None) -> AnyRecord:
 
 
 def read_cell(file: Path) -> tuple[Cell, Record]:
-    """Read a record and the cell that its own configuration says it is of.
+    """Read a record and make the cell of its ``config`` block.
 
     Raises:
-        RecordError: as ``read_record``; a user's file that is not what it was, or not there.
+        RecordError: as ``read_record``; or a user's file that changed or is missing.
     """
     record = read_record(file)
     try:

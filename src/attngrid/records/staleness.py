@@ -1,124 +1,115 @@
-"""Records that are not of what would be trained now: of another configuration, or of other code."""
+"""Records of another configuration or of other code than what would be trained now.
+
+A record of another configuration is superseded: its cell is not trained until the record is
+archived. A record of other code is shown as such and still counts: an edited comment changes the
+digest of the sources, too.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import sys
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from attngrid.core.errors import RecordError
-from attngrid.core.files import write_atomically
-from attngrid.records.record import Record, read_trial
+from attngrid.records.record import Record
 from attngrid.study.cell import Cell
 from attngrid.study.schema import Study
-from attngrid.training.fingerprint import agrees, code_digest, key, losses_of
 
-REMEDY = "`attngrid retire` puts it aside, and the next run trains this cell again"
+REMEDY = "`attngrid archive` puts it aside, and the next run trains this cell again"
+# The sources that decide a record's numbers, from the folder of the package: networks, images,
+# the training loop with what it calls, and recipes. A new file of these folders belongs to them.
+SOURCES = ("models", "data", "training", "study/recipe.py", "study/recipes.yaml")
+# Files of ``training`` that start, stop, save and test a training.
+OTHERS = {
+    f"training/{name}.py"
+    for name in (
+        *("start", "launch", "run", "checkpoint", "max_runtime", "signals", "devices"),
+        *("weights", "evaluation"),
+    )
+}
 
 
-def superseded(record: Path) -> str:
-    """Why a cell that has a record under another digest is not trained by itself."""
-    return f"{record}: is of another configuration of this cell; {REMEDY}"
+@cache
+def code_digest() -> str:
+    """SHA-256 of the names and contents of the sources that decide a record's numbers."""
+    package = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for source in SOURCES:
+        path = package / source
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            name = file.relative_to(package).as_posix()
+            if name not in OTHERS:
+                digest.update(name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
-class Behaviour:
-    """Whether the code computes what it did when a record was made.
+def other_code(record: Record) -> bool:
+    """Whether a record names other code than this; older records name none."""
+    return record.run.get("code") not in (None, code_digest())
 
-    A record of the same sources needs no answer. For others the cell's losses are computed once a
-    model and recipe, and kept in the study's results until the sources change again. Where they
-    cannot be, here, that is said, and the record stands as it does.
-    """
 
-    def __init__(self, study: Study) -> None:
-        self.study = study.study
-        self.file = study.results / "fingerprints.json"
-        self.known: dict[str, list[float]] = {}
-        self.unknown: set[str] = set()
-        self.computed = False
-        try:
-            content = json.loads(self.file.read_text("utf-8"))
-            if content["code"] == code_digest():
-                self.known = content["losses"]
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # computed again
+def describe_code(run: Mapping[str, Any]) -> str:
+    """What a record's ``run`` block says of its code; empty where it is this code."""
+    commit = f"commit {str(run.get('commit') or 'unknown')[:8]}"
+    if run.get("code") is None:
+        return f"unknown version, {commit}"
+    return "" if run["code"] == code_digest() else f"other code, {commit}"
 
-    def changed(self, record: Record) -> bool:
-        """Whether the record's fingerprint is no longer that of its model and recipe."""
-        recorded = record.run.get("fingerprint")
-        if recorded is None or recorded["code"] == code_digest():
-            return False  # nearly all of them, of which no cell is made
-        # a tuned one with what was chosen
-        return self.differs(recorded, Cell.from_config(record.config, self.study))
 
-    def differs(self, recorded: Mapping[str, Any] | None, cell: Cell) -> bool:
-        """Whether a fingerprint is no longer that of a cell, a tuned one with what was chosen."""
-        if recorded is None or recorded["code"] == code_digest():
-            return False
-        name = key(cell)
-        if name in self.unknown:
-            return False
-        if name not in self.known:
-            try:
-                self.known[name] = losses_of(cell)
-            except Exception as error:  # no torch here, or a user's module that wants a GPU
-                self.unknown.add(name)
-                why = f"{type(error).__name__}: {error}"
-                print(f"{cell.label}: not compared with this code: {why}", file=sys.stderr)
-                return False
-            self.computed = True
-        return not agrees(recorded, self.known[name])
-
-    def keep(self) -> None:
-        """Write what was computed."""
-        if self.computed:
-            content = {"code": code_digest(), "losses": self.known}
-            write_atomically(self.file, json.dumps(content, indent=1, sort_keys=True) + "\n")
+def read_run(cell: Cell) -> dict[str, Any] | None:
+    """The ``run`` block of a cell's record, without its checks; None without a readable one."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        run = json.loads(cell.record.read_text("utf-8"))["run"]
+        return run if isinstance(run, dict) else None
+    return None
 
 
 def stale_records(study: Study) -> dict[str, tuple[Path, str]]:
-    """A study's stale records by the id of the cell that they stand in the way of, and why."""
-    found = {id: (file, superseded(file)) for id, file in study.superseded.items()}
-    behaviour = Behaviour(study)
-    for cell in (*study.trials.values(), *study.trainings.values()):
-        if cell.record.is_file():
-            try:
-                record = read_trial(cell.record, cell)
-            except RecordError:
-                continue  # refused, which says more
-            if behaviour.changed(record):
-                found[cell.id] = (
-                    cell.record,
-                    f"{cell.record}: this code does not compute what it did; {REMEDY}",
-                )
-    behaviour.keep()
-    return found
+    """The superseded records of a study, each by the id of the cell that waits, with a message."""
+    return {
+        id: (file, f"{file}: is of another configuration of this cell; {REMEDY}")
+        for id, file in study.superseded.items()
+    }
 
 
-def retire(study: Study) -> list[tuple[Path, Path]]:
-    """Move a study's stale records to its ``retired/``, where nothing reads them.
+def archive(study: Study, *, other_code: bool = False) -> list[tuple[Path, Path]]:
+    """Move a study's superseded records to its ``archive/``, which nothing reads.
 
-    What stale trials have chosen goes along.
+    Args:
+        study: whose records they are.
+        other_code: also move the records of other code and of an unknown version, and what their
+            trials chose.
 
     Returns:
-        Where each was and where it is.
+        For each file its old and its new path.
     """
-    moved = []
-    stale = stale_records(study)
-    files = [file for file, _ in stale.values()]
-    files += [
-        cell.choice
-        for cell in study.choices.values()
-        if cell.choice and cell.choice.is_file() and any(t.id in stale for t in cell.trials)
-    ]
-    for file in dict.fromkeys(files):
-        target = study.results / "retired" / file.parent.name / file.name
-        number = 1
-        while target.exists():  # an earlier one of the same cell
-            number += 1
-            target = target.with_name(f"{file.stem}.{number}.json")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        file.rename(target)
-        moved.append((file, target))
-    return moved
+    files = [file for file, _ in stale_records(study).values()]
+    if other_code:
+        cells = (*study.trials.values(), *study.trainings.values())
+        others = {
+            cell.id: cell.record
+            for cell in cells
+            if (run := read_run(cell)) is not None and describe_code(run)
+        }
+        files += others.values()
+        files += [
+            cell.choice
+            for cell in study.choices.values()
+            if cell.choice and cell.choice.is_file() and any(t.id in others for t in cell.trials)
+        ]
+    return [(file, _move(file, study.results / "archive")) for file in dict.fromkeys(files)]
+
+
+def _move(file: Path, archive: Path) -> Path:
+    target = archive / file.parent.name / file.name
+    number = 1
+    while target.exists():  # an earlier record of the same cell
+        number += 1
+        target = target.with_name(f"{file.stem}.{number}.json")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    file.rename(target)
+    return target

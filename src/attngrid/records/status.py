@@ -1,72 +1,215 @@
-"""TODO."""
+"""One status file and one lock for each cell: its state, and every attempt to train it."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import logging
 import os
 import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from attngrid.core.errors import BusyCellError, WriteError
 from attngrid.core.files import write_atomically
-from attngrid.records.attempts import node
 from attngrid.records.environment import now
+from attngrid.study.cell import Cell
 from attngrid.study.cluster import slurm_job
 
-# what a training says of itself when it left neither a record nor a reason
+logger = logging.getLogger(__name__)
+
+STATES = ("done", "running", "waiting", "failed", "diverged")
+# The message of a training that ended without a record and without a reason.
 STOPPED = "stopped before its end; the next run goes on from its last checkpoint"
+# The environment variable with the time at which the current Snakemake run began.
+RUN_BEGAN = "ATTNGRID_RUN_BEGAN"
+# Seconds between two tries to take a lock, and tries between two messages about it.
+RETRY_S, REMIND = 1.0, 60
 
 
 def write_status(file: Path, state: str, message: str = "", **more: Any) -> None:
-    """Say that a cell is ``running``, or why it ``diverged``, ``failed`` or is ``waiting``."""
-    status = {
-        "state": state,
-        "message": message,
-        "pid": os.getpid(),
-        "host": socket.gethostname(),
-        "node": node(),
-        "job": slurm_job(),
-        "time": now(),
-        **more,
-    }
+    """Write a cell's state; its attempts, and the epoch that it has reached, are kept.
+
+    Args:
+        file: ``Cell.status``.
+        state: one of ``STATES``.
+        message: why the cell has no record.
+        more: for instance ``epoch`` and ``epochs``, ``top1_accuracy`` and ``left_s``.
+    """
+    attempts = read_attempts(file)
+    this = {"state": "running", **_process()}
+    if attempts and this.items() <= attempts[-1].items():
+        attempts[-1]["heard"] = time.time()
+    status = {"state": state, "message": message, **_process(), "time": now()}
+    status |= {**reached(file), **more, "attempts": attempts}
     write_atomically(file, json.dumps(status) + "\n")
 
 
 def read_status(file: Path) -> dict[str, Any] | None:
-    """A cell's status, None without one; a running one whose process is gone has failed."""
-    try:
-        status: dict[str, Any] = json.loads(file.read_text("utf-8"))
-        state, here = status["state"], status["host"] == socket.gethostname()
-        gone = state == "running" and here and not _is_alive(status["pid"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    """Read a cell's status.
+
+    Returns:
+        None without a readable status file. A status that says ``running``, of a process of this
+        machine that has ended, is returned as ``failed``.
+    """
+    status = _read(file)
+    if status is None or status["state"] != "running":
+        return status
+    here = status.get("host") == socket.gethostname()
+    gone = here and not _is_alive(status.get("pid"))
     return {**status, "state": "failed", "message": STOPPED} if gone else status
 
 
+def read_attempts(file: Path) -> list[dict[str, Any]]:
+    """The attempts in a cell's status file, the oldest first.
+
+    Each has ``began`` and ``heard`` (when it was last heard of) in seconds since 1970, ``gpus``,
+    the process, and a ``state``: ``running``, ``done`` or the name of an error.
+    """
+    attempts: list[dict[str, Any]] = (_read(file) or {}).get("attempts", [])
+    return attempts
+
+
 def reached(file: Path) -> dict[str, int]:
-    """The ``epoch`` that a status says a cell has come to, and of how many ``epochs``."""
-    said = read_status(file) or {}
-    return {name: said[name] for name in ("epoch", "epochs") if isinstance(said.get(name), int)}
+    """The ``epoch`` that a cell has reached, and its ``epochs``, as far as its status has them."""
+    status = _read(file) or {}
+    return {name: status[name] for name in ("epoch", "epochs") if isinstance(status.get(name), int)}
 
 
-def _is_alive(pid: int) -> bool:
+def _read(file: Path) -> dict[str, Any] | None:
+    with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+        status: dict[str, Any] = json.loads(file.read_text("utf-8"))
+        attempts = status.get("attempts", []) if isinstance(status, dict) else None
+        numbers = [one[name] for one in attempts or () for name in ("began", "heard", "gpus")]
+        texts = [status["message"], *(one["state"] for one in attempts or ())]
+        valid = status["state"] in STATES and isinstance(attempts, list)
+        if (
+            valid
+            and all(isinstance(number, int | float) for number in numbers)
+            and all(isinstance(text, str) for text in texts)
+        ):
+            return status
+    return None
+
+
+@contextmanager
+def attempt(file: Path, gpus: int, **more: Any) -> Iterator[None]:
+    """Add an attempt to a cell's status, which says ``running``; note how the attempt ends.
+
+    Args:
+        file: ``Cell.status``.
+        gpus: how many GPUs the attempt holds.
+        more: as for ``write_status``.
+    """
+    began = time.time()
+    this = {
+        **_process(),
+        "gpus": gpus,
+        "devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "began": began,
+        "heard": began,
+        "state": "running",
+    }
+    with suppress(OSError):  # a training goes on without its status
+        _write_attempts(file, [*read_attempts(file), this])
+        write_status(file, "running", **more)
+    state = "done"
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        yield
+    except BaseException as error:
+        state = type(error).__name__
+        raise
+    finally:
+        this |= {"state": state, "heard": time.time()}
+        others = [one for one in read_attempts(file) if one["began"] != began]
+        with suppress(OSError):
+            _write_attempts(file, [*others, this])
+
+
+def merge_attempts(file: Path, other: Path) -> None:
+    """Add to a cell's status the attempts of another status file of the cell."""
+    attempts = {one["began"]: one for one in (*read_attempts(other), *read_attempts(file))}
+    if attempts:
+        _write_attempts(file, [attempts[began] for began in sorted(attempts)])
+
+
+def _write_attempts(file: Path, attempts: list[dict[str, Any]]) -> None:
+    status = _read(file) or {"state": "waiting", "message": ""}
+    write_atomically(file, json.dumps(status | {"attempts": attempts}) + "\n")
+
+
+def _process() -> dict[str, Any]:
+    host = socket.gethostname()
+    # Slurm's name for the machine, if it has one
+    node = os.environ.get("SLURMD_NODENAME") or host
+    return {"pid": os.getpid(), "host": host, "node": node, "job": slurm_job()}
+
+
+def _is_alive(pid: object) -> bool:
+    try:
+        os.kill(int(str(pid)), 0)
+    except (ProcessLookupError, ValueError, OverflowError):
         return False
     except PermissionError:
         return True
     return True
 
 
-# The environment says when the run began that a training is of, where it is of one; a job has it
-# from the Snakemake that submits it.
-RUN_BEGAN = "ATTNGRID_RUN_BEGAN"
-
-
 def has_diverged(file: Path) -> str:
-    """What a cell's status says of a loss that has diverged in this very run, or nothing."""
-    said, began = read_status(file), os.environ.get(RUN_BEGAN)
-    if said is None or said["state"] != "diverged" or began is None or said["time"] < began:
-        return ""
-    return str(said["message"])
+    """The message of a cell whose loss diverged since the current run began; otherwise empty."""
+    status, began = read_status(file), os.environ.get(RUN_BEGAN)
+    this_run = began is not None and (status or {}).get("time", "") >= began
+    return status["message"] if status and status["state"] == "diverged" and this_run else ""
+
+
+@contextmanager
+def locked(cell: Cell, *, wait: bool = False) -> Iterator[None]:
+    """Hold a cell's lock, so that one process trains it or files its record.
+
+    The operating system releases the lock when the process ends, however it ends.
+
+    Args:
+        cell: whose lock it is.
+        wait: until the other process releases it; a line every minute says so.
+
+    Raises:
+        BusyCellError: another process holds it, and ``wait`` is false.
+        WriteError: the file system has no locks.
+    """
+    cell.lock.parent.mkdir(parents=True, exist_ok=True)
+    tries = 0
+    while True:
+        # opened anew for each try: a lock file that was removed locks nothing
+        with cell.lock.open("ab") as stream:
+            if _take(stream.fileno(), cell.lock):
+                yield
+                return
+        status = read_status(cell.status) or {}
+        process = f"process {status.get('pid', '?')} on {status.get('node', '?')}"
+        busy = f"{cell.id}: is being trained by {process}"
+        if not wait:
+            raise BusyCellError(f"{busy}; nothing was done")
+        if tries % REMIND == 0:
+            remedy = f"If that process is gone, remove {cell.lock}"
+            logger.info("%s; waiting for its end. %s", busy, remedy)
+        tries += 1
+        time.sleep(RETRY_S)
+
+
+def _take(descriptor: int, file: Path) -> bool:
+    """Try to take a lock; False where another process holds it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        raise WriteError(
+            f"{file}: this file system has no file locks ({error.strerror}), which keep two "
+            "processes from training one cell; mount it with locks (NFS 4, Lustre with `flock`), "
+            "or name another folder as `results` in site.yaml"
+        ) from error
+    return True

@@ -1,14 +1,14 @@
-"""Checkpoints: a training that is killed goes on from one, to the same bits."""
+"""Checkpoints: a training that is killed continues from one, to the same bits."""
 
 from __future__ import annotations
 
+import hashlib
 import io
+import logging
 import math
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,28 +16,34 @@ from typing import Any
 import numpy as np
 import torch
 
-from attngrid.core.errors import DeadlineError, InterruptedTrainingError, RecordError
-from attngrid.core.files import keep_as, seal, unsealed, write_atomically
+from attngrid.core.errors import DeadlineError, InterruptedTrainingError
+from attngrid.core.files import keep_as, write_atomically
+from attngrid.records.staleness import code_digest
 from attngrid.training.distributed import ALONE, Processes
-from attngrid.training.fingerprint import agrees
 from attngrid.training.signals import hear_signals
 
-FIRST_COST = 0.1  # seconds, guessed before one has been written
+logger = logging.getLogger(__name__)
+
+FIRST_COST_S = 0.1  # the guess before the first checkpoint is written
 SHARED = {"model", "optimizer"}
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+# A file starts with this line; the SHA-256 of the content follows on the next one.
+HEADER = b"attngrid checkpoint 1\n"
+HEADER_BYTES = len(HEADER) + 65
+# Why a checkpoint is not used, in the order in which several processes agree on one reason. The
+# file is renamed to end in it, so that no later checkpoint takes its place.
+ABSENT, DAMAGED, OTHER_CELL, OTHER_CODE = REASONS = ("", "damaged", "other-cell", "other-code")
 
 
 class Checkpoints:
     """The newest two checkpoints of a cell, written within a share of its time.
 
     Args:
-        file: of the newest; the one before it lies beside it.
-        digest: the cell's; a checkpoint of another is refused.
+        file: of the newest one; the one before lies beside it.
+        digest: of the cell; a checkpoint of another cell is not used.
         share: of the training's time that writing may take; 0 writes at signals only.
-        say: told of a checkpoint that cannot be read or written.
-        processes: that train the cell together; all of them call each method, the first one writes.
-        end: of the run, in seconds since 1970: the last checkpoint is written then, as at a signal.
-        fingerprint: of the training; a checkpoint by code that computes something else is refused.
+        processes: that train the cell together; all call each method, the first one writes.
+        end: of the run, in seconds since 1970; the last checkpoint is written then.
     """
 
     def __init__(
@@ -45,29 +51,23 @@ class Checkpoints:
         file: Path,
         digest: str,
         share: float,
-        say: Callable[[str], None] = print,
         processes: Processes = ALONE,
         end: float = math.inf,
-        fingerprint: Mapping[str, Any] | None = None,
     ) -> None:
         self.file = file
         self.new, self.previous = file.with_suffix(".new"), file.with_suffix(".previous")
-        self.digest = digest
-        self.share = share
-        self.say = say
-        self.processes = processes
-        self.end = end
-        self.fingerprint = fingerprint
+        self.digest, self.share = digest, share
+        self.processes, self.end = processes, end
         self.start = time.perf_counter()
-        self.spent, self.cost = 0.0, FIRST_COST
-        # what this process was sent, and what all know of
+        self.spent, self.cost = 0.0, FIRST_COST_S
+        # the signal that this process received, and the one that all processes know of
         self.received: signal.Signals | None = None
         self.stopped_by: signal.Signals | None = None
 
     def due(self) -> bool:
-        """Whether another one fits the share by now, or a signal wants the last one.
+        """Whether another checkpoint fits the share by now, or a signal asks for the last one.
 
-        A signal to any of the processes is one to all, and the first one's clock is theirs.
+        A signal to one of the processes is a signal to all; the first one's clock decides.
         """
         elapsed = time.perf_counter() - self.start
         fits = self.processes.rank == 0 and self.spent + self.cost <= self.share * elapsed
@@ -79,24 +79,23 @@ class Checkpoints:
         return bool(number or due)
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write the newest atomically and keep the one before it.
+        """Write the newest checkpoint atomically and keep the one before it.
 
-        A full disk ends no training: that there is no new checkpoint is said, and it goes on.
+        A full disk ends no training: a line says that there is no new checkpoint.
 
         Args:
-            state: of the ``model`` and the ``optimizer``, which the processes share, and what each
-                has of its own.
+            state: ``model`` and ``optimizer``, equal in all processes, and the process's own rest.
 
         Raises:
-            InterruptedTrainingError: a signal, or the run's end, asked for this one, the last.
+            InterruptedTrainingError: a signal, or the end of the run, asked for the last one.
         """
         start = time.perf_counter()
         state = {"rng": _random_states(), **state}
         own = {name: state[name] for name in state.keys() - SHARED}
         others = self.processes.gathered(own)[1:]
         if self.processes.rank == 0:
-            made_by = {"digest": self.digest, "fingerprint": self.fingerprint}
-            self._write({**made_by, **state, "others": others})
+            identity = {"digest": self.digest, "code": code_digest()}
+            self._write({**identity, **state, "others": others})
         self.cost = time.perf_counter() - start
         self.spent += self.cost
         if self.stopped_by is not None:
@@ -110,62 +109,71 @@ class Checkpoints:
         torch.save(content, buffer)
         payload = buffer.getbuffer()
         try:
-            # whole on the disk before the older ones move: a full one costs none of them
+            # whole on the disk before the older ones move: a full disk costs none of them
             write_atomically(self.new, seal(payload) + payload)
             if self.file.is_file():
                 keep_as(self.file, self.previous)
             self.new.replace(self.file)
         except OSError as error:
-            self.say(f"no checkpoint written: {self.file}: {error.strerror or error}")
+            logger.warning("no checkpoint written: %s: %s", self.file, error.strerror or error)
 
     def load(self) -> dict[str, Any] | None:
-        """The newest sound checkpoint, and the state of every generator as it was; None if none.
+        """Read the newest usable checkpoint and restore the state of every random generator.
 
-        Its ``processes`` are what each of those that wrote it had of its own. Where there are more
-        or fewer now, the figures will be near what they would have been, and that is said.
+        A checkpoint that is damaged, of another cell or of other code is put aside, and a line
+        says so. In the result, ``processes`` has the own state of each process that saved. With
+        another number of processes now the results are equal within rounding only.
 
-        Raises:
-            RecordError: a sound checkpoint of another cell, or by other code.
+        Returns:
+            None without a usable checkpoint.
         """
+        put_aside = False
         for file in (self.file, self.previous):
-            if not file.is_file():
+            state, reason, detail = self._read(file)
+            # all of them have read it, and agree, before it is renamed
+            (code,) = self.processes.all_reduce_max(REASONS.index(reason) if state is None else -1)
+            if code >= 0:
+                if self.processes.rank == 0 and (reason := REASONS[code]):
+                    aside = file.with_name(f"{file.name}.{reason}")
+                    file.replace(aside)
+                    logger.warning("%s: %s; it is now %s", file, detail, aside.name)
+                    put_aside = True
                 continue
-            try:
-                state = read_checkpoint(file.read_bytes())
-            except Exception as error:  # whatever a torn file makes of torch's reader
-                self.say(f"{file}: damaged, passed over: {type(error).__name__}: {error}")
-                continue
-            if state["digest"] != self.digest:
-                raise RecordError(
-                    f"{file}: is of another cell: found the digest {state['digest']}, expected "
-                    f"{self.digest}; remove it to train from the first epoch"
-                )
-            before = state.get("fingerprint")  # None in one by a version without
-            other = before and self.fingerprint and not _same(before, self.fingerprint)
-            (other,) = self.processes.all_reduce_max(
-                bool(other)
-            )  # the first one knows, and all end
-            if other:
-                raise RecordError(
-                    f"{file}: this code does not compute what the one that wrote it did; remove it "
-                    "to train from the first epoch, or go on with that code"
-                )
+            assert state is not None
             state["processes"] = [state, *state.pop("others", [])]
             count, rank = len(state["processes"]), self.processes.rank
-            if count != self.processes.count:
-                self.say(f"{file}: of {count} processes; not to the same bits with another number")
+            if count != self.processes.count and rank == 0:
+                logger.warning("%s: saved by %s processes; the bits will differ", file, count)
             if rank < count:
                 _restore_random_states(state["processes"][rank]["rng"])
             return state
+        if put_aside:
+            logger.warning("%s: the training starts from its first epoch", self.file)
         return None
 
+    def _read(self, file: Path) -> tuple[dict[str, Any] | None, str, str]:
+        """A checkpoint, or None with the reason not to use it, as a word and as a message."""
+        if not file.is_file():
+            return None, ABSENT, ""
+        try:
+            state = read_checkpoint(file.read_bytes())
+            digest, code = state["digest"], state.get("code")
+        except Exception as error:  # a torn file raises anything in torch's reader
+            return None, DAMAGED, f"damaged, not used: {type(error).__name__}: {error}"
+        if digest != self.digest:
+            found = f"found the digest {digest}, expected {self.digest}"
+            return None, OTHER_CELL, f"is of another cell, not used: {found}"
+        if code != code_digest():
+            return None, OTHER_CODE, "is of other code, not used"
+        return state, "", ""
+
     def remove(self) -> None:
-        """Forget the training: its record is written."""
+        """Remove the checkpoints of a training whose record is written."""
         for file in (self.new, self.file, self.previous):
             file.unlink(missing_ok=True)
 
     def remove_previous(self) -> None:
-        """Make room: the newest is enough, where it is."""
+        """Make room on the disk: the newest checkpoint is enough."""
         if self.file.is_file():
             self.previous.unlink(missing_ok=True)
 
@@ -176,7 +184,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Signals do again what they did before."""
+        """Give the signals their earlier handlers again."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
@@ -184,29 +192,27 @@ class Checkpoints:
         self.received = signal.Signals(number)
 
 
-def _same(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    return recorded["code"] == now["code"] or agrees(recorded, now["losses"])
+def seal(payload: bytes | memoryview) -> bytes:
+    """The first bytes of a checkpoint, by which a torn or damaged one is found."""
+    return HEADER + hashlib.sha256(payload).hexdigest().encode() + b"\n"
 
 
 def read_checkpoint(content: bytes) -> dict[str, Any]:
-    """What a checkpoint's file holds; a damaged one raises whatever torch's reader makes of it."""
-    payload = io.BytesIO(unsealed(content))
-    state: dict[str, Any] = torch.load(payload, weights_only=True, map_location="cpu")
+    """The content of a checkpoint's file.
+
+    Raises:
+        ValueError: it is not what was written; torch raises other errors for other content.
+    """
+    payload = memoryview(content)[HEADER_BYTES:]
+    if content[:HEADER_BYTES] != seal(payload):
+        raise ValueError("its content is not what was written")
+    buffer = io.BytesIO(payload)
+    state: dict[str, Any] = torch.load(buffer, weights_only=True, map_location="cpu")
     return state
 
 
-@contextmanager
-def kept_random_states() -> Iterator[None]:
-    """What is drawn inside changes no draw outside."""
-    states = _random_states()
-    try:
-        yield
-    finally:
-        _restore_random_states(states)
-
-
 def _random_states() -> dict[str, Any]:
-    """Of every generator that a model or a library may draw from."""
+    """The states of all generators that a model or a library may draw from."""
     name, keys, *rest = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),

@@ -17,12 +17,12 @@ from attngrid.core.errors import (
 )
 from attngrid.core.files import modified_ns
 from attngrid.records.status import has_diverged, write_status
+from attngrid.records.tuning import TuningResult, write_tuning_result
 from attngrid.records.tuning import choose_hyperparameters as choose
-from attngrid.records.tuning import write_tuning_result
 from attngrid.study.cell import Cell
 from attngrid.study.schema import Study
-from attngrid.training.deadline import require_time
 from attngrid.training.devices import claimed
+from attngrid.training.max_runtime import require_time
 from attngrid.training.signals import hold_signals, requeue
 
 
@@ -77,7 +77,7 @@ def _train(study: Study, file: Path, cell: Cell, record: Path, flags: Sequence[s
         sys.exit(getattr(error, "exit_code", 1))
 
 
-def choose_hyperparameters(study: Study, name: str) -> tuple[Path, Choice]:
+def choose_hyperparameters(study: Study, name: str) -> tuple[Path, TuningResult]:
     """Choose a model's best hyperparameters by its trials, and write the choice.
 
     Args:

@@ -18,15 +18,14 @@ import pytest
 import torch
 import yaml
 
-from attngrid.core.errors import InterruptedTrainingError, OutOfMemoryError, RecordError, WriteError
+from attngrid.core.errors import InterruptedTrainingError, OutOfMemoryError, WriteError
 from attngrid.core.validation import validate
 from attngrid.records.record import read_record
 from attngrid.records.status import read_status
 from attngrid.study.cell import Cell
 from attngrid.study.schema import Study, load_study
-from attngrid.training import checkpoint, loop, run
+from attngrid.training import checkpoint, loop
 from attngrid.training.checkpoint import Checkpoints
-from attngrid.training.fingerprint import fingerprint, losses_of
 from attngrid.training.run import run_cell
 from conftest import environment
 from together import Stopping
@@ -100,7 +99,9 @@ def test_a_training_stopped_at_every_second_step_ends_with_the_same_bits(study: 
 
 
 @pytest.mark.parametrize("damage", ["truncated", "a bit", "empty", "no checkpoint"])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(study: Study, damage: str) -> None:
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    study: Study, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
     (cell,) = study.trainings.values()
     for after in (3, 2):
         with pytest.raises(InterruptedTrainingError):
@@ -114,15 +115,19 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(study: Study, damage:
             "no checkpoint": b"x" * 10_000,
         }[damage]
     )
-    told: list[str] = []
-    saved = Checkpoints(cell.checkpoint, cell.digest, 0.0, told.append).load()
+    checkpoints = Checkpoints(cell.checkpoint, cell.digest, 0.0)
+    saved = checkpoints.load()
     assert saved is not None
-    assert saved["train_state"]["step"] == 3
-    (line,) = told
-    assert line.startswith(f"{cell.checkpoint}: damaged, passed over")
+    assert saved["position"]["step"] == 3
+    (line,) = caplog.messages
+    assert line.startswith(f"{cell.checkpoint}: damaged, not used")
+    # it is put aside: the next one takes its place, and the sound one stays where it is
+    assert not cell.checkpoint.exists()
+    assert checkpoints.previous.is_file()
     # and with both gone it starts again
-    Checkpoints(cell.checkpoint, cell.digest, 0.0).previous.write_bytes(b"")
-    assert Checkpoints(cell.checkpoint, cell.digest, 0.0, told.append).load() is None
+    checkpoints.previous.write_bytes(b"")
+    assert checkpoints.load() is None
+    assert "the training starts from its first epoch" in caplog.text
 
 
 @pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
@@ -159,47 +164,31 @@ def test_a_kill_while_the_newest_is_written_over_loses_neither(
         assert checkpoint.read_checkpoint(file.read_bytes())["step"] == step
 
 
-def test_a_checkpoint_of_another_configuration_is_refused(study: Study) -> None:
-    (cell,) = study.trainings.values()
-    with pytest.raises(InterruptedTrainingError):
-        train(cell, Stopping(cell, 3))
-    with pytest.raises(
-        RecordError, match=rf"{cell.checkpoint}: is of another cell: .*{cell.digest}"
-    ):
-        Checkpoints(cell.checkpoint, "0" * 64, 0.01).load()
-
-
-def test_what_a_model_draws_is_no_part_of_a_fingerprints_tolerance(
-    study: Study, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("other", ["cell", "code"])
+def test_a_checkpoint_of_another_cell_or_of_other_code_is_put_aside(
+    study: Study, other: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A line says so, and the training starts from its first epoch."""
     (cell,) = study.trainings.values()
-    monkeypatch.setattr("attngrid.training.fingerprint.NUDGE", 0.0)
-    assert losses_of(cell, 1) == losses_of(cell)
-
-
-def test_a_checkpoint_by_code_that_computes_something_else_is_refused(
-    study: Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (cell,) = study.trainings.values()
-    before = fingerprint(cell)
-
-    def stop() -> None:
-        stopping = Stopping(cell, 3)
-        stopping.fingerprint = before
-        with pytest.raises(InterruptedTrainingError):
-            train(cell, stopping)
-
-    stop()
-    refactored = before | {"code": "other"}
-    monkeypatch.setattr(run, "fingerprint", lambda cell: refactored)
-    run_cell(study, cell, Path("elsewhere.json"))
-    assert read_record(Path("elsewhere.json"), cell).run["resumed"] == 1
-    stop()
-    changed = refactored | {"losses": [2 * loss for loss in before["losses"]]}
-    monkeypatch.setattr(run, "fingerprint", lambda cell: changed)
-    with pytest.raises(RecordError, match=rf"{cell.checkpoint}: this code does not compute"):
-        run_cell(study, cell, cell.record)
-    assert cell.checkpoint.is_file()
+    undisturbed = train(cell)
+    with monkeypatch.context() as patch:
+        if other == "code":
+            patch.setattr(checkpoint, "code_digest", lambda: "another")
+        for after in (3, 2):
+            stopping = Stopping(cell, after)
+            stopping.digest = "0" * 64 if other == "cell" else cell.digest
+            with pytest.raises(InterruptedTrainingError):
+                train(cell, stopping)
+    content = cell.checkpoint.read_bytes()
+    caplog.clear()
+    assert train(cell, Checkpoints(cell.checkpoint, cell.digest, 0.0)) == undisturbed
+    wanted = {"cell": f"is of another cell, not used: found the digest {'0' * 64}", "code": "code"}
+    assert f"{cell.checkpoint}: " in caplog.text
+    assert wanted[other] in caplog.text
+    assert "the training starts from its first epoch" in caplog.text
+    aside = cell.checkpoint.with_name(f"{cell.checkpoint.name}.other-{other}")
+    assert aside.read_bytes() == content
+    assert not cell.checkpoint.exists()
 
 
 def test_checkpoints_keep_to_their_share_of_the_time(
@@ -316,7 +305,7 @@ def test_ctrl_c_in_the_rules_pipeline_leaves_a_checkpoint(
     assert "the next run goes on from its checkpoint" in message
     saved = Checkpoints(cell.checkpoint, cell.digest, 0.0).load()
     assert saved is not None
-    assert saved["train_state"]["epoch"] > 1
+    assert saved["position"]["epoch"] > 1
 
 
 @pytest.mark.slow

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -21,16 +20,12 @@ from attngrid.analysis.frames import collect
 from attngrid.cli.main import main
 from attngrid.core.errors import RecordError
 from attngrid.core.validation import validate
-from attngrid.models.attention import sam, statistics
-from attngrid.records import staleness as stale
+from attngrid.records import staleness
 from attngrid.records.record import read_record
-from attngrid.study.cell import Cell
+from attngrid.records.staleness import code_digest
 from attngrid.study.schema import Study
-from attngrid.training.fingerprint import agrees, fingerprint, losses_of
 from attngrid.training.run import run_cell
 from conftest import ROOT, jobs
-
-Edit = Callable[[str], str]
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +73,6 @@ def study_of(attention: str, **recipe: Any) -> Study:
     return validate(Study, fields, "study.yaml")
 
 
-def cell_of(attention: str, backbone: str = "resnet18") -> Cell:
-    fields = fields_of(attention, backbone=backbone)
-    (cell,) = validate(Study, fields, "study.yaml").trainings.values()
-    return cell
-
-
 @pytest.fixture
 def inside(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of that folder, to be in; its record."""
@@ -107,7 +96,7 @@ def test_evaluate_compiles_nothing_that_was_compiled_on_another_device(inside: P
     """Whose compiler this machine need not have, nor its graphs."""
     content = json.loads(inside.read_text())
     content["run"] |= {"device": "cuda"}
-    content["run"]["performance"] |= {"compile": True, "cuda_graphs": True}
+    content["run"]["fast"] |= {"compile": True, "cuda_graphs": True}
     inside.write_text(json.dumps(content))
     with patch("torch.compile", side_effect=AssertionError("compiled")):
         assert main(["evaluate", str(inside), "--device", "cpu"]) == 0
@@ -162,100 +151,39 @@ def test_create_model_refuses_the_weights_of_another_network(
         )
 
 
-def test_a_record_carries_its_fingerprint(inside: Path) -> None:
-    recorded = read_record(inside).run["fingerprint"]
-    assert recorded["losses"] == fingerprint(cell_of("cbam"))["losses"]
+def test_a_record_names_its_code(inside: Path) -> None:
+    run = read_record(inside).run
+    assert run["code"] == code_digest()
+    assert {"attngrid", "commit"} <= run.keys()
 
 
-def test_a_fingerprint_changes_no_draw_of_the_training(tmp_path: Path) -> None:
-    torch.manual_seed(3)
-    before = torch.get_rng_state()
-    threads = torch.get_num_threads()
-    losses_of(cell_of("none"))
-    assert torch.equal(torch.get_rng_state(), before)
-    assert torch.get_num_threads() == threads
-
-
-@pytest.mark.parametrize("attention", ["none", "se", "cbam", "csm", "sam", "maf_c", "srap", "bam"])
-def test_a_refactoring_keeps_the_fingerprint(
-    attention: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_digest_covers_every_source_that_decides_a_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same network in another memory layout and on two threads: other roundings only."""
-    monkeypatch.chdir(tmp_path)
-    cell = cell_of(attention)
-    recorded = fingerprint(cell)
-    create = attngrid.model.create_model
-    monkeypatch.setattr(
-        "attngrid.models.create.create_model",
-        lambda **arguments: create(**arguments).to(memory_format=torch.channels_last),
-    )
-    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
-    assert agrees(recorded, losses_of(cell))
+    """And no plot, no command and no part of the status."""
+    package = tmp_path / "attngrid"
+    shutil.copytree(Path(attngrid.__file__).parent, package)
+    monkeypatch.setattr(staleness, "__file__", str(package / "records/staleness.py"))
 
+    def changes(file: Path) -> bool:
+        before, content = code_digest.__wrapped__(), file.read_text("utf-8")
+        file.write_text(content + "\n# edited\n", "utf-8")
+        after = code_digest.__wrapped__()
+        file.write_text(content, "utf-8")
+        return before != after
 
-def population_deviation(patch: pytest.MonkeyPatch) -> None:
-    """A standard deviation without Bessel's correction."""
-    squeezed = statistics._squeezed
-
-    def population(x: torch.Tensor, wanted: Sequence[statistics.Key]) -> Any:
-        x, found = squeezed(x, wanted)
-        counts = [math.prod(x.shape[dimension] for dimension in over) for _, over in wanted]
-        factors = [
-            math.sqrt(1 - 1 / n) if k == "std" else 1
-            for (k, _), n in zip(wanted, counts, strict=True)
-        ]
-        return x, [factor * value for factor, value in zip(factors, found, strict=True)]
-
-    patch.setattr(statistics, "_squeezed", population)
-
-
-def scaled_product(patch: pytest.MonkeyPatch) -> None:
-    """The 1/√d that CSM's attention does not have."""
-    attend = sam.attend
-    patch.setattr(sam, "attend", lambda q, k, v: attend(q / q.shape[-1] ** 0.5, k, v))
-
-
-def other_sigmoid(patch: pytest.MonkeyPatch) -> None:
-    """A piecewise linear gate."""
-    patch.setattr(torch.Tensor, "sigmoid", torch.nn.functional.hardsigmoid)
-    patch.setattr(torch, "sigmoid", torch.nn.functional.hardsigmoid)
-
-
-def larger_classifier(patch: pytest.MonkeyPatch) -> None:
-    """Another start of the classifier."""
-    normal = torch.nn.init.kaiming_normal_
-    patch.setattr(
-        torch.nn.init,
-        "kaiming_normal_",
-        lambda w, **options: normal(w, **options) if w.ndim == 4 else normal(w, mode="fan_out"),
-    )
-
-
-@pytest.mark.parametrize(
-    ("attention", "correct"),
-    [
-        ("maf", population_deviation),
-        ("maf_c", population_deviation),
-        ("srap", population_deviation),
-        ("csm", scaled_product),
-        ("sam", scaled_product),
-        ("se", other_sigmoid),
-        ("cbam", other_sigmoid),
-        ("none", larger_classifier),
-    ],
-)
-def test_a_corrected_module_changes_the_fingerprint(
-    attention: str,
-    correct: Callable[[pytest.MonkeyPatch], None],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    recorded = fingerprint(cell_of(attention))
-    with monkeypatch.context() as patch:
-        correct(patch)
-        assert not agrees(recorded, losses_of(cell_of(attention)))
-    assert agrees(recorded, losses_of(cell_of(attention)))
+    for file in staleness.OTHERS:
+        assert not (package / file).exists() or not changes(package / file), file
+    for name in ("render/tables.py", "cli/main.py", "records/status.py", "study/plan.py"):
+        assert not (package / name).exists() or not changes(package / name), name
+    wanted = ["study/recipe.py", "study/recipes.yaml", "training/loop.py", "data/transforms.py"]
+    modules = (package / "models/attention").glob("*.py")
+    for file in (*modules, *(package / name for name in wanted)):
+        assert changes(file), file
+    added = package / "models/attention/new.py"
+    before = code_digest.__wrapped__()
+    added.write_text("")
+    assert code_digest.__wrapped__() != before
 
 
 def state(study: Study) -> tuple[str, str]:
@@ -264,7 +192,7 @@ def state(study: Study) -> tuple[str, str]:
     return row["state"], row["message"]
 
 
-def test_a_record_of_another_configuration_is_stale_until_it_is_retired(
+def test_a_record_of_another_configuration_is_stale_until_it_is_archived(
     inside: Path,
     snakemake: Callable[..., subprocess.CompletedProcess[str]],
     capsys: pytest.CaptureFixture[str],
@@ -274,7 +202,7 @@ def test_a_record_of_another_configuration_is_stale_until_it_is_retired(
     found, message = state(study)
     assert found == "stale"
     assert str(inside) in message
-    assert "attngrid retire" in message
+    assert "attngrid archive" in message
 
     snakefile = ["--snakefile", str(ROOT / "Snakefile"), "--configfile", "study.yaml"]
     dry = snakemake(Path.cwd(), *snakefile, "-n", "--cores", "1")
@@ -284,46 +212,59 @@ def test_a_record_of_another_configuration_is_stale_until_it_is_retired(
 
     before = inside.read_text()
     assert main(["archive", "study.yaml"]) == 0
-    assert Path("results/tiny/retired/records", inside.name).read_text() == before
+    assert Path("results/tiny/archive/records", inside.name).read_text() == before
     assert state(study)[0] == "not_run"
     dry = snakemake(Path.cwd(), *snakefile, "-n", "--cores", "1")
     assert jobs(dry.stdout + dry.stderr)["train"] == 1
 
 
-def test_a_record_of_other_code_is_stale_where_the_code_computes_something_else(
-    inside: Path, monkeypatch: pytest.MonkeyPatch
+def of_code(record: Path, code: str | None) -> None:
+    """Let a record be of other code, or of a version that named none."""
+    content = json.loads(record.read_text())
+    content["run"] |= {"code": code, "commit": "0123456789abcdef"}
+    if code is None:
+        del content["run"]["code"]
+        content["run"]["fingerprint"] = {"code": "a", "losses": [1.0], "tolerance": [0.1]}
+    record.write_text(json.dumps(content))
+
+
+def test_a_record_of_other_code_counts_and_is_shown_as_such(
+    inside: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    content = json.loads(inside.read_text())
-    print_of = content["run"]["fingerprint"]
-    print_of["code"] = "another"
-    inside.write_text(json.dumps(content))
-    assert state(study_of("cbam")) == ("measured", "")
-
-    # computed once for this code, then read
-    with monkeypatch.context() as patch:
-        patch.setattr(stale, "losses_of", lambda cell: pytest.fail("computed again"))
-        assert state(study_of("cbam")) == ("measured", "")
-
-    print_of["losses"][0] *= 1.01
-    inside.write_text(json.dumps(content))
-    found, message = state(study_of("cbam"))
-    assert found == "stale"
-    assert "does not compute what it did" in message
+    study = study_of("cbam")
+    of_code(inside, "another")
+    assert state(study) == ("measured", "other code, commit 01234567")
+    assert main(["status", "study.yaml"]) == 0
+    told = capsys.readouterr().out
+    assert "1 cells: 1 done" in told
+    assert "1 records: other code, commit 01234567" in told
+    # it is put aside only on request
     assert main(["archive", "study.yaml"]) == 0
-    assert not inside.exists()
+    assert inside.is_file()
+    assert main(["archive", "study.yaml", "--other-code"]) == 0
+    assert Path("results/tiny/archive/records", inside.name).is_file()
+    assert state(study)[0] == "not_run"
 
 
-def test_a_second_retired_record_overwrites_no_first(inside: Path) -> None:
+def test_a_record_of_this_code_is_never_archived(inside: Path) -> None:
+    study_of("cbam")
+    assert main(["archive", "study.yaml", "--other-code"]) == 0
+    assert inside.is_file()
+
+
+def test_an_older_record_without_a_digest_stays_valid(
+    inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_code(inside, None)
+    assert state(study_of("cbam")) == ("measured", "")
+    assert main(["status", "study.yaml"]) == 0
+    assert "1 records: unknown version, commit 01234567" in capsys.readouterr().out
+
+
+def test_a_second_archived_record_overwrites_no_first(inside: Path) -> None:
     content = inside.read_text()
     for learning_rate in (0.04, 0.05):
         inside.write_text(content)
         study_of("cbam", learning_rate=learning_rate)
         assert main(["archive", "study.yaml"]) == 0
-    assert len(list(Path("results/tiny/retired/records").iterdir())) == 2
-
-
-def test_a_record_without_a_fingerprint_stays_what_it_is(inside: Path) -> None:
-    content = json.loads(inside.read_text())
-    del content["run"]["fingerprint"]
-    inside.write_text(json.dumps(content))
-    assert state(study_of("cbam")) == ("measured", "")
+    assert len(list(Path("results/tiny/archive/records").iterdir())) == 2

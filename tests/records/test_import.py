@@ -1,0 +1,311 @@
+"""Records that were made elsewhere: what is filed, and what is refused by name."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from attngrid.analysis.frames import load_results
+from attngrid.cli.main import main
+from attngrid.records.staleness import stale_records
+from attngrid.records.status import locked, read_status, write_status
+from attngrid.study.cell import Cell
+from attngrid.study.schema import load_study
+from attngrid.training.run import run_cell
+from conftest import TINY, jobs
+
+Say = pytest.CaptureFixture[str]
+Change = Callable[[dict[str, Any]], object]
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the study has been trained, all but its last cell."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        Path("tiny.yaml").write_text(yaml.safe_dump(TINY))
+        study = load_study("tiny.yaml")
+        for cell in list(study.trainings.values())[:-1]:
+            run_cell(study, cell, cell.record)
+    return folder
+
+
+@pytest.fixture
+def made(elsewhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of its records, to be changed at will, beside an empty folder to be in."""
+    target = tmp_path / "made/tiny/records"
+    shutil.copytree(elsewhere / "results/tiny/records", target)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Path("tiny.yaml").write_text(yaml.safe_dump(TINY))
+    return target
+
+
+def cells() -> list[Cell]:
+    return list(load_study("tiny.yaml").trainings.values())
+
+
+def change(file: Path, how: Change) -> None:
+    content = json.loads(file.read_text())
+    how(content)
+    file.write_text(json.dumps(content))
+
+
+def test_records_are_filed_as_they_are_and_once(made: Path, capsys: Say) -> None:
+    assert main(["import", str(made.parents[1])]) == 0
+    for cell in cells()[:-1]:
+        assert cell.record.read_bytes() == (made / cell.record.name).read_bytes()
+    assert "3 records filed, 0 were here, 0 refused" in capsys.readouterr().err
+    before = {cell.record: cell.record.stat().st_mtime_ns for cell in cells()[:-1]}
+    assert main(["import", str(made), "--study", "tiny.yaml"]) == 0
+    assert "0 records filed, 3 were here, 0 refused" in capsys.readouterr().err
+    assert before == {file: file.stat().st_mtime_ns for file in before}
+
+
+def test_other_numbers_are_refused_by_name_and_the_rest_is_filed(made: Path, capsys: Say) -> None:
+    first, second, third, _ = cells()
+    first.record.parent.mkdir(parents=True)
+    shutil.copy(made / first.record.name, first.record)
+
+    def better(content: dict[str, Any]) -> None:
+        metrics = content["metrics"]
+        images = metrics["test_images"]
+        for block, names in (
+            (metrics, ("top1_error", "best_top1_error")),
+            (metrics["curve"][0], ("test_top1_error",)),
+        ):
+            for name in names:
+                wrong = round(block[name] * images / 100)
+                block[name] = 100 * (wrong + 1) / images
+
+    change(first.record, better)
+    kept = first.record.read_bytes()
+    assert main(["import", str(made)]) == 1
+    told = capsys.readouterr()
+    assert f"{made / first.record.name}: has other numbers than {first.record}: top-1" in told.err
+    assert first.record.read_bytes() == kept
+    assert set(told.out.splitlines()) == {f"filed {cell.record}" for cell in (second, third)}
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        (lambda r: r["metrics"].update(top5_error=101.0), "metrics.top5_error: Input should be"),
+        (lambda r: r["metrics"]["curve"][0].update(train_loss=float("nan")), "train_loss: Input"),
+        (
+            lambda r: r["metrics"]["curve"].append(dict(r["metrics"]["curve"][0], epoch=2)),
+            "found 2",
+        ),
+        (lambda r: r["metrics"].pop("params"), "metrics.params: Field required"),
+        (lambda r: r["config"].update(seed=7), "config: is not that of this cell"),
+        (lambda r: r["config"].update(digest="0" * 64), "config: is not that of this cell"),
+        (lambda r: r["config"]["recipe"].update(learning_rate=0.5), "config: is not that"),
+        (lambda r: r["metrics"].update(test_images=10), "training and test images; needs"),
+        (lambda r: r["run"].pop("device_name"), "run.device_name: is missing"),
+        (lambda r: r["run"].update(wall_s=-1), "run.wall_s: found -1; needs seconds"),
+        (lambda r: r["run"].update(wall_s=True), "run.wall_s: found True; needs seconds"),
+        (lambda r: r["run"].update(wall_s=10**400), "; needs seconds"),
+        (lambda r: r["run"].update(peak_memory_mb=float("nan")), "found NaN; needs finite"),
+        (lambda r: r["run"].update(code=1), "run.code: found 1; needs a digest"),
+        (lambda r: r["config"]["recipe"].pop("name"), "config"),
+        (lambda r: r["metrics"].update(best_top5_error=77.7), "are not the best epoch's"),
+        (lambda r: r.update(notes=""), "notes: Extra inputs are not permitted"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_nothing_of_it_filed(
+    made: Path, how: Change, why: str, capsys: Say
+) -> None:
+    first = cells()[0]
+    change(made / first.record.name, how)
+    assert main(["import", str(made)]) == 1
+    told = capsys.readouterr().err
+    assert f"{made / first.record.name}: " in told
+    assert why in told
+    assert not first.record.exists()
+    assert cells()[1].record.is_file()
+
+
+@pytest.mark.parametrize("error", [33.3, 1.0])
+def test_an_error_is_a_number_of_images(made: Path, error: float, capsys: Say) -> None:
+    """Of 359, that is; and it is not below the top-5 error."""
+    first = cells()[0]
+
+    def how(content: dict[str, Any]) -> None:
+        metrics = content["metrics"]
+        metrics.update(top1_error=error, best_top1_error=error)
+        metrics["curve"][0]["test_top1_error"] = error
+
+    change(made / first.record.name, how)
+    assert main(["import", str(made)]) == 1
+    told = capsys.readouterr().err
+    assert "is no number of images" in told or "top-5 error above top-1 error" in told
+
+
+def test_a_record_of_no_cell_and_one_of_another_configuration_are_told_apart(
+    made: Path, capsys: Say
+) -> None:
+    study = yaml.safe_load(Path("tiny.yaml").read_text())
+    study["recipes"]["tiny"]["learning_rate"] = 0.01
+    Path("tiny.yaml").write_text(yaml.safe_dump(study))
+    (made / "digits-mine-s0-00000000.json").write_text("{}")
+    assert main(["import", str(made), "--study", "tiny.yaml"]) == 1
+    told = capsys.readouterr().err
+    assert told.count("is of another configuration of the cell that is digits-resnet18-") == 3
+    assert "digits-mine-s0-00000000.json: is of no cell of tiny" in told
+    assert not Path("results").exists()
+
+
+def test_a_record_of_two_studies_goes_where_its_folder_says(made: Path, capsys: Say) -> None:
+    study = yaml.safe_load(Path("tiny.yaml").read_text()) | {"study": "other"}
+    Path("other.yaml").write_text(yaml.safe_dump(study))
+    flat = made.parents[1] / "flat"
+    flat.mkdir()
+    shutil.copy(made / cells()[0].record.name, flat)
+    assert main(["import", str(flat)]) == 1
+    assert "is a cell of other and tiny; say which by --study" in capsys.readouterr().err
+    assert main(["import", str(flat), "--study", "other.yaml"]) == 0
+    assert main(["import", str(made)]) == 0
+    assert {len(list(Path(f"results/{name}/records").iterdir())) for name in ("other", "tiny")} == {
+        1,
+        3,
+    }
+
+
+def test_a_record_of_other_code_is_filed_and_shown_as_such(made: Path, capsys: Say) -> None:
+    first = cells()[0]
+    change(made / first.record.name, lambda content: content["run"].update(code="another"))
+    assert main(["import", str(made)]) == 0
+    assert not stale_records(load_study("tiny.yaml"))
+    capsys.readouterr()
+    assert main(["status", "tiny.yaml"]) == 0
+    assert "1 records: other code, commit" in capsys.readouterr().out
+
+
+def test_a_copy_of_the_results_brings_checkpoints_and_attempts(
+    elsewhere: Path, made: Path, capsys: Say
+) -> None:
+    """A checkpoint comes for a cell without a record, once it has come further than here."""
+    *_, last = cells()
+    copy = made.parents[1] / "copy"
+    shutil.copytree(elsewhere / "results/tiny", copy / "tiny")
+    there = copy / "tiny/checkpoints" / last.checkpoint.name
+    there.parent.mkdir(exist_ok=True)
+    for epoch in (3, 5):
+        there.write_bytes(bytes([epoch]))
+        write_status(copy / "tiny/status" / last.status.name, "running", epoch=epoch, epochs=9)
+        assert main(["import", str(copy)]) == 0
+        assert f"goes on {last.checkpoint}" in capsys.readouterr().out
+        assert last.checkpoint.read_bytes() == bytes([epoch])
+    assert last.checkpoint.with_suffix(".previous").read_bytes() == bytes([3])
+    status = read_status(last.status) or {}
+    assert (status["state"], status["epoch"], status["epochs"]) == ("waiting", 5, 9)
+    # the attempts of the cells with records came along, and the hours are counted once
+    assert main(["import", str(copy)]) == 0
+    assert "0 checkpoints" in capsys.readouterr().err
+    assert main(["status", "tiny.yaml"]) == 0
+    told = capsys.readouterr().out
+    assert "4 cells: 3 done, 1 waiting" in told
+    assert "3 cells in 3 attempts, 0 retries" in told
+
+
+def test_a_cell_that_diverged_there_has_diverged_here(made: Path, capsys: Say) -> None:
+    """Its message is evidence; files that no training has written are passed over."""
+    status = made.parent / "status"
+    host = {"host": "elsewhere", "pid": 1, "time": "2026-01-01T00:00:00+00:00"}
+    states = [
+        host | {"state": "frob", "message": ""},
+        host | {"state": "failed"},
+        host | {"state": "failed", "message": "", "attempts": [{}]},
+        host | {"state": "diverged", "message": "a bad day", "attempts": []},
+    ]
+    for cell, state in zip(cells(), states, strict=True):
+        status.mkdir(exist_ok=True)
+        (status / cell.status.name).write_text(json.dumps(state))
+    assert main(["import", str(made.parents[1])]) == 0
+    capsys.readouterr()
+    assert main(["status", "tiny.yaml"]) == 0
+    told = capsys.readouterr().out
+    assert "4 cells: 3 done, 1 diverged" in told
+    assert "a bad day" in told
+
+
+def test_a_record_of_a_cell_that_is_being_trained_waits(made: Path, capsys: Say) -> None:
+    first = cells()[0]
+    first.lock.parent.mkdir(parents=True)
+    write_status(first.status, "running", epoch=0, epochs=1)
+    with locked(first):
+        assert main(["import", str(made)]) == 1
+    assert "is being trained here; import it again after that" in capsys.readouterr().err
+    assert not first.record.exists()
+    assert first.status.is_file()
+    assert main(["import", str(made)]) == 0
+    assert first.record.is_file()
+
+
+def test_what_cannot_be_parsed_ends_no_import(made: Path, capsys: Say) -> None:
+    first = cells()[0]
+    (made / first.record.name).write_text("[" * 200_000)
+    Path("number.yaml").write_text("42")
+    Path("latin.yaml").write_bytes("study: é".encode("latin-1"))
+    Path("mistake.yaml").write_text("study: mistake\ngird: []")
+    assert main(["import", str(made)]) == 1
+    told = capsys.readouterr()
+    assert f"{made / first.record.name}: " in told.err
+    assert "passed over: mistake.yaml: " in told.err
+    assert len(told.out.splitlines()) == 2
+
+
+def test_nothing_to_import_is_said(made: Path, capsys: Say) -> None:
+    Path("empty").mkdir()
+    for folder, why in (("empty", "no record and no checkpoint"), ("nowhere", "no such folder")):
+        assert main(["import", folder]) == 1
+        assert f"{folder}: there is {why}" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_snakemake_collects_again_after_an_import_whatever_the_files_times(
+    elsewhere: Path,
+    clone: Path,
+    snakemake: Callable[..., subprocess.CompletedProcess[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tiny = TINY | {"figures": [], "tables": ["grid"]}
+    tiny["grid"] = [TINY["grid"][0] | {"attentions": ["none"]}]
+    (clone / "tiny.yaml").write_text(yaml.safe_dump(tiny))
+    arguments = ("--cores", "1", "--configfile", "tiny.yaml")
+    monkeypatch.chdir(clone)
+    first, second = load_study("tiny.yaml").trainings.values()
+    first.record.parent.mkdir(parents=True)
+    shutil.copy(elsewhere / first.record, first.record)
+    load_study("tiny.yaml").write_snapshot()
+    assert main(["complexity", "tiny.yaml", "--output", "results/tiny/complexity.csv"]) == 0
+    done = snakemake(clone, "current", *arguments)
+    assert done.returncode == 0, done.stderr
+    load_study("tiny.yaml").collected.write_text("")  # as if both had been there
+    old = elsewhere / second.record
+    os.utime(old, (1_600_000_000, 1_600_000_000))
+
+    def announced() -> dict[str, int]:
+        dry = snakemake(clone, "-n", *arguments)
+        assert dry.returncode == 0, dry.stderr
+        return jobs(dry.stdout + dry.stderr)
+
+    shutil.copy2(old, second.record)
+    assert "collect" not in announced()
+    second.record.unlink()
+    # the third record is of no cell of this study
+    assert main(["import", str(elsewhere / "results"), "--study", "tiny.yaml"]) == 1
+    found = announced()
+    assert "train" not in found
+    assert found["collect"] == found["set_tables"] == 1
+    assert snakemake(clone, *arguments).returncode == 0
+    assert list(load_results("tiny").cells["state"]) == ["measured", "measured"]

@@ -1,0 +1,149 @@
+"""One status file and one lock a cell: what they say, and what stops them."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attngrid.core.errors import BusyCellError, WriteError
+from attngrid.core.validation import validate
+from attngrid.records import status as status_module
+from attngrid.records.status import attempt, locked, read_attempts, read_status, write_status
+from attngrid.study.cell import Cell
+from attngrid.study.schema import Study
+from conftest import environment
+
+
+@pytest.fixture
+def cell(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cell:
+    monkeypatch.chdir(tmp_path)
+    return next(iter(validate(Study, tiny, "tiny.yaml").trainings.values()))
+
+
+def test_a_status_has_the_state_and_every_attempt(cell: Cell) -> None:
+    def fails() -> None:
+        with attempt(cell.status, 2, epoch=1, epochs=9):
+            write_status(cell.status, "running", epoch=3)
+            assert (read_status(cell.status) or {})["state"] == "running"
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        fails()
+    write_status(cell.status, "failed", "ValueError: no")
+    with attempt(cell.status, 0):
+        write_status(cell.status, "done")
+    status = read_status(cell.status) or {}
+    assert (status["state"], status["message"]) == ("done", "")
+    first, second = read_attempts(cell.status)
+    assert (first["state"], first["gpus"]) == ("ValueError", 2)
+    assert (second["state"], second["gpus"]) == ("done", 0)
+    assert first["began"] <= first["heard"] <= second["began"] <= second["heard"]
+    assert [file.name for file in cell.status.parent.iterdir()] == [cell.status.name]
+
+
+def test_the_epoch_that_was_reached_is_kept(cell: Cell) -> None:
+    write_status(cell.status, "running", epoch=3, epochs=9, left_s=1.0)
+    write_status(cell.status, "failed", "killed")
+    status = read_status(cell.status) or {}
+    assert (status["epoch"], status["epochs"]) == (3, 9)
+    assert "left_s" not in status
+
+
+def test_an_attempt_that_is_killed_counts_until_it_was_last_heard_of(cell: Cell) -> None:
+    with attempt(cell.status, 0):
+        before = read_attempts(cell.status)[0]["heard"]
+        time.sleep(0.01)
+        write_status(cell.status, "running", epoch=1)
+        assert read_attempts(cell.status)[0]["heard"] > before
+        assert read_attempts(cell.status)[0]["state"] == "running"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "[", "[]", "{}", '{"state": "frob", "message": ""}'),
+        '{"state": "done", "message": 1}',
+        '{"state": "done", "message": "", "attempts": [{"state": "done"}]}',
+    ],
+)
+def test_a_file_that_is_no_status_is_passed_over(cell: Cell, content: str) -> None:
+    cell.status.parent.mkdir(parents=True)
+    cell.status.write_text(content)
+    assert read_status(cell.status) is None
+    assert read_attempts(cell.status) == []
+    write_status(cell.status, "failed", "x")
+    assert (read_status(cell.status) or {})["state"] == "failed"
+
+
+def test_a_second_process_is_refused_and_told_which_one_trains(cell: Cell) -> None:
+    write_status(cell.status, "running")
+    with locked(cell):
+        where = f"process .* on {socket.gethostname()}; nothing was done"
+        with pytest.raises(BusyCellError, match=where), locked(cell):
+            pytest.fail("held twice")
+    with locked(cell):
+        pass  # released
+
+
+def end(holder: subprocess.Popen[bytes], lock: Path) -> None:
+    holder.kill()
+    holder.wait()
+
+
+@pytest.mark.parametrize("remove", [end, lambda holder, lock: lock.unlink()])
+def test_waiting_for_a_lock_says_so_and_which_file_to_remove(
+    remove: Callable[..., None],
+    cell: Cell,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    naps: list[float] = []
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 100:
+            remove(holder, cell.lock)
+
+    cell.lock.parent.mkdir(parents=True)
+    code = "import fcntl, sys; f = open(sys.argv[1], 'ab'); fcntl.flock(f, 2); print(1, flush=True)"
+    command = [sys.executable, "-c", f"{code}; sys.stdin.read()", str(cell.lock)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, env=environment(), **pipes) as holder:
+        holder.stdout.readline()  # type: ignore[union-attr]
+        monkeypatch.setattr(status_module.time, "sleep", nap)
+        with locked(cell, wait=True):
+            pass
+        end(holder, cell.lock)
+    assert len(naps) == 100
+    assert len(caplog.messages) == 2  # at once, and after a minute
+    assert all(f"remove {cell.lock}" in message for message in caplog.messages)
+
+
+def test_a_lock_file_left_from_elsewhere_is_no_lock(cell: Cell) -> None:
+    cell.lock.parent.mkdir(parents=True)
+    cell.lock.write_text("1234\nanother-host\n")
+    with locked(cell):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_one_clear_message(
+    cell: Cell, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(number, "no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    why = f"{cell.lock}: this file system has no file locks.*site"
+    with pytest.raises(WriteError, match=why), locked(cell, wait=True):
+        pytest.fail("held")
