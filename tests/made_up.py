@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from attngrid.core.validation import validate
 from attngrid.records.record import write_record
 from attngrid.study.cell import Cell
 from attngrid.study.schema import Study
@@ -28,6 +31,16 @@ def enter_study_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Path(name).symlink_to(ROOT / name)
     Path("results").mkdir()
     shutil.copy(ROOT / "results/complexity.csv", "results")
+
+
+def enter_study(
+    configuration: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Study:
+    """The same with ``config/tiny.yaml``; return its study."""
+    enter_study_folder(folder, monkeypatch)
+    Path("config").mkdir()
+    Path("config/tiny.yaml").write_text(json.dumps(configuration))
+    return validate(Study, configuration, "tiny.yaml")
 
 
 def cells_with(study: Study, attention: str, backbone: str | None = None) -> list[Cell]:

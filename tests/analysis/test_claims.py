@@ -108,8 +108,8 @@ def test_seeds_are_paired_only_where_their_correlation_pays() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("correlation", [0.0, 0.4, 0.8])
-def test_choosing_the_test_by_the_correlation_keeps_its_level(correlation: float) -> None:
+def test_choosing_the_test_by_the_correlation_keeps_its_level() -> None:
+    correlation = 0.4  # of ten seeds: some samples are paired, some are not
     random = np.random.default_rng(2)
     shared, own = random.normal(size=(1500, 10)), random.normal(size=(1500, 2, 10))
     drawn = math.sqrt(correlation) * shared[:, None] + math.sqrt(1 - correlation) * own

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import struct
 import sys
 from pathlib import Path
@@ -12,17 +11,13 @@ from typing import Any
 import pytest
 
 from attngrid.cli.main import main
-from attngrid.core.validation import validate
 from attngrid.study.schema import Study
-from made_up import enter_study_folder, fake_record
+from made_up import enter_study, fake_record
 
 
 @pytest.fixture
 def study(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
-    enter_study_folder(tmp_path, monkeypatch)
-    Path("config").mkdir()
-    Path("config/tiny.yaml").write_text(json.dumps(tiny))
-    return validate(Study, tiny, "tiny.yaml")
+    return enter_study(tiny, tmp_path, monkeypatch)
 
 
 def events(file: Path) -> list[Any]:

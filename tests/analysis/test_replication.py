@@ -16,18 +16,14 @@ from scipy import stats
 
 from attngrid.analysis.replication import compare
 from attngrid.cli.main import main
-from attngrid.core.validation import validate
 from attngrid.study.schema import Study
 from attngrid.training.run import run_cell
-from made_up import cells_with, enter_study_folder, fake_record
+from made_up import cells_with, enter_study, fake_record
 
 
 @pytest.fixture
 def study(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
-    enter_study_folder(tmp_path, monkeypatch)
-    Path("config").mkdir()
-    Path("config/tiny.yaml").write_text(json.dumps(tiny))
-    return validate(Study, tiny, "tiny.yaml")
+    return enter_study(tiny, tmp_path, monkeypatch)
 
 
 def test_consistent_is_within_the_prediction_interval(study: Study, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 from pathlib import Path
@@ -17,15 +16,12 @@ from attngrid.render.layout import write_table
 from attngrid.render.tables import build_table
 from attngrid.study.schema import Study
 from conftest import environment
-from made_up import ROOT, enter_study_folder, fake_record
+from made_up import ROOT, enter_study, fake_record
 
 
 @pytest.fixture
 def study(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
-    enter_study_folder(tmp_path, monkeypatch)
-    Path("config").mkdir()
-    Path("config/tiny.yaml").write_text(json.dumps(tiny))
-    return validate(Study, tiny, "tiny.yaml")
+    return enter_study(tiny, tmp_path, monkeypatch)
 
 
 def test_a_table_names_the_records_behind_it(study: Study) -> None:

@@ -66,7 +66,7 @@ class Tested(Statement):
     """A statement about measured errors."""
 
     dataset: Dataset
-    recipes: Listed[RecipeName] = Field(description="with which it counts as the claim's own")
+    recipes: Listed[RecipeName] = Field(description="those that test the claim as stated")
     family: Slug
     metrics: dict[Metric, str | None] = Field(
         min_length=1, description="and the column of `published` that prints each, if one does"

@@ -1,1 +1,1 @@
-"""Frames and published figures to LaTeX, Markdown, CSV, figures and a report. No torch here."""
+"""Frames and published figures as LaTeX, Markdown, CSV, figures and a report; no torch."""

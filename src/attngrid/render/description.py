@@ -86,7 +86,7 @@ class Description(Strict):
     )
     conditions: Literal["columns", "rows"] = Field(
         "columns",
-        description="whether what a study varies beside its models is set beside or below",
+        description="whether a study's conditions are columns or rows",
     )
     columns: Listed[Column]
 

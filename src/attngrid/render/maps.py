@@ -1,4 +1,4 @@
-"""The sheet of the attention maps: a row an image, a group of columns a network."""
+"""The sheet of attention maps: one row per image, one group of columns per network."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from attngrid.measure.maps_file import CellMaps
 
 # inches
 PAGE = 7.0  # both columns of a paper
-LARGEST = 0.95  # a panel
+LARGEST = 0.95  # of a panel
 GAP, SPACE, MARGIN = 0.02, 0.1, 0.04  # between panels, between networks, around the sheet
 LINE, HEAD, FOOT = 0.15, 0.42, 0.14  # of the title, over the first row's panels, beneath each
 
 STRIPS = 11  # panels beside each other, without the images
 COLOURS = "viridis"
-HEAT = 0.6  # of an overlay's colour, the rest is the image
+HEAT = 0.6  # share of the colour in an overlay
 STYLE: dict[Any, Any] = {
     "axes.grid": False,
     "axes.labelpad": 1.5,
@@ -36,12 +36,7 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Strip:
-    """One kind of panel for every image.
-
-    Attributes:
-        head: what stands over the first.
-        draw: draws the k-th into an axis and labels it beneath.
-    """
+    """A column of panels, one per image: its head, and a function that draws the k-th panel."""
 
     head: str
     draw: Callable[[Axes, int], None]
@@ -49,7 +44,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class Column:
-    """A network's strips under its name; one without strips says why."""
+    """A network: its name, its strips, or the reason why it has none."""
 
     label: str
     strips: tuple[Strip, ...] = ()
@@ -57,7 +52,7 @@ class Column:
 
     @property
     def panels(self) -> int:
-        """How many stand beside each other."""
+        """Its width in panels."""
         return max(1, len(self.strips))
 
 
@@ -74,7 +69,7 @@ def photographs(images_KHWC: NDArray[np.uint8], labels: Sequence[int]) -> Strip:
 def strips(maps: CellMaps, images_KHWC: NDArray[np.uint8]) -> tuple[Strip, ...]:
     """A network's Grad-CAM over the grey image, and its module's own map where there is one.
 
-    Colours go from 0 to a panel's greatest value; where there are values below 0, from the least.
+    Colours go from 0, or from the least value if it is negative, to the greatest value.
     """
 
     def grad_cam(axis: Axes, k: int) -> None:
@@ -94,7 +89,7 @@ def strips(maps: CellMaps, images_KHWC: NDArray[np.uint8]) -> tuple[Strip, ...]:
 
 
 def draw_maps(title: str, images: Strip, columns: Sequence[Column], rows: int) -> Figure:
-    """A page-wide sheet; columns that do not fit beside the others continue beneath, evenly."""
+    """Draw a page-wide sheet; columns that do not fit continue in further bands below."""
     bands = _bands(columns)
     widths = [SPACE * len(band) + 2 * MARGIN for band in bands]
     panels = [1 + sum(column.panels for column in band) for band in bands]
@@ -140,7 +135,7 @@ def draw_maps(title: str, images: Strip, columns: Sequence[Column], rows: int) -
 def overlay(image_HWC: NDArray[np.uint8], cam_HW: NDArray[np.float32]) -> NDArray[np.float64]:
     """A Grad-CAM in colour, enlarged bilinearly, over the image in grey: RGB from 0 to 1.
 
-    Mixed here and not by transparency, which a PDF and a PNG show differently.
+    Mixed here, because a PDF and a PNG show transparency differently.
     """
     finer = math.ceil(64 / min(image_HWC.shape[:2]))
     grey_HW = image_HWC.mean(2).repeat(finer, 0).repeat(finer, 1) / 255
@@ -152,14 +147,14 @@ def overlay(image_HWC: NDArray[np.uint8], cam_HW: NDArray[np.float32]) -> NDArra
 
 
 def _bilinear(known: int, size: int) -> NDArray[np.float64]:
-    """The weights size×known that enlarge a line of ``known`` values, its ends held."""
+    """Bilinear weights (size×known) that enlarge a line of values; its ends stay constant."""
     centres = np.clip((np.arange(size) + 0.5) * known / size - 0.5, 0, known - 1)
     weights: NDArray[np.float64] = np.maximum(0, 1 - np.abs(centres[:, None] - np.arange(known)))
     return weights
 
 
 def between(values: NDArray[np.float32]) -> str:
-    """The least and the greatest of some values, to two digits of the larger."""
+    """The least and the greatest value, to two digits of the larger."""
     low, high = float(values.min()), float(values.max())
     largest = max(abs(low), abs(high))
     decimals = max(0, 1 - math.floor(math.log10(largest))) if largest else 0
@@ -171,7 +166,7 @@ def _size(maps_KHW: NDArray[np.float32]) -> str:
 
 
 def _bands(columns: Sequence[Column]) -> list[list[Column]]:
-    """As few bands of at most ``STRIPS`` panels as hold them, evenly filled."""
+    """Distribute columns evenly over as few bands of at most ``STRIPS`` panels as possible."""
     total = sum(column.panels for column in columns)
     most = max(2, math.ceil(total / math.ceil(total / STRIPS)))
     bands: list[list[Column]] = [[]]

@@ -309,7 +309,9 @@ def _frame(sources: _Sources, models: Sequence[Model], summary: pd.DataFrame) ->
             if machine:
                 costs = [column for column in columns if column.cost]
                 line["machine"] = machine
-                line |= {c.cost: sources.figure("cost", c, model, None, machine) for c in costs}
+                line |= {
+                    str(c.cost): sources.figure("cost", c, model, None, machine) for c in costs
+                }
             line |= {"condition": row.get("condition"), "n": row["n"]}
             for column in columns:
                 if column.measured:
