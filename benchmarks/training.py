@@ -65,7 +65,7 @@ def product(setting: Setting) -> tuple[int, int]:
 
 
 def product_flops(setting: Setting) -> int:
-    """Of a sample: two a multiply-gradient_accumulation_steps."""
+    """Of a sample: two a multiply-accumulate."""
     size, count = product(setting)
     return 2 * count * size**3
 

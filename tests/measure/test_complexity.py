@@ -71,7 +71,7 @@ def test_stride_on_the_3x3_is_what_gives_4_089() -> None:
 
 @pytest.mark.slow
 def test_torchs_counter_on_meta_agrees_on_every_model() -> None:
-    """The committed table row by row; torch counts a multiply-gradient_accumulation_steps as two."""
+    """The committed table row by row; torch counts a multiply-accumulate as two."""
     grid = validate(CountedGrid, read_yaml(ROOT / "config/complexity.yaml"), "complexity.yaml")
     models = models_of_grid(grid)
     committed = read_frame(ROOT / "results/complexity.csv").to_dict("records")

@@ -19,7 +19,7 @@ class Share:
         rank: number of the process, from 0.
         processes: number of processes.
         gradient_accumulation_steps: micro-batches that each process computes per step.
-        joint: split into gradient_accumulation_steps micro-batches only, each of which is divided
+        joint: split into ``gradient_accumulation_steps`` micro-batches only, each of which is divided
             among all processes (synchronised batch norm).
     """
 
