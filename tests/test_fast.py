@@ -14,7 +14,6 @@ import torch
 
 from attngrid.core.errors import ConfigError
 from attngrid.core.validation import validate
-from attngrid.models import convolution
 from attngrid.records.record import read_record
 from attngrid.study.schema import Study
 from attngrid.training import loop
@@ -79,86 +78,6 @@ def test_filled_memory_changes_no_bit(tiny: dict[str, Any], precision: str) -> N
     finally:
         loop.make_deterministic(0, 1, strict=False)
     assert losses[0] == losses[1]
-
-
-@pytest.mark.parametrize("backbone", ["mobilenet_v3_large", "resnet18"])
-def test_golden_loss_of_convolutions(
-    tiny: dict[str, Any], backbone: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(convolution, "has_amx", lambda: True)  # a product is one on any processor
-    monkeypatch.setattr(convolution, "MANY_CHANNELS", 16)  # the network is narrow
-    tiny["grid"][0]["backbones"] = [backbone]
-    tiny["recipes"]["tiny"]["batch_size"] = 32  # a first loss knows no gradient
-    fast = Fast(), Fast(convolutions=False)
-    on, off = (first_epoch(tiny, "none", "bfloat16", switches) for switches in fast)
-    assert on != off
-    assert on == pytest.approx(off, rel=BFLOAT16)
-    on, off = (first_epoch(tiny, "none", "float32", switches) for switches in fast)
-    assert on == off  # nothing of it in float32
-
-
-@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize(
-    ("kernel", "groups", "outputs"),
-    [(3, 128, 128), (5, 128, 128), (1, 1, 128), (3, 1, 128), (7, 1, 1)],
-)
-def test_a_convolutions_gradient_is_that_of_its_definition(
-    kernel: int,
-    groups: int,
-    outputs: int,
-    stride: int,
-    layout: torch.memory_format,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """In float64, of the same rounded values: a sum over the kernel's places, each a shift.
-
-    What is ours is rounded once. The rest is PyTorch's own, whose partial sums are bfloat16 where
-    the processor has no instructions for it.
-    """
-    monkeypatch.setattr(convolution, "has_amx", lambda: outputs > 1)  # which one needs not
-    torch.manual_seed(0)
-    channels, half = 128, kernel // 2
-    conv = convolution.Conv2d(channels, outputs, kernel, stride, half, groups=groups)
-    x = torch.randn(4, channels, 11, 14).bfloat16().to(memory_format=layout).requires_grad_()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = conv(x)
-        with convolution.native_convolutions():
-            native_out = conv(x)
-    own = groups == 1 or (kernel, stride) != (3, 1)
-    assert ("_Convolution" in type(out.grad_fn).__name__) == own
-    grad = torch.randn(out.shape).bfloat16()
-    found, native = (
-        torch.autograd.grad((y * grad).sum(), (x, conv.weight)) for y in (out, native_out)
-    )
-
-    precise = x.detach().double().requires_grad_()
-    weight = conv.weight.detach().bfloat16().double().requires_grad_()
-    padded = torch.nn.functional.pad(precise, [half] * 4)
-    expected = torch.zeros(out.shape, dtype=torch.double)
-    for row in range(kernel):
-        for column in range(kernel):
-            shifted = padded[:, :, row::stride, column::stride]
-            shifted = shifted[:, :, : out.shape[2], : out.shape[3]]
-            here = weight[:, :, row, column]
-            equation = "nchw,oc->nohw" if groups == 1 else "nchw,c->nchw"
-            expected = expected + torch.einsum(
-                equation, shifted, here if groups == 1 else here[:, 0]
-            )
-    (expected * grad).sum().backward()
-    torch.testing.assert_close(out, native_out)
-    ours_is = own and (groups > 1 or outputs == 1), own
-    gradients = zip(found, native, (precise.grad, weight.grad), ours_is, strict=True)
-    for ours, theirs, true, is_ours in gradients:
-        assert true is not None
-        if is_ours:
-            rtol = 1.02 * torch.finfo(torch.bfloat16).eps / 2
-            atol = 1e-5 * float(true.abs().max())  # float32's sums, which cancel
-            torch.testing.assert_close(ours.double(), true, rtol=rtol, atol=atol)
-        else:
-            torch.testing.assert_close(ours, theirs)
-            error = (ours.double() - true).norm() / true.norm()
-            assert error < 4 * torch.finfo(torch.bfloat16).eps
 
 
 @pytest.fixture
