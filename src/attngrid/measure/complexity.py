@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 from attngrid.core.errors import AttngridError
-from attngrid.models.width_matching import torch_macs
 from attngrid.models.create import create_model
+from attngrid.models.width_matching import torch_macs
 from attngrid.study.cell import COUNTED, MODEL_KEY
 from attngrid.study.counted import CountedGrid
 from attngrid.study.labels import pairs
