@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from attngrid.measure.cost import memory_mb
-from attngrid.models.attention.sam import MAP_KEPT_UP_TO, attend
+from attngrid.models.attention.sam import attend
 
 TIME, MEMORY = 1.1, 0.1  # the bounds: a share of the better form's time, of the literal's memory
 LARGE, LARGE_BATCH, LARGE_CHANNELS = 3136, 8, 64  # where memory is measured
@@ -139,7 +139,7 @@ def main() -> int:
         batch = max(1, min(options.batch, 2**32 // (n * n * c)))
         for d in (c, max(1, c // 8)):
             row = measure(n, c, d, batch, options.rounds, device, dtype)
-            bounded = n <= MAP_KEPT_UP_TO
+            bounded = n <= 1024
             if bounded and row["ratio"] > TIME:
                 row = measure(n, c, d, batch, 3 * options.rounds, device, dtype)
             missed += (miss := bounded and row["ratio"] > TIME)
@@ -148,7 +148,7 @@ def main() -> int:
             texts = (f"{median:.4g} ({low:.4g}-{high:.4g})" for low, median, high in cells)
             print(f"{n:5}{c:6}{d:6}{batch:6}", *(f"{text:>24}" for text in texts), end="")
             print(f"  {row['ratio']:.2f}{'  MISSED' if miss else ''}", flush=True)
-    worst = max(row["ratio"] for row in rows if row["n"] <= MAP_KEPT_UP_TO)
+    worst = max(row["ratio"] for row in rows if row["n"] <= 1024)
     print(f"ours / the better of the two: at most {worst:.2f}")
 
     print(f"\npeak extra memory at N = {LARGE}, C = {LARGE_CHANNELS}, batch {LARGE_BATCH}, MB")

@@ -24,5 +24,4 @@ def work(wait: Wait, setting: Setting, *, resident: bool = False) -> None:
     model = attngrid.create_model(
         setting.backbone, "cbam", num_classes=data.num_classes, stem=data.stem
     ).to(setting.device)
-    with literal_forms(), native_convolutions():
-        train(wait, model, setting, WORKERS, resident=resident)
+    train(wait, model, setting, WORKERS, resident=resident)

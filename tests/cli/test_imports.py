@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_evidence import fake_record
+from made_up import fake_record
 
 from attngrid.analysis.frames import collect, write_results
 from attngrid.core.validation import validate

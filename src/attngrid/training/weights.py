@@ -59,7 +59,8 @@ def create_model(
     """Build a backbone with an attention module in it, with random or with trained weights.
 
     Args:
-        backbone, attention: names, as of ``attngrid.models.create.create_model``.
+        backbone: a name, as of ``attngrid.models.create.create_model``.
+        attention: the same.
         pretrained: the record of a training whose weights were kept,
             ``results/demo/records/....json``; the other arguments are those it was trained with.
         **arguments: the other arguments of ``attngrid.models.create.create_model``: num_classes,

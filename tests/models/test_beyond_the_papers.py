@@ -23,7 +23,7 @@ from attngrid.core.validation import validate
 from attngrid.data.loading import load
 from attngrid.measure.complexity import count
 from attngrid.models.backbones.resnet import Block
-from attngrid.models.registry import TIMM, find
+from attngrid.models.registry import TIMM_ATTENTIONS, find_attention
 from attngrid.study.cell import Cell
 from attngrid.study.labels import attention_label, model_label
 from attngrid.study.options import Options
@@ -53,10 +53,10 @@ def test_every_layer_of_timms_create_attn_has_a_name() -> None:
         if isinstance(comparison, ast.Compare)
         and isinstance(comparison.comparators[0], ast.Constant)
     }
-    assert {f"timm:{name}" for name in names} == set(TIMM)
+    assert {f"timm:{name}" for name in names} == set(TIMM_ATTENTIONS)
 
 
-@pytest.mark.parametrize("attention", TIMM)
+@pytest.mark.parametrize("attention", TIMM_ATTENTIONS)
 def test_timms_layer_trains_and_is_counted(attention: str) -> None:
     torch.manual_seed(0)
     model = create_model("resnet18", attention, **SMALL)
@@ -159,14 +159,14 @@ def test_the_control_of_a_smaller_reduction_is_wider() -> None:
 def test_a_control_says_what_it_matches() -> None:
     assert model_label("resnet18", "none_wide:csm") == "ResNet-18, wide (CSM's params)"
     assert attention_label("none_wide:my.py:Mine:macs") == "wide (Mine's MACs)"
-    assert find("none_wide:cam:macs").alias_of == "none_wide:se:macs"
+    assert find_attention("none_wide:cam:macs").alias_of == "none_wide:se:macs"
     for name, message in {
         "none_wide": "say which module",
         "none_wide:cbma": "did you mean cbam",
         "none_wide:none": "adds nothing",
     }.items():
         with pytest.raises(AttngridError, match=message):
-            find(name)
+            find_attention(name)
 
 
 def test_controls_are_cells_of_their_own() -> None:

@@ -14,8 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from attngrid.measure.complexity import count
-from attngrid.models.attention.sam import MAP_KEPT_UP_TO, attend
-from attngrid.models.registry import find
+from attngrid.models.attention import sam
+from attngrid.models.attention.sam import attend
+from attngrid.models.registry import find_attention
 
 # (side, C, d): small and large maps, keys as wide as values and an eighth of them
 SHAPES = [(4, 64, 64), (7, 32, 4), (16, 16, 16), (32, 16, 2), (33, 16, 16), (40, 16, 2)]
@@ -52,21 +53,29 @@ def test_every_form_is_the_equation_with_its_gradients(shape: tuple[int, int, in
         torch.testing.assert_close(one.grad.double(), other.grad, rtol=1e-3, atol=1e-4)
 
 
-def test_the_shapes_lie_on_both_sides_of_the_threshold() -> None:
-    sides = {side * side > MAP_KEPT_UP_TO for side, _, _ in SHAPES}
-    assert sides == {False, True}
-
-
-@pytest.mark.parametrize("width", [4, 8])
-def test_gradients_by_rows_are_those_of_finite_differences(
-    width: int, monkeypatch: pytest.MonkeyPatch
+def test_the_explicit_product_is_for_small_maps_and_for_wide_ones_up_to_1024(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With the threshold lowered, so that a small map takes the way of a large one."""
-    from attngrid.models.attention import sam
+    monkeypatch.setattr(sam, "scaled_dot_product_attention", lambda q, k, v, scale: v + torch.inf)
 
-    monkeypatch.setattr(sam, "MAP_KEPT_UP_TO", 4)
-    monkeypatch.setattr(sam, "PIECE", 20)  # two rows at a time
-    assert torch.autograd.gradcheck(attend, tuple(inputs(9, 8, width, torch.float64)))
+    def is_fused(positions: int, channels: int) -> bool:
+        return not attend(*inputs(positions, channels, 4, torch.float32)).isfinite().all()
+
+    for channels, fused in ((64, (784, 1024, 1089)), (256, (1089,))):
+        sizes = (16, 256, 512, 784, 1024, 1089)
+        assert [n for n in sizes if is_fused(n, channels)] == list(fused)
+
+
+@pytest.mark.parametrize("width", [2, 16])
+def test_scores_of_bfloat16_are_float32(width: int) -> None:
+    """Without a 1/√d they are large: bfloat16's 8 bits would leave errors of tens of percent."""
+    for side in (8, 33):
+        exact = [10**0.5 * t.bfloat16() for t in inputs(side * side, 16, width, torch.float64)]
+        expected = literal(*(t.double() for t in exact))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = attend(*exact)
+        assert found.dtype == torch.bfloat16
+        assert (found.double() - expected).norm() < 0.01 * expected.norm()
 
 
 class Largest(TorchDispatchMode):
@@ -85,10 +94,9 @@ class Largest(TorchDispatchMode):
         return out
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sam", "sam_r8"])
 def test_at_56x56_no_tensor_is_as_large_as_the_map(name: str) -> None:
-    entry = find(name)
+    entry = find_attention(name)
     module = entry.load()(64, **entry.options)
     x_NCHW = torch.randn(2, 64, 56, 56, requires_grad=True)
     with Largest() as largest:
@@ -98,8 +106,8 @@ def test_at_56x56_no_tensor_is_as_large_as_the_map(name: str) -> None:
 
 PEAK = """
 import resource, sys, torch
-from attngrid.models.registry import find
-entry = find(sys.argv[1])
+from attngrid.models.registry import find_attention
+entry = find_attention(sys.argv[1])
 module = entry.load()(64, **entry.options)
 torch.set_num_threads(1)
 module(torch.randn(1, 64, 8, 8)).sum().backward()
@@ -125,7 +133,7 @@ def test_at_56x56_a_step_takes_less_memory_than_one_map(name: str) -> None:
 def test_both_products_are_counted_in_every_form(shape: tuple[int, int, int]) -> None:
     side, channels, width = shape
     positions = side * side
-    entry = find("sam" if width == channels else "sam_r8")
+    entry = find_attention("sam" if width == channels else "sam_r8")
     module = torch.nn.Sequential(
         torch.nn.Conv2d(3, channels, 1, bias=False), entry.load()(channels, **entry.options)
     )
