@@ -22,7 +22,7 @@ from attngrid.study.options import Options
 from attngrid.study.recipe import Recipe, Schedule, shipped_recipes
 from attngrid.study.schema import Study, json_schema, load_study
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def change(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
