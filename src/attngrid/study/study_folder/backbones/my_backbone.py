@@ -1,8 +1,9 @@
 """The example of a backbone: three stages of one convolution each."""
 
 import torch
-from attngrid.models.placement import Sites
 from torch import nn
+
+from attngrid.models.placement import Sites
 
 
 class MyBackbone(nn.Module):
