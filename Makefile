@@ -69,9 +69,9 @@ bench-gpu: venv  ## on a GPU, at CIFAR's and ImageNet's size, and whole training
 BENCHMARK = $(BIN)/python benchmarks/$(1).py $(2) --json results/benchmarks/$(or $(3),$(1)).json || failed="$$failed $(or $(3),$(1))";
 COMPARED = PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; failed=; $(1) test -z "$$failed" || { echo "bounds not kept:$$failed"; exit 1; }
 
-lint: venv  ## formatter, linter, type checker and Snakemake's own lint
+lint: venv  ## formatter, linter, type checker, import checker and Snakemake's own lint
 	PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; set -e; \
-	  ruff format --check; ruff check; mypy; \
+	  ruff format --check; ruff check; mypy; lint-imports; \
 	  snakefmt --check Snakefile workflow; snakemake --lint
 
 format: venv  ## rewrite the sources as the formatters want them

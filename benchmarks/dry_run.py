@@ -2,10 +2,10 @@
 
     python benchmarks/dry_run.py [--json FILE] [--cells 10000] [--rounds 5]
 
-It times dry runs of a CIFAR-100 study of so many cells, on this machine and for a Slurm cluster, and
-of a bare Snakefile with as many jobs of one rule. They run in turns, in empty folders. Time and peak
-memory are those that the system reports when Snakemake ends. The exit code is 1 if the study takes
-more than 1.5 times the bare time.
+It times dry runs of a CIFAR-100 study of so many cells, on this machine and for a Slurm cluster,
+and of a bare Snakefile with as many jobs of one rule. They run in turns, in one folder. Time and
+peak memory are those that the system reports when Snakemake ends. The exit code is 1 if the study
+takes more than 1.5 times the bare time.
 """
 
 from __future__ import annotations

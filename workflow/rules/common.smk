@@ -21,7 +21,8 @@ submitted = workflow.nodes is not None or not workflow.is_main_process
 # The records of the study. A cell that has a record of another configuration is not trained until
 # `attngrid archive` has put that record aside. Targets name the records, because Snakemake does not
 # look at the inputs of a table that exists.
-records = [c.record for c in study.trainings.values() if c.id not in study.superseded]
+superseded = study.superseded
+records = [c.record for c in study.trainings.values() if c.id not in superseded]
 
 
 def train_records(wildcards):

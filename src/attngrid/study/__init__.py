@@ -1,1 +1,1 @@
-"""What to run: the configuration of a study, its cells, their resources and their plan. No torch."""
+"""What to run: the configuration of a study, its cells, resources and plan. Without torch."""

@@ -16,7 +16,7 @@ from packaging.specifiers import SpecifierSet
 
 import attngrid
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 LOCK = [
     Requirement(line)

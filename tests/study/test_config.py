@@ -22,7 +22,7 @@ from attngrid.study.options import Options
 from attngrid.study.recipe import Recipe, Schedule, shipped_recipes
 from attngrid.study.schema import Study, json_schema, load_study
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def change(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
@@ -465,7 +465,7 @@ def test_ids_are_safe_paths(
 
 def test_configuration_needs_no_torch_and_no_pandas() -> None:
     code = (
-        "import sys; from attngrid.config import load_study; import attngrid.render.description;"
+        "import sys; from attngrid.study.schema import load_study; import attngrid.render.description;"
         f"load_study({str(ROOT / 'config/config.yaml')!r}).cells[0].id;"
         "sys.exit(bool({'torch', 'pandas', 'matplotlib'} & set(sys.modules)))"
     )

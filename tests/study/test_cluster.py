@@ -22,7 +22,7 @@ from attngrid.study.plan import PEAKS, Planner, summary
 from attngrid.study.schema import Study, load_study
 from conftest import jobs
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 Snakemake = Callable[..., subprocess.CompletedProcess[str]]
 
 
