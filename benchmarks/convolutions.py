@@ -19,7 +19,7 @@ from sides import Side, Wait, about, headline, interleave, paired, quartiles, re
 
 from attngrid.core.hardware import lacks_bfloat16, processor_name, processors
 from attngrid.measure.complexity import Model
-from attngrid.measure.cost import Network
+from attngrid.measure.timing import Network
 from attngrid.study.counted import CostGrid
 from attngrid.training.loop import choose_device, make_deterministic
 

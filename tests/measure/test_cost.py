@@ -19,8 +19,9 @@ from attngrid.cli.main import main
 from attngrid.core.errors import UnknownNameError
 from attngrid.core.validation import validate
 from attngrid.measure.complexity import Model
-from attngrid.measure.cost import Network, measure, models_to_measure, time_rounds
+from attngrid.measure.cost import models_to_measure
 from attngrid.measure.cost_file import COLUMNS, MACHINE, identity, keep_cost, read_costs
+from attngrid.measure.timing import Network, measure, time_rounds
 from attngrid.render.cost import added_macs, draw_costs
 from attngrid.render.description import load_description
 from attngrid.render.tables import build_table
