@@ -28,7 +28,7 @@ from sides import about, headline, quartiles, report
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from attngrid.measure.cost import memory_mb
+from attngrid.measure.timing import memory_mb
 from attngrid.models.attention.sam import attend
 
 TIME, MEMORY = 1.1, 0.1  # the bounds: a share of the better form's time, of the literal's memory

@@ -1,4 +1,4 @@
-"""Datasets on disk: found, checked once, and what is said where they are not as they should be."""
+"""Datasets on disk: they are checked once, and missing or damaged files are named."""
 
 from __future__ import annotations
 
@@ -30,14 +30,16 @@ from torchvision import datasets
 from torchvision.transforms import Resize
 from torchvision.transforms.functional import pil_to_tensor
 
+import conftest
 from attngrid.cli.main import main
 from attngrid.core.errors import ConfigError, DataError
 from attngrid.core.validation import validate
 from attngrid.data import dogs, folders
-from attngrid.data.archives import link_archives, prepare, report_file
+from attngrid.data.archives import link_archives
 from attngrid.data.loading import load
+from attngrid.data.prepare import prepare, report_file
 from attngrid.data.registry import DATASETS
-from attngrid.data.staging import staged
+from attngrid.data.staging import stage
 from attngrid.study.recipe import shipped_recipes
 from attngrid.study.schema import Study, load_study
 from conftest import environment
@@ -275,7 +277,7 @@ def test_what_is_prepared_is_not_looked_at_again_until_it_changes(
         checked.append(file)
         return md5
 
-    monkeypatch.setattr("attngrid.data.cifar.checked", note)
+    monkeypatch.setattr("attngrid.data.cifar.verify_md5", note)
     assert prepare("cifar10", folder) == first
     assert not checked
     os.utime(folder / "cifar-10-batches-py/test_batch", (1, 1))
@@ -375,18 +377,22 @@ class Dogs:
             scipy.io.savemat(stream, {"file_list": cells, "labels": labels})
             mats[f"{split}_list.mat"] = stream.getvalue()
         md5 = tar(folder / "stanford-dogs/lists.tar", mats)
-        self.release = dogs.Release(
-            replace(dogs.OFFICIAL.images, md5=self.images),
-            replace(dogs.OFFICIAL.lists, md5=md5),
-            (240, 120),
+        sums = (self.images, md5)
+        self.archives = tuple(
+            replace(archive, md5=md5) for archive, md5 in zip(dogs.ARCHIVES, sums, strict=True)
         )
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Take these archives for the official ones."""
+        monkeypatch.setattr(dogs, "ARCHIVES", self.archives)
+        monkeypatch.setattr(dogs, "COUNTS", {"train": 240, "test": 120})
 
 
 def test_stanford_dogs_are_squashed_as_torchvision_does_and_split_as_the_lists_say(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = Dogs(folder)
-    monkeypatch.setattr(dogs, "OFFICIAL", made.release)
+    made.install(monkeypatch)
     train, test = load("dogs", folder, download=False, classes=None)
     assert train.pixels_NCHW.shape == (240, 3, 256, 256)
     assert test.pixels_NCHW.shape == (120, 3, 256, 256)
@@ -412,8 +418,7 @@ def test_stanford_dogs_are_squashed_as_torchvision_does_and_split_as_the_lists_s
 def test_stanford_dogs_archives_are_taken_from_a_folder(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = Dogs(folder)
-    monkeypatch.setattr(dogs, "OFFICIAL", made.release)
+    Dogs(folder).install(monkeypatch)
     carried = folder.parent / "carried"
     carried.mkdir()
     images, lists = (folder / "stanford-dogs" / f"{what}.tar" for what in ("images", "lists"))
@@ -438,11 +443,11 @@ def test_stanford_dogs_that_are_not_there_name_both_archives_and_their_checksums
         "1bb1f2a596ae7057f99d7d75860002ef",
     ):
         assert part in str(raised.value)
-    assert dogs.OFFICIAL.lists.md5 == "edbb9f16854ec66506b5f09b583e0656"
-    assert dogs.OFFICIAL.counts == (12_000, 8_580)
-    # lists that name other images than there should be
-    made = Dogs(folder)
-    monkeypatch.setattr(dogs, "OFFICIAL", replace(made.release, counts=(241, 120)))
+    assert dogs.ARCHIVES[1].md5 == "edbb9f16854ec66506b5f09b583e0656"
+    assert dogs.COUNTS == {"train": 12_000, "test": 8_580}
+    # lists that name fewer images than expected
+    Dogs(folder).install(monkeypatch)
+    monkeypatch.setattr(dogs, "COUNTS", {"train": 241, "test": 120})
     with pytest.raises(DataError, match="names 240 images of 120 classes, expected 241 of 120"):
         prepare("dogs", folder)
     assert tree(folder).keys() == {"stanford-dogs/images.tar", "stanford-dogs/lists.tar"}
@@ -554,7 +559,7 @@ def test_a_prepared_folder_is_looked_at_again_when_files_come_or_go(
     name = f"imagefolder:{birds}"
     first = prepare(name, folder)
     with monkeypatch.context() as patched:
-        patched.setattr(folders, "_images", None)  # would raise
+        patched.setattr(folders, "_list_images", None)  # would raise
         assert prepare(name, folder) == first
         assert len(folders.load(name, folder)[0]) == 9
     shutil.copy(birds / "train/owl/owl 0.JPEG", birds / "train/owl/owl 9.JPEG")
@@ -575,10 +580,12 @@ def test_imagenet_is_refused_by_its_counts(folder: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(folders, "IMAGENET_COUNTS", {"train": 2, "val": 2})
     assert prepare("imagenet", folder) is not None
     assert folders.load("imagenet", folder)[1].classes == ("n01440764", "n01443537")
-    copy = staged("imagenet", folder, folder.parent / "scratch", pytest.fail)
+    copy = stage("imagenet", folder, folder.parent / "scratch")
     assert copy != folder
     with monkeypatch.context() as patched:
-        patched.setattr(folders, "_images", None)  # would raise, if the copy were looked at again
+        patched.setattr(
+            folders, "_list_images", None
+        )  # would raise, if the copy were looked at again
         assert folders.load("imagenet", copy)[1].classes == ("n01440764", "n01443537")
     for split in ("train", "val"):
         (folder / "imagenet" / split / "n01443537").rename(folder / "imagenet" / split / "fish")
@@ -633,7 +640,7 @@ def test_a_cell_is_trained_on_stanford_dogs_by_its_authors_recipe(
 ) -> None:
     """On archives of made-up pictures, the first 7 classes, for an epoch."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(dogs, "OFFICIAL", Dogs(Path("data")).release)
+    Dogs(Path("data")).install(monkeypatch)
     authors = shipped_recipes()["dogs_200ep"].model_dump()
     tiny["recipes"]["tiny"] = authors | {"epochs": 1, "batch_size": 7, "schedule": {"kind": "step"}}
     tiny["grid"][0] |= {
@@ -681,11 +688,9 @@ def test_the_command_prepares_what_a_study_reads(
 
 
 def jobs(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
-    """The jobs a dry run announces, by rule."""
+    """The jobs that a dry run announces, by rule."""
     assert done.returncode == 0, done.stdout + done.stderr
-    lines = (done.stdout + done.stderr).partition("Job stats:")[2].partition("total")[0]
-    pairs = [line.split() for line in lines.splitlines()]
-    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
+    return conftest.jobs(done.stdout + done.stderr)
 
 
 def shuffle_times(clone: Path) -> None:

@@ -19,7 +19,7 @@ from attngrid.measure.complexity import Model, UncountedOperatorError, count, mo
 from attngrid.study.cell import COUNTED
 from attngrid.study.counted import CountedGrid
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 with (ROOT / "reference/cbam_table4.csv").open(encoding="utf-8") as stream:
     TABLE_4 = list(csv.DictReader(stream))
@@ -52,8 +52,8 @@ def test_a_committed_row_of_each_module_is_what_is_counted(row: dict[str, str]) 
     assert {name: str(value) for name, value in counted.items()} == row
 
 
-def test_counts_know_nothing_of_what_the_memory_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Deterministic mode fills new memory with what is no number, and no place in a list."""
+def test_counts_do_not_depend_on_the_content_of_new_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deterministic mode fills new memory with NaN and with invalid indices."""
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
     torch.set_deterministic_debug_mode("warn")
     try:
@@ -203,7 +203,7 @@ def test_narrow_keys_cost_less() -> None:
     assert sizes[1] < sizes[0]
 
 
-def test_an_operator_nobody_counts_is_an_error_that_names_it() -> None:
+def test_an_uncounted_operator_is_an_error_that_names_it() -> None:
     class Odd(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -216,7 +216,7 @@ def test_an_operator_nobody_counts_is_an_error_that_names_it() -> None:
         count(Odd(), 8)
 
 
-def test_a_users_uncountable_module_stays_empty_and_is_named_the_papers_are_refused(
+def test_the_row_of_a_users_uncountable_module_stays_empty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -234,7 +234,7 @@ def test_a_users_uncountable_module_stays_empty_and_is_named_the_papers_are_refu
     assert odd == "resnet18,mine.py:Odd,cifar,10,16" + "," * (1 + len(COUNTED))
     assert se.startswith("resnet18,se,cifar,10,16,,11")
     (error,) = told
-    assert "resnet18 + mine.py:Odd: nobody has said what aten::cumsum costs" in str(error)
+    assert "resnet18 + mine.py:Odd: cannot count aten::cumsum" in str(error)
 
 
 def test_batch_norms_are_in_fvcores_total_only() -> None:

@@ -33,7 +33,7 @@ from attngrid.training.run import run_cell
 from attngrid.training.weights import load_model, read_weights, write_weights
 from made_up import fake_record
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 
 

@@ -10,13 +10,10 @@ from __future__ import annotations
 import csv
 import logging
 import os
-import re
-import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -24,7 +21,6 @@ from threading import Thread
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from attngrid.core.errors import AttngridError, UnknownNameError
 from attngrid.core.files import read_yaml, shipped
@@ -33,37 +29,17 @@ from attngrid.core.validation import validate
 from attngrid.data.registry import find_dataset
 from attngrid.measure.complexity import Model, models_of_grid
 from attngrid.measure.cost_file import FILE, TIMED, identity, keep_cost, measured_as, read_costs
-from attngrid.models.create import create_model
-from attngrid.records.environment import code_version, now
+from attngrid.measure.timing import baseline_of, measure, resolve, training_memory
 from attngrid.study.cell import MODEL_KEY
-from attngrid.study.compute import Performance
 from attngrid.study.counted import CostGrid, CountedGrid
 from attngrid.study.labels import model_label, pairs
-from attngrid.study.recipe import Recipe, Schedule
-from attngrid.training.loop import (
-    autocast,
-    choose_device,
-    make_deterministic,
-    make_optimizer,
-    too_slow,
-)
-from attngrid.training.performance import callable_network, memory_format, resolve
+from attngrid.study.compute import Performance
+from attngrid.training.loop import choose_device, too_slow
 
 log = logging.getLogger(__name__)
 
-SAMPLE_S = 0.2  # a sample is the mean of as many calls as take this long
-WARM_UP_CALLS = 3  # on a GPU, where a graph is recorded in the second call
-MEMORY_STEPS = 2  # from the second on there is the optimizer's momentum
 # The performance options without a note in the column `switches`.
 USUAL = Performance(compile=False, cuda_graphs=False)
-# The learning rate is so small that no weight becomes infinite on images of noise.
-RECIPE = Recipe(
-    epochs=1,
-    batch_size=2,
-    learning_rate=1e-5,
-    weight_decay=1e-4,
-    schedule=Schedule(kind="step"),
-)
 
 
 class NotMeasuredError(AttngridError):
@@ -94,7 +70,9 @@ def models_to_measure(grid: CostGrid) -> list[Model]:
     macs = _counted_macs()
 
     def cost(model: Model) -> list[float]:
-        return [macs.get(tuple(map(str, m.key().values())), 0.0) for m in (_baseline(model), model)]
+        return [
+            macs.get(tuple(map(str, m.key().values())), 0.0) for m in (baseline_of(model), model)
+        ]
 
     return sorted({repr(model): model for model in models}.values(), key=cost)
 
@@ -107,10 +85,6 @@ def _counted_macs() -> dict[tuple[str, ...], float]:
     with file.open(encoding="utf-8", newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["macs"]]
     return {tuple(row[name] for name in MODEL_KEY): float(row["macs"]) for row in rows}
-
-
-def _baseline(model: Model) -> Model:
-    return replace(model, attention="none")
 
 
 def measure_all(
@@ -213,162 +187,5 @@ def machine_of(grid: CostGrid, threads: int) -> dict[str, Any]:
 
 def switches(grid: CostGrid, model: Model) -> str:
     """The performance options that differ from ``USUAL``, as ``name=value`` pairs."""
-    found = _resolve(grid, model, choose_device(grid.device)).model_dump()
+    found = resolve(grid, model, choose_device(grid.device)).model_dump()
     return pairs({name: value for name, value in found.items() if value != getattr(USUAL, name)})
-
-
-def _resolve(grid: CostGrid, model: Model, device: torch.device) -> Performance:
-    return resolve(grid.performance, device, grid.batch * model.input_size**2)
-
-
-def training_memory(model: Model, grid: CostGrid, threads: int) -> dict[str, Any]:
-    """Peak memory of a model's training; to be called in a new process.
-
-    Raises:
-        ConfigError: a model that cannot be built.
-        RuntimeError, MemoryError: a model that does not run, or not in this memory.
-    """
-    device = choose_device(grid.device)
-    make_deterministic(0, threads, strict=False)
-    # a small step first, to load what every training loads
-    small = Model("resnet18", "none", "cifar", 10, 32, {"width": 1 / 16})
-    Network(small, grid.model_copy(update={"batch": 2}), device).training()
-    before = memory_mb(device)
-    network = Network(model, grid, device)
-    for _ in range(MEMORY_STEPS):
-        network.training()
-    after = memory_mb(device, peak=True)
-    return {"peak_memory_mb": "" if before is None or after is None else round(after - before, 1)}
-
-
-def measure(model: Model, grid: CostGrid, threads: int) -> dict[str, Any]:
-    """Times of a model and their ratios to its baseline's; to be called in a new process.
-
-    Raises:
-        ConfigError, RuntimeError, MemoryError: as ``training_memory``.
-    """
-    device = choose_device(grid.device)
-    make_deterministic(0, threads, strict=False)
-    row: dict[str, Any] = {"measured": now(), "commit": code_version() or ""}
-    networks = [Network(_baseline(model), grid, device)]
-    if model != _baseline(model):
-        networks.append(Network(model, grid, device))
-    rounds = []
-    for name, column in TIMED.items():
-        times = time_rounds(networks, name, grid)
-        base_s, model_s = times[0], times[-1]
-        images = 1 if name == "latency" else grid.batch
-        values = [1e3 * s if name == "latency" else images / s for s in model_s]
-        row |= _quartiles(column, values)
-        ratios = [s / base for s, base in zip(model_s, base_s, strict=True)]
-        row |= _quartiles(f"{name}_ratio", ratios)
-        rounds.append(len(model_s))
-    return row | {"rounds": min(rounds)}
-
-
-class Network:
-    """A model with its optimizer and one batch of noise.
-
-    Args:
-        model: what to build, in training mode.
-        grid: batch, precision and performance options.
-        device: where it runs.
-    """
-
-    def __init__(self, model: Model, grid: CostGrid, device: torch.device) -> None:
-        self.precision, self.device = grid.precision, device
-        performance = _resolve(grid, model, device)
-        self.model = create_model(
-            model.backbone,
-            model.attention,
-            num_classes=model.num_classes,
-            stem=model.stem,
-            input_size=model.input_size,
-            **model.options,
-        )
-        layout = memory_format(performance)
-        self.model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
-        self.network = callable_network(self.model, performance)
-        self.optimizer = make_optimizer(self.model, RECIPE, fused=performance.fused_optimizer)
-        shape = (grid.batch, 3, model.input_size, model.input_size)
-        self.images_NCHW = torch.randn(shape, device=device).contiguous(memory_format=layout)
-        self.labels_N = torch.randint(model.num_classes, (grid.batch,), device=device)
-
-    def training(self) -> None:
-        """One training step."""
-        self.optimizer.zero_grad()
-        with autocast(self.precision, self.device):
-            logits = self.network(self.images_NCHW)
-        loss = cross_entropy(logits.float(), self.labels_N)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-
-    def inference(self) -> None:
-        """The logits of a batch."""
-        self._forward(self.images_NCHW)
-
-    def latency(self) -> None:
-        """The logits of one image."""
-        self._forward(self.images_NCHW[:1])
-
-    def _forward(self, images_NCHW: torch.Tensor) -> None:
-        with torch.no_grad(), autocast(self.precision, self.device):
-            self.network(images_NCHW)
-
-    def seconds(self, name: str, calls: int) -> float:
-        """Mean time of a call of ``training``, ``inference`` or ``latency``."""
-        self.model.train(name == "training")
-        work = getattr(self, name)
-        self._synchronize()
-        start = time.perf_counter()
-        for _ in range(calls):
-            work()
-        self._synchronize()
-        return (time.perf_counter() - start) / calls
-
-    def _synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-
-def time_rounds(networks: Sequence[Network], name: str, grid: CostGrid) -> list[list[float]]:
-    """Seconds per call of each network in each round; every other round runs in reverse order."""
-    calls = []
-    for network in networks:
-        # the first calls load, choose kernels, compile and record graphs
-        network.seconds(name, WARM_UP_CALLS if network.device.type == "cuda" else 1)
-        calls.append(max(1, round(SAMPLE_S / network.seconds(name, 1))))
-    times: list[list[float]] = [[] for _ in networks]
-    order = list(range(len(networks)))
-    start = time.perf_counter()
-    while len(times[0]) < grid.rounds or time.perf_counter() - start < grid.seconds:
-        for place in order:
-            times[place].append(networks[place].seconds(name, calls[place]))
-        order.reverse()
-    return times
-
-
-def _quartiles(column: str, values: Sequence[float]) -> dict[str, float]:
-    low, median, high = (float(f"{v:.5g}") for v in statistics.quantiles(values, n=4))
-    return {column: median, f"{column}_q1": low, f"{column}_q3": high}
-
-
-def memory_mb(device: torch.device, *, peak: bool = False) -> float | None:
-    """Memory in use now, or its peak since the last call without ``peak``; None if unknown.
-
-    On a GPU that of torch's allocator; on a CPU that of the process, as Linux counts it.
-    """
-    if device.type == "cuda":
-        if peak:
-            return torch.cuda.max_memory_allocated(device) / 1e6
-        torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_allocated(device) / 1e6
-    try:
-        text = Path("/proc/self/status").read_text("utf-8")
-    except OSError:
-        return None
-    if not peak:
-        with suppress(OSError):  # without permission the peak is that since the process began
-            Path("/proc/self/clear_refs").write_text("5", "utf-8")
-    found = re.search(rf"{'VmHWM' if peak else 'VmRSS'}:\s+(\d+) kB", text)
-    return None if found is None else int(found[1]) * 1024 / 1e6
