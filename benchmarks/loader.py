@@ -41,7 +41,6 @@ from attngrid.core.hardware import processors
 from attngrid.data import folders
 from attngrid.data.stream import Stream
 from attngrid.study.recipe import shipped_recipes
-from attngrid.training.launcher import tune_allocator
 
 BATCH = 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -111,7 +110,6 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=1000)
     options = parser.parse_args()
-    tune_allocator()
     torch.set_num_threads(1)
     run = about(
         workers=processors(),

@@ -76,7 +76,7 @@ class Setting:
         )
 
     def sample_flops(self) -> float:
-        """Of a sample, forward and backward, by torch's counter: two a multiply-gradient_accumulation_steps."""
+        """Of a sample, forward and backward, by torch's counter: two a multiply-accumulate."""
         with torch.device("meta"):
             model = attngrid.create_model(
                 self.backbone, "none", num_classes=self.data.num_classes, stem=self.data.stem

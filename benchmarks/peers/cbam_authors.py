@@ -11,8 +11,6 @@ from setting import Setting
 from sides import Wait
 
 import attngrid
-from attngrid.models.convolution import native_convolutions
-from attngrid.models.forms import literal_forms
 from peers.torchvision_reference import train
 
 WORKERS = 4
@@ -24,5 +22,4 @@ def work(wait: Wait, setting: Setting, *, resident: bool = False) -> None:
     model = attngrid.create_model(
         setting.backbone, "cbam", num_classes=data.num_classes, stem=data.stem
     ).to(setting.device)
-    with literal_forms(), native_convolutions():
-        train(wait, model, setting, WORKERS, resident=resident)
+    train(wait, model, setting, WORKERS, resident=resident)
