@@ -9,8 +9,7 @@ them as ImageNet is trained on: a random crop resized to 224×224, a flip, norma
 Nothing is trained. The rounds are interleaved; printed are medians, and quartiles in brackets. A
 core's second is one of processor time, of all processes that read and of the one that they read
 for, their start included; so it says what a core reads that does nothing else. The images a second
-of the whole machine are printed beside it, as they were while others used it too. All sides have
-the allocator that ``attngrid train`` gives itself.
+of the whole machine are printed beside it, as they were while others used it too.
 """
 
 from __future__ import annotations
