@@ -55,7 +55,7 @@ bench: venv  ## training and attention against what others do: ten minutes of a 
 	$(call COMPARED,$(foreach name,training attention,$(call BENCHMARK,$(name),--device cpu)))
 
 bench-long: venv  ## the rest: images, gradients, start-up, equal accuracy, cells side by side, 10,000 cells
-	$(call COMPARED,$(foreach name,pipeline loader convolutions startup packing dry_run,$(call BENCHMARK,$(name))) \
+	$(call COMPARED,$(foreach name,pipeline loader startup dry_run,$(call BENCHMARK,$(name))) \
 	  $(call BENCHMARK,equivalence,--device cpu))
 
 bench-gpu: venv  ## on a GPU, at CIFAR's and ImageNet's size, and whole trainings on CIFAR-100

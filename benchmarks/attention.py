@@ -1,20 +1,18 @@
-"""What each attention module adds to a training step, against none and against its literal form.
+"""What each attention module adds to a training step.
 
     python benchmarks/attention.py [--device cuda] [--images imagenet] [--json FILE] [--threads 2]
         [--starts 2] [--rounds 3] [--attentions se cbam] [--uncompiled]
 
 trains a ResNet-18 with CIFAR's stem, batch 64 (on a GPU 128), or a ResNet-50 at 224×224, in
 bfloat16, or in float32 where the device lacks that, by ``attngrid.training.loop.train``: without
-attention, with the module as a long training has it, compiled, and with the module's literal form,
-operator by operator; if asked, with the module uncompiled, too. On a GPU, where the whole network
-is compiled, both sides are, or neither if asked, and modules have no other form than the literal
-one. What the compiler made before it finds again; what not, it makes first, some minutes in all.
-Each side is a process of its own, a round is a sample of the baseline, of the module and of its
-literal form, then of the baseline and the next module: a shared machine may change its speed within
-seconds. Where a process happens to lie in memory counts for as much as a module does, so on a CPU
-all are started more than once. Printed are medians and quartiles of the added time. It ends
-non-zero where a module adds more than its bound, or is slower than its literal form by more than
-the rounds' spread.
+attention, and with the module as a long training has it, compiled; with ``--uncompiled`` on a CPU
+also with the module uncompiled. On a GPU the whole network is compiled, or nothing if asked. What
+the compiler made before it finds again; what not, it makes first, some minutes in all. Each side is
+a process of its own, a round is a sample of the baseline and of the module, then of the baseline
+and the next module: a shared machine may change its speed within seconds. Where a process happens
+to lie in memory counts for as much as a module does, so on a CPU all are started more than once.
+Printed are medians and quartiles of the added time. It ends non-zero where a module adds more than
+its bound.
 """
 
 from __future__ import annotations
@@ -36,7 +34,6 @@ BOUNDS = {
     "cuda": {"se": 3, "maf": 5, "cbam": 8, "srap": 10},
 }
 EAGER = {"compile": False}
-LITERAL = {"attention": False}
 
 
 def switches(device: str, *, uncompiled: bool) -> dict[str, dict[str, Any]]:
@@ -45,24 +42,24 @@ def switches(device: str, *, uncompiled: bool) -> dict[str, dict[str, Any]]:
         all_of_them = {"compile": not uncompiled}
         return {"none": all_of_them, "ours": all_of_them}
     eager = {"eager": EAGER} if uncompiled else {}
-    return {"none": {}, "ours": {}, **eager, "literal": EAGER | LITERAL}
+    return {"none": {}, "ours": {"compile": "attention"}, **eager}
 
 
 def measure(
     setting: Setting,
     attentions: Sequence[str],
-    fast: Mapping[str, dict[str, Any]],
+    performance: Mapping[str, dict[str, Any]],
     starts: int,
     rounds: int,
 ) -> list[dict[str, Any]]:
     """The table's rows: percents of the baseline's step just before, of the same round."""
-    names = list(fast)[1:]
+    names = list(performance)[1:]
     seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
     for _ in range(starts):
 
         def side(attention: str, name: str) -> Side:
             what = f"{attention}, {name}"
-            return Side(what, train, setting, attention, setting.precision, fast[name])
+            return Side(what, train, setting, attention, setting.precision, performance[name])
 
         baseline = side("none", "none")
         sides = {(a, name): side(a, name) for a in attentions for name in names}
@@ -75,16 +72,13 @@ def measure(
     rows = []
     for attention in attentions:
         none = seconds[attention, "none"]
-        if any(len(seconds[attention, name]) != starts * rounds for name in fast):
+        if any(len(seconds[attention, name]) != starts * rounds for name in performance):
             continue  # a process has ended, which it has said
         row: dict[str, Any] = {"attention": attention}
         row["none_ms"] = quartiles([1e3 * s / setting.steps for s in none])
         for name in names:
             pairs = zip(seconds[attention, name], none, strict=True)
             row[f"{name}_adds_percent"] = quartiles([100 * (a / b - 1) for a, b in pairs])
-        if "literal" in names:
-            pairs = zip(seconds[attention, "ours"], seconds[attention, "literal"], strict=True)
-            row["ours_of_literal"] = quartiles([a / b for a, b in pairs])
         rows.append(row)
     return rows
 
@@ -101,15 +95,15 @@ def main() -> int:
     options = parser.parse_args()
     options.rounds = options.rounds or (3 if options.device == "cpu" else 5)
     setting = chosen(options)
-    fast = switches(setting.device, uncompiled=options.uncompiled)
+    performance = switches(setting.device, uncompiled=options.uncompiled)
     bounds = BOUNDS[setting.device]
     starts = options.starts or (2 if setting.device == "cpu" else 1)
     sampling = {"starts": starts, "rounds": options.rounds}
-    run = setting.about(compiled=fast["ours"] != EAGER, **sampling)
+    run = setting.about(compiled=performance["ours"] != EAGER, **sampling)
     # sixteen processes of a gigabyte and a half are too many; and a GPU's baseline has an epoch
-    few_at_once = "eager" in fast or setting.device == "cuda"
+    few_at_once = "eager" in performance or setting.device == "cuda"
     together = [[one] for one in options.attentions] if few_at_once else [options.attentions]
-    rows = [row for few in together for row in measure(setting, few, fast, **sampling)]
+    rows = [row for few in together for row in measure(setting, few, performance, **sampling)]
     print(headline(run))
     shown = [
         {
@@ -119,7 +113,7 @@ def main() -> int:
             "from": row["ours_adds_percent"][0],
             "to": row["ours_adds_percent"][2],
             "bound": bounds.get(row["attention"]),
-            **{f"{name} adds %": row[f"{name}_adds_percent"][1] for name in list(fast)[2:]},
+            **{f"{name} adds %": row[f"{name}_adds_percent"][1] for name in list(performance)[2:]},
         }
         for row in rows
     ]
@@ -130,7 +124,6 @@ def main() -> int:
         row
         for row in rows
         if row["ours_adds_percent"][1] > bounds.get(row["attention"], float("inf"))
-        or row.get("ours_of_literal", [0])[0] > 1
     ]
     return int(bool(over) or len(rows) < len(options.attentions))
 

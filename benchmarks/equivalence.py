@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from attngrid.training.fast import Fast
 from ours import OFF
 from scipy import stats
 from setting import add_device, usual_precision
@@ -28,6 +27,7 @@ from sides import about, headline, report, table
 
 from attngrid.core.hardware import processors
 from attngrid.core.validation import validate
+from attngrid.study.compute import Performance
 from attngrid.study.schema import Study
 
 FORMS = ("fast", "reference")
@@ -38,10 +38,13 @@ def top1_error(device: str, attention: str, form: str, seed: int) -> float:
     from attngrid.training import loop
 
     precision: str = "float32"
-    fast: dict[str, Any] = dict(OFF)
+    performance: dict[str, Any] = dict(OFF)
     if form == "fast":
-        # a CPU would compile nothing for so few images
-        precision, fast = usual_precision(device), {"compile": device == "cuda" or "attention"}
+        # By default, a CPU compiles nothing for so few images.
+        precision, performance = (
+            usual_precision(device),
+            {"compile": device == "cuda" or "attention"},
+        )
     block = {"dataset": "digits", "backbones": ["resnet18"], "attentions": [attention]}
     content = {
         "study": "equivalence",
@@ -54,7 +57,7 @@ def top1_error(device: str, attention: str, form: str, seed: int) -> float:
         torch.device(device),
         Path(),
         progress=lambda *_: None,
-        fast=Fast.model_validate(fast),
+        performance=Performance.model_validate(performance),
     )
     return float(metrics["top1_error"])
 

@@ -9,8 +9,7 @@ them as ImageNet is trained on: a random crop resized to 224×224, a flip, norma
 Nothing is trained. The rounds are interleaved; printed are medians, and quartiles in brackets. A
 core's second is one of processor time, of all processes that read and of the one that they read
 for, their start included; so it says what a core reads that does nothing else. The images a second
-of the whole machine are printed beside it, as they were while others used it too. All sides have
-the allocator that ``attngrid train`` gives itself.
+of the whole machine are printed beside it, as they were while others used it too.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ import numpy as np
 import PIL
 import torch
 import torchvision
-from attngrid.training.launcher import tune_allocator
 from PIL import Image
 from sides import about, headline, quartiles, report
 from torch import Tensor
@@ -111,7 +109,6 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=1000)
     options = parser.parse_args()
-    tune_allocator()
     torch.set_num_threads(1)
     run = about(
         workers=processors(),

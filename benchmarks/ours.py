@@ -6,20 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attngrid.training.fast import Fast
 from setting import Setting
 from sides import Wait
 
 from attngrid.core.validation import validate
+from attngrid.study.compute import Performance
 from attngrid.study.schema import Study
 from attngrid.training.checkpoint import Checkpoints
 
 OFF = {
     "channels_last": False,
-    "attention": False,
-    "convolutions": False,
-    "fused_sgd": False,
-    "unfilled": False,
+    "fused_optimizer": False,
     "compile": False,
 }
 
@@ -29,7 +26,7 @@ def train(
     setting: Setting,
     attention: str,
     precision: str,
-    fast: dict[str, Any],
+    performance: dict[str, Any],
     *,
     deterministic: bool = True,
 ) -> None:
@@ -89,5 +86,5 @@ def train(
         progress=lambda *_: None,
         checkpoints=Samples(Path("none"), cell.digest, share=0),
         deterministic=deterministic,
-        fast=Fast.model_validate(fast),
+        performance=Performance.model_validate(performance),
     )

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import attngrid
 from attngrid.core.hardware import processors
-from attngrid.models.registry import REGISTRY
+from attngrid.models.registry import find_backbone
 from attngrid.study.options import Precision
 from attngrid.training.loop import too_slow
 
@@ -45,7 +45,7 @@ class Setting:
     @property
     def network(self) -> str:
         """In words."""
-        name = REGISTRY[self.backbone].label
+        name = find_backbone(self.backbone).label
         return f"{name} with CIFAR's stem" if self.images == "cifar" else f"{name} at 224×224"
 
     @property

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attngrid.training.launcher import TUNABLES
 
 from attngrid.core.files import write_atomically
 from attngrid.core.hardware import processor_name, processors
@@ -33,7 +32,6 @@ class Side:
         work: is given the side's ``Wait``, the arguments and the options, and calls it after each
             sample.
         arguments, options: can be pickled.
-        tuned: whether the process has the allocator that ``attngrid train`` gives itself.
     """
 
     def __init__(
@@ -41,14 +39,9 @@ class Side:
         name: str,
         work: Callable[..., None],
         *arguments: Any,
-        tuned: bool = True,
         **options: Any,
     ) -> None:
         self.name, self.seconds, self.ended = name, list[float](), False
-        settings = ":".join(f"{key}={value}" for key, value in TUNABLES.items())
-        before = os.environ.pop("GLIBC_TUNABLES", None)
-        if tuned:
-            os.environ["GLIBC_TUNABLES"] = settings
         context = get_context("spawn")
         self.pipe, theirs = context.Pipe()
         # not a daemon, which may have no processes of its own to read images
@@ -57,9 +50,6 @@ class Side:
         )
         self.process.start()
         theirs.close()
-        os.environ.pop("GLIBC_TUNABLES", None)
-        if before is not None:
-            os.environ["GLIBC_TUNABLES"] = before
 
     def sample(self, *, kept: bool = True) -> None:
         """Let it do its next sample, wait, and keep its seconds.

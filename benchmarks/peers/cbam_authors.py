@@ -7,8 +7,6 @@ options.)
 
 from __future__ import annotations
 
-from attngrid.models.convolution import native_convolutions
-from attngrid.models.forms import literal_forms
 from setting import Setting
 from sides import Wait
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import fake_record
 
 from attngrid.analysis.frames import collect, write_results
 from attngrid.core.validation import validate
 from attngrid.records.record import read_record
 from attngrid.study.schema import Study
+from made_up import fake_record
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = (

@@ -21,7 +21,7 @@ from attngrid.core.validation import validate
 from attngrid.measure.complexity import Model
 from attngrid.measure.cost import models_to_measure
 from attngrid.measure.cost_file import COLUMNS, MACHINE, identity, keep_cost, read_costs
-from attngrid.measure.timing import Network, measure, time_rounds
+from attngrid.measure.timing import Network, time_rounds
 from attngrid.render.cost import added_macs, draw_costs
 from attngrid.render.description import load_description
 from attngrid.render.tables import build_table
@@ -358,22 +358,3 @@ def test_a_run_can_be_of_some_models_only(folder: Path, capsys: pytest.CaptureFi
         models_to_measure(CostGrid(attentions=("bam_product",)))
     assert main(["cost", "config/cost.yaml", "--attentions", "cbmm"]) == 1
     assert "config/cost.yaml: attentions.0: unknown attention 'cbmm'" in capsys.readouterr().err
-
-
-def test_what_was_not_compiled_makes_no_row_of_what_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(call: Any, **how: Any) -> Any:
-        def fails(x: torch.Tensor) -> torch.Tensor:
-            raise RuntimeError("no code for this")
-
-        return fails
-
-    monkeypatch.setattr("attngrid.training.fast.missing", lambda device: None)
-    monkeypatch.setattr(torch, "compile", broken)
-    fast = {"compile": "attention"}
-    grid = CostGrid.model_validate({"device": "cpu", "batch": 2, "seconds": 0, "fast": fast})
-    small = Model("resnet18", "se", "cifar", 10, 8, {"width": 1 / 16})
-    with (
-        pytest.warns(UserWarning, match="not compiled"),
-        pytest.raises(RuntimeError, match="the compiler failed"),
-    ):
-        measure(small, grid, 1)

@@ -27,7 +27,7 @@ NETWORKS = [
     ("mobilenet_v3_small", "csm"),
 ]
 RATE, BATCH, MOMENTUM, DECAY, SMOOTHING = 2e-4, 75, 0.9, 5e-4, 0.1  # four steps an epoch
-# Relative rounding errors. MARGIN times the measured one is allowed, and at least the smallest: ReLU
+# Relative rounding errors. MARGIN times the measured one is allowed, at least the smallest: ReLU
 # amplifies a rounding error of 1e-7 up to 1e-3 within four steps. A measured error above the
 # largest would make the comparison meaningless.
 MARGIN, SMALLEST, LARGEST = 20, 3e-3, 3e-2

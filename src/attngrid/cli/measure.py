@@ -74,7 +74,6 @@ def update_maps(study: Study) -> None:
     """Write a study's attention maps; those of cells without weights stay as they are."""
     from attngrid.measure.maps_file import Maps, read_maps, with_weights, write_maps
     from attngrid.study.resources import require_captum
-    from attngrid.study.resources import require_captum
 
     maps = read_maps(study.maps) if study.maps.is_file() else Maps({}, {})
     if with_weights(study):

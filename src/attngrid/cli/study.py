@@ -91,7 +91,9 @@ def register(commands: Commands) -> None:
     command = commands.add(YOUR_STUDY, archive, study=True)
     command.add_argument("--other-code", action="store_true", help="also records of other code")
     command = commands.add(YOUR_STUDY, import_)
-    command.add_argument("folder", type=Path, metavar="FOLDER", help="a copy of results/, or records")
+    command.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="a copy of results/, or records"
+    )
     command.add_argument("--study", help="whose they are; without it any study in config/")
     commands.add(YOUR_STUDY, outputs, study=True)
     commands.add(YOUR_STUDY, schema)

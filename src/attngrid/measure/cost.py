@@ -31,9 +31,9 @@ from attngrid.measure.complexity import Model, models_of_grid
 from attngrid.measure.cost_file import FILE, TIMED, identity, keep_cost, measured_as, read_costs
 from attngrid.measure.timing import baseline_of, measure, resolve, training_memory
 from attngrid.study.cell import MODEL_KEY
+from attngrid.study.compute import Performance
 from attngrid.study.counted import CostGrid, CountedGrid
 from attngrid.study.labels import model_label, pairs
-from attngrid.study.compute import Performance
 from attngrid.training.loop import choose_device, too_slow
 
 log = logging.getLogger(__name__)

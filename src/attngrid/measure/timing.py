@@ -18,9 +18,9 @@ from attngrid.measure.complexity import Model
 from attngrid.measure.cost_file import TIMED
 from attngrid.models.create import create_model
 from attngrid.records.environment import code_version, now
+from attngrid.study.compute import Performance
 from attngrid.study.counted import CostGrid
 from attngrid.study.recipe import Recipe, Schedule
-from attngrid.study.compute import Performance
 from attngrid.training import performance
 from attngrid.training.loop import autocast, choose_device, make_deterministic, make_optimizer
 

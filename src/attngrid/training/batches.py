@@ -1,4 +1,4 @@
-"""A cell's batches: of images in memory, or read from files as they are needed."""
+"""The batches of a cell, from images in memory or from files."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from attngrid.data.sharding import ALL, Share
 from attngrid.study.cell import Cell
 
 TEST_BATCH = 500
-STREAMED_TEST_BATCH = 100  # each worker holds a few of them
+STREAMED_TEST_BATCH = 100  # each worker holds several of them in memory
 
 
 class Split(Protocol):
-    """Batches of a split: normalised N×3×H×W float32 images and N labels, on the device.
+    """Batches of a split: normalised images N×3×H×W in float32 and N labels, on the device.
 
     Attributes:
-        mean_C, std_C: that they were normalised by.
-        places: of each batch of an epoch, the images' in its order.
+        mean_C, std_C: of the normalisation.
+        places: the range of each batch in the order of an epoch.
     """
 
     mean_C: Tensor
@@ -34,19 +34,19 @@ class Split(Protocol):
 
     @property
     def count(self) -> int:
-        """Images of the split."""
+        """Number of images."""
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Number of batches in an epoch."""
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """An epoch, of each batch what this process takes."""
+        """The batches of an epoch, or this process's share of each."""
 
     def epoch(self, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """An epoch from a batch on."""
+        """The same, from batch number ``first`` on."""
 
     def first_of_each_class(self, classes: int) -> Images:
-        """The first image of each of the first classes, as it is but for its size."""
+        """The first image of each of the first classes, resized and not normalised."""
 
 
 def make_batches(
@@ -59,23 +59,23 @@ def make_batches(
     workers: int = 0,
     share: Share = ALL,
 ) -> tuple[Split, Split]:
-    """A cell's training and test batches.
+    """The training and test batches of a cell.
 
     Args:
-        cell: says which images, and what is done to them.
+        cell: names the images and their transforms.
         folder: holds the datasets.
         device: of the batches.
-        generator: of the training batches' order and augmentation; without one they are plain.
-        download: fetch what is missing.
-        workers: processes that read image files ahead.
-        share: what of the batches this process takes.
+        generator: of order and augmentation in training; None for neither.
+        download: fetch a dataset that is missing.
+        workers: processes that read image files.
+        share: the part of the batches that this process takes.
 
     Raises:
-        DataError: images that are not where they should be.
+        DataError: missing images.
     """
     recipe, classes = cell.recipe, cell.options.classes
     if find_dataset(cell.dataset).target is None:
-        from attngrid.data.stream import Stream  # its torchvision takes a second to import
+        from attngrid.data.stream import Stream  # imports torchvision, which takes a second
 
         train, test = folders.load(cell.dataset, folder, classes=classes)
         if cell.validation:

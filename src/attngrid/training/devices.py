@@ -1,4 +1,4 @@
-"""Which of the GPUs that a process may see are its own, where cells run beside each other."""
+"""Reserving GPUs, so that cells that run side by side on a machine do not share one."""
 
 from __future__ import annotations
 
@@ -11,14 +11,21 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from attngrid.core.errors import ConfigError
+
 
 @contextmanager
 def claimed(number: int) -> Iterator[None]:
-    """Show this process ``number`` GPUs that no other cell on this machine has, while any are free.
+    """Reserve ``number`` of the visible GPUs, and make only these visible to CUDA.
 
-    To be called before CUDA is. Where it may see no more than it wants nothing is done; where too
-    few are free it shares.
+    It has to be called before CUDA starts. Nothing happens if no more GPUs are visible. If too
+    few are free, this process shares some with others.
+
+    Raises:
+        ConfigError: the folder of the locks belongs to another user.
     """
+    # CUDA then numbers GPUs as the driver does; by default the fastest one comes first.
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     visible = _visible()
     if number == 0 or len(visible) <= number:
         yield
@@ -42,28 +49,28 @@ def claimed(number: int) -> Iterator[None]:
 
 
 def gpu_name() -> str | None:
-    """The first GPU that this process may see, as its driver calls it; None without one."""
-    gpus = [line.split(", ", 2) for line in _asked("index,uuid,name")]
+    """The name of the first visible GPU, or None if there is no GPU."""
+    gpus = [line.split(", ", 2) for line in _query("index,uuid,name")]
     if not gpus or not (visible := _visible()):
         return None
     for index, uuid, name in gpus:
         if index == visible[0] or uuid.startswith(visible[0]):
             return name
-    # a part of one is not listed; what is no GPU hides them all
+    # The driver does not list parts of a GPU. An unknown name hides all GPUs.
     return gpus[0][2] if visible[0].startswith("MIG-") else None
 
 
 def _visible() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES names, or else all that the driver lists."""
+    """The GPUs in CUDA_VISIBLE_DEVICES, or all GPUs if it is not set."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [device.strip() for device in named.split(",") if device.strip()]
-    return _asked("index")
+    return _query("index")
 
 
-def _asked(what: str) -> list[str]:
-    """What the driver says of each GPU; nothing without one."""
-    command = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader"]
+def _query(fields: str) -> list[str]:
+    """A line for each GPU with these fields of nvidia-smi; empty without a GPU."""
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -72,7 +79,9 @@ def _asked(what: str) -> list[str]:
 
 
 def _folder() -> Path:
-    """Of this machine's locks; each user has one of their own."""
+    """The folder of this machine's locks; each user has one."""
     folder = Path(tempfile.gettempdir()) / f"attngrid-gpus-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.lstat().st_uid != os.getuid():
+        raise ConfigError(f"{folder}: belongs to another user; set TMPDIR to a folder of your own")
     return folder

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Signals: forwarding Slurm's warnings, and holding them until a training can react."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from attngrid.study.cluster import slurm_job
 
 
 def forward_signals() -> None:
-    """Pass Slurm's warnings on to the trainings that this Snakemake runs.
+    """Forward Slurm's warnings to the trainings that this Snakemake has started.
 
-    Slurm signals a job's own processes, which are Snakemakes, and not what they have started.
-    Snakemake's handlers stay: at TERM it waits for its jobs, at USR1 it would have ended.
+    Slurm signals Snakemake only. Snakemake's handler of SIGTERM stays, and it waits for its jobs;
+    SIGUSR1 no longer ends it.
     """
-    import psutil  # as Snakemake has it; rendering does without both
+    import psutil  # installed with Snakemake
 
     signal.signal(signal.SIGUSR1, lambda number, frame: None)
     told, tell = os.pipe()
@@ -37,7 +37,7 @@ def forward_signals() -> None:
 
 
 def _is_training(command: list[str]) -> bool:
-    """Whether it is ``attngrid train`` itself, and no shell with that in its script."""
+    """Whether a process is ``attngrid train``, and not a shell that runs it."""
     words = [Path(word).name for word in command[:3]]
     return "attngrid" in words and "train" in words
 
@@ -46,20 +46,20 @@ WARNINGS = {signal.SIGUSR1, signal.SIGTERM}
 
 
 def hold_signals() -> None:
-    """In a Slurm job, keep warnings until the training can write a checkpoint at them."""
+    """In a Slurm job, block warnings until the training can write a checkpoint."""
     if slurm_job() is not None:
         signal.pthread_sigmask(signal.SIG_BLOCK, WARNINGS)
-        for number in WARNINGS:  # the shell around it ignores them
+        for number in WARNINGS:  # the shell that started this process ignores them
             signal.signal(number, signal.SIG_DFL)
 
 
 def hear_signals() -> None:
-    """Take those that were held."""
+    """Unblock the warnings."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, WARNINGS)
 
 
 def requeue() -> bool:
-    """Put this process's own Slurm job back into the queue; whether that was done."""
+    """Put the Slurm job of this process back into the queue; False outside of Slurm."""
     job = slurm_job()
     if job is None:
         return False

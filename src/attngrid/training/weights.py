@@ -1,4 +1,4 @@
-"""The weights a training ends with, as safetensors: reading one runs nothing."""
+"""The final weights of a training, as safetensors: reading a file runs no code from it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from attngrid.study.cell import Cell
 def write_weights(file: Path, cell: Cell, model: nn.Module) -> None:
     """Write a trained cell's state dict, atomically, with its digest and configuration."""
     tensors = {
-        # a copy each: layers that share a parameter each keep it
+        # safetensors refuses tensors that share memory, such as shared parameters.
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
@@ -35,7 +35,7 @@ def read_weights(file: Path, digest: str) -> dict[str, Tensor]:
     """Read the state dict of the cell with this digest, onto the CPU.
 
     Raises:
-        RecordError: no such file, no safetensors, or another cell's; the message names the file.
+        RecordError: no safetensors file, or that of another cell; the message names the file.
     """
     try:
         with safe_open(file, framework="pt") as stream:
@@ -81,7 +81,7 @@ def create_model(
 
 
 def load_model(cell: Cell) -> nn.Module:
-    """Build a cell's network with the weights that were kept of it.
+    """Build the network of a cell and load its kept weights.
 
     Raises:
         RecordError: as ``read_weights``, or weights that are not this network's.
@@ -92,7 +92,7 @@ def load_model(cell: Cell) -> nn.Module:
 
 
 def load_pretrained(model: nn.Module, record: Path, backbone: str, attention: str) -> None:
-    """Give a network the weights that were kept of a record's training.
+    """Load the kept weights of a record's training into a network.
 
     Raises:
         RecordError: as ``read_record`` and ``read_weights``; a record of another backbone or
@@ -109,12 +109,12 @@ def load_pretrained(model: nn.Module, record: Path, backbone: str, attention: st
 
 
 def weights_of(record: Path) -> Path:
-    """Where the weights of a record's training are, if they were kept."""
+    """The file of a record's weights, which exists if they were kept."""
     return record.absolute().parents[1] / "weights" / f"{record.stem}.safetensors"
 
 
 def load_weights(model: nn.Module, file: Path, digest: str) -> None:
-    """Give a network the weights of the cell with this digest.
+    """Load the weights of the cell with this digest into a network.
 
     Raises:
         RecordError: as ``read_weights``, or weights that are not this network's.
