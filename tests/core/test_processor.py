@@ -98,10 +98,11 @@ def test_a_training_says_that_the_processor_lacks_its_precision(
     tiny: dict[str, Any],
     asked_anew: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
     precision: str,
     said: bool,
 ) -> None:
+    caplog.set_level("INFO")
     monkeypatch.chdir(asked_anew.parent)
     asked_anew.write_text(MILAN)
     tiny["compute"]["precision"] = precision
@@ -109,4 +110,4 @@ def test_a_training_says_that_the_processor_lacks_its_precision(
     cell = study.cells[0]
     run_cell(study, cell, cell.record)
     expected = "precision: found bfloat16, for which AMD EPYC (AVX2) has no instructions"
-    assert (expected in capsys.readouterr().err) == said
+    assert (expected in caplog.text) == said

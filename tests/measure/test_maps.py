@@ -143,14 +143,15 @@ def test_weights_are_no_part_of_a_cell_and_can_be_left_out(
 
 
 def test_no_record_is_lost_where_the_weights_cannot_be_written(
-    study: Study, capsys: pytest.CaptureFixture[str]
+    study: Study, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     cell = study.cells[0]
     cell.weights.parent.parent.mkdir(parents=True, exist_ok=True)
     cell.weights.parent.write_text("in the way")
     run_cell(study, cell, cell.record)
     assert read_record(cell.record, cell)
-    assert "weights not kept: FileExistsError" in capsys.readouterr().err
+    assert "weights not kept: FileExistsError" in caplog.text
 
 
 # Grad-CAM and the modules' own maps

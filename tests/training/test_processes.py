@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from test_resume import DRAWS
+from training.test_resume import DRAWS
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 

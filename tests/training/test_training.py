@@ -320,11 +320,12 @@ def test_an_interrupted_training_leaves_no_half_written_record(
 
 
 def test_progress_names_cell_epoch_accuracy_and_time(
-    study: Study, capsys: pytest.CaptureFixture[str]
+    study: Study, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     cell = study.cells[1]
     run_cell(study, cell, cell.record)
-    lines = capsys.readouterr().err.splitlines()
+    lines = caplog.messages
     assert lines[0].startswith("[2/4] ResNet-18 + SE, seed 0: epoch 1/1, top-1 ")
     assert lines[0].endswith(" s left")
     assert "1 of 4 cells" in lines[-1]
