@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from test_workflow import jobs
 
 import attngrid
 from attngrid.analysis.frames import collect, unfinished, write_results
@@ -37,7 +38,6 @@ from attngrid.training import loop, run
 from attngrid.training.checkpoint import Checkpoints
 from attngrid.training.run import run_cell
 from made_up import fake_record
-from test_workflow import jobs
 
 ROOT = Path(__file__).resolve().parents[2]
 TUNING: dict[str, Any] = {

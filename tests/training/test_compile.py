@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from test_attention import build as build_module
+from test_attention import relative_error
+from test_attention import step as module_step
 from torch import nn
 
 import attngrid
@@ -24,9 +27,6 @@ from attngrid.training.compile import (
     compile_network,
     compiler_problem,
 )
-from test_attention import build as build_module
-from test_attention import relative_error
-from test_attention import step as module_step
 from together import Stopping
 
 pytestmark = pytest.mark.slow

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from training.test_resume import DRAWS
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -35,6 +34,7 @@ from attngrid.training.evaluation import evaluate_record
 from attngrid.training.micro_batches import MicroBatches
 from attngrid.training.run import run_cell
 from conftest import ROOT, environment
+from training.test_resume import DRAWS
 
 CPU = torch.device("cpu")
 SPREADS = [(1, 1), (2, 1), (1, 2), (2, 2), (3, 1), (1, 6), (3, 2), (8, 4)]

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from attngrid.training.fingerprint import STEPS, losses_of
 from sklearn.datasets import load_digits
 
 from attngrid.core.validation import validate
 from attngrid.data.digits import digits
 from attngrid.study.schema import Study
-from attngrid.training.fingerprint import STEPS, losses_of
 
 
 def test_the_digits_are_scikit_learns() -> None:

@@ -169,7 +169,6 @@ def _train(
     in_files = find_dataset(cell.dataset).target is None
     workers = min(compute.workers, max(1, processors() // processes.local_count)) if in_files else 0
     if (scratch := scratch_folder()) is not None:
-        log = logger.debug if processes.rank else logger.info
         folder = stage(cell.dataset, folder, scratch)
     how: dict[str, Any] = {"deterministic": compute.deterministic, "workers": workers}
     if cell.micro_batches > 1 or compute.gpus > 1:
