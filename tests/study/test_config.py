@@ -465,7 +465,8 @@ def test_ids_are_safe_paths(
 
 def test_configuration_needs_no_torch_and_no_pandas() -> None:
     code = (
-        "import sys; from attngrid.study.schema import load_study; import attngrid.render.description;"
+        "import sys; from attngrid.study.schema import load_study;"
+        "import attngrid.render.description;"
         f"load_study({str(ROOT / 'config/config.yaml')!r}).cells[0].id;"
         "sys.exit(bool({'torch', 'pandas', 'matplotlib'} & set(sys.modules)))"
     )
