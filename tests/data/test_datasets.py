@@ -311,6 +311,7 @@ def test_a_data_folder_that_cannot_be_written_is_named(folder: Path) -> None:
         prepare("cifar10", folder)
 
 
+@pytest.mark.slow
 def test_processes_that_want_the_same_dataset_at_once_do_the_work_once(
     cifar: Cifar, folder: Path, tmp_path: Path
 ) -> None:
