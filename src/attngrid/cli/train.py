@@ -14,7 +14,8 @@ log = logging.getLogger(__name__)
 def prepare(arguments: argparse.Namespace) -> None:
     """Check a study's datasets once; fetch or unpack what they need."""
     from attngrid.core.errors import UnknownNameError
-    from attngrid.data import prepare as preparing
+    from attngrid.data.archives import link_archives
+    from attngrid.data.prepare import prepare as prepare_dataset
     from attngrid.data.registry import find_dataset
 
     study = read_study(arguments)
@@ -25,9 +26,9 @@ def prepare(arguments: argparse.Namespace) -> None:
         names = [arguments.dataset]
     how = {"download": study.data.download, "thorough": arguments.thorough}
     if arguments.archives is not None:
-        preparing.link_archives(arguments.archives, study.data_folder)
+        link_archives(arguments.archives, study.data_folder)
     for name in names:
-        report = preparing.prepare(name, study.data_folder, **how)
+        report = prepare_dataset(name, study.data_folder, **how)
         found = "nothing to prepare"
         if report is not None:
             train, test = (f"{report['images'][split]:,}" for split in ("train", "test"))

@@ -19,8 +19,8 @@ class Share:
         rank: number of the process, from 0.
         processes: number of processes.
         gradient_accumulation_steps: micro-batches that each process computes per step.
-        joint: split into ``gradient_accumulation_steps`` micro-batches only, each of which is divided
-            among all processes (synchronised batch norm).
+        joint: split into ``gradient_accumulation_steps`` micro-batches only, and divide each of
+            them among all processes (synchronised batch norm).
     """
 
     rank: int = 0

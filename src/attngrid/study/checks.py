@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from attngrid.core.errors import UnknownNameError
 from attngrid.data.registry import Dataset, find_dataset, short_name
 from attngrid.data.transforms import CropTo, RandomResizedCrop, Resize, Transform
-from attngrid.models.registry import find_attention
-from attngrid.study.labels import attention_label, backbone_label
+from attngrid.models.registry import attention_label, find_attention
+from attngrid.study.labels import backbone_label
 from attngrid.study.recipe import Recipe, shipped_recipes
 
 if TYPE_CHECKING:
@@ -120,8 +120,9 @@ def check_tuning(study: Study) -> None:
                 f"{block.dataset}"
             )
         if dataset.smallest_class is not None and of_each >= dataset.smallest_class:
+            most = (dataset.smallest_class - 1) * classes
             raise ValueError(
-                f"{wrong}can be {(dataset.smallest_class - 1) * classes} at most: {block.dataset} has "
+                f"{wrong}can be {most} at most: {block.dataset} has "
                 f"{dataset.smallest_class} training images of a class, and trials need some of them"
             )
 
