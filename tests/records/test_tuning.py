@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from test_workflow import jobs
 
 import attngrid
 from attngrid.analysis.frames import collect, unfinished, write_results
@@ -37,6 +36,7 @@ from attngrid.study.tuning import Tuning
 from attngrid.training import loop, run
 from attngrid.training.checkpoint import Checkpoints
 from attngrid.training.run import run_cell
+from conftest import jobs
 from made_up import fake_record
 
 ROOT = Path(__file__).resolve().parents[2]

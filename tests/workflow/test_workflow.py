@@ -13,12 +13,12 @@ from typing import IO, Any
 
 import pytest
 import yaml
-from attngrid.records.attempts import read_attempts
 
 from attngrid.analysis.frames import load_results
 from attngrid.core.validation import validate
 from attngrid.measure.maps_file import pictured, read_maps
 from attngrid.records.record import read_record
+from attngrid.records.status import read_attempts
 from attngrid.study.schema import Study, load_study
 from conftest import ROOT, environment, jobs
 
@@ -219,12 +219,12 @@ def test_a_grid_from_nothing_to_its_tables_and_what_does_not_train_it_again(
     write(clone, tiny | {"grid": grid})
     assert [trains(fresh=fresh) for fresh in (False, True)] == [4, 4]
     recipe = tiny["recipes"]["tiny"] | {"learning_rate": 0.01}
-    # another recipe nothing, until the records of the old one are retired; then everything
+    # another recipe nothing, until the records of the old one are archived; then everything
     write(clone, tiny | {"recipes": {"tiny": recipe}})
     assert [trains(fresh=fresh) for fresh in (False, True)] == [0, 0]
     subprocess.run(["attngrid", "archive", "tiny.yaml"], cwd=clone, env=environment(), check=True)
     assert [trains(fresh=fresh) for fresh in (False, True)] == [4, 4]
-    for file in (clone / "results/tiny/retired/records").iterdir():
+    for file in (clone / "results/tiny/archive/records").iterdir():
         file.rename(clone / "results/tiny/records" / file.name)
 
     # another study of this name was rendered meanwhile: the next run renders its own again
@@ -274,7 +274,7 @@ def test_cells_start_in_the_order_of_the_configuration(
     done = snakemake(clone, "records", "--cores", "1", "--configfile", write(clone, tiny))
     assert done.returncode == 0, done.stderr
     trainings = load_study(clone / "tiny.yaml").trainings
-    made = [read_attempts(clone / cell.attempts)[0] for cell in trainings.values()]
+    made = [read_attempts(clone / cell.status)[0] for cell in trainings.values()]
     began = [one["began"] for one in made]
     assert began == sorted(began)
     assert [id.split("-")[2::2][:2] for id in trainings] == [

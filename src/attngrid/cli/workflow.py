@@ -13,6 +13,7 @@ from snakemake.exceptions import WorkflowError
 
 from attngrid.analysis.claims import load_claims
 from attngrid.analysis.progress import used
+from attngrid.cli.main import configure_logging
 from attngrid.core.errors import AttngridError
 from attngrid.core.files import set_home
 from attngrid.core.validation import name_sources, validate
@@ -43,6 +44,7 @@ def open_study(workflow: Any, config: Mapping[str, Any]) -> tuple[Study, Planner
     Raises:
         WorkflowError: a file is missing or wrong.
     """
+    configure_logging()
     set_home(workflow.current_basedir)
     try:
         source = name_sources(workflow.configfiles, workflow.config_settings.config)

@@ -152,18 +152,13 @@ class Cell:
 
     @property
     def status(self) -> Path:
-        """Where the cell says that it runs, or why it has no record."""
+        """Its state, why it has no record, and every attempt to train it."""
         return results_folder() / self.study / "status" / f"{self.id}.json"
 
     @property
     def lock(self) -> Path:
-        """Held by the process that trains it, or that files what was trained elsewhere."""
+        """Locked by the process that trains the cell or imports its record."""
         return self.status.with_suffix(".lock")
-
-    @property
-    def attempts(self) -> Path:
-        """What its trainings took, those that were killed included."""
-        return self.status.with_suffix(".attempts")
 
     @property
     def weights(self) -> Path:

@@ -38,8 +38,12 @@ def forward_signals() -> None:
 
 def _is_training(command: list[str]) -> bool:
     """Whether a process is ``attngrid train``, and not a shell that runs it."""
-    words = [Path(word).name for word in command[:3]]
-    return "attngrid" in words and "train" in words
+    names = [Path(word).name for word in command[:2]]  # the script may follow its interpreter
+    if "attngrid" not in names:
+        return False
+    arguments = command[names.index("attngrid") + 1 :]
+    # no option before the command takes a value
+    return next((word for word in arguments if not word.startswith("-")), None) == "train"
 
 
 WARNINGS = {signal.SIGUSR1, signal.SIGTERM}
