@@ -25,7 +25,7 @@ class ChannelGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         avg_NC, max_NC = squeeze(x, ["avg", "max"], PER_CHANNEL)
-        gate_NC = (self.mlp(avg_NC) + self.mlp(max_NC)).sigmoid()
+        gate_NC: Tensor = (self.mlp(avg_NC) + self.mlp(max_NC)).sigmoid()
         return x * gate_NC[:, :, None, None].to(x.dtype)
 
 

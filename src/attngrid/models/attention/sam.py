@@ -13,18 +13,19 @@ def attend(q_BNd: Tensor, k_BNd: Tensor, v_BNC: Tensor) -> Tensor:
     """``softmax(q·kᵀ)·v`` without a scale, B×N×C; the softmax is at least float32."""
     n, c = v_BNC.shape[1:]
     # Faster by results/benchmarks/spatial_attention*.json. Beyond N = 1024 no N×N map is stored.
-    # fvcore counts the products of the explicit form, while it traces.
-    if (v_BNC.is_cpu and n <= min(1024, max(512, 7 * c))) or torch.jit.is_tracing():
+    explicit = v_BNC.is_cpu and n <= min(1024, max(512, 7 * c))
+    # fvcore traces, and counts the products of the explicit form.
+    if explicit or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         with torch.autocast(v_BNC.device.type, enabled=False):
             wide = torch.promote_types(q_BNd.dtype, torch.float32)
             s_BNN = (q_BNd.to(wide) @ k_BNd.to(wide).transpose(1, 2)).softmax(2)
             return s_BNN.to(v_BNC.dtype) @ v_BNC
     # Zeros change no score. The CPU kernel wants keys as wide as values, the GPU's a multiple of 8.
     d = q_BNd.shape[2]
-    zeros = (0, c - d if v_BNC.is_cpu else -d % 8)
-    q, k, v = pad(q_BNd, zeros), pad(k_BNd, zeros), v_BNC
-    heads_B1NC = (t.contiguous().unsqueeze(1) for t in (q, k, v))
-    return scaled_dot_product_attention(*heads_B1NC, scale=1.0).squeeze(1)
+    zeros = {"cpu": c - d, "cuda": -d % 8}.get(v_BNC.device.type, 0)
+    padded = (pad(q_BNd, (0, zeros)), pad(k_BNd, (0, zeros)), v_BNC)
+    q, k, v = (tensor.contiguous().unsqueeze(1) for tensor in padded)
+    return scaled_dot_product_attention(q, k, v, scale=1.0).squeeze(1)
 
 
 class SpatialSelfAttention(nn.Module):

@@ -53,9 +53,10 @@ class SRAP(nn.Module):
         self.bn = nn.BatchNorm2d(1, momentum=0.01)
 
     def initialise(self) -> None:
-        for layer in (self.mlp[0], self.mlp[2]):
-            nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.01)
+                nn.init.zeros_(layer.bias)
 
     def select(self, p_NC: Sequence[Tensor]) -> Tensor:
         """The largest values of each statistic, interleaved, N×C."""
