@@ -353,6 +353,39 @@ def test_srap_selects_by_its_rates(
     np.testing.assert_allclose(array(module(x)), expected, rtol=1e-9, atol=1e-11)
 
 
+def srap_transcribed(module: SRAP, x_NCHW: torch.Tensor) -> torch.Tensor:
+    """SRAP's equations with average and deviation, in training mode, for PyTorch's gradient."""
+
+    def deviation(x: torch.Tensor, dims: tuple[int, ...], n: int) -> torch.Tensor:
+        return ((x - x.mean(dims, keepdim=True)) ** 2).sum(dims).div(n - 1).sqrt()
+
+    channels, height, width = x_NCHW.shape[1:]
+    first, _, second = module.mlp
+    p_NC = (x_NCHW.mean((2, 3)), deviation(x_NCHW, (2, 3), height * width))
+    largest = [p.sort(1, descending=True).values for p in p_NC]
+    selected = [values[:, rank] for rank in range(channels // 2) for values in largest]
+    hidden = (torch.stack(selected, 1) @ first.weight.T + first.bias).clamp(min=0)
+    w_c = (hidden @ second.weight.T + second.bias + (p_NC[0] * p_NC[1]).sigmoid()).clamp(min=0)
+    p_NHW = (x_NCHW.mean(1), deviation(x_NCHW, (1,), channels))
+    padded = nn.functional.pad(torch.stack(p_NHW, 1), (3, 3, 3, 3))
+    windows = padded.unfold(2, 7, 1).unfold(3, 7, 1)
+    conv = torch.einsum("nkhwij,kij->nhw", windows, module.conv.weight[0])
+    normed = (conv - conv.mean()) / (conv.var(correction=0) + module.bn.eps).sqrt()
+    w_s = module.bn.weight * normed + module.bn.bias + (p_NHW[0] * p_NHW[1]).sigmoid()
+    return x_NCHW * (1 + (w_c[:, :, None, None] * w_s[:, None]).sigmoid())
+
+
+def test_srap_and_its_gradients_equal_a_transcription(x: torch.Tensor) -> None:
+    module = randomise(SRAP(8, reduction=2)).train()
+    x.requires_grad_()
+    found, expected = module(x), srap_transcribed(module, x)  # type: ignore[arg-type]
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    to = [x, *module.parameters()]
+    gradients = [torch.autograd.grad(out.square().sum(), to) for out in (found, expected)]
+    assert all(gradient.any() for gradient in gradients[1])
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-10)
+
+
 def test_srap_interleaves_as_far_as_the_shortest_list_and_appends_the_rest() -> None:
     """a1 m1 c1 a2 m2 c2, then a3 a4, then m3 m4."""
     module = SRAP(10, statistics=("avg", "max", "std"), rates=(0.4, 0.4, 0.2))
