@@ -32,7 +32,7 @@ from attngrid.records.record import read_record
 from attngrid.study.schema import load_study
 
 ROOT = Path(__file__).resolve().parent.parent
-BOUND_S, SHARE, HELP_S = 6.0, 0.1, 0.3
+BOUND_S, SHARE, HELP_S = 6.0, 0.08, 0.3
 MINUTE = 60.0
 
 # Stands before `attngrid` on the path, calls it, and notes what the system says it took.

@@ -10,9 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_attention import build as build_module
-from test_attention import relative_error
-from test_attention import step as module_step
 from torch import nn
 
 import attngrid
@@ -27,6 +24,9 @@ from attngrid.training.compile import (
     compile_network,
     compiler_problem,
 )
+from models.test_attention import build as build_module
+from models.test_attention import relative_error
+from models.test_attention import step as module_step
 from together import Stopping
 
 pytestmark = pytest.mark.slow

@@ -1,17 +1,13 @@
-"""The digits are scikit-learn's, and a fingerprint has a loss of each step."""
+"""The digits are scikit-learn's."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from attngrid.training.fingerprint import STEPS, losses_of
 from sklearn.datasets import load_digits
 
-from attngrid.core.validation import validate
 from attngrid.data.digits import digits
-from attngrid.study.schema import Study
 
 
 def test_the_digits_are_scikit_learns() -> None:
@@ -28,7 +24,3 @@ def test_the_digits_are_scikit_learns() -> None:
             for y, x in ((0, 0), (0, 7), (7, 0), (7, 7)):
                 corner = ours[:, 15 * (y > 0), 15 * (x > 0)]
                 np.testing.assert_allclose(corner, (expected[:, y, x] * 255 / 16).round())
-
-
-def test_a_fingerprint_has_a_loss_of_each_step(tiny: dict[str, Any]) -> None:
-    assert len(losses_of(validate(Study, tiny, "tiny.yaml").cells[0])) == STEPS
