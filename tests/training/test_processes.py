@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -450,17 +451,31 @@ def status(cell: Cell) -> dict[str, Any]:
 
 
 @pytest.fixture
-def running(tiny: dict[str, Any], study: Path) -> tuple[Cell, subprocess.Popen[str], list[int]]:
+def running(
+    tiny: dict[str, Any], study: Path
+) -> Iterator[tuple[Cell, subprocess.Popen[str], list[int]]]:
     """A cell in its second epoch, the launcher, and its two processes, the first one first."""
     tiny["recipes"]["tiny"] |= {"epochs": 5000}
     file = written(tiny, gpus=2, checkpoint_share=1.0)
     cell, launcher = only_cell(file), start(file)
-    wait_until(lambda: status(cell).get("epoch", 0) >= 1 or launcher.poll() is not None)
-    first = status(cell)["pid"]
-    ranks = sorted(children(launcher.pid), key=lambda pid: pid != first)
-    assert ranks[0] == first
-    assert len(ranks) == 2
-    return cell, launcher, ranks
+    ranks: list[int] = []
+    try:
+        wait_until(
+            lambda: status(cell).get("epoch", 0) >= 1 or launcher.poll() is not None,
+            seconds=240,  # three processes import torch first, on a machine that may be busy
+        )
+        assert launcher.poll() is None, launcher.communicate()[1]
+        first = status(cell)["pid"]
+        ranks = sorted(children(launcher.pid), key=lambda pid: pid != first)
+        assert ranks[0] == first
+        assert len(ranks) == 2
+        yield cell, launcher, ranks
+    finally:  # whatever failed, no process goes on
+        left = [*(ranks or children(launcher.pid)), launcher.pid]
+        for pid in left if launcher.poll() is None else filter(alive, ranks):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        launcher.communicate()
 
 
 @pytest.mark.slow
