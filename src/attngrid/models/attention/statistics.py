@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import prod
 
 import torch
 from torch import Tensor
@@ -35,7 +34,7 @@ def std(x_NCHW: Tensor, dims: Dims) -> Tensor:
     for dim in dims:
         one_value = one_value.narrow(dim, 0, 1)
     shifted = x_NCHW - one_value.to(_at_least_float32(x_NCHW))
-    n = prod([x_NCHW.shape[dim] for dim in dims])  # torch.compile takes no generator
+    n = x_NCHW.numel() // one_value.numel()
     return shifted.std(dims, correction=min(1, n - 1), keepdim=True)
 
 
