@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,19 @@ def test_every_layer_of_timms_create_attn_has_a_name() -> None:
     assert {f"timm:{name}" for name in names} == set(TIMM_ATTENTIONS)
 
 
-@pytest.mark.parametrize("attention", TIMM_ATTENTIONS)
+@cache
+def baseline_counts() -> dict[str, int]:
+    return count(create_model("resnet18", **SMALL), 32)
+
+
+# Each takes a second: one by channels, one built for the size of its feature map
+FAST = ("timm:eca", "timm:bottleneck")
+
+
+@pytest.mark.parametrize(
+    "attention",
+    [pytest.param(a, marks=[] if a in FAST else pytest.mark.slow) for a in TIMM_ATTENTIONS],
+)
 def test_timms_layer_trains_and_is_counted(attention: str) -> None:
     torch.manual_seed(0)
     model = create_model("resnet18", attention, **SMALL)
@@ -65,9 +78,8 @@ def test_timms_layer_trains_and_is_counted(attention: str) -> None:
         if ".attention." in name and parameter.grad is not None:
             assert parameter.grad.isfinite().all(), name
     counts = count(model, 32)
-    baseline = create_model("resnet18", **SMALL)
-    assert counts["params"] == parameters(model) > parameters(baseline)
-    assert counts["macs"] >= count(baseline, 32)["macs"]
+    assert counts["params"] == parameters(model) > baseline_counts()["params"]
+    assert counts["macs"] >= baseline_counts()["macs"]
 
 
 @pytest.mark.parametrize("attention", ["timm:eca", "timm:gc", "timm:nl", "timm:bottleneck"])
@@ -116,8 +128,15 @@ def test_without_timm_its_cells_are_named_before_the_first_job(
         study.require_runnable()
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "mobilenet_v2", "wrn18_1.5"])
-@pytest.mark.parametrize("module", ["se", "csm", "maf_c"])
+@pytest.mark.parametrize(
+    ("backbone", "module"),
+    [
+        ("resnet18", "se"),
+        ("wrn18_1.5", "csm"),
+        pytest.param("resnet50", "csm", marks=pytest.mark.slow),
+        pytest.param("mobilenet_v2", "maf_c", marks=pytest.mark.slow),
+    ],
+)
 def test_the_widened_baseline_has_as_many_parameters(backbone: str, module: str) -> None:
     with torch.device("meta"):
         goal = parameters(create_model(backbone, module))
@@ -129,6 +148,7 @@ def test_the_widened_baseline_has_as_many_parameters(backbone: str, module: str)
     assert abs(parameters(control) - goal) < abs(plain - goal)
 
 
+@pytest.mark.slow
 def test_the_widened_baseline_has_as_many_macs() -> None:
     arguments: dict[str, Any] = {"num_classes": 100, "stem": "cifar"}
     goal = count(create_model("resnet18", "csm", **arguments), 32)

@@ -78,7 +78,11 @@ def test_original_bottlenecks_stride_on_the_first_convolution(name: str, groups:
     ],
 )
 @pytest.mark.parametrize(
-    ("ours", "theirs"), [("resnet18", "resnet18"), ("resnet50_v1.5", "resnet50")]
+    ("ours", "theirs"),
+    [
+        ("resnet18", "resnet18"),
+        pytest.param("resnet50_v1.5", "resnet50", marks=pytest.mark.slow),
+    ],
 )
 def test_resnet_with_attention_equals_timms_with_the_same_weights(
     ours: str, theirs: str, attention: str, layer: Any
@@ -232,8 +236,14 @@ def test_every_pair_builds_and_runs_without_memory(
         assert model(torch.zeros(2, 3, side, side)).shape == (2, 7)
 
 
-@pytest.mark.parametrize("attention", REPRESENTATIVE)
-@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v1", "mobilenet_v3_small"])
+@pytest.mark.parametrize(
+    ("backbone", "attention"),
+    [
+        *(("resnet18", attention) for attention in REPRESENTATIVE),
+        ("mobilenet_v1", "srap_avg_max_std"),
+        ("mobilenet_v3_small", "maf_c"),
+    ],
+)
 def test_save_and_load_keeps_the_outputs(backbone: str, attention: str, tmp_path: Path) -> None:
     options: dict[str, Any] = {"stem": "cifar", "num_classes": 5, "width": 0.25}
     saved, loaded = (attngrid.create_model(backbone, attention, **options) for _ in range(2))
