@@ -41,6 +41,7 @@ from attngrid.data.prepare import prepare, report_file
 from attngrid.data.registry import DATASETS
 from attngrid.data.staging import stage
 from attngrid.study.recipe import shipped_recipes
+from attngrid.study.resources import require_runnable
 from attngrid.study.schema import Study, load_study
 from conftest import environment
 
@@ -189,7 +190,7 @@ def test_an_archive_in_parts_is_joined_and_checked(
     }
     Path("carried.yaml").write_text(yaml.safe_dump(study))
     with pytest.raises(ConfigError, match=f"put {folder / name} there"):
-        load_study(Path("carried.yaml")).require_runnable()
+        require_runnable(load_study(Path("carried.yaml")))
     command = ["prepare", "carried.yaml", "--archives", str(carried)]
     second = (carried / f"{name}.01").read_bytes()
     (carried / f"{name}.01").write_bytes(second[:-1])
@@ -198,7 +199,7 @@ def test_an_archive_in_parts_is_joined_and_checked(
     assert f"{name}.00, {name}.01, {name}.02 do not make {name} (MD5 " in told
     assert not (folder / name).exists()
     (carried / f"{name}.01").write_bytes(second)
-    load_study(Path("carried.yaml")).require_runnable()  # Snakemake asks, before it prepares them
+    require_runnable(load_study(Path("carried.yaml")))  # Snakemake asks, before it prepares them
     assert main(command) == 0
     assert md5((folder / name).read_bytes()) == datasets.CIFAR10.tgz_md5
     assert {file: (folder / file).read_bytes() for file in cifar.files} == cifar.files
@@ -631,8 +632,8 @@ def test_images_that_are_not_there_are_named_before_a_job(
     monkeypatch.chdir(tmp_path)
     study = validate(Study, on(tiny, name), "tiny.yaml")
     with pytest.raises(ConfigError, match=f"there is no .*{file}; "):
-        study.require_runnable()
-    study.require_runnable([])
+        require_runnable(study)
+    require_runnable(study, [])
 
 
 @pytest.mark.slow

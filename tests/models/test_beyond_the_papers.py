@@ -29,6 +29,7 @@ from attngrid.study.cell import Cell
 from attngrid.study.labels import attention_label, model_label
 from attngrid.study.options import Options
 from attngrid.study.recipe import shipped_recipes
+from attngrid.study.resources import require_runnable
 from attngrid.study.scaffold import init
 from attngrid.study.schema import Study
 
@@ -119,13 +120,13 @@ def test_without_timm_its_cells_are_named_before_the_first_job(
 ) -> None:
     tiny["grid"][0]["attentions"] = ["none", "timm:eca"]
     study = validate(Study, tiny, "study.yaml")
-    study.require_runnable()
+    require_runnable(study)
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "timm" else find_spec(name)
     )
     with pytest.raises(ConfigError, match=r'ECA \(timm\) .*pip install "attngrid\[timm\]"'):
-        study.require_runnable()
+        require_runnable(study)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,6 @@ from __future__ import annotations
 from attngrid.analysis.audit import audit
 from attngrid.analysis.claims import load_claims
 from attngrid.analysis.frames import all_cells, load_results, read_claims
-from attngrid.analysis.selection import selection
-from attngrid.analysis.verdicts import judge_claims, write_claims
 from attngrid.core.files import shipped, write_atomically
 from attngrid.render.audit import write_audit
 from attngrid.render.claims import claims_table, summary_table
@@ -22,6 +20,10 @@ def write_verdicts(study: Study | None) -> None:
     Args:
         study: also judged by its own conditions alone; None: no study.
     """
+    # SciPy and statsmodels are an extra: without them tables and figures are still rendered.
+    from attngrid.analysis.selection import selection
+    from attngrid.analysis.verdicts import judge_claims, write_claims
+
     families, found = load_claims()
     if study is not None:
         cells = load_results(study.study).cells
