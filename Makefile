@@ -54,7 +54,7 @@ soak-slurm: venv  ## 500 tiny cells through the same
 bench: venv  ## training and attention against what others do: ten minutes of a CPU, more where it is busy
 	$(call COMPARED,$(foreach name,training attention,$(call BENCHMARK,$(name),--device cpu)))
 
-bench-long: venv  ## the rest: images, gradients, start-up, equal accuracy, cells side by side, 10,000 cells
+bench-long: venv  ## the rest: images, start-up, equal accuracy, a dry run of 10,000 cells
 	$(call COMPARED,$(foreach name,pipeline loader startup dry_run,$(call BENCHMARK,$(name))) \
 	  $(call BENCHMARK,equivalence,--device cpu))
 
