@@ -36,6 +36,12 @@ def train_input(wildcards):
     return resources.train_needs(study, wildcards.cell)
 
 
+# A choice that exists has no input either.
+def tune_input(wildcards):
+    cell = study.choices[wildcards.choice]
+    return [] if cell.choice.is_file() else [trial.record for trial in cell.trials]
+
+
 def train_threads(wildcards):
     return resources.cores(study, wildcards.cell)
 

@@ -13,6 +13,7 @@ rule prepare:
     conda:
         "../envs/attngrid.yaml"
     params:
+        study=str(study.snapshot),
         dataset=lambda wildcards: prepared[wildcards.dataset],
     shell:
-        "attngrid prepare {study.snapshot:q} {params.dataset:q} 2>&1 | tee {log:q} >&2"
+        "attngrid prepare {params.study:q} {params.dataset:q} 2>&1 | tee {log:q} >&2"

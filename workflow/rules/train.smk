@@ -24,5 +24,7 @@ rule train:
     threads: train_threads
     resources:
         **train_resources,
+    params:
+        study=str(study.snapshot),
     shell:
-        "trap '' TERM USR1; attngrid train {study.snapshot:q} {wildcards.cell:q} 2>&1 | tee {log:q} >&2"
+        "trap '' TERM USR1; attngrid train {params.study:q} {wildcards.cell:q} 2>&1 | tee {log:q} >&2"

@@ -2,11 +2,6 @@
 # A trial with a record is not repeated, and a choice that exists is not made again.
 
 
-def tune_input(wildcards):
-    cell = study.choices[wildcards.choice]
-    return [] if cell.choice.is_file() else [trial.record for trial in cell.trials]
-
-
 rule trial:
     input:
         train_input,
@@ -22,8 +17,10 @@ rule trial:
     threads: train_threads
     resources:
         **train_resources,
+    params:
+        study=str(study.snapshot),
     shell:
-        "trap '' TERM USR1; attngrid train {study.snapshot:q} {wildcards.cell:q} 2>&1 | tee {log:q} >&2"
+        "trap '' TERM USR1; attngrid train {params.study:q} {wildcards.cell:q} 2>&1 | tee {log:q} >&2"
 
 
 rule tune:
@@ -37,5 +34,7 @@ rule tune:
     localrule: True
     conda:
         "../envs/attngrid.yaml"
+    params:
+        study=str(study.snapshot),
     shell:
-        "attngrid tune {study.snapshot:q} {wildcards.choice:q} 2>&1 | tee {log:q} >&2"
+        "attngrid tune {params.study:q} {wildcards.choice:q} 2>&1 | tee {log:q} >&2"
