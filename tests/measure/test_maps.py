@@ -312,7 +312,7 @@ def test_without_captum_current_renders_and_visualize_says_what_to_install(
     def without(name: str, package: str | None = None) -> Any:
         return None if name == "captum" else known(name, package)
 
-    monkeypatch.setattr("attngrid.study.schema.find_spec", without)
+    monkeypatch.setattr("attngrid.study.resources.find_spec", without)
     assert main(["visualize", str(study.snapshot)]) == 1
     assert 'pip install "attngrid[maps]"' in capsys.readouterr().err
     assert main(["current", str(study.snapshot)]) == 0

@@ -27,6 +27,7 @@ from attngrid.data.sharding import Share, split
 from attngrid.models.create import create_model
 from attngrid.records.record import read_record
 from attngrid.records.status import read_status
+from attngrid.study import resources
 from attngrid.study.cell import Cell
 from attngrid.study.schema import Study, load_study
 from attngrid.training import loop
@@ -408,7 +409,7 @@ def test_sync_bn_without_a_gpu_is_an_error_of_its_own(tiny: dict[str, Any], stud
 def test_the_workflow_asks_for_what_a_cell_takes(tiny: dict[str, Any]) -> None:
     tiny["compute"] |= {"gpus": 4, "threads": 3, "device": "cuda"}
     study = validate(Study, tiny, "tiny.yaml")
-    assert (study.cores(study.cells[0].id), study.gpus) == (12, 4)
+    assert (resources.cores(study, study.cells[0].id), study.gpus) == (12, 4)
     tiny["compute"] |= {"device": "cpu"}
     assert validate(Study, tiny, "tiny.yaml").gpus == 0
 

@@ -333,7 +333,7 @@ def _counted(study: Study) -> dict[tuple[Any, ...], dict[str, int]]:
 def write_results(study: Study, results: Results) -> None:
     """Write the frames as CSV and their configuration, each file atomically.
 
-    ``study.latest`` is written after the frames, ``study.collected`` last and only when no cell
+    ``latest`` is written after the frames, ``collected`` last and only when no cell
     is missing. The next run collects again where either is missing. A lock makes simultaneous
     calls wait for each other.
     """
