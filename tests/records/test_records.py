@@ -96,7 +96,7 @@ def test_evaluate_compiles_nothing_that_was_compiled_on_another_device(inside: P
     """Whose compiler this machine need not have, nor its graphs."""
     content = json.loads(inside.read_text())
     content["run"] |= {"device": "cuda"}
-    content["run"]["fast"] |= {"compile": True, "cuda_graphs": True}
+    content["run"]["performance"] |= {"compile": True, "cuda_graphs": True}
     inside.write_text(json.dumps(content))
     with patch("torch.compile", side_effect=AssertionError("compiled")):
         assert main(["evaluate", str(inside), "--device", "cpu"]) == 0
