@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +26,10 @@ BATCH, STEPS, SAMPLES = 2, 1, 2
 
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
-    """A module of ``benchmarks/``."""
+    """A module of ``benchmarks/``; the tests have packages of the same names."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
+    for file in BENCHMARKS.glob("*.py"):
+        monkeypatch.delitem(sys.modules, file.stem, raising=False)
     return importlib.import_module
 
 

@@ -15,6 +15,7 @@ import yaml
 
 from attngrid.analysis.frames import load_results
 from attngrid.cli.main import main
+from attngrid.records.collected import collected
 from attngrid.records.staleness import stale_records
 from attngrid.records.status import locked, read_status, write_status
 from attngrid.study.cell import Cell
@@ -290,7 +291,7 @@ def test_snakemake_collects_again_after_an_import_whatever_the_files_times(
     assert main(["complexity", "tiny.yaml", "--output", "results/tiny/complexity.csv"]) == 0
     done = snakemake(clone, "current", *arguments)
     assert done.returncode == 0, done.stderr
-    load_study("tiny.yaml").collected.write_text("")  # as if both had been there
+    collected(load_study("tiny.yaml")).write_text("")  # as if both had been there
     old = elsewhere / second.record
     os.utime(old, (1_600_000_000, 1_600_000_000))
 

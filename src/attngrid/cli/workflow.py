@@ -55,8 +55,10 @@ def open_study(workflow: Any, config: Mapping[str, Any]) -> tuple[Study, Planner
         deadline()
     except AttngridError as error:
         raise WorkflowError(f"{error}") from None
-    submits = workflow.non_local_exec and workflow.is_main_process
-    planner = Planner(study, lambda: cluster().limit(ask=submits))
+    # Snakemake knows its executor only after it has read the Snakefile.
+    planner = Planner(
+        study, lambda: cluster().limit(ask=workflow.non_local_exec and workflow.is_main_process)
+    )
     if workflow.is_main_process:
         prepare_collection(study)
         os.environ[RUN_BEGAN] = now()
