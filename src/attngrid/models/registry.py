@@ -213,14 +213,13 @@ def _control(name: str, control: re.Match[str]) -> Entry:
     )
 
 
-_MOBILENET = "attngrid.models.backbones.mobilenet_"
 _RESNET = "attngrid.models.backbones.resnet:ResNet"
 _18 = {"block": "basic", "depths": (2, 2, 2, 2)}
 _34 = {"block": "basic", "depths": (3, 4, 6, 3)}
 _50 = {"block": "bottleneck", "depths": (3, 4, 6, 3)}
 _101 = {"block": "bottleneck", "depths": (3, 4, 23, 3)}
 _32X4D = {"groups": 32, "group_width": 4}
-
+_MOBILENET = "attngrid.models.backbones.mobilenet:MobileNet"
 _PLACEMENT = frozenset({"placement"})
 _MOBILE = _PLACEMENT | {"input_bn", "conv_head"}
 
@@ -234,16 +233,10 @@ BACKBONES: dict[str, Entry] = {
     "wrn18_2.0": Entry(_RESNET, "WRN-18 (2.0)", _18 | {"widen": 2.0}, _PLACEMENT),
     "resnext50_32x4d": Entry(_RESNET, "ResNeXt-50 (32x4d)", _50 | _32X4D, _PLACEMENT),
     "resnext101_32x4d": Entry(_RESNET, "ResNeXt-101 (32x4d)", _101 | _32X4D, _PLACEMENT),
-    "mobilenet_v1": Entry(f"{_MOBILENET}v1:MobileNetV1", "MobileNetV1", {}, _MOBILE | {"residual"}),
-    "mobilenet_v2": Entry(
-        f"{_MOBILENET}v2:MobileNetV2", "MobileNetV2", {}, _MOBILE | {"expand_first"}
-    ),
-    "mobilenet_v3_large": Entry(
-        f"{_MOBILENET}v3:MobileNetV3", "MobileNetV3-L", {"size": "large"}, accepts=_MOBILE
-    ),
-    "mobilenet_v3_small": Entry(
-        f"{_MOBILENET}v3:MobileNetV3", "MobileNetV3-S", {"size": "small"}, accepts=_MOBILE
-    ),
+    "mobilenet_v1": Entry(_MOBILENET, "MobileNetV1", {"version": "v1"}, _MOBILE | {"residual"}),
+    "mobilenet_v2": Entry(_MOBILENET, "MobileNetV2", {"version": "v2"}, _MOBILE | {"expand_first"}),
+    "mobilenet_v3_large": Entry(_MOBILENET, "MobileNetV3-L", {"version": "v3_large"}, _MOBILE),
+    "mobilenet_v3_small": Entry(_MOBILENET, "MobileNetV3-S", {"version": "v3_small"}, _MOBILE),
 }
 
 

@@ -1,157 +1,228 @@
-"""What MobileNetV1, V2 and V3 share."""
+"""MobileNetV1 (Howard et al., 2017), V2 (Sandler et al., CVPR 2018) and V3 (Howard et al., ICCV 2019).
+
+By default as the MAF and SRAP authors have them; options give the originals.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal, TypeVar
+from itertools import pairwise
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from attngrid.models.placement import Sites, initialise_attention
+from attngrid.models.attention.mlp import make_divisible
+from attngrid.models.backbones.layers import Activation, Stem, conv_bn, initialise, relu
+from attngrid.models.placement import Sites
 
-Stem = Literal["imagenet", "cifar"]
-Activation = Callable[[], nn.Module]
-relu: Activation = partial(nn.ReLU, inplace=True)
 relu6: Activation = partial(nn.ReLU6, inplace=True)
 hard_swish: Activation = partial(nn.Hardswish, inplace=True)
 
-Plan = TypeVar("Plan")
-# Makes a block from its entry in the plan, its input channels, its stride and its stage (from 1);
-# returns the block and its output channels.
-MakeBlock = Callable[[Plan, int, int, int], tuple[nn.Module, int]]
+
+class Block(NamedTuple):
+    """A block as the papers' tables list it, at width 1.
+
+    Attributes:
+        outputs: channels of its output.
+        expanded: channels of its depthwise convolution; None: ``ratio`` times its input's.
+        attention: the network itself has attention here.
+    """
+
+    outputs: int
+    expanded: int | None = None
+    attention: bool = True
+    ratio: int = 1
+    kernel: int = 3
+    activation: Activation = relu
 
 
-def conv_bn(
-    inputs: int,
-    outputs: int,
-    kernel: int = 1,
-    stride: int = 1,
-    *,
-    groups: int = 1,
-    activation: Activation | None = None,
-) -> list[nn.Module]:
-    """Convolution without bias, BatchNorm, and the activation if there is one."""
-    padding = kernel // 2
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
-    layers: list[nn.Module] = [conv, nn.BatchNorm2d(outputs)]
-    return [*layers, activation()] if activation else layers
+class Design(NamedTuple):
+    """A network: ``head`` has the channels of the 1×1 convolutions before the classifier."""
+
+    first: int
+    activation: Activation
+    stages: list[list[Block]]
+    head: tuple[int, ...] = ()
+    linear: bool = True  # no activation after the last convolution of a block
 
 
-class Unit(nn.Module):
-    """``attention(layers(x))``, plus x if ``residual``."""
+def _v2(ratio: int, widths: list[int]) -> list[Block]:
+    return [Block(outputs, ratio=ratio, activation=relu6) for outputs in widths]
 
-    def __init__(self, layers: Sequence[nn.Module], attention: nn.Module, residual: bool) -> None:
+
+def _v3(kernel: int, activation: Activation, rows: list[tuple[int, int, bool]]) -> list[Block]:
+    """A stage of (expanded, outputs, attention)."""
+    return [
+        Block(outputs, expanded, attention, kernel=kernel, activation=activation)
+        for expanded, outputs, attention in rows
+    ]
+
+
+# The first block of a stage strides.
+DESIGNS = {
+    "v1": Design(
+        32,
+        relu,
+        [[Block(64)], [Block(128)] * 2, [Block(256)] * 2, [Block(512)] * 6, [Block(1024)] * 2],
+        linear=False,
+    ),
+    "v2": Design(
+        32,
+        relu6,
+        [
+            _v2(1, [16]),
+            _v2(6, [24] * 2),
+            _v2(6, [32] * 3),
+            _v2(6, [64] * 4 + [96] * 3),
+            _v2(6, [160] * 3 + [320]),
+        ],
+        (1280,),
+    ),
+    "v3_large": Design(
+        16,
+        hard_swish,
+        [
+            _v3(3, relu, [(16, 16, False)]),
+            _v3(3, relu, [(64, 24, False), (72, 24, False)]),
+            _v3(5, relu, [(72, 40, True), (120, 40, True), (120, 40, True)]),
+            _v3(3, hard_swish, [(expanded, 80, False) for expanded in (240, 200, 184, 184)])
+            + _v3(3, hard_swish, [(480, 112, True), (672, 112, True)]),
+            _v3(5, hard_swish, [(672, 160, True), (960, 160, True), (960, 160, True)]),
+        ],
+        (960, 1280),
+    ),
+    "v3_small": Design(
+        16,
+        hard_swish,
+        [
+            _v3(3, relu, [(16, 16, True)]),
+            _v3(3, relu, [(72, 24, False), (88, 24, False)]),
+            _v3(5, hard_swish, [(96, 40, True), (240, 40, True), (240, 40, True)])
+            + _v3(5, hard_swish, [(120, 48, True), (144, 48, True)]),
+            _v3(5, hard_swish, [(288, 96, True), (576, 96, True), (576, 96, True)]),
+        ],
+        (576, 1024),
+    ),
+}
+
+
+class InvertedResidual(nn.Module):
+    """[Expand], depthwise, [attention], project, [attention], and x added if ``residual``.
+
+    In V1, which expands nothing, this is the depthwise-separable unit.
+    """
+
+    def __init__(
+        self,
+        sites: Sites,
+        block: Block,
+        channels: tuple[int, int, int],
+        stride: int,
+        place: tuple[int, int],
+        *,
+        expand: bool,
+        linear: bool,
+        residual: bool,
+    ) -> None:
         super().__init__()
+        inputs, expanded, outputs = channels
+        act, listed = block.activation, block.attention
+        layers = conv_bn(inputs, expanded, activation=act) if expand else []
+        layers += conv_bn(expanded, expanded, block.kernel, stride, groups=expanded, activation=act)
+        layers.append(sites.expanded(expanded, *place, listed=listed))
+        layers += conv_bn(expanded, outputs, activation=None if linear else act)
         self.layers = nn.Sequential(*layers)
-        self.attention = attention
-        self.residual = residual
+        self.attention = sites.block(outputs, *place, listed=listed)
+        self.residual = residual and stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.attention(self.layers(x))
         return x + out if self.residual else out
 
 
-def inverted_residual(
-    sites: Sites,
-    widths: tuple[int, int, int],
-    kernel: int,
-    stride: int,
-    activation: Activation,
-    place: tuple[int, int],
-    *,
-    expand: bool = True,
-    listed: bool = True,
-) -> Unit:
-    """Expand, depthwise, [attention], project, [attention], sum (Sandler et al., CVPR 2018).
-
-    Args:
-        sites: makes the attention modules.
-        widths: channels of the input, expanded, and of the output.
-        kernel: of the depthwise convolution.
-        stride: of the same.
-        activation: after the first two convolutions.
-        place: the stage, from 1, and the number of stages.
-        expand: have the expanding convolution.
-        listed: the network itself has attention in this block.
-    """
-    inputs, expanded, outputs = widths
-    layers = conv_bn(inputs, expanded, activation=activation) if expand else []
-    layers += conv_bn(expanded, expanded, kernel, stride, groups=expanded, activation=activation)
-    layers.append(sites.expanded(expanded, *place, listed=listed))
-    layers += conv_bn(expanded, outputs)
-    attention = sites.block(outputs, *place, listed=listed)
-    return Unit(layers, attention, residual=stride == 1 and inputs == outputs)
-
-
 class MobileNet(nn.Module):
-    """Stem, stages, head and classifier.
+    """Stem, stages, head and classifier of a version.
 
     Args:
         sites: makes the attention modules.
-        first_width: channels of the first convolution, 3×3, with ``activation``.
-        plan: an entry for each block of each stage, from which ``make_block`` makes it.
-        make_head: from the last stage's channels to the layers up to the classifier, with the
-            pooling, and the channels of the classifier's input.
+        version: of ``DESIGNS``.
         num_classes: outputs.
         stem: ``imagenet`` strides in the first convolution and, of five stages, in all but the
             first; ``cifar`` neither in the first convolution nor in the second stage.
-        input_bn: a BatchNorm on the image, as the MAF and SRAP authors have it.
-        conv_head: a 1×1 convolution as classifier, as the same authors have it.
+        width: scales all widths, rounded to multiples of 8; below 1 V2's last convolution keeps
+            its 1280 channels, as in the original.
+        input_bn: a BatchNorm on the image. Not in the originals.
+        conv_head: a 1×1 convolution as classifier. Not in the originals.
+        residual: V1 adds a unit's input wherever the shapes allow. Not in the original.
+        expand_first: V2's first block has its expanding convolution, too. Not in the original.
     """
 
     def __init__(
         self,
         sites: Sites,
-        first_width: int,
-        activation: Activation,
-        plan: Sequence[Sequence[Plan]],
-        make_block: MakeBlock[Plan],
-        make_head: Callable[[int], tuple[list[nn.Module], int]],
         *,
+        version: Literal["v1", "v2", "v3_large", "v3_small"],
         num_classes: int = 1000,
         stem: Stem = "imagenet",
+        width: float = 1.0,
         input_bn: bool = True,
         conv_head: bool = True,
+        residual: bool = True,
+        expand_first: bool = True,
     ) -> None:
         super().__init__()
-        stride = 2 if stem == "imagenet" else 1
-        strides = [1, stride, 2, 2, 2][-len(plan) :]
-        first = conv_bn(3, first_width, 3, stride, activation=activation)
+        design = DESIGNS[version]
+        stride, count = 2 if stem == "imagenet" else 1, len(design.stages)
+        inputs = make_divisible(design.first * width)
+        first = conv_bn(3, inputs, 3, stride, activation=design.activation)
         self.stem = nn.Sequential(*([nn.BatchNorm2d(3)] if input_bn else []), *first)
-        stages, channels = [], first_width
-        for number, (blocks, first_stride) in enumerate(zip(plan, strides, strict=True), 1):
-            layers = []
-            for index, entry in enumerate(blocks):
-                stride = first_stride if index == 0 else 1
-                block, channels = make_block(entry, channels, stride, number)
-                layers.append(block)
-            layers.append(sites.after_stage(channels, number, len(plan)))
+        stages = []
+        strides = [1, stride, 2, 2, 2][-count:]
+        for stage, (blocks, stride) in enumerate(zip(design.stages, strides, strict=True), 1):
+            layers: list[nn.Module] = []
+            for index, block in enumerate(blocks):
+                expanded = block.ratio * inputs
+                if block.expanded is not None:
+                    expanded = make_divisible(block.expanded * width)
+                outputs = make_divisible(block.outputs * width)
+                layers.append(
+                    InvertedResidual(
+                        sites,
+                        block,
+                        (inputs, expanded, outputs),
+                        stride if index == 0 else 1,
+                        (stage, count),
+                        expand=expanded != inputs or (version == "v2" and expand_first),
+                        linear=design.linear,
+                        residual=residual,
+                    )
+                )
+                inputs = outputs
+            layers.append(sites.after_stage(inputs, stage, count))
             stages.append(nn.Sequential(*layers))
         self.stages = nn.Sequential(*stages)
-        head, features = make_head(channels)
-        self.head = nn.Sequential(*head)
+        scale = max(1.0, width) if version == "v2" else width
+        widths = [make_divisible(width * scale) for width in design.head]
+        self.head, features = _head(inputs, widths, design.activation)
         self.classifier = (
             nn.Sequential(nn.Conv2d(features, num_classes, kernel_size=1), nn.Flatten())
             if conv_head
             else nn.Sequential(nn.Flatten(), nn.Linear(features, num_classes))
         )
-        if not next(self.parameters()).is_meta:
-            self._initialise()
-
-    def _initialise(self) -> None:
-        """Kaiming-uniform convolutions, Xavier-normal classifier, biases 0, as the authors."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_uniform_(module.weight)
-            if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
-        for module in self.classifier:
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.xavier_normal_(module.weight)
-        initialise_attention(self)
+        initialise(self, self.classifier, nn.init.kaiming_uniform_, nn.init.xavier_normal_)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images N×3×H×W to logits N×num_classes."""
         logits: Tensor = self.classifier(self.head(self.stages(self.stem(x))))
         return logits
+
+
+def _head(channels: int, widths: list[int], activation: Activation) -> tuple[nn.Sequential, int]:
+    """A convolution before the pooling, one after it; and the channels of the output."""
+    layers: list[nn.Module] = []
+    for width in widths[:1]:
+        layers += conv_bn(channels, width, activation=activation)
+    layers.append(nn.AdaptiveAvgPool2d(1))
+    for before, width in pairwise(widths):
+        layers += [nn.Conv2d(before, width, 1, bias=False), activation()]
+    return nn.Sequential(*layers), [channels, *widths][-1]

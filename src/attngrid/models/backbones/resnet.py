@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
 
-from attngrid.core.errors import ConfigError
-from attngrid.models.onednn import Conv2d
-from attngrid.models.placement import Sites, initialise_attention
-
-StrideOn = Literal["1x1", "3x3"]
-
-
-def _conv_bn(
-    inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
-) -> list[nn.Module]:
-    conv = Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
-    return [conv, nn.BatchNorm2d(outputs)]
+from attngrid.models.backbones.layers import Stem, conv_bn, initialise, relu
+from attngrid.models.placement import Sites
 
 
 class Block(nn.Module):
@@ -60,73 +51,54 @@ class ResNet(nn.Module):
         block: Literal["basic", "bottleneck"],
         depths: Sequence[int],
         num_classes: int = 1000,
-        stem: Literal["imagenet", "cifar"] = "imagenet",
+        stem: Stem = "imagenet",
         width: float = 1.0,
         widen: float = 1.0,
         groups: int = 1,
         group_width: int = 64,
-        stride_on: StrideOn = "1x1",
+        stride_on: Literal["1x1", "3x3"] = "1x1",
     ) -> None:
         super().__init__()
         expansion = 1 if block == "basic" else 4
 
-        def residual(inputs: int, planes: int, stride: int) -> nn.Sequential:
-            relu = nn.ReLU(inplace=True)
+        def residual(inputs: int, planes: int, stride: int) -> list[nn.Module]:
             if block == "basic":
-                first, second = _conv_bn(inputs, planes, 3, stride), _conv_bn(planes, planes, 3)
-                return nn.Sequential(*first, relu, *second)
+                return [
+                    *conv_bn(inputs, planes, 3, stride, activation=relu),
+                    *conv_bn(planes, planes, 3),
+                ]
             inner = int(planes * group_width / 64) * groups
-            if inner < 1:
-                raise ConfigError(f"width {width} leaves no channels in a group of {groups}")
-            strides = (stride, 1) if stride_on == "1x1" else (1, stride)
-            return nn.Sequential(
-                *_conv_bn(inputs, inner, 1, strides[0]),
-                relu,
-                *_conv_bn(inner, inner, 3, strides[1], groups),
-                relu,
-                *_conv_bn(inner, planes * expansion, 1),
-            )
+            first, second = (stride, 1) if stride_on == "1x1" else (1, stride)
+            return [
+                *conv_bn(inputs, inner, 1, first, activation=relu),
+                *conv_bn(inner, inner, 3, second, groups=groups, activation=relu),
+                *conv_bn(inner, planes * expansion),
+            ]
 
-        def stage(number: int, inputs: int, planes: int, depth: int) -> nn.Sequential:
-            outputs = planes * expansion
-            layers: list[nn.Module] = []
-            for index in range(depth):
-                stride = 2 if number > 1 and index == 0 else 1
-                shortcut: nn.Module = nn.Identity()
-                if stride != 1 or inputs != outputs:
-                    shortcut = nn.Sequential(*_conv_bn(inputs, outputs, 1, stride))
-                attention = sites.any_block(outputs, number, len(depths))
-                layers.append(Block(residual(inputs, planes, stride), attention, shortcut))
-                inputs = outputs
-            layers.append(sites.after_stage(outputs, number, len(depths)))
-            return nn.Sequential(*layers)
-
+        layers = conv_bn(3, 64, *((7, 2) if stem == "imagenet" else (3, 1)), activation=relu)
         if stem == "imagenet":
-            layers = [*_conv_bn(3, 64, 7, 2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, padding=1)]
-        else:
-            layers = [*_conv_bn(3, 64, 3), nn.ReLU(inplace=True)]
+            layers.append(nn.MaxPool2d(3, 2, padding=1))
         self.stem = nn.Sequential(*layers)
         stages, inputs = [], 64
-        for number, depth in enumerate(depths, 1):
-            planes = int(32 * 2**number * widen * width)
-            if planes < 1:
-                raise ConfigError(f"width {width} leaves no channels in stage {number}")
-            stages.append(stage(number, inputs, planes, depth))
-            inputs = planes * expansion
+        for stage, depth in enumerate(depths, 1):
+            planes = int(32 * 2**stage * widen * width)
+            outputs = planes * expansion
+            layers = []
+            for index in range(depth):
+                stride = 2 if stage > 1 and index == 0 else 1
+                same = stride == 1 and inputs == outputs
+                shortcut = [] if same else conv_bn(inputs, outputs, 1, stride)
+                attention = sites.any_block(outputs, stage, len(depths))
+                branch = nn.Sequential(*residual(inputs, planes, stride))
+                layers.append(Block(branch, attention, nn.Sequential(*shortcut)))
+                inputs = outputs
+            layers.append(sites.after_stage(outputs, stage, len(depths)))
+            stages.append(nn.Sequential(*layers))
         self.stages = nn.Sequential(*stages)
         self.classifier = nn.Linear(inputs, num_classes)
-        if not next(self.parameters()).is_meta:  # only counted: it has no numbers
-            self._initialise()
-
-    def _initialise(self) -> None:
-        """Kaiming-normal convolutions (fan-out) and classifier, all biases 0, as CBAM's authors."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
-            if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
-        nn.init.kaiming_normal_(self.classifier.weight)
-        initialise_attention(self)
+        # as CBAM's authors
+        fan_out = partial(nn.init.kaiming_normal_, mode="fan_out")
+        initialise(self, self.classifier, fan_out, nn.init.kaiming_normal_)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images N×3×H×W to logits N×num_classes."""
