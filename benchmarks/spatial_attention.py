@@ -28,7 +28,7 @@ from sides import about, headline, quartiles, report
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from attngrid.measure.timing import memory_mb
+from attngrid.measure.cost import memory_mb
 from attngrid.models.attention.sam import attend
 
 TIME, MEMORY = 1.1, 0.1  # the bounds: a share of the better form's time, of the literal's memory
@@ -112,10 +112,7 @@ def peak_extra_mb(form: str, d: int, device: str, dtype: torch.dtype, threads: i
     inputs, grad = tensors(LARGE, LARGE_CHANNELS, d, LARGE_BATCH, device, dtype)
     before = memory_mb(torch.device(device))
     step(form, inputs, grad)
-    peak = memory_mb(torch.device(device), peak=True)
-    assert before is not None  # as Linux knows it
-    assert peak is not None
-    return peak - before
+    return memory_mb(torch.device(device), peak=True) - before
 
 
 def main() -> int:

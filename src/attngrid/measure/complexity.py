@@ -84,22 +84,26 @@ class Model:
     input_size: int
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    def create(self) -> nn.Module:
+        """Build it."""
+        common = {"num_classes": self.num_classes, "stem": self.stem}
+        sized = {"input_size": self.input_size, **self.options}
+        return create_model(self.backbone, self.attention, **common, **sized)
+
+    def key(self) -> dict[str, Any]:
+        """The columns that identify the model in a table."""
+        fields = {name: getattr(self, name) for name in MODEL_KEY}
+        return {**fields, "options": pairs(dict(self.options))}
+
     def count(self) -> dict[str, Any]:
         """The model's row of the complexity table.
 
         Raises:
             UncountedOperatorError: as ``count``; the message names the model.
         """
-        # Built without weights: counts depend on shapes alone, and a random initialisation would
-        # take longer than the counting.
+        # A random initialisation would take longer than the counting.
         with torch.device("meta"):
-            model = create_model(
-                self.backbone,
-                self.attention,
-                num_classes=self.num_classes,
-                stem=self.stem,
-                **self.options,
-            )
+            model = self.create()
         try:
             by_torch = torch_macs(model, self.input_size)
         except (NotImplementedError, RuntimeError):
@@ -112,38 +116,31 @@ class Model:
         except UncountedOperatorError as error:
             raise UncountedOperatorError(f"{self.backbone} + {self.attention}: {error}") from None
 
-    def key(self) -> dict[str, Any]:
-        """The columns that identify the model in a table."""
-        fields = {name: getattr(self, name) for name in MODEL_KEY}
-        return {**fields, "options": pairs(dict(self.options))}
-
 
 def models_of_grid(grid: CountedGrid) -> list[Model]:
     """The models of a grid such as ``config/complexity.yaml``, each once."""
-    models = [
+    return once(
         Model(backbone, attention, block.stem, block.num_classes, block.input_size)
         for block in grid.models
         for backbone in block.backbones
         for attention in block.attentions
-    ]
-    return _once(models)
+    )
 
 
 def models_of_study(study: Study) -> list[Model]:
     """The models that a study trains, each once."""
-    return _once([Model(*cell.model_key[:-1], cell.model_options) for cell in study.cells])
+    return once(Model(*cell.model_key[:-1], cell.model_options) for cell in study.cells)
 
 
-def _once(models: list[Model]) -> list[Model]:
+def once(models: Iterable[Model]) -> list[Model]:
+    """The models without repetitions."""
     return list({repr(model): model for model in models}.values())
 
 
 def table(models: Iterable[Model], on_error: Callable[[AttngridError], None]) -> str:
-    """The models' counts as CSV, one row per model.
+    """The models' counts as CSV.
 
-    Args:
-        models: the models to count.
-        on_error: called for a model that cannot be counted; its counts stay empty.
+    A model that cannot be counted is given to ``on_error``, and its counts stay empty.
     """
     text = io.StringIO()
     columns = [*MODEL_KEY, *COUNTED]

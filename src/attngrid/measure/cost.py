@@ -1,19 +1,20 @@
 """What attention costs on this machine: latency, images per second, memory.
 
-Each model is timed in one process together with the same backbone without attention, in
-alternating rounds, so that a ratio compares times of the same run. Its memory is measured in
-another new process.
+Each model is measured in a new process, together with the same backbone without attention, in
+alternating rounds, so that a ratio compares times of the same run.
 """
 
 from __future__ import annotations
 
-import csv
 import logging
 import os
+import re
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -27,19 +28,39 @@ from attngrid.core.files import read_yaml, shipped
 from attngrid.core.hardware import processor_name
 from attngrid.core.validation import validate
 from attngrid.data.registry import find_dataset
-from attngrid.measure.complexity import Model, models_of_grid
-from attngrid.measure.cost_file import FILE, TIMED, identity, keep_cost, measured_as, read_costs
-from attngrid.measure.timing import baseline_of, measure, resolve, training_memory
-from attngrid.study.cell import MODEL_KEY
+from attngrid.measure.complexity import Model, models_of_grid, once
+from attngrid.measure.cost_file import FILE, TIMED, identity, keep_cost, read_costs
+from attngrid.models.registry import trained_attention
+from attngrid.records.environment import code_version, now
 from attngrid.study.compute import Performance
 from attngrid.study.counted import CostGrid, CountedGrid
 from attngrid.study.labels import model_label, pairs
-from attngrid.training.loop import choose_device, too_slow
+from attngrid.study.recipe import Recipe, Schedule
+from attngrid.training import performance
+from attngrid.training.loop import (
+    autocast,
+    choose_device,
+    make_deterministic,
+    make_optimizer,
+    too_slow,
+    train_step,
+)
 
 log = logging.getLogger(__name__)
 
 # The performance options without a note in the column `switches`.
 USUAL = Performance(compile=False, cuda_graphs=False)
+SAMPLE_S = 0.2  # a sample is the mean of as many calls as take this long
+WARM_UP_CALLS = 3  # on a GPU, where a graph is recorded in the second call
+MEMORY_STEPS = 2  # from the second on there is the optimizer's momentum
+# The learning rate is so small that no weight becomes infinite on images of noise.
+RECIPE = Recipe(
+    epochs=1,
+    batch_size=2,
+    learning_rate=1e-5,
+    weight_decay=1e-4,
+    schedule=Schedule(kind="step"),
+)
 
 
 class NotMeasuredError(AttngridError):
@@ -47,7 +68,7 @@ class NotMeasuredError(AttngridError):
 
 
 def models_to_measure(grid: CostGrid) -> list[Model]:
-    """The models that a configuration asks for, those of the cheapest backbones first.
+    """The models that a configuration asks for, each once.
 
     Raises:
         UnknownNameError: a backbone or attention that none of them has, or an unknown dataset.
@@ -66,25 +87,7 @@ def models_to_measure(grid: CostGrid) -> list[Model]:
         found = [find_dataset(name) for name in grid.datasets]
         sizes = [(d.stem, d.num_classes, d.input_size) for d in found]
         models = [m for m in models if (m.stem, m.num_classes, m.input_size) in sizes]
-    models = [replace(model, attention=measured_as(model.attention)) for model in models]
-    macs = _counted_macs()
-
-    def cost(model: Model) -> list[float]:
-        return [
-            macs.get(tuple(map(str, m.key().values())), 0.0) for m in (baseline_of(model), model)
-        ]
-
-    return sorted({repr(model): model for model in models}.values(), key=cost)
-
-
-def _counted_macs() -> dict[tuple[str, ...], float]:
-    """Multiply-accumulates from ``results/complexity.csv``, by the values of ``MODEL_KEY``."""
-    file = shipped("results/complexity.csv")
-    if not file.is_file():
-        return {}
-    with file.open(encoding="utf-8", newline="") as stream:
-        rows = [row for row in csv.DictReader(stream) if row["macs"]]
-    return {tuple(row[name] for name in MODEL_KEY): float(row["macs"]) for row in rows}
+    return once(replace(m, attention=trained_attention(m.attention)) for m in models)
 
 
 def measure_all(
@@ -104,11 +107,8 @@ def measure_all(
     Raises:
         UnknownNameError: as ``models_to_measure``.
     """
-    machine = machine_of(grid, threads)
     known = set() if again else {identity(row) for row in read_costs(file)}
-    keys = [
-        (m, m.key() | machine | {"switches": switches(grid, m)}) for m in models_to_measure(grid)
-    ]
+    keys = [(m, m.key() | machine_of(grid, m, threads)) for m in models_to_measure(grid)]
     left = [(model, key) for model, key in keys if identity(key) not in known]
     log.info("%s models, %s of them measured before", len(keys), len(keys) - len(left))
     if left and (slow := too_slow(grid.precision, choose_device(grid.device))):
@@ -123,15 +123,36 @@ def measure_all(
         size = f"{model.input_size}×{model.input_size}"
         label = f"{model_label(model.backbone, model.attention)}, {size}"
         try:
-            row = in_new_process(training_memory, model, grid, threads)
-            row |= in_new_process(measure, model, grid, threads)
+            row = in_new_process(measure, model, grid, threads)
         except NotMeasuredError as error:
             failed.append(f"{label}: {error}")
             log.warning("not measured: %s", failed[-1])
         else:
             keep_cost(row | key, file)
-            log.info("[%s/%s] %s: %s", number + 1, len(left), label, _describe(row))
+            ratios = ", ".join(f"{name} × {row[f'{name}_ratio']:.2f}" for name in TIMED)
+            log.info("[%s/%s] %s: %s", number + 1, len(left), label, ratios)
     return failed
+
+
+def machine_of(grid: CostGrid, model: Model, threads: int) -> dict[str, Any]:
+    """The columns that identify the machine, with the performance options unlike ``USUAL``."""
+    device = choose_device(grid.device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
+    options = resolve(grid, model, device).model_dump()
+    return {
+        "device_name": name,
+        "device": device.type,
+        "threads": threads,
+        "precision": grid.precision,
+        "batch": grid.batch,
+        "torch": str(torch.__version__),
+        "switches": pairs({k: v for k, v in options.items() if v != getattr(USUAL, k)}),
+    }
+
+
+def resolve(grid: CostGrid, model: Model, device: torch.device) -> Performance:
+    """The performance options of a model, with ``auto`` decided."""
+    return performance.resolve(grid.performance, device, grid.batch * model.input_size**2)
 
 
 def in_new_process(work: Callable[..., Any], *arguments: Any) -> Any:
@@ -163,29 +184,135 @@ def _end_with_parent() -> None:
     Thread(target=watch, daemon=True).start()
 
 
-def _describe(row: dict[str, Any]) -> str:
-    parts = []
-    for name, column in TIMED.items():
-        unit = "ms" if column.endswith("_ms") else "images/s"
-        parts.append(f"{name} {row[column]:.4g} {unit} (time × {row[f'{name}_ratio']:.2f})")
-    return ", ".join(parts)
+def measure(model: Model, grid: CostGrid, threads: int) -> dict[str, Any]:
+    """Memory and times of a model; to be called in a new process.
 
-
-def machine_of(grid: CostGrid, threads: int) -> dict[str, Any]:
-    """The columns that identify the machine, without ``switches``."""
+    Raises:
+        ConfigError: a model that cannot be built.
+        RuntimeError, MemoryError: a model that does not run, or not in this memory.
+    """
     device = choose_device(grid.device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
-    return {
-        "device_name": name,
-        "device": device.type,
-        "threads": threads,
-        "precision": grid.precision,
-        "batch": grid.batch,
-        "torch": str(torch.__version__),
+    make_deterministic(0, threads, strict=False)
+    # a small step first, to load what every training loads
+    small = Model("resnet18", "none", "cifar", 10, 32, {"width": 1 / 16})
+    Network(small, grid.model_copy(update={"batch": 2}), device).training()
+    before_mb = memory_mb(device)
+    networks = [Network(model, grid, device)]
+    for _ in range(MEMORY_STEPS):
+        networks[0].training()
+    peak_mb = memory_mb(device, peak=True)
+    row: dict[str, Any] = {
+        "peak_memory_mb": round(peak_mb - before_mb, 1) or "",
+        "measured": now(),
+        "commit": code_version() or "",
     }
+    if model.attention != "none":
+        networks.insert(0, Network(replace(model, attention="none"), grid, device))
+    rounds = []
+    for name, column in TIMED.items():
+        times = time_rounds(networks, name, grid)
+        base_s, model_s = times[0], times[-1]
+        values = [1e3 * s if name == "latency" else grid.batch / s for s in model_s]
+        row |= _quartiles(column, values)
+        ratios = [s / base for s, base in zip(model_s, base_s, strict=True)]
+        row |= _quartiles(f"{name}_ratio", ratios)
+        rounds.append(len(model_s))
+    return row | {"rounds": min(rounds)}
 
 
-def switches(grid: CostGrid, model: Model) -> str:
-    """The performance options that differ from ``USUAL``, as ``name=value`` pairs."""
-    found = resolve(grid, model, choose_device(grid.device)).model_dump()
-    return pairs({name: value for name, value in found.items() if value != getattr(USUAL, name)})
+class Network:
+    """A model with its optimizer and one batch of noise."""
+
+    def __init__(self, model: Model, grid: CostGrid, device: torch.device) -> None:
+        self.precision, self.device = grid.precision, device
+        options = resolve(grid, model, device)
+        layout = performance.memory_format(options)
+        self.model = model.create()
+        self.model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+        self.network = performance.callable_network(self.model, options)
+        self.optimizer = make_optimizer(self.model, RECIPE, fused=options.fused_optimizer)
+        shape = (grid.batch, 3, model.input_size, model.input_size)
+        self.images_NCHW = torch.randn(shape, device=device).contiguous(memory_format=layout)
+        self.labels_N = torch.randint(model.num_classes, (grid.batch,), device=device)
+
+    def training(self) -> None:
+        """One training step."""
+        train_step(
+            self.network,
+            [(self.images_NCHW, self.labels_N)],
+            self.optimizer,
+            RECIPE,
+            epoch_progress=0,
+            images=len(self.labels_N),
+            precision=self.precision,
+        )
+
+    def inference(self) -> None:
+        """The logits of a batch."""
+        self._forward(self.images_NCHW)
+
+    def latency(self) -> None:
+        """The logits of one image."""
+        self._forward(self.images_NCHW[:1])
+
+    def _forward(self, images_NCHW: torch.Tensor) -> None:
+        with torch.no_grad(), autocast(self.precision, self.device):
+            self.network(images_NCHW)
+
+    def seconds(self, name: str, calls: int) -> float:
+        """Mean time of a call of ``training``, ``inference`` or ``latency``."""
+        self.model.train(name == "training")
+        work = getattr(self, name)
+        self._synchronize()
+        start = time.perf_counter()
+        for _ in range(calls):
+            work()
+        self._synchronize()
+        return (time.perf_counter() - start) / calls
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def time_rounds(networks: Sequence[Network], name: str, grid: CostGrid) -> list[list[float]]:
+    """Seconds per call of each network in each round; every other round runs in reverse order."""
+    calls = []
+    for network in networks:
+        # the first calls load, choose kernels, compile and record graphs
+        network.seconds(name, WARM_UP_CALLS if network.device.type == "cuda" else 1)
+        calls.append(max(1, round(SAMPLE_S / network.seconds(name, 1))))
+    times: list[list[float]] = [[] for _ in networks]
+    order = list(range(len(networks)))
+    start = time.perf_counter()
+    while len(times[0]) < grid.rounds or time.perf_counter() - start < grid.seconds:
+        for place in order:
+            times[place].append(networks[place].seconds(name, calls[place]))
+        order.reverse()
+    return times
+
+
+def _quartiles(column: str, values: Sequence[float]) -> dict[str, float]:
+    low, median, high = (float(f"{v:.5g}") for v in statistics.quantiles(values, n=4))
+    return {column: median, f"{column}_q1": low, f"{column}_q3": high}
+
+
+def memory_mb(device: torch.device, *, peak: bool = False) -> float:
+    """Memory in use now, or its peak since the last call without ``peak``.
+
+    On a GPU that of torch's allocator; on a CPU that of the process. 0 if the system is not Linux.
+    """
+    if device.type == "cuda":
+        if peak:
+            return torch.cuda.max_memory_allocated(device) / 1e6
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device) / 1e6
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return 0.0
+    if not peak:
+        with suppress(OSError):  # without permission the peak is that since the process began
+            Path("/proc/self/clear_refs").write_text("5", "utf-8")
+    found = re.search(rf"{'VmHWM' if peak else 'VmRSS'}:\s+(\d+) kB", status.read_text("utf-8"))
+    assert found is not None
+    return int(found[1]) * 1024 / 1e6

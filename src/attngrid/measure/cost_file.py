@@ -15,7 +15,6 @@ from typing import Any
 from filelock import FileLock
 
 from attngrid.core.files import shipped, write_atomically
-from attngrid.models.registry import find_attention
 from attngrid.study.cell import MODEL_KEY
 
 FILE = Path("results/cost.csv")
@@ -97,8 +96,3 @@ def machine_label(machine: Mapping[str, Any]) -> str:
         f"{machine['device_name']}, {threads}, {machine['precision']}, batch {machine['batch']}, "
         f"torch {machine['torch']}{switches}"
     )
-
-
-def measured_as(attention: str) -> str:
-    """The attention whose cost is measured: ``cam`` is an alias of ``se``."""
-    return find_attention(attention).alias_of or attention

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
-from attngrid.core.errors import AttngridError, ConfigError
-from attngrid.models.external import feature_sizes, require_logits, require_same_shape
+from attngrid.core.errors import ConfigError
+from attngrid.models.external import (
+    feature_sizes,
+    named_errors,
+    require_logits,
+    require_same_shape,
+)
 from attngrid.models.placement import PLACEMENTS, Make, Sites
 from attngrid.models.registry import Entry, find_attention, find_backbone
 from attngrid.models.width_matching import matched_width
@@ -53,89 +56,89 @@ def create_model(
         UnknownNameError: an unknown backbone or attention; the message lists near matches.
         ConfigError: an unknown option, a value out of range, or an unusable class of the user's.
     """
-    backbone_entry, attention_entry = find_backbone(backbone), find_attention(attention)
+    network, module = find_backbone(backbone), find_attention(attention)
+    _check(f"{backbone} with {attention}", network.accepts | module.accepts, stem, width, options)
+    input_size = input_size or INPUT_SIZES[stem]
+    of_network = {name: options[name] for name in network.accepts & set(options)}
+    of_module = {name: value for name, value in options.items() if name not in of_network}
+    common = {"num_classes": num_classes, "stem": stem, **of_network}
+    if module.matches is not None:
+        return _widened(backbone, module, width, input_size, common, of_module)
+    placement = common.pop("placement", "default")
+
+    def build(make: Make) -> nn.Module:
+        sites = Sites(make, module.site, placement)
+        model: nn.Module = network.load()(sites, width=width, **common, **network.options)
+        return model
+
+    if network.external:
+        with named_errors(f"backbone {backbone!r}", external=True):
+            require_logits(build, input_size, num_classes)
+    return _with_attention(build, attention, module, of_module, input_size)
+
+
+def _check(
+    model: str, accepted: Set[str], stem: str, width: float, options: Mapping[str, Any]
+) -> None:
+    """Raise a ConfigError that names a wrong argument."""
     if stem not in INPUT_SIZES:
         raise ConfigError(f"stem must be 'imagenet' or 'cifar', found {stem!r}")
     if not width > 0:
         raise ConfigError(f"width must be positive, found {width!r}")
-    accepted = backbone_entry.accepts | attention_entry.accepts
-    if unknown := set(options) - accepted:
+    if unknown := options.keys() - accepted:
         raise ConfigError(
-            f"{backbone} with {attention} takes no option {', '.join(sorted(unknown))}; "
+            f"{model} takes no option {', '.join(sorted(unknown))}; "
             f"it takes {', '.join(sorted(accepted))}"
         )
-    common = {"num_classes": num_classes, "stem": stem}
-    input_size = input_size or INPUT_SIZES[stem]
-    if attention_entry.matches is not None:
-        arguments = {**common, "input_size": input_size, **options}
-        return _widened(backbone, backbone_entry, attention_entry, width, arguments)
-
-    placement = options.pop("placement", "default")
-    if placement not in PLACEMENTS:
+    if (placement := options.get("placement", "default")) not in PLACEMENTS:
         raise ConfigError(f"placement must be one of {', '.join(PLACEMENTS)}, found {placement!r}")
-    common |= {"width": width, **backbone_entry.options}
-    common |= {name: options.pop(name) for name in backbone_entry.accepts & set(options)}
-    backbone_class = backbone_entry.load()
 
-    def build(make: Make) -> nn.Module:
-        model: nn.Module = backbone_class(Sites(make, attention_entry.site, placement), **common)
-        return model
 
-    if backbone_entry.external:
-        require_logits(backbone, build, input_size, num_classes)
-    if attention == "none":
-        return build(lambda channels, stage: nn.Identity())
-    sizes = feature_sizes(build, input_size) if attention_entry.needs_feature_size else []
-    return _with_attention(build, attention, attention_entry, options, sizes)
+def _widened(
+    backbone: str,
+    control: Entry,
+    width: float,
+    input_size: int,
+    common: Mapping[str, Any],
+    of_module: Mapping[str, Any],
+) -> nn.Module:
+    """Build the baseline whose cost is nearest to that of ``control.matches``."""
+
+    def create(attention: str, width: float) -> nn.Module:
+        options = {} if attention == "none" else of_module
+        arguments = {"width": width, "input_size": input_size, **common, **options}
+        return create_model(backbone, attention, **arguments)
+
+    assert control.matches is not None
+    matched = matched_width(
+        create, control.matches, control.quantity, input_size=input_size, width=width
+    )
+    return create("none", matched)
 
 
 def _with_attention(
     build: Callable[[Make], nn.Module],
     name: str,
     entry: Entry,
-    options: dict[str, Any],
-    sizes: list[tuple[int, int]],
+    options: Mapping[str, Any],
+    input_size: int,
 ) -> nn.Module:
-    """Build a backbone with attention modules; ``sizes`` are of their feature maps, or empty."""
-    attention_class, next_sizes = entry.load(), iter(sizes)
-    external: list[tuple[nn.Module, dict[str, torch.Tensor]]] = []
+    """Build a backbone with attention modules."""
+    sizes = iter(feature_sizes(build, input_size) if entry.needs_feature_size else ())
+    starts: list[tuple[nn.Module, dict[str, Tensor]]] = []
 
     def make(channels: int, stage: int) -> nn.Module:
-        size = next(next_sizes, None)
-        sized = {"feat_size": size} if size is not None else {}
-        try:
-            module: nn.Module = attention_class(channels, **entry.options, **options, **sized)
+        size = next(sizes, None)
+        arguments = {**entry.options, **options, **({"feat_size": size} if size else {})}
+        what = f"attention {name!r} in stage {stage}, at {channels} channels"
+        with named_errors(what, external=entry.external):
+            module: nn.Module = entry.load()(channels, **arguments)
             if entry.external:
                 require_same_shape(module, channels, size or (4, 4))
-                external.append((module, {k: v.clone() for k, v in module.state_dict().items()}))
-        except Exception as error:
-            if not (entry.external or isinstance(error, AttngridError)):
-                raise
-            kind = "" if isinstance(error, AttngridError) else f"{type(error).__name__}: "
-            raise ConfigError(
-                f"attention {name!r} in stage {stage}, at {channels} channels: {kind}{error}"
-            ) from error
+                starts.append((module, {k: v.clone() for k, v in module.state_dict().items()}))
         return module
 
     model = build(make)
-    for module, initial in external:  # the backbone's initialisation is not for these
-        module.load_state_dict(initial)
+    for module, start in starts:  # the backbone's initialisation is not for these
+        module.load_state_dict(start)
     return model
-
-
-def _widened(
-    backbone: str, entry: Entry, control: Entry, width: float, arguments: dict[str, Any]
-) -> nn.Module:
-    """Build the baseline whose cost is nearest to that of ``control.matches``."""
-    matches = control.matches or "none"
-    of_module = find_attention(matches).accepts - entry.accepts
-    baseline = {name: value for name, value in arguments.items() if name not in of_module}
-    width = matched_width(
-        partial(create_model, backbone, matches, width=width, **arguments),
-        lambda width: create_model(backbone, width=width, **baseline),
-        name=f"{backbone} with {matches!r}",
-        quantity=control.quantity,
-        input_size=arguments["input_size"],
-        width=width,
-    )
-    return create_model(backbone, width=width, **baseline)

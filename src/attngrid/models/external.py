@@ -2,37 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
-from attngrid.core.errors import ConfigError
+from attngrid.core.errors import AttngridError, ConfigError
 from attngrid.models.placement import Make
 
 
-class _Probe(nn.Identity):
-    """Takes an attention module's place and keeps the size of its input."""
-
-    size: tuple[int, int] = (0, 0)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.size = (x.shape[2], x.shape[3])
-        return x
+@contextmanager
+def named_errors(what: str, *, external: bool) -> Iterator[None]:
+    """Say in an error what it is about: any of an external class, else only this package's own."""
+    try:
+        yield
+    except AttngridError as error:
+        raise ConfigError(f"{what}: {error}") from error
+    except Exception as error:
+        if not external:
+            raise
+        raise ConfigError(f"{what}: {type(error).__name__}: {error}") from error
 
 
 @torch.no_grad()
 def feature_sizes(build: Callable[[Make], nn.Module], input_size: int) -> list[tuple[int, int]]:
     """Height and width of the feature map at each place, in the order of the modules' making."""
-    probes: list[_Probe] = []
+    places: list[nn.Module] = []
+    sizes: dict[nn.Module, tuple[int, int]] = {}
 
     def make(channels: int, stage: int) -> nn.Module:
-        probes.append(_Probe())
-        return probes[-1]
+        place = nn.Identity()
+        place.register_forward_pre_hook(
+            lambda module, inputs: sizes.update({module: tuple(inputs[0].shape[2:])})
+        )
+        places.append(place)
+        return place
 
     with torch.device("meta"):
         build(make).eval()(torch.zeros(1, 3, input_size, input_size))
-    return [probe.size for probe in probes]
+    return [sizes[place] for place in places]
 
 
 @torch.no_grad()
@@ -48,19 +57,12 @@ def require_same_shape(module: nn.Module, channels: int, size: tuple[int, int]) 
 
 
 @torch.no_grad()
-def require_logits(
-    name: str, build: Callable[[Make], nn.Module], input_size: int, num_classes: int
-) -> None:
-    """Raise a ConfigError if a backbone cannot be built or does not return logits."""
+def require_logits(build: Callable[[Make], nn.Module], input_size: int, num_classes: int) -> None:
+    """Raise a ConfigError if a backbone, without attention, does not return logits."""
     images = torch.zeros(2, 3, input_size, input_size)
-    try:
-        # Without attention, and without a change to the random numbers of the model itself.
-        with torch.random.fork_rng(devices=[]):
-            shape = tuple(build(lambda channels, stage: nn.Identity()).eval()(images).shape)
-    except Exception as error:
-        raise ConfigError(f"backbone {name!r}: {type(error).__name__}: {error}") from error
+    with torch.random.fork_rng(devices=[]):  # the model itself starts from the same numbers
+        shape = tuple(build(lambda channels, stage: nn.Identity()).eval()(images).shape)
     if shape != (2, num_classes):
         raise ConfigError(
-            f"backbone {name!r}: makes {shape} of images {tuple(images.shape)}; "
-            f"logits are {(2, num_classes)}"
+            f"makes {shape} of images {tuple(images.shape)}; logits are {(2, num_classes)}"
         )

@@ -33,37 +33,31 @@ class Sites:
     site: Site = "block"
     placement: Placement = "default"
 
-    def block(self, channels: int, stage: int, stages: int, *, listed: bool = True) -> nn.Module:
+    def any_block(
+        self, channels: int, stage: int, stages: int, *, listed: bool = True
+    ) -> nn.Module:
         """For a block's output; the network itself has attention in its ``listed`` blocks."""
-        here = self.site != "expanded" and self._in_block(stage, stages, listed)
-        return self._make_if(here, channels, stage)
+        if self.placement == "default":
+            here = listed and self.site != "stages"
+        else:
+            last = self.placement == "last_stage" and stage == stages
+            here = last or self.placement == "every_block"
+        return self.make(channels, stage) if here else nn.Identity()
+
+    def block(self, channels: int, stage: int, stages: int, *, listed: bool = True) -> nn.Module:
+        """For the output of an inverted residual."""
+        if self.site == "expanded":
+            return nn.Identity()
+        return self.any_block(channels, stage, stages, listed=listed)
 
     def expanded(self, channels: int, stage: int, stages: int, *, listed: bool = True) -> nn.Module:
         """For the expanded channels of an inverted residual."""
-        here = self.site == "expanded" and self._in_block(stage, stages, listed)
-        return self._make_if(here, channels, stage)
-
-    def any_block(self, channels: int, stage: int, stages: int) -> nn.Module:
-        """For the output of a block that has no expanded channels."""
-        return self._make_if(self._in_block(stage, stages, True), channels, stage)
+        if self.site != "expanded":
+            return nn.Identity()
+        return self.any_block(channels, stage, stages, listed=listed)
 
     def after_stage(self, channels: int, stage: int, stages: int) -> nn.Module:
         """For the output of a stage."""
         default = self.placement == "default" and self.site == "stages" and stage <= 3
-        return self._make_if(default or self.placement == "stage_end", channels, stage)
-
-    def _in_block(self, stage: int, stages: int, listed: bool) -> bool:
-        if self.placement == "default":
-            return listed and self.site != "stages"
-        last = self.placement == "last_stage" and stage == stages
-        return last or self.placement == "every_block"
-
-    def _make_if(self, here: bool, channels: int, stage: int) -> nn.Module:
+        here = default or self.placement == "stage_end"
         return self.make(channels, stage) if here else nn.Identity()
-
-
-def initialise_attention(model: nn.Module) -> None:
-    """Call ``initialise`` of the modules that have it, after the backbone's initialisation."""
-    for module in model.modules():
-        if callable(initialise := getattr(module, "initialise", None)):
-            initialise()

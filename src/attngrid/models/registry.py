@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
-from typing import Any, Literal
+from importlib import import_module
+from typing import Any, Literal, cast
 
 from attngrid.core.errors import ConfigError, UnknownNameError
 from attngrid.core.user_code import find_user_class, is_user_class, load_user_class
+
+Quantity = Literal["params", "macs"]
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class Entry:
         package: the optional package that has the class.
         needs_feature_size: the class takes ``feat_size``, height and width of its feature map.
         matches: the attention whose cost a control (``none_wide:...``) has.
-        quantity: of that cost, ``params`` or ``macs``.
+        quantity: of that cost.
     """
 
     target: str
     label: str
-    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    options: Mapping[str, Any] = field(default_factory=dict)
     accepts: frozenset[str] = frozenset()
     alias_of: str | None = None
     site: Literal["block", "expanded", "stages"] = "block"
@@ -42,7 +42,7 @@ class Entry:
     package: str | None = None
     needs_feature_size: bool = False
     matches: str | None = None
-    quantity: Literal["params", "macs"] = "params"
+    quantity: Quantity = "params"
 
     @property
     def external(self) -> bool:
@@ -55,14 +55,11 @@ class Entry:
         Raises:
             ConfigError: a package that is not installed, or a file that cannot be imported.
         """
-        module_name, _, name = self.target.rpartition(":")
         self.require_package()
-        cls: type[Any] = (
-            load_user_class(self.target, self.sha256)
-            if self.sha256 is not None
-            else getattr(importlib.import_module(module_name), name)
-        )
-        return cls
+        if self.sha256 is not None:
+            return cast(type[Any], load_user_class(self.target, self.sha256))
+        module_name, _, name = self.target.rpartition(":")
+        return cast(type[Any], getattr(import_module(module_name), name))
 
     def require_package(self) -> None:
         """Raise a ConfigError if the class's optional package is not installed."""
@@ -80,7 +77,6 @@ _BAM = "attngrid.models.attention.bam:BAM"
 _SRAP = "attngrid.models.attention.srap:SRAP"
 _R8 = {"key_reduction": 8}
 _RESIDUAL = {"residual": True}
-
 _R = frozenset({"reduction"})
 _RS = _R | {"statistics"}
 _RR = _R | {"rates"}
@@ -149,8 +145,6 @@ TIMM_ATTENTIONS: dict[str, Entry] = {
     }.items()
 }
 
-_CONTROL = re.compile(r"none_wide(:(?P<module>.+?)(:(?P<quantity>macs))?)?")
-
 
 def list_attentions() -> list[str]:
     """The attention modules that ``create_model`` knows by name.
@@ -168,11 +162,9 @@ def find_attention(name: str) -> Entry:
         UnknownNameError: no such name; the message lists the near ones.
         ConfigError: as ``find_user_class``, or a control without a module to match.
     """
-    if control := _CONTROL.fullmatch(name):
-        return _control(name, control)
-    if name.startswith("timm:"):
-        return _find("attention", TIMM_ATTENTIONS, name)
-    return _find("attention", ATTENTIONS, name)
+    if control := _matched(name):
+        return _control(name, *control)
+    return _find("attention", TIMM_ATTENTIONS if name.startswith("timm:") else ATTENTIONS, name)
 
 
 def trained_attention(name: str) -> str:
@@ -183,17 +175,25 @@ def trained_attention(name: str) -> str:
 
 def attention_label(name: str) -> str:
     """The name of an attention module in tables and figures; of a user's, its class."""
-    if control := _CONTROL.fullmatch(name):
-        quantity = "MACs" if control["quantity"] else "params"
-        return f"wide ({attention_label(control['module'] or '')}'s {quantity})"
+    if control := _matched(name):
+        module, quantity = control
+        return f"wide ({attention_label(module)}'s {'MACs' if quantity == 'macs' else quantity})"
     entry = ATTENTIONS.get(name) or TIMM_ATTENTIONS.get(name)
     return entry.label if entry else name.rpartition(":")[2]
 
 
-def _control(name: str, control: re.Match[str]) -> Entry:
+def _matched(name: str) -> tuple[str, Quantity] | None:
+    """The module and the quantity of ``none_wide:MODULE`` or ``none_wide:MODULE:macs``."""
+    kind, _, rest = name.partition(":")
+    if kind != "none_wide":
+        return None
+    module = rest.removesuffix(":macs")
+    return module, "params" if module == rest else "macs"
+
+
+def _control(name: str, module: str, quantity: Quantity) -> Entry:
     """The entry of a baseline that is as large as with a module."""
-    module, macs = control["module"], control["quantity"] is not None
-    if module is None:
+    if not module:
         raise ConfigError(
             f"attention {name!r}: say which module the baseline is widened to match, "
             "none_wide:csm in parameters, none_wide:csm:macs in multiply-accumulates"
@@ -201,15 +201,16 @@ def _control(name: str, control: re.Match[str]) -> Entry:
     if module.startswith("none"):
         raise ConfigError(f"attention {name!r}: {module!r} adds nothing that could be matched")
     entry = find_attention(module)
+    suffix = ":macs" if quantity == "macs" else ""
     return Entry(
         "torch.nn:Identity",
         attention_label(name),
         accepts=entry.accepts,
-        alias_of=entry.alias_of and f"none_wide:{entry.alias_of}{':macs' if macs else ''}",
+        alias_of=entry.alias_of and f"none_wide:{entry.alias_of}{suffix}",
         sha256=entry.sha256,
         package=entry.package,
         matches=module,
-        quantity="macs" if macs else "params",
+        quantity=quantity,
     )
 
 
@@ -248,19 +249,14 @@ def list_backbones() -> list[str]:
 def find_backbone(name: str) -> Entry:
     """The entry of a backbone's name, or of a user's ``file.py:Class``."""
     entry = _find("backbone", BACKBONES, name)
-    if entry.sha256 is not None:
-        own = entry.accepts - {"num_classes", "stem", "width"}  # arguments of create_model
-        return replace(entry, accepts=own | _PLACEMENT)
-    return entry
+    if entry.sha256 is None:
+        return entry
+    own = entry.accepts - {"num_classes", "stem", "width"}  # arguments of create_model
+    return replace(entry, accepts=own | _PLACEMENT)
 
 
 def _find(kind: str, registry: Mapping[str, Entry], name: str) -> Entry:
-    """Return the entry of a registered name or of a user's ``file.py:Class``.
-
-    Raises:
-        UnknownNameError: no such name; the message lists the near ones.
-        ConfigError: as ``find_user_class``.
-    """
+    """The entry of a registered name or of a user's ``file.py:Class``."""
     if name in registry:
         return registry[name]
     if is_user_class(name):

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from attngrid.core.errors import ConfigError
+from attngrid.models.registry import Quantity
 
 STEP = 1 / 512
 
@@ -29,42 +30,37 @@ def torch_macs(model: nn.Module, input_size: int) -> int:
 
 
 def matched_width(
-    goal: Callable[[], nn.Module],
-    baseline: Callable[[float], nn.Module],
+    create: Callable[[str, float], nn.Module],
+    attention: str,
+    quantity: Quantity,
     *,
-    name: str,
-    quantity: str,
     input_size: int,
     width: float,
 ) -> float:
-    """The width, a multiple of 1/512, at which the baseline's cost is nearest to the goal's.
+    """The width, a multiple of 1/512, at which the baseline's cost is nearest to the module's.
 
     Args:
-        goal: builds the model with the attention module.
-        baseline: builds the model without, from its width.
-        name: the goal's, for the message.
-        quantity: ``params`` or ``macs``.
+        create: builds the backbone from the name of its attention and its width.
+        attention: the module to match, at ``width``; the search ends at 16 times this.
+        quantity: the cost.
         input_size: pixels a side of the images.
-        width: of the model with the module; the search ends at 16 times this.
+        width: of the model with the module.
 
     Raises:
-        ConfigError: no baseline is as large as the goal.
+        ConfigError: no baseline is as large.
     """
 
-    def cost(build: Callable[[], nn.Module]) -> int:
+    def cost(attention: str, width: float) -> int:
         with torch.device("meta"):
-            model = build()
+            model = create(attention, width)
         if quantity == "macs":
             return torch_macs(model, input_size)
         return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
-    def cost_at(step: int) -> int:
-        return cost(lambda: baseline(step * STEP))
-
-    wanted = cost(goal)
+    wanted = cost(attention, width)
     steps = range(max(1, int(width / STEP)), int(16 * width / STEP))
-    above = bisect_left(steps, wanted, key=cost_at)
+    above = bisect_left(steps, wanted, key=lambda step: cost("none", step * STEP))
     if above == len(steps):
-        raise ConfigError(f"no baseline is as large as {name}")
-    near = [steps[index] for index in (above - 1, above) if index >= 0]
-    return STEP * min(near, key=lambda step: abs(cost_at(step) - wanted))
+        raise ConfigError(f"no baseline is as large as with {attention!r}")
+    near = steps[max(0, above - 1) : above + 1]
+    return STEP * min(near, key=lambda step: abs(cost("none", step * STEP) - wanted))

@@ -17,7 +17,7 @@ import pandas as pd
 from attngrid.analysis.dependencies import has_statistics
 from attngrid.analysis.frames import COMPLEXITY, LOST, read_counts
 from attngrid.analysis.reference import REFERENCE, Model, is_number
-from attngrid.measure.cost_file import FILE, by_machine, measured_as, read_costs
+from attngrid.measure.cost_file import FILE, by_machine, read_costs
 from attngrid.models.registry import trained_attention
 from attngrid.render.description import Column, Description, load_description, read_figures
 from attngrid.render.layout import MISSING, Head, Row, Table, Value
@@ -59,7 +59,7 @@ class _Sources:
         if kind == "published":
             return self.published.get(model, {}).get(name)
         if kind == "cost":
-            text = self.costs[machine].get((model[0], measured_as(model[1])), {}).get(name)
+            text = self.costs[machine].get((model[0], trained_attention(model[1])), {}).get(name)
             return float(text) if text else None
         if kind == "counted" and self.description.counted_at:
             return self.counted.get(model, {}).get(name)

@@ -30,8 +30,6 @@ class BAM(nn.Module):
     """``x ⊙ (1 + σ(Mc + Ms))`` (eqs. 1 and 2), with the branches of the authors' code.
 
     Args:
-        channels: C of the N×C×H×W input.
-        reduction: r; the hidden width is max(1, C // r).
         product: ``Mc ⊙ Ms`` before the sigmoid, as in the authors' code.
         channel_branch: another Mc, from N×C×H×W to N×C.
     """

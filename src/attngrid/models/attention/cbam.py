@@ -8,12 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attngrid.models.attention.mlp import mlp
-from attngrid.models.attention.statistics import (
-    PER_CHANNEL,
-    PER_POSITION,
-    check_names,
-    squeeze,
-)
+from attngrid.models.attention.statistics import PER_CHANNEL, PER_POSITION, check_names, squeeze
 
 
 class ChannelGate(nn.Module):
@@ -30,11 +25,7 @@ class ChannelGate(nn.Module):
 
 
 class SpatialGate(nn.Module):
-    """``x ⊙ σ(BN(conv7×7([max; avg])))`` (eq. 3; the authors' code adds the BN).
-
-    Args:
-        names: the statistics over channels, in the order of their concatenation.
-    """
+    """``x ⊙ σ(BN(conv7×7([max; avg])))`` (eq. 3; the authors' code adds the BN)."""
 
     def __init__(self, names: Sequence[str] = ("max", "avg")) -> None:
         super().__init__()
@@ -57,12 +48,7 @@ class SpatialGate(nn.Module):
 
 
 class CBAM(nn.Sequential):
-    """Channel gate, then spatial gate.
-
-    Args:
-        channels: C of the N×C×H×W input.
-        reduction: r; the hidden width is max(1, C // r).
-    """
+    """Channel gate, then spatial gate."""
 
     def __init__(self, channels: int, *, reduction: int = 16) -> None:
         super().__init__(ChannelGate(channels, reduction=reduction), SpatialGate())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from attngrid.models.attention.sam import SpatialSelfAttention
@@ -9,24 +11,14 @@ from attngrid.models.attention.se import SqueezeExcitation
 
 
 class ChannelSpatialAttention(nn.Sequential):
-    """``sam(cam(x))``.
+    """``sam(cam(x))``; ``spatial_first``: ``cam(sam(x))``, the other order in CSM's Fig. 6.
 
-    Args:
-        channels: C of the N×C×H×W input.
-        reduction: of CAM.
-        key_reduction, residual: of SAM.
-        spatial_first: ``cam(sam(x))``, the other order in CSM's Fig. 6.
+    ``key_reduction`` and ``residual`` are SAM's.
     """
 
     def __init__(
-        self,
-        channels: int,
-        *,
-        reduction: int = 16,
-        key_reduction: int = 1,
-        residual: bool = False,
-        spatial_first: bool = False,
+        self, channels: int, *, reduction: int = 16, spatial_first: bool = False, **of_sam: Any
     ) -> None:
         cam = SqueezeExcitation(channels, reduction=reduction)
-        sam = SpatialSelfAttention(channels, key_reduction=key_reduction, residual=residual)
+        sam = SpatialSelfAttention(channels, **of_sam)
         super().__init__(*((sam, cam) if spatial_first else (cam, sam)))

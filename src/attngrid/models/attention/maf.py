@@ -16,13 +16,7 @@ AVG_STD = ("avg", "std")
 
 
 class DeformedBottleneck(nn.Module):
-    """Deformed bottleneck recalibration: one MLP k·C → C/r → C for k statistics of each channel.
-
-    Args:
-        channels: C of the N×C×H×W input; the output is N×C.
-        reduction: r; the hidden width is max(1, C // r).
-        statistics: their names, of ``attention.statistics``.
-    """
+    """Deformed bottleneck recalibration: one MLP k·C → C/r → C for k statistics of each channel."""
 
     def __init__(self, channels: int, *, reduction: int, statistics: Sequence[str]) -> None:
         super().__init__()

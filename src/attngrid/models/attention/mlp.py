@@ -14,11 +14,7 @@ def mlp(inputs: int, channels: int, reduction: int) -> nn.Sequential:
 
 
 def reduced(channels: int, reduction: int, name: str = "reduction") -> int:
-    """The width max(1, C // r).
-
-    Raises:
-        ConfigError: a reduction below 1; the message has its ``name``.
-    """
+    """The width max(1, C // r); a ConfigError for an r below 1, with its ``name``."""
     if reduction < 1:
         raise ConfigError(f"{name} must be at least 1, found {reduction}")
     return max(1, channels // reduction)

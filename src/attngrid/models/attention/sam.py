@@ -34,7 +34,6 @@ class SpatialSelfAttention(nn.Module):
     B, C and D are 1×1 convolutions of x with bias: C is the query, B the key, D the value.
 
     Args:
-        channels: C of the N×C×H×W input.
         key_reduction: B and C have max(1, channels // key_reduction) channels. The paper's
             text says 1; DANet has 8.
         residual: return ``x + γ·out`` with γ learned from 0, as DANet does; the paper's text

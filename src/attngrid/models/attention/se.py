@@ -10,14 +10,7 @@ from attngrid.models.attention.statistics import PER_CHANNEL, squeeze
 
 
 class SqueezeExcitation(nn.Module):
-    """``x ⊙ σ(W2 ReLU(W1 avg(x)))``, both layers with bias.
-
-    The parameter counts of CBAM's Table 4 include the biases.
-
-    Args:
-        channels: C of the N×C×H×W input.
-        reduction: r; the hidden width is max(1, C // r).
-    """
+    """``x ⊙ σ(W2 ReLU(W1 avg(x)))``; the counts of CBAM's Table 4 include the biases."""
 
     def __init__(self, channels: int, *, reduction: int = 16) -> None:
         super().__init__()

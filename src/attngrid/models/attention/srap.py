@@ -10,12 +10,7 @@ from torch import Tensor, nn
 
 from attngrid.core.errors import ConfigError
 from attngrid.models.attention.mlp import mlp
-from attngrid.models.attention.statistics import (
-    PER_CHANNEL,
-    PER_POSITION,
-    check_names,
-    squeeze,
-)
+from attngrid.models.attention.statistics import PER_CHANNEL, PER_POSITION, check_names, squeeze
 
 
 class SRAP(nn.Module):
@@ -26,8 +21,6 @@ class SRAP(nn.Module):
     then the rest of each list. ``w_s = BN(conv7×7([p₁;…;p_k])) + σ(p₁ ⊙ … ⊙ p_k)`` over positions.
 
     Args:
-        channels: C of the N×C×H×W input.
-        reduction: r; the hidden width is max(1, C // r).
         statistics: names of ``attention.statistics``, two or three.
         rates: nᵢ = int(rateᵢ · C), the last has what remains; by default they are equal.
     """

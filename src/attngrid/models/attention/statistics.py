@@ -48,12 +48,7 @@ def squeeze(x_NCHW: Tensor, names: Sequence[str], dims: Dims) -> list[Tensor]:
 
 
 def check_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of statistics.
-
-    Raises:
-        ConfigError: there is none.
-        UnknownNameError: a name is not in ``STATISTICS``.
-    """
+    """Return the names of statistics, or raise a ConfigError for none or an unknown one."""
     if not names:
         raise ConfigError(f"statistics must be one or more of {', '.join(STATISTICS)}, found none")
     for name in names:

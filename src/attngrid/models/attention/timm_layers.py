@@ -13,12 +13,7 @@ _BLOCK_SIZES = {"halo": 8, "bat": 7}
 
 
 def timm_layer(channels: int, *, layer: str, feat_size: tuple[int, int] | None = None) -> nn.Module:
-    """A layer with timm's own defaults and its own start.
-
-    Args:
-        channels: C of the N×C×H×W input.
-        layer: its name in ``timm.layers.create_attn``.
-        feat_size: H and W, for the layers whose weights or blocks depend on them.
+    """A layer by its name; ``feat_size`` is H and W, if its weights or blocks depend on them.
 
     Raises:
         ConfigError: a name that the installed timm does not have.
@@ -31,10 +26,8 @@ def timm_layer(channels: int, *, layer: str, feat_size: tuple[int, int] | None =
     if layer in _BLOCK_SIZES:
         assert feat_size is not None
         # timm's own size where it divides the map, else the largest one below it that does
-        largest = _BLOCK_SIZES[layer]
-        options["block_size"] = next(
-            size for size in range(largest, 0, -1) if not any(side % size for side in feat_size)
-        )
+        sizes = range(_BLOCK_SIZES[layer], 0, -1)
+        options["block_size"] = next(s for s in sizes if all(side % s == 0 for side in feat_size))
     elif feat_size is not None:
         options["feat_size"] = feat_size
     if layer == "ge":

@@ -1,4 +1,4 @@
-"""MobileNetV1 (Howard et al., 2017), V2 (Sandler et al., CVPR 2018) and V3 (Howard et al., ICCV 2019).
+"""MobileNetV1 (Howard et al., 2017), V2 (Sandler et al., CVPR 2018), V3 (Howard et al., ICCV 2019).
 
 By default as the MAF and SRAP authors have them; options give the originals.
 """
@@ -149,8 +149,7 @@ class MobileNet(nn.Module):
         num_classes: outputs.
         stem: ``imagenet`` strides in the first convolution and, of five stages, in all but the
             first; ``cifar`` neither in the first convolution nor in the second stage.
-        width: scales all widths, rounded to multiples of 8; below 1 V2's last convolution keeps
-            its 1280 channels, as in the original.
+        width: scales all widths, rounded to multiples of 8.
         input_bn: a BatchNorm on the image. Not in the originals.
         conv_head: a 1×1 convolution as classifier. Not in the originals.
         residual: V1 adds a unit's input wherever the shapes allow. Not in the original.
@@ -201,8 +200,9 @@ class MobileNet(nn.Module):
             layers.append(sites.after_stage(inputs, stage, count))
             stages.append(nn.Sequential(*layers))
         self.stages = nn.Sequential(*stages)
+        # Below 1, V2's last convolution keeps its 1280 channels, as in the original.
         scale = max(1.0, width) if version == "v2" else width
-        widths = [make_divisible(width * scale) for width in design.head]
+        widths = [make_divisible(channels * scale) for channels in design.head]
         self.head, features = _head(inputs, widths, design.activation)
         self.classifier = (
             nn.Sequential(nn.Conv2d(features, num_classes, kernel_size=1), nn.Flatten())
