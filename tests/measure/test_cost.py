@@ -19,9 +19,8 @@ from attngrid.cli.main import main
 from attngrid.core.errors import UnknownNameError
 from attngrid.core.validation import validate
 from attngrid.measure.complexity import Model
-from attngrid.measure.cost import models_to_measure
+from attngrid.measure.cost import Network, models_to_measure, time_rounds
 from attngrid.measure.cost_file import COLUMNS, MACHINE, identity, keep_cost, read_costs
-from attngrid.measure.timing import Network, time_rounds
 from attngrid.render.cost import added_macs, draw_costs
 from attngrid.render.description import load_description
 from attngrid.render.tables import build_table
@@ -349,7 +348,7 @@ def test_a_run_can_be_of_some_models_only(folder: Path, capsys: pytest.CaptureFi
         )
     )
     assert [(m.backbone, m.attention, m.input_size) for m in chosen] == [
-        ("resnet18", "none", 32),  # the cheapest backbone first
+        ("resnet18", "none", 32),
         ("resnet18", "se", 32),
         ("resnet50", "none", 32),
         ("resnet50", "se", 32),

@@ -17,8 +17,8 @@ from torch import nn
 import attngrid
 from attngrid.core.errors import ConfigError, UnknownNameError
 from attngrid.measure.complexity import count
-from attngrid.models.backbones.mobilenet import Unit
-from attngrid.models.onednn import Conv2d
+from attngrid.models.backbones.layers import Conv2d
+from attngrid.models.backbones.mobilenet import InvertedResidual
 from attngrid.models.registry import find_attention
 
 
@@ -43,7 +43,6 @@ def copy_in_order(source: nn.Module, target: nn.Module) -> None:
     ("ours", "theirs"),
     [
         ("resnet18", "resnet18"),
-        ("resnet34", "resnet34"),
         # torchvision's bottlenecks stride on the 3×3: the option v1.5, not the original
         ("resnet50_v1.5", "resnet50"),
     ],
@@ -101,10 +100,6 @@ def test_resnet_with_attention_equals_timms_with_the_same_weights(
     torch.testing.assert_close(model.eval()(x), reference.eval()(x), rtol=1e-4, atol=1e-4)
 
 
-def squeeze_excitations(model: nn.Module) -> list[nn.Module]:
-    return [m for m in model.modules() if type(m).__name__ == "SqueezeExcitation"]
-
-
 def test_mobilenet_v2_equals_torchvisions_with_the_same_weights() -> None:
     """Without what the MAF and SRAP authors changed; two widths, for the rounding."""
     for width in (1.0, 0.75):
@@ -139,7 +134,8 @@ def test_mobilenet_v1_is_the_2017_network_without_the_authors_changes() -> None:
     model = attngrid.create_model("mobilenet_v1", **plain)
     assert f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}" == "4.2"
     assert f"{count(model, 224)['macs'] / 1e6:.0f}" == "569"
-    skips = [m.residual for m in attngrid.create_model("mobilenet_v1").modules() if type(m) is Unit]
+    modules = attngrid.create_model("mobilenet_v1").modules()
+    skips = [m.residual for m in modules if type(m) is InvertedResidual]
     assert sum(skips) == 1 + 1 + 5 + 1  # every unit that keeps its shape
     assert len(skips) == 13
 
@@ -194,24 +190,23 @@ def test_each_module_sits_where_its_authors_put_it(
     assert found == channels
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v1", "mobilenet_v3_large"])
-@pytest.mark.parametrize("attention", ["se", "srap", "bam"])
-def test_placement_is_the_same_option_for_all(backbone: str, attention: str) -> None:
-    cls = find_attention(attention).load()
-
-    def placed(placement: str) -> int:
-        with torch.device("meta"):
-            model = attngrid.create_model(backbone, attention, placement=placement)
-        return sum(type(m) is cls for m in model.modules())
-
-    blocks, in_last, stages = {
-        "resnet18": (8, 2, 4),
-        "mobilenet_v1": (13, 2, 5),
-        "mobilenet_v3_large": (15, 3, 5),
-    }[backbone]
-    assert placed("every_block") == blocks
-    assert placed("last_stage") == in_last
-    assert placed("stage_end") == stages
+@pytest.mark.parametrize(
+    ("backbone", "blocks", "in_last", "stages"),
+    [("resnet18", 8, 2, 4), ("mobilenet_v1", 13, 2, 5), ("mobilenet_v3_large", 15, 3, 5)],
+)
+def test_placement_is_the_same_option_for_all(
+    backbone: str, blocks: int, in_last: int, stages: int
+) -> None:
+    for attention in ("se", "srap", "bam"):
+        cls = find_attention(attention).load()
+        for placement, expected in (
+            ("every_block", blocks),
+            ("last_stage", in_last),
+            ("stage_end", stages),
+        ):
+            with torch.device("meta"):
+                model = attngrid.create_model(backbone, attention, placement=placement, width=0.125)
+            assert sum(type(m) is cls for m in model.modules()) == expected
 
 
 FAMILIES = ["resnet18", "resnext50_32x4d", *(f"mobilenet_{v}" for v in ("v1", "v2", "v3_small"))]
@@ -224,16 +219,21 @@ REPRESENTATIVE = ["none", "se", "bam", "sam_danet", "maf_c", "srap_avg_max_std"]
     [
         *((backbone, "none", "imagenet") for backbone in attngrid.list_backbones()),
         *(("resnet18", attention, "cifar") for attention in attngrid.list_attentions()),
-        *((backbone, a, "cifar") for backbone in FAMILIES[1:] for a in REPRESENTATIVE),
+        *((backbone, a, "cifar") for backbone in FAMILIES[1:] for a in REPRESENTATIVE[1:]),
     ],
 )
-def test_every_pair_builds_and_runs_without_memory(
-    backbone: str, attention: str, stem: str
-) -> None:
+def test_every_pair_builds_and_runs(backbone: str, attention: str, stem: str) -> None:
+    model = attngrid.create_model(backbone, attention, stem=stem, num_classes=7, width=0.125)
+    side = 64 if stem == "imagenet" else 16
+    assert model(torch.zeros(2, 3, side, side)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("backbone", FAMILIES)
+def test_models_build_and_run_without_memory(backbone: str) -> None:
     with torch.device("meta"):
-        model = attngrid.create_model(backbone, attention, stem=stem, num_classes=7, width=0.5)
-        side = 64 if stem == "imagenet" else 32
-        assert model(torch.zeros(2, 3, side, side)).shape == (2, 7)
+        model = attngrid.create_model(backbone, "csm_danet", num_classes=7)
+        assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 7)
+    assert all(parameter.is_meta for parameter in model.parameters())
 
 
 @pytest.mark.parametrize(
@@ -288,16 +288,6 @@ def test_cifar_stem_keeps_the_resolution() -> None:
     model = attngrid.create_model("resnet18", stem="cifar", num_classes=100)
     assert model.stem(torch.zeros(1, 3, 32, 32)).shape == (1, 64, 32, 32)  # type: ignore[operator]
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 100)
-
-
-@pytest.mark.parametrize(
-    ("placement", "expected"),
-    [("default", 8), ("every_block", 8), ("last_stage", 2), ("stage_end", 4)],
-)
-def test_placement_says_where_attention_sits(placement: str, expected: int) -> None:
-    model = attngrid.create_model("resnet18", "se", placement=placement)
-    assert len(squeeze_excitations(model)) == expected
-    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 1000)
 
 
 def test_attention_sits_on_the_last_batch_norm_before_the_sum() -> None:

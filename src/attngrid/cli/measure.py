@@ -25,18 +25,13 @@ def complexity(arguments: argparse.Namespace) -> None:
     from attngrid.study.find import find_study_file
     from attngrid.study.schema import Study
 
-    def refuse(error: AttngridError) -> None:
-        raise error
-
-    def warn(error: AttngridError) -> None:  # a user's module is trained all the same
-        log.warning("not counted: %s", error)
-
     file = find_study_file(arguments.models)
     content = read_yaml(file)
     if isinstance(content, dict) and "study" in content:
-        text = table(models_of_study(validate(Study, content, file)), warn)
+        # a user's module that cannot be counted is trained all the same
+        text = table(models_of_study(validate(Study, content, file)), strict=False)
     else:
-        text = table(models_of_grid(validate(CountedGrid, content, file)), refuse)
+        text = table(models_of_grid(validate(CountedGrid, content, file)), strict=True)
     write_atomically(arguments.output, text)
 
 

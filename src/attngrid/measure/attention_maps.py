@@ -6,11 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from attngrid.core.errors import ConfigError
-from attngrid.data.images import Images, normalize
+from attngrid.data.images import normalize
 from attngrid.measure.maps_file import CellMaps, Maps, with_weights
-from attngrid.study.cell import Cell
 from attngrid.study.schema import Study
-from attngrid.training.batches import make_batches
+from attngrid.training.batches import Split, make_batches
 from attngrid.training.loop import choose_device, make_deterministic
 from attngrid.training.weights import load_model
 
@@ -32,13 +31,15 @@ def visualize(study: Study, kept: Maps) -> Maps:
     """
     device = choose_device(study.compute.device)
     images, cells = dict(kept.images), dict(kept.cells)
-    splits: dict[tuple[str, str, int | None], tuple[Images, Tensor]] = {}
+    splits: dict[tuple[str, str, int | None], Split] = {}
     for cell in with_weights(study):
         make_deterministic(cell.seed, cell.threads, strict=study.compute.deterministic)
         held_out = (cell.dataset, cell.recipe_name, cell.options.classes)
         if held_out not in splits:
-            splits[held_out] = _first_images(cell, study, device)
-        first, x_NCHW = splits[held_out]
+            _, splits[held_out] = make_batches(cell, study.data_folder, device)
+        test = splits[held_out]
+        first = test.first_of_each_class(CLASSES)
+        x_NCHW = normalize(first.pixels_NCHW.to(device), test.mean_C, test.std_C)
         model = load_model(cell).to(device).eval()
         if not hasattr(model, "stages"):
             raise ConfigError(
@@ -58,13 +59,6 @@ def visualize(study: Study, kept: Maps) -> Maps:
         if len(first) >= len(images.get(cell.dataset, ())):
             images[cell.dataset] = first.pixels_NCHW.permute(0, 2, 3, 1).numpy()
     return Maps(images, cells)
-
-
-def _first_images(cell: Cell, study: Study, device: torch.device) -> tuple[Images, Tensor]:
-    """The images that maps are made of, on the CPU, and as the network's input."""
-    _, test = make_batches(cell, study.data_folder, device)
-    first = test.first_of_each_class(CLASSES)
-    return first, normalize(first.pixels_NCHW.to(device), test.mean_C, test.std_C)
 
 
 def grad_cam(model: nn.Module, x_NCHW: Tensor, labels_N: Tensor) -> Tensor:

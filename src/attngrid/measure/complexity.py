@@ -7,15 +7,14 @@ A multiply-accumulate counts once: fvcore calls it a flop, and CBAM's Table 4 pr
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import nn
 
@@ -33,44 +32,34 @@ with warnings.catch_warnings():
     from fvcore.nn import FlopCountAnalysis
     from fvcore.nn.jit_handles import get_shape
 
+log = logging.getLogger(__name__)
+
 # Both products of attention, query·key and weights·value, in one operator.
-FUSED_ATTENTION = "aten::scaled_dot_product_attention"
+FUSED_ATTENTION = "scaled_dot_product_attention"
 
 # fvcore's names of the operators that multiply matrices, by the column of their counts.
 MAC_OPERATORS = {
-    "conv_macs": frozenset({"conv"}),
-    "linear_macs": frozenset({"addmm", "linear"}),
-    "product_macs": frozenset(
-        {"matmul", "mm", "bmm", "einsum", FUSED_ATTENTION.removeprefix("aten::")}
-    ),
+    "conv_macs": ("conv",),
+    "linear_macs": ("addmm", "linear"),
+    "product_macs": ("matmul", "mm", "bmm", "einsum", FUSED_ATTENTION),
 }
-NORM_OPERATORS = frozenset({"batch_norm", "group_norm", "instance_norm", "layer_norm"})
+NORM_OPERATORS = ("batch_norm", "group_norm", "instance_norm", "layer_norm")
 
 # Reviewed operators that multiply no matrices: elementwise ones, reductions, poolings, reorderings.
 # An operator that neither fvcore nor this list knows is an error, so that no product is missed.
-COST_FREE_OPERATORS = tuple(
-    f"aten::{name}"
-    for name in (
-        *("abs", "add", "add_", "div", "div_", "exp", "mul", "mul_", "neg", "pow", "sub", "sub_"),
-        *("elu", "gelu", "hardsigmoid", "hardswish", "hardswish_", "hardtanh", "hardtanh_"),
-        *("leaky_relu", "log", "relu6", "relu6_", "rsqrt"),
-        *("sigmoid", "silu", "softmax", "sqrt", "tanh"),
-        *("adaptive_max_pool2d", "amax", "amin", "argmax", "avg_pool2d", "max_pool2d", "mean"),
-        *("min", "prod", "sort", "std", "sum", "topk", "var"),
-        *("expand_as", "eye", "feature_dropout", "pad", "unfold"),
-    )
+COST_FREE_OPERATORS = (
+    *("abs", "add", "add_", "div", "div_", "exp", "mul", "mul_", "neg", "pow", "sub", "sub_"),
+    *("elu", "gelu", "hardsigmoid", "hardswish", "hardswish_", "hardtanh", "hardtanh_"),
+    *("leaky_relu", "log", "relu6", "relu6_", "rsqrt"),
+    *("sigmoid", "silu", "softmax", "sqrt", "tanh"),
+    *("adaptive_max_pool2d", "amax", "amin", "argmax", "avg_pool2d", "max_pool2d", "mean"),
+    *("min", "prod", "sort", "std", "sum", "topk", "var"),
+    *("expand_as", "eye", "feature_dropout", "pad", "unfold"),
 )
 
 
 class UncountedOperatorError(AttngridError):
     """A model with an operator that is neither counted nor known to be free."""
-
-
-def _attention_macs(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
-    """Multiply-accumulates of fused attention, which fvcore does not count."""
-    *batch, queries, width = get_shape(inputs[0])
-    keys, value_width = get_shape(inputs[2])[-2:]
-    return int(prod(batch) * queries * keys * (width + value_width))
 
 
 @dataclass(frozen=True)
@@ -86,9 +75,10 @@ class Model:
 
     def create(self) -> nn.Module:
         """Build it."""
-        common = {"num_classes": self.num_classes, "stem": self.stem}
         sized = {"input_size": self.input_size, **self.options}
-        return create_model(self.backbone, self.attention, **common, **sized)
+        return create_model(
+            self.backbone, self.attention, num_classes=self.num_classes, stem=self.stem, **sized
+        )
 
     def key(self) -> dict[str, Any]:
         """The columns that identify the model in a table."""
@@ -137,30 +127,28 @@ def once(models: Iterable[Model]) -> list[Model]:
     return list({repr(model): model for model in models}.values())
 
 
-def table(models: Iterable[Model], on_error: Callable[[AttngridError], None]) -> str:
+def table(models: Iterable[Model], *, strict: bool) -> str:
     """The models' counts as CSV.
 
-    A model that cannot be counted is given to ``on_error``, and its counts stay empty.
+    Raises:
+        AttngridError: a model that cannot be counted, if ``strict``; otherwise its counts stay
+            empty, and a warning says why.
     """
-    text = io.StringIO()
-    columns = [*MODEL_KEY, *COUNTED]
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
+    rows = []
     for model in models:
         try:
-            writer.writerow(model.count())
+            rows.append(model.count())
         except AttngridError as error:
-            on_error(error)
-            writer.writerow(model.key())
-    return text.getvalue()
+            if strict:
+                raise
+            log.warning("not counted: %s", error)
+            rows.append(model.key())
+    frame = pd.DataFrame(rows, columns=[*MODEL_KEY, *COUNTED], dtype=object)
+    return frame.to_csv(index=False, lineterminator="\n")
 
 
 def count(model: nn.Module, input_size: int) -> dict[str, int]:
-    """Count a model on one image of 3×H×W.
-
-    Args:
-        model: on a real device, since fvcore traces real tensors.
-        input_size: H and W in pixels.
+    """Count a model, which has memory, on one image of 3×H×W with H = W = ``input_size``.
 
     Returns:
         ``params`` (learnable ones), ``macs`` = ``conv_macs`` + ``linear_macs`` + ``product_macs``
@@ -171,34 +159,42 @@ def count(model: nn.Module, input_size: int) -> dict[str, int]:
         UncountedOperatorError: an operator that neither fvcore nor ``COST_FREE_OPERATORS`` knows;
             the message names it.
     """
-    device = next(model.parameters()).device
-    model.eval()  # in training mode batch norm needs more than one value per channel
+    image = torch.zeros(1, 3, input_size, input_size, device=next(model.parameters()).device)
     # fvcore logs the operators that it skips; here they are an error
     logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer warns of shapes that become constants
-        analysis = FlopCountAnalysis(
-            model, torch.zeros(1, 3, input_size, input_size, device=device)
-        )
-        analysis.set_op_handle(FUSED_ATTENTION, _attention_macs)
-        analysis.set_op_handle(**dict.fromkeys(COST_FREE_OPERATORS))
+        analysis = FlopCountAnalysis(model.eval(), image)
+        analysis.set_op_handle(f"aten::{FUSED_ATTENTION}", _attention_macs)
+        analysis.set_op_handle(**{f"aten::{name}": None for name in COST_FREE_OPERATORS})
         by_operator = analysis.by_operator()
         if unknown := analysis.unsupported_ops():
             raise UncountedOperatorError(
                 f"cannot count {', '.join(sorted(unknown))}: fvcore does not know it, and it is "
                 "not in COST_FREE_OPERATORS of attngrid/measure/complexity.py"
             )
-    total = int(sum(by_operator.values()))
-    macs = {
-        column: int(sum(by_operator[name] for name in operators))
-        for column, operators in MAC_OPERATORS.items()
-    }
-    norms = int(sum(by_operator[name] for name in NORM_OPERATORS))
+
+    def total(operators: Iterable[str]) -> int:
+        return int(sum(by_operator[name] for name in operators))
+
+    columns = {column: total(operators) for column, operators in MAC_OPERATORS.items()}
+    macs, norm_flops, fvcore_total = (
+        sum(columns.values()),
+        total(NORM_OPERATORS),
+        total(by_operator),
+    )
     return {
         "params": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "macs": sum(macs.values()),
-        **macs,
-        "norm_flops": norms,
-        "other_flops": total - sum(macs.values()) - norms,
-        "fvcore_total": total,
+        "macs": macs,
+        **columns,
+        "norm_flops": norm_flops,
+        "other_flops": fvcore_total - macs - norm_flops,
+        "fvcore_total": fvcore_total,
     }
+
+
+def _attention_macs(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
+    """Multiply-accumulates of fused attention, which fvcore does not count."""
+    *batch, queries, width = get_shape(inputs[0])
+    keys, value_width = get_shape(inputs[2])[-2:]
+    return int(prod(batch) * queries * keys * (width + value_width))

@@ -23,13 +23,13 @@ from typing import Any
 
 import torch
 
-from attngrid.core.errors import AttngridError, UnknownNameError
+from attngrid.core.errors import UnknownNameError
 from attngrid.core.files import read_yaml, shipped
 from attngrid.core.hardware import processor_name
 from attngrid.core.validation import validate
 from attngrid.data.registry import find_dataset
 from attngrid.measure.complexity import Model, models_of_grid, once
-from attngrid.measure.cost_file import FILE, TIMED, identity, keep_cost, read_costs
+from attngrid.measure.cost_file import TIMED, identity, keep_cost, read_costs
 from attngrid.models.registry import trained_attention
 from attngrid.records.environment import code_version, now
 from attngrid.study.compute import Performance
@@ -63,12 +63,8 @@ RECIPE = Recipe(
 )
 
 
-class NotMeasuredError(AttngridError):
-    """A model whose process failed."""
-
-
 def models_to_measure(grid: CostGrid) -> list[Model]:
-    """The models that a configuration asks for, each once.
+    """The models that a configuration asks for, each once, those of small images first.
 
     Raises:
         UnknownNameError: a backbone or attention that none of them has, or an unknown dataset.
@@ -87,19 +83,17 @@ def models_to_measure(grid: CostGrid) -> list[Model]:
         found = [find_dataset(name) for name in grid.datasets]
         sizes = [(d.stem, d.num_classes, d.input_size) for d in found]
         models = [m for m in models if (m.stem, m.num_classes, m.input_size) in sizes]
-    return once(replace(m, attention=trained_attention(m.attention)) for m in models)
+    models = once(replace(m, attention=trained_attention(m.attention)) for m in models)
+    return sorted(models, key=lambda model: model.input_size)
 
 
-def measure_all(
-    grid: CostGrid, threads: int, *, again: bool = False, file: Path = FILE
-) -> list[str]:
+def measure_all(grid: CostGrid, threads: int, *, again: bool = False) -> list[str]:
     """Measure each model without a row for this machine, and write its row at once.
 
     Args:
         grid: which models, and how.
         threads: CPU threads.
         again: also measure the models that have a row.
-        file: the CSV file of the rows.
 
     Returns:
         The models that could not be measured, each with the reason.
@@ -107,7 +101,7 @@ def measure_all(
     Raises:
         UnknownNameError: as ``models_to_measure``.
     """
-    known = set() if again else {identity(row) for row in read_costs(file)}
+    known = set() if again else {identity(row) for row in read_costs()}
     keys = [(m, m.key() | machine_of(grid, m, threads)) for m in models_to_measure(grid)]
     left = [(model, key) for model, key in keys if identity(key) not in known]
     log.info("%s models, %s of them measured before", len(keys), len(keys) - len(left))
@@ -124,11 +118,14 @@ def measure_all(
         label = f"{model_label(model.backbone, model.attention)}, {size}"
         try:
             row = in_new_process(measure, model, grid, threads)
-        except NotMeasuredError as error:
-            failed.append(f"{label}: {error}")
+        except Exception as error:  # a user's module may raise anything
+            reason, *_ = [*str(error).strip().splitlines(), ""]
+            ended = isinstance(error, BrokenProcessPool)
+            cause = "its process was ended" if ended else f"{type(error).__name__}: {reason}"
+            failed.append(f"{label}: {cause}")
             log.warning("not measured: %s", failed[-1])
         else:
-            keep_cost(row | key, file)
+            keep_cost(row | key)
             ratios = ", ".join(f"{name} × {row[f'{name}_ratio']:.2f}" for name in TIMED)
             log.info("[%s/%s] %s: %s", number + 1, len(left), label, ratios)
     return failed
@@ -156,20 +153,10 @@ def resolve(grid: CostGrid, model: Model, device: torch.device) -> Performance:
 
 
 def in_new_process(work: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function returns in a new process, which ends with this one.
-
-    Raises:
-        NotMeasuredError: the function raised, or its process was ended.
-    """
+    """What a function returns in a new process, which ends with this one."""
     context = get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context, initializer=_end_with_parent) as pool:
-        try:
-            return pool.submit(work, *arguments).result()
-        except BrokenProcessPool:
-            raise NotMeasuredError("its process was ended; too little memory?") from None
-        except Exception as error:  # a user's module may raise anything
-            reason = str(error).strip().partition("\n")[0]
-            raise NotMeasuredError(f"{type(error).__name__}: {reason}") from error
+        return pool.submit(work, *arguments).result()
 
 
 def _end_with_parent() -> None:

@@ -6,12 +6,11 @@ performance options. Rows of different machines never share a column of a table.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import pandas as pd
 from filelock import FileLock
 
 from attngrid.core.files import shipped, write_atomically
@@ -49,25 +48,22 @@ def read_costs(file: Path = FILE) -> list[Row]:
     file = shipped(file)
     if not file.is_file():
         return []
-    with file.open(encoding="utf-8", newline="") as stream:
-        # a file of an older version may lack a column
-        return [{name: row.get(name) or "" for name in COLUMNS} for row in csv.DictReader(stream)]
+    frame = pd.read_csv(file, dtype=str, keep_default_na=False)
+    # a file of an older version may lack a column
+    return cast(list[Row], frame.reindex(columns=COLUMNS, fill_value="").to_dict("records"))
 
 
-def keep_cost(row: Mapping[str, Any], file: Path = FILE) -> None:
+def keep_cost(row: Mapping[str, Any]) -> None:
     """Write a row in place of the one of the same model and machine, or at the end.
 
     Several processes may do so at once.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(file.with_name(f".{file.name}.lock")):
-        rows = {identity(other): other for other in read_costs(file)}
+    FILE.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(FILE.with_name(f".{FILE.name}.lock")):
+        rows = {identity(other): other for other in read_costs()}
         rows[identity(row)] = {name: str(row[name]) for name in COLUMNS}
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows.values())
-        write_atomically(file, text.getvalue())
+        frame = pd.DataFrame(rows.values(), columns=COLUMNS)
+        write_atomically(FILE, frame.to_csv(index=False, lineterminator="\n"))
 
 
 def identity(row: Mapping[str, Any]) -> tuple[str, ...]:

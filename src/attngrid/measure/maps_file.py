@@ -19,14 +19,9 @@ from attngrid.study.schema import Study
 
 @dataclass(frozen=True)
 class CellMaps:
-    """Maps of one trained network for K images.
+    """Maps of one trained network for K images: Grad-CAM of the true class on the last stage.
 
-    Attributes:
-        labels: the K true classes.
-        predicted: the K predicted classes.
-        grad_cam_KHW: Grad-CAM of the true class on the last stage's output, 0 or more.
-        own_KHW: spatial map of an attention module; None if it has none.
-        site: name of that module in the network.
+    ``own_KHW`` is the spatial map of the attention module named ``site``; None if there is none.
     """
 
     labels: list[int]
@@ -38,12 +33,7 @@ class CellMaps:
 
 @dataclass(frozen=True)
 class Maps:
-    """A study's attention maps.
-
-    Attributes:
-        images: uint8, K×H×W×3, by dataset.
-        cells: by the cell's id.
-    """
+    """A study's attention maps: uint8 images K×H×W×3 by dataset, and maps by the cell's id."""
 
     images: dict[str, NDArray[np.uint8]]
     cells: dict[str, CellMaps]
@@ -87,25 +77,19 @@ def read_maps(file: Path) -> Maps:
         RecordError: a file that is not one of ``write_maps``.
     """
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            images = {
-                name.removeprefix("images/"): arrays[name]
-                for name in arrays.files
-                if name.startswith("images/")
-            }
-            cells = {
-                name: CellMaps(
-                    fields["labels"],
-                    fields["predicted"],
-                    arrays[f"grad_cam/{name}"],
-                    arrays[f"own/{name}"] if f"own/{name}" in arrays.files else None,
-                    fields["site"],
-                )
-                for name, fields in json.loads(str(arrays["cells"])).items()
-            }
+        with np.load(file, allow_pickle=False) as stored:
+            arrays = dict(stored)
+        cells = {
+            name: CellMaps(
+                grad_cam_KHW=arrays[f"grad_cam/{name}"], own_KHW=arrays.get(f"own/{name}"), **fields
+            )
+            for name, fields in json.loads(str(arrays["cells"])).items()
+        }
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise RecordError(
             f"{file}: cannot be read: {error}; remove it and `attngrid visualize` makes it anew "
             "from the weights there are"
         ) from None
+    kind = "images/"
+    images = {name.removeprefix(kind): arrays[name] for name in arrays if name.startswith(kind)}
     return Maps(images, cells)

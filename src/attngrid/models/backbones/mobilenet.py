@@ -46,10 +46,6 @@ class Design(NamedTuple):
     linear: bool = True  # no activation after the last convolution of a block
 
 
-def _v2(ratio: int, widths: list[int]) -> list[Block]:
-    return [Block(outputs, ratio=ratio, activation=relu6) for outputs in widths]
-
-
 def _v3(kernel: int, activation: Activation, rows: list[tuple[int, int, bool]]) -> list[Block]:
     """A stage of (expanded, outputs, attention)."""
     return [
@@ -70,11 +66,8 @@ DESIGNS = {
         32,
         relu6,
         [
-            _v2(1, [16]),
-            _v2(6, [24] * 2),
-            _v2(6, [32] * 3),
-            _v2(6, [64] * 4 + [96] * 3),
-            _v2(6, [160] * 3 + [320]),
+            [Block(outputs, ratio=1 if outputs == 16 else 6, activation=relu6) for outputs in stage]
+            for stage in ([16], [24] * 2, [32] * 3, [64] * 4 + [96] * 3, [160] * 3 + [320])
         ],
         (1280,),
     ),
