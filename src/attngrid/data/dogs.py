@@ -10,13 +10,14 @@ import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from attngrid.data.images import Images
-from attngrid.data.prepare import Archive, Summary, fetch, sizes_and_times, unfinished_folder
+from attngrid.data.prepare import Archive, fetch, sizes_and_times, unfinished_folder
 from attngrid.data.registry import find_dataset
 
 SOURCE = "http://vision.stanford.edu/aditya86/ImageNetDogs/"
@@ -27,11 +28,14 @@ ARCHIVES = (
 )
 
 
-def prepare(name: str, folder: Path, *, download: bool, thorough: bool) -> Summary:
+def prepare(name: str, folder: Path, *, download: bool, thorough: bool) -> dict[str, Any]:
     """Decode the images of each split into one array.
 
     Each image is squashed to 256×256, bilinearly and antialiased, as torchvision resizes a PIL
     image. ``thorough`` changes nothing, since every image is decoded.
+
+    Returns:
+        Entries of the report.
 
     Raises:
         DataError: a missing or damaged archive.
@@ -46,20 +50,21 @@ def prepare(name: str, folder: Path, *, download: bool, thorough: bool) -> Summa
             shutil.unpack_archive(file, unpacked, filter="data")
         for split in ("train", "test"):
             listed = loadmat(unpacked / f"{split}_list.mat")
-            images = [unpacked / "Images" / str(cell.item()) for cell in listed["file_list"].ravel()]
+            images = [
+                unpacked / "Images" / str(cell.item()) for cell in listed["file_list"].ravel()
+            ]
             labels_N = listed["labels"].ravel().astype(np.int64) - 1
             np.save(unpacked / f"{split}_labels.npy", labels_N)
             _decode(images, unpacked / f"{split}_images.npy")
             counts[split] = len(images)
         for array in dataset.files:
             os.renames(unpacked / Path(array).name, folder / array)
-    return Summary(
-        source=SOURCE,
-        images=counts,
-        classes=dataset.num_classes,
-        watched=sizes_and_times(folder, dataset.files),
-        checksums={archive.file: f"md5:{archive.md5}" for archive in ARCHIVES},
-    )
+    return {
+        "source": SOURCE,
+        "images": counts,
+        "checksums": {archive.file: f"md5:{archive.md5}" for archive in ARCHIVES},
+        "watched": sizes_and_times(folder, dataset.files),
+    }
 
 
 def dogs(folder: Path) -> tuple[Images, Images]:

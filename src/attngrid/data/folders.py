@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torchvision.datasets import ImageFolder
 
 from attngrid.core.errors import DataError
 from attngrid.data.images import ImageFiles
-from attngrid.data.prepare import Summary, sizes_and_times
+from attngrid.data.prepare import sizes_and_times
 from attngrid.data.registry import find_dataset
 
 # ILSVRC 2012: Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, Table 2.
@@ -33,11 +34,14 @@ def list_files(name: str, folder: Path) -> tuple[ImageFiles, ImageFiles]:
     return train, test
 
 
-def prepare(name: str, folder: Path, *, download: bool, thorough: bool) -> Summary:
+def prepare(name: str, folder: Path, *, download: bool, thorough: bool) -> dict[str, Any]:
     """Check every class folder and every file.
 
     A file is accepted if it begins and ends like a JPEG or PNG, or else if it can be decoded. With
     ``thorough`` every image is decoded.
+
+    Returns:
+        Entries of the report.
 
     Raises:
         DataError: wrong classes, a wrong number of images, or files that cannot be read; the
@@ -72,12 +76,11 @@ def prepare(name: str, folder: Path, *, download: bool, thorough: bool) -> Summa
             f"{_first_few(damaged)}. Replace them, or move them out of the folder"
         )
     folders = [Path(i.root, c).absolute() for i in splits.values() for c in (".", *classes)]
-    return Summary(
-        source=str(_root(name, folder).absolute()),
-        images=counts,
-        classes=len(classes),
-        watched=sizes_and_times(folder, map(str, folders)),
-    )
+    return {
+        "source": str(_root(name, folder).absolute()),
+        "images": counts,
+        "watched": sizes_and_times(folder, map(str, folders)),
+    }
 
 
 def _root(name: str, folder: Path) -> Path:

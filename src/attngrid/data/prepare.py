@@ -1,7 +1,7 @@
-"""Fetching, unpacking and checking a dataset's files once, with a report of what was found.
+"""Fetching, unpacking and checking a dataset's files once.
 
-The report ``<data folder>/.attngrid/<dataset>.json`` holds counts, checksums, and the sizes and
-times of what was checked. As long as sizes and times agree, nothing is checked again.
+The report ``<data folder>/.attngrid/<dataset>.json`` says what was found and when. It has the size
+and time of what was checked (``watched``): as long as they agree, nothing is checked again.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import os
 import pkgutil
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.client import HTTPException
 from pathlib import Path
@@ -28,25 +28,6 @@ from attngrid.data.registry import find_dataset, short_name
 
 # Subfolder of the data folder for reports, locks and unfinished files.
 STATE_FOLDER = ".attngrid"
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a dataset's ``prepare`` function found.
-
-    Attributes:
-        source: URL or absolute folder of the images.
-        images: number of images by split.
-        classes: number of classes.
-        watched: size in bytes and modification time in ns of each file and folder that was checked.
-        checksums: ``md5:...`` by file.
-    """
-
-    source: str
-    images: Mapping[str, int]
-    classes: int
-    watched: Mapping[str, list[int]]
-    checksums: Mapping[str, str] = field(default_factory=dict)
 
 
 def report_file(name: str, folder: Path) -> Path:
@@ -88,13 +69,13 @@ def prepare(
             report = _read_report(name, folder, thorough)
             if report is None:
                 check = pkgutil.resolve_name(dataset.prepare)
-                summary: Summary = check(name, folder, download=download, thorough=thorough)
                 report = {
                     "dataset": name,
+                    "classes": dataset.num_classes,
                     "checked": datetime.now(UTC).isoformat(timespec="seconds"),
                     "thorough": thorough,
                     "attngrid": __version__,
-                    **asdict(summary),
+                    **check(name, folder, download=download, thorough=thorough),
                 }
                 write_atomically(file, json.dumps(report, indent=1) + "\n")
             return report

@@ -23,7 +23,6 @@ from attngrid.data.transforms import Brightness, CropTo, Flip, RandomResizedCrop
 # The usual channel statistics of ImageNet's training images, in [0, 255].
 MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
-BATCHES_AHEAD = 2  # per worker
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 GRACE_S = 20
 
@@ -70,7 +69,6 @@ class Stream(Split):
             sampler=[order_N[part.start : part.stop] for part in self._parts(first)],
             batch_size=None,
             num_workers=self.workers,
-            prefetch_factor=BATCHES_AHEAD if self.workers else None,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=_outlast_signals,
             generator=torch.Generator(),  # the default would draw from torch's global one

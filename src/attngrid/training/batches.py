@@ -76,9 +76,7 @@ def make_batches(
     if find_dataset(cell.dataset).target is None:
         from attngrid.data.stream import Stream  # imports torchvision, which takes a second
 
-        train, test = load_files(
-            cell.dataset, folder, classes=classes, validation=cell.validation
-        )
+        train, test = load_files(cell.dataset, folder, classes=classes, validation=cell.validation)
         return (
             Stream(
                 train,
