@@ -37,7 +37,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from attngrid.core.hardware import processors
-from attngrid.data import folders
+from attngrid.data.loading import load_files
 from attngrid.data.stream import Stream
 from attngrid.study.recipe import shipped_recipes
 
@@ -122,10 +122,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "pictures"
         run["median_bytes"] = statistics.median(write_pictures(root, options.images))
-        index, _ = folders.load(f"imagefolder:{root}:2", Path(folder))
+        files, _ = load_files(f"imagefolder:{root}:2", Path(folder))
         sides: dict[str, Iterable[tuple[Tensor, Tensor]]] = {
             "ours": Stream(
-                index,
+                files,
                 BATCH,
                 shipped_recipes()["imagenet_100ep"].train_transforms,
                 torch.device("cpu"),

@@ -35,11 +35,9 @@ from attngrid.cli.main import main
 from attngrid.core.errors import ConfigError, DataError
 from attngrid.core.validation import validate
 from attngrid.data import dogs, folders
-from attngrid.data.archives import link_archives
-from attngrid.data.loading import load
+from attngrid.data.loading import load, load_files
 from attngrid.data.prepare import prepare, report_file
 from attngrid.data.registry import DATASETS
-from attngrid.data.staging import stage
 from attngrid.study.recipe import shipped_recipes
 from attngrid.study.resources import require_runnable
 from attngrid.study.schema import Study, load_study
@@ -127,7 +125,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], str]]:
     def start(folder: Path) -> str:
         server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder))
         servers.append(server)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         return f"http://127.0.0.1:{server.server_port}/"
 
     yield start
@@ -171,42 +169,6 @@ def test_cifar10_is_unpacked_from_its_archive_and_read(cifar: Cifar, folder: Pat
     )
 
 
-def test_an_archive_in_parts_is_joined_and_checked(
-    cifar: Cifar, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """As somebody carries it, who has split it."""
-    carried = folder.parent / "carried"
-    carried.mkdir()
-    name = cifar.archive.name
-    size = cifar.archive.stat().st_size // 3 + 1
-    subprocess.run(["split", "-d", f"-b{size}", cifar.archive, carried / f"{name}."], check=True)
-    assert [file.name for file in sorted(carried.iterdir())] == [f"{name}.0{n}" for n in range(3)]
-    monkeypatch.chdir(folder.parent)
-    block = {"dataset": "cifar10", "backbones": ["resnet18"], "attentions": ["none"]}
-    study = {
-        "study": "carried",
-        "grid": [block | {"recipes": ["cifar_30ep"], "seeds": [0]}],
-        "data": {"folder": str(folder)},
-    }
-    Path("carried.yaml").write_text(yaml.safe_dump(study))
-    with pytest.raises(ConfigError, match=f"put {folder / name} there"):
-        require_runnable(load_study(Path("carried.yaml")))
-    command = ["prepare", "carried.yaml", "--archives", str(carried)]
-    second = (carried / f"{name}.01").read_bytes()
-    (carried / f"{name}.01").write_bytes(second[:-1])
-    assert main(command) == 1
-    told = capsys.readouterr().err
-    assert f"{name}.00, {name}.01, {name}.02 do not make {name} (MD5 " in told
-    assert not (folder / name).exists()
-    (carried / f"{name}.01").write_bytes(second)
-    require_runnable(load_study(Path("carried.yaml")))  # Snakemake asks, before it prepares them
-    assert main(command) == 0
-    assert md5((folder / name).read_bytes()) == datasets.CIFAR10.tgz_md5
-    assert {file: (folder / file).read_bytes() for file in cifar.files} == cifar.files
-    assert main(["prepare", "carried.yaml", "--archives", "nowhere"]) == 1
-    assert "nowhere: No such file or directory" in capsys.readouterr().err
-
-
 def test_an_archive_is_fetched_only_if_the_configuration_says_so(
     cifar: Cifar, folder: Path
 ) -> None:
@@ -222,7 +184,7 @@ def test_a_source_that_is_not_there_names_the_file_to_put_by_hand(
     cifar: Cifar, folder: Path
 ) -> None:
     cifar.archive.unlink()
-    with pytest.raises(DataError, match=r"could not be fetched .*: put the file of .* at .*gz$"):
+    with pytest.raises(DataError, match=r"could not be fetched .* put the file of .* at .*gz$"):
         prepare("cifar10", folder, download=True)
 
 
@@ -247,7 +209,7 @@ def test_a_download_with_a_wrong_checksum_is_kept_aside(
     cifar: Cifar, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", "0" * 32)
-    with pytest.raises(DataError, match=r"it is kept as .*cifar-10-python\.tar\.gz"):
+    with pytest.raises(DataError, match=r"not be fetched to .*cifar-10-python\.tar\.gz"):
         prepare("cifar10", folder, download=True)
     assert tree(folder) == {}
     kept = folder / ".attngrid/downloads/cifar-10-python.tar.gz"
@@ -260,7 +222,7 @@ def test_an_archive_cannot_write_outside_its_folder(
     evil = {**cifar.files, "../evil": b"evil", "../../evil": b"evil"}
     monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", tar(folder / "cifar-10-python.tar.gz", evil))
     before = tree(folder)
-    with pytest.raises(DataError, match=r"evil.*outside the destination.*nothing of this archive"):
+    with pytest.raises(tarfile.OutsideDestinationError, match="evil"):
         prepare("cifar10", folder)
     assert tree(folder) == before
     assert not list(folder.parent.rglob("evil"))
@@ -320,10 +282,10 @@ def test_processes_that_want_the_same_dataset_at_once_do_the_work_once(
     program = (
         "import sys, time; from pathlib import Path\n"
         "from attngrid.data import cifar; from attngrid.data.prepare import prepare\n"
-        "work = cifar.extract\n"
-        "def extract(*arguments):\n"
-        "    print('works', flush=True); time.sleep(0.5); work(*arguments)\n"
-        "cifar.extract = extract\n"
+        "fetch = cifar.fetch\n"
+        "def slowly(*arguments, **options):\n"
+        "    print('works', flush=True); time.sleep(0.5); return fetch(*arguments, **options)\n"
+        "cifar.fetch = slowly\n"
         "Path(sys.argv[2], str(time.time_ns())).touch()\n"
         "while len(list(Path(sys.argv[2]).iterdir())) < 3: time.sleep(0.01)\n"
         "print(prepare('cifar10', Path(sys.argv[1]))['images'])\n"
@@ -356,12 +318,12 @@ def picture(number: int, size: tuple[int, int], kind: str = "JPEG", mode: str = 
 
 
 class Dogs:
-    """Archives as Stanford's, of 120 breeds with two pictures to train on and one to test on."""
+    """Archives as Stanford's, of 12 breeds with two pictures to train on and one to test on."""
 
     def __init__(self, folder: Path) -> None:
         self.pictures: dict[str, bytes] = {}
         lists: dict[str, list[str]] = {"train": [], "test": []}
-        for breed in range(120):
+        for breed in range(12):
             for number in range(3):
                 name = f"n{breed:08d}-Breed_{breed}/n{breed:08d}_{number}.jpg"
                 self.pictures[name] = picture(3 * breed + number, (40 + breed, 60 + number))
@@ -387,7 +349,6 @@ class Dogs:
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Take these archives for the official ones."""
         monkeypatch.setattr(dogs, "ARCHIVES", self.archives)
-        monkeypatch.setattr(dogs, "COUNTS", {"train": 240, "test": 120})
 
 
 def test_stanford_dogs_are_squashed_as_torchvision_does_and_split_as_the_lists_say(
@@ -396,14 +357,14 @@ def test_stanford_dogs_are_squashed_as_torchvision_does_and_split_as_the_lists_s
     made = Dogs(folder)
     made.install(monkeypatch)
     train, test = load("dogs", folder, download=False, classes=None)
-    assert train.pixels_NCHW.shape == (240, 3, 256, 256)
-    assert test.pixels_NCHW.shape == (120, 3, 256, 256)
+    assert train.pixels_NCHW.shape == (24, 3, 256, 256)
+    assert test.pixels_NCHW.shape == (12, 3, 256, 256)
     assert train.pixels_NCHW.dtype == torch.uint8
     squash = Resize((256, 256))  # the authors' transform, on PIL images
     for split, images in {"train": train, "test": test}.items():
         names = made.lists[split]
         assert images.labels_N.tolist() == [int(name[1:9]) for name in names]
-        for number in range(0, len(names), 17):
+        for number in range(0, len(names), 7):
             with Image.open(io.BytesIO(made.pictures[names[number]])) as image:
                 expected = pil_to_tensor(squash(image))
             assert torch.equal(images.pixels_NCHW[number], expected)
@@ -417,26 +378,7 @@ def test_stanford_dogs_are_squashed_as_torchvision_does_and_split_as_the_lists_s
     prepare("dogs", folder)
 
 
-def test_stanford_dogs_archives_are_taken_from_a_folder(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Dogs(folder).install(monkeypatch)
-    carried = folder.parent / "carried"
-    carried.mkdir()
-    images, lists = (folder / "stanford-dogs" / f"{what}.tar" for what in ("images", "lists"))
-    half = images.stat().st_size // 2 + 1
-    subprocess.run(["split", "-d", f"-b{half}", images, carried / "images.tar."], check=True)
-    images.unlink()
-    lists.rename(carried / "lists.tar")
-    link_archives(carried, folder)
-    report = prepare("dogs", folder)
-    assert report is not None
-    assert report["images"] == {"train": 240, "test": 120}
-
-
-def test_stanford_dogs_that_are_not_there_name_both_archives_and_their_checksums(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stanford_dogs_that_are_not_there_name_an_archive_and_its_checksum(folder: Path) -> None:
     with pytest.raises(DataError) as raised:
         prepare("dogs", folder)
     for part in (
@@ -446,13 +388,6 @@ def test_stanford_dogs_that_are_not_there_name_both_archives_and_their_checksums
     ):
         assert part in str(raised.value)
     assert dogs.ARCHIVES[1].md5 == "edbb9f16854ec66506b5f09b583e0656"
-    assert dogs.COUNTS == {"train": 12_000, "test": 8_580}
-    # lists that name fewer images than expected
-    Dogs(folder).install(monkeypatch)
-    monkeypatch.setattr(dogs, "COUNTS", {"train": 241, "test": 120})
-    with pytest.raises(DataError, match="names 240 images of 120 classes, expected 241 of 120"):
-        prepare("dogs", folder)
-    assert tree(folder).keys() == {"stanford-dogs/images.tar", "stanford-dogs/lists.tar"}
 
 
 # Image folders
@@ -485,21 +420,20 @@ def test_an_image_folder_is_indexed_as_torchvisions_imagefolder_has_it(
     report = prepare(name, folder, thorough=thorough)
     assert report is not None
     assert report["images"] == {"train": 9, "test": 3}
-    assert (report["classes"], report["ignored"], report["thorough"]) == (3, 1, thorough)
-    for index, split in zip(folders.load(name, folder), ("train", "val"), strict=True):
+    assert (report["classes"], report["thorough"]) == (3, thorough)
+    for files, split in zip(load_files(name, folder), ("train", "val"), strict=True):
         expected = datasets.ImageFolder(str(birds / split))
-        assert index.classes == tuple(expected.classes)
-        found = [(str(index.path(n)), int(index.labels[n])) for n in range(len(index))]
-        assert found == expected.samples
-    few, _ = folders.load(name, folder, classes=2)
-    assert set(few.labels.tolist()) == {0, 1}
+        paths = [os.fsdecode(path) for path in files.paths_N]
+        assert list(zip(paths, files.labels_N.tolist(), strict=True)) == expected.samples
+    few, _ = load_files(name, folder, classes=2)
+    assert set(few.labels_N.tolist()) == {0, 1}
     assert len(few) == 6
 
 
 def test_held_out_images_may_be_in_test(birds: Path, folder: Path) -> None:
     (birds / "val").rename(birds / "test")
-    _, test = folders.load(f"imagefolder:{birds}:3", folder)
-    assert test.path(0) == birds / "test/Heron/Heron 0.JPEG"
+    _, test = load_files(f"imagefolder:{birds}:3", folder)
+    assert os.fsdecode(test.paths_N[0]) == str(birds / "test/Heron/Heron 0.JPEG")
 
 
 @pytest.mark.parametrize("thorough", [False, True])
@@ -538,20 +472,19 @@ def test_the_classes_of_both_splits_must_be_the_same_and_have_images(
 ) -> None:
     name = f"imagefolder:{birds}:3"
     (birds / "val/wren").rename(birds / "val/robin")
-    with pytest.raises(DataError, match=r"val lacks wren; .*train lacks robin"):
+    with pytest.raises(DataError, match=r"one of them lacks robin, wren"):
         prepare(name, folder)
     (birds / "val/robin").rename(birds / "val/wren")
-    (birds / "val/wren/wren 0.JPEG").unlink()
-    with pytest.raises(DataError, match=r"no image in .*val/wren$"):
-        prepare(name, folder)
     with pytest.raises(DataError, match=r"found 3 classes in .*train, expected 4"):
         prepare(f"imagefolder:{birds}:4", folder)
+    (birds / "val/wren/wren 0.JPEG").unlink()
+    with pytest.raises(DataError, match=r"birds could not be prepared: .* the classes wren\."):
+        prepare(name, folder)
     shutil.rmtree(birds / "val")
-    with pytest.raises(DataError, match=r"there is no folder .*val; put each image in"):
+    with pytest.raises(DataError, match=r"birds could not be prepared: .*val: No such file"):
         prepare(name, folder)
     (birds / "val").mkdir()
-    (birds / "val/flat.JPEG").write_bytes(picture(0, (9, 9)))
-    with pytest.raises(DataError, match="val has no class folders"):
+    with pytest.raises(DataError, match=r"find any class folder in .*val"):
         prepare(name, folder)
 
 
@@ -561,38 +494,25 @@ def test_a_prepared_folder_is_looked_at_again_when_files_come_or_go(
     name = f"imagefolder:{birds}"
     first = prepare(name, folder)
     with monkeypatch.context() as patched:
-        patched.setattr(folders, "_list_images", None)  # would raise
+        patched.setattr(folders, "_damage", None)  # would raise
         assert prepare(name, folder) == first
-        assert len(folders.load(name, folder)[0]) == 9
+        assert len(load_files(name, folder)[0]) == 9
     shutil.copy(birds / "train/owl/owl 0.JPEG", birds / "train/owl/owl 9.JPEG")
-    assert len(folders.load(name, folder)[0]) == 10
+    assert prepare(name, folder) != first
+    assert len(load_files(name, folder)[0]) == 10
 
 
 def test_imagenet_is_refused_by_its_counts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(DATASETS, "imagenet", replace(DATASETS["imagenet"], num_classes=2))
-    with pytest.raises(DataError, match=r"there is no folder .*imagenet/train; put each image in"):
-        prepare("imagenet", folder)
     for split in ("train", "val"):
         for wnid in ("n01440764", "n01443537"):
             (folder / "imagenet" / split / wnid).mkdir(parents=True)
             content = picture(1, (9, 9))
             (folder / "imagenet" / split / wnid / f"{wnid}_1.JPEG").write_bytes(content)
-    with pytest.raises(DataError, match=r"found 2 images in .*train, expected 1,281,167"):
+    with pytest.raises(DataError, match=r"found {'train': 2, .* expected {'train': 1281167, "):
         prepare("imagenet", folder)
-    monkeypatch.setattr(folders, "IMAGENET_COUNTS", {"train": 2, "val": 2})
+    monkeypatch.setattr(folders, "IMAGENET_COUNTS", {"train": 2, "test": 2})
     assert prepare("imagenet", folder) is not None
-    assert folders.load("imagenet", folder)[1].classes == ("n01440764", "n01443537")
-    copy = stage("imagenet", folder, folder.parent / "scratch")
-    assert copy != folder
-    with monkeypatch.context() as patched:
-        patched.setattr(
-            folders, "_list_images", None
-        )  # would raise, if the copy were looked at again
-        assert folders.load("imagenet", copy)[1].classes == ("n01440764", "n01443537")
-    for split in ("train", "val"):
-        (folder / "imagenet" / split / "n01443537").rename(folder / "imagenet" / split / "fish")
-    with pytest.raises(DataError, match=r"WordNet ids such as n01440764; found fish"):
-        prepare("imagenet", folder)
 
 
 def test_an_image_folder_is_the_same_dataset_wherever_it_is(
@@ -678,14 +598,17 @@ def on(tiny: dict[str, Any], dataset: str) -> dict[str, Any]:
 def test_the_command_prepares_what_a_study_reads(
     cifar: Cifar, folder: Path, tiny: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    study = folder.parent / "tiny.yaml"
-    study.write_text(yaml.safe_dump(on(tiny, "cifar10") | {"data": {"folder": str(folder)}}))
-    assert main(["prepare", str(study)]) == 1
+    file = folder.parent / "tiny.yaml"
+    file.write_text(yaml.safe_dump(on(tiny, "cifar10") | {"data": {"folder": str(folder)}}))
+    with pytest.raises(ConfigError, match=f"put {folder / cifar.archive.name} there"):
+        require_runnable(load_study(file))
+    assert main(["prepare", str(file)]) == 1
     assert "attngrid: error: there is no" in capsys.readouterr().err
     shutil.copy(cifar.archive, folder)
-    assert main(["prepare", str(study), "cifar10"]) == 0
+    require_runnable(load_study(file))  # Snakemake asks, before it unpacks them
+    assert main(["prepare", str(file), "cifar10"]) == 0
     assert "CIFAR-10: 50,000 training and 10,000 held-out images of 10" in capsys.readouterr().err
-    assert main(["prepare", str(study), "cifar100"]) == 1
+    assert main(["prepare", str(file), "cifar100"]) == 1
     assert "unknown dataset of study tiny 'cifar100'" in capsys.readouterr().err
 
 
@@ -703,14 +626,10 @@ def shuffle_times(clone: Path) -> None:
             os.utime(file, (time, time))
 
 
-@pytest.mark.parametrize("config", ["cifar100", "placement"])
-def test_with_its_records_a_study_asks_for_no_dataset(
-    clone: Path, snakemake: Snakemake, config: str
-) -> None:
-    cells = load_study(clone / f"config/{config}.yaml").trainings
-    arguments = ("-n", "--configfile", f"config/{config}.yaml")
-    found = jobs(snakemake(clone, *arguments))
-    assert (found["train"], found["prepare"]) == (len(cells), 1)
+@pytest.mark.slow
+def test_with_its_records_a_study_asks_for_no_dataset(clone: Path, snakemake: Snakemake) -> None:
+    cells = load_study(clone / "config/placement.yaml").trainings
+    arguments = ("-n", "--configfile", "config/placement.yaml")
     for cell in cells.values():
         (clone / cell.record).parent.mkdir(parents=True, exist_ok=True)
         (clone / cell.record).write_text("{}")
@@ -733,9 +652,10 @@ def test_a_dataset_is_prepared_before_the_first_training_and_wanted_by_no_finish
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", cifar.sitecustomize(clone / "site"))
-    study = on(tiny, "cifar10")
+    study = on(tiny, "cifar10") | {"tables": []}
     (clone / "tiny.yaml").write_text(yaml.safe_dump(study))
-    arguments = ("--cores", "2", "--configfile", "tiny.yaml")
+    # "all" would make the report of everything, which another test does
+    arguments = ("records", "--cores", "2", "--configfile", "tiny.yaml")
     done = snakemake(clone, *arguments)
     assert done.returncode != 0
     assert "cifar-10-python.tar.gz there" in done.stderr
@@ -743,7 +663,6 @@ def test_a_dataset_is_prepared_before_the_first_training_and_wanted_by_no_finish
 
     (clone / "data").mkdir()
     shutil.copy(cifar.archive, clone / "data")
-    assert jobs(snakemake(clone, "-n", *arguments))["prepare"] == 1
     done = snakemake(clone, *arguments)
     assert done.returncode == 0, done.stderr
     cells = [clone / cell.record for cell in load_study(clone / "tiny.yaml").trainings.values()]
@@ -751,29 +670,17 @@ def test_a_dataset_is_prepared_before_the_first_training_and_wanted_by_no_finish
     assert all(report.stat().st_mtime_ns < cell.stat().st_mtime_ns for cell in cells)
     records = [cell.read_bytes() for cell in cells]
 
-    # a second run; a folder that is gone, or is elsewhere; a clone; all the same
-    again = snakemake(clone, *arguments)
-    assert "Nothing to be done" in again.stdout + again.stderr
+    # a folder that is gone, in a clone with other times
     shutil.move(clone / "data", clone / "moved")
-    again = snakemake(clone, *arguments)
-    assert "Nothing to be done" in again.stdout + again.stderr
-    (clone / "tiny.yaml").write_text(yaml.safe_dump(study | {"data": {"folder": "moved"}}))
-    assert not {"train", "prepare"} & set(jobs(snakemake(clone, "-n", *arguments)))
-    (clone / "tiny.yaml").write_text(yaml.safe_dump(study))
-    for rendered in ("tables", ".snakemake", "logs"):
-        shutil.rmtree(clone / rendered)
+    shutil.rmtree(clone / ".snakemake")
     shuffle_times(clone)
-    (clone / "results/complexity.csv").touch()  # to count the papers' models takes minutes
-    done = snakemake(clone, *arguments)
-    assert done.returncode == 0, done.stderr
-    assert (clone / "tables/tiny.grid.tex").is_file()
+    assert not {"train", "prepare"} & set(jobs(snakemake(clone, "-n", *arguments)))
 
     # another seed is trained, and it alone; its dataset is prepared for it
     study["grid"][0]["seeds"] = [0, 1]
     (clone / "tiny.yaml").write_text(yaml.safe_dump(study | {"data": {"folder": "moved"}}))
     report_file("cifar10", clone / "moved").unlink()
-    found = jobs(snakemake(clone, "-n", *arguments))
-    assert (found["train"], found["prepare"]) == (2, 1)
     done = snakemake(clone, *arguments)
-    assert done.returncode == 0, done.stderr
+    found = jobs(done)
+    assert (found["train"], found["prepare"]) == (2, 1)
     assert [cell.read_bytes() for cell in cells] == records

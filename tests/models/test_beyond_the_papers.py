@@ -289,10 +289,10 @@ class Set:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("num_classes = 3", "num_classes = 1", "set.py: Set.num_classes: found 1; .*equal to 2"),
-        ("num_classes = 3", "", "Set.num_classes: field required"),
-        ("num_classes = 3", "num_classes = len('abc')", "Set.num_classes: field required"),
-        ("input_size = 8", "input_size = 8\n    stem = 'mnist'", "Set.stem: found 'mnist'"),
+        ("num_classes = 3", "num_classes = 1", "set.py: Set: num_classes: found 1; .*equal to 2"),
+        ("num_classes = 3", "", "Set: num_classes: is required"),
+        ("num_classes = 3", "num_classes = len('abc')", "Set: num_classes: is required"),
+        ("input_size = 8", "input_size = 8\n    stem = 'mnist'", "Set: stem: found 'mnist'"),
         ("np.uint8", "np.float32", "training images are .* of float32, its 12 labels want"),
         ("input_size = 8", "input_size = 9", r"labels want \(12, 3, 9, 9\) of uint8"),
         ("% 3", "% 4", r"labels must be 0 to 2, found \[0, 1, 2, 3\]"),

@@ -178,7 +178,7 @@ def test_a_choice_is_one_for_all_seeds_and_for_two_names_of_one_function(study: 
         ({"recipes": ["tinny"]}, ["tuning.recipes", "'tinny'", "did you mean tiny"]),
         ({"recipes": []}, ["tuning.recipes", "at least 1 item"]),
         ({"seed": -1}, ["tuning.seed", "found -1"]),
-        ({"trials": 6}, ["tuning.trials", "unknown key", "learning_rates"]),
+        ({"trials": 6}, ["tuning: unknown key 'trials'", "learning_rates"]),
     ],
 )
 def test_a_mistake_in_tuning_is_named(

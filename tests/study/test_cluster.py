@@ -74,7 +74,7 @@ def test_every_line_of_the_profile_is_explained() -> None:
         ("gpu_model: a100;reboot", "gpu_model: found 'a100;reboot'"),
         ("gpu_request: --gpus", "gpu_request: found '--gpus'"),
         ("extra: [-x y]", r"extra\.0: found '-x y'; needs an option of sbatch"),
-        ("partitoin: gpu", "partitoin: unknown key 'partitoin': did you mean partition"),
+        ("partitoin: gpu", "unknown key 'partitoin': did you mean partition"),
         ("margin: 0", "margin: found 0"),
     ],
 )

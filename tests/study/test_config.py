@@ -37,8 +37,8 @@ def change(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "value", "expected"),
     [
-        ("sutdy", "x", ["sutdy", "unknown key", "did you mean study", "grid"]),
-        ("grid.0.seed", [1], ["grid.0.seed", "unknown key", "did you mean seeds"]),
+        ("sutdy", "x", ["unknown key 'sutdy': did you mean study?", "grid"]),
+        ("grid.0.seed", [1], ["grid.0: unknown key 'seed': did you mean seeds"]),
         ("grid.0.backbones", ["resnet19"], ["grid.0.backbones", "'resnet19'", "resnet18"]),
         ("grid.0.attentions", ["cbma"], ["grid.0.attentions", "'cbma'", "did you mean cbam"]),
         ("grid.0.recipes", ["tinny"], ["grid.0.recipes", "'tinny'", "tiny", "cifar_200ep"]),
@@ -49,11 +49,11 @@ def change(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("grid.0.options", {"width": "wide"}, ["grid.0.options.width", "'wide'", "number"]),
         ("grid.0.options", {"width": 0}, ["grid.0.options.width", "found 0", "greater than 0"]),
         ("grid.0.options", {"reduction": 0}, ["grid.0.options.reduction", "found 0"]),
-        ("grid.0.options", {"depth": 2}, ["grid.0.options.depth", "unknown key", "width"]),
+        ("grid.0.options", {"depth": 2}, ["grid.0.options: unknown key 'depth'", "width"]),
         ("compute.device", "tpu", ["compute.device", "'tpu'", "'auto', 'cpu' or 'cuda'"]),
         ("compute.precision", "float16", ["compute.precision", "'float16'", "'bfloat16'"]),
         ("recipes.tiny.epochs", "ten", ["recipes.tiny.epochs", "'ten'", "integer"]),
-        ("recipes.tiny.lr", 0.1, ["recipes.tiny.lr", "unknown key", "learning_rate"]),
+        ("recipes.tiny.lr", 0.1, ["recipes.tiny: unknown key 'lr'", "learning_rate"]),
         ("recipes.tiny.schedule.kind", "cos", ["recipes.tiny.schedule.kind", "'one_cycle'"]),
         (
             "recipes.tiny.train_transforms",

@@ -14,7 +14,6 @@ log = logging.getLogger(__name__)
 def prepare(arguments: argparse.Namespace) -> None:
     """Check a study's datasets once; fetch or unpack what they need."""
     from attngrid.core.errors import UnknownNameError
-    from attngrid.data.archives import link_archives
     from attngrid.data.prepare import prepare as prepare_dataset
     from attngrid.data.registry import find_dataset
 
@@ -25,8 +24,6 @@ def prepare(arguments: argparse.Namespace) -> None:
             raise UnknownNameError(f"dataset of study {study.study}", arguments.dataset, names)
         names = [arguments.dataset]
     how = {"download": study.data.download, "thorough": arguments.thorough}
-    if arguments.archives is not None:
-        link_archives(arguments.archives, study.data_folder)
     for name in names:
         report = prepare_dataset(name, study.data_folder, **how)
         found = "nothing to prepare"
@@ -88,7 +85,6 @@ def register(commands: Commands) -> None:
     command = commands.add(STEPS, prepare, study=True)
     command.add_argument("dataset", nargs="?", metavar="DATASET", help="one of the study's")
     command.add_argument("--thorough", action="store_true", help="decode every image")
-    command.add_argument("--archives", type=Path, metavar="FOLDER", help="with archives or parts")
     command = commands.add(STEPS, train, study=True)
     command.add_argument("cell", metavar="CELL", help="a cell's or trial's id, or its beginning")
     command.add_argument("--record", type=Path, help="where to write the record")

@@ -38,11 +38,7 @@ class DivergedError(AttngridError):
 
     def __init__(self, epoch: int, step: int, loss: float) -> None:
         super().__init__(f"diverged: the loss became {loss} in epoch {epoch}, step {step}")
-        self.epoch, self.step, self.loss = epoch, step, loss
-
-    def __reduce__(self) -> tuple[type, tuple[int, int, float]]:
-        """Pickle the arguments, so that the error can come from another process."""
-        return type(self), (self.epoch, self.step, self.loss)
+        self.epoch, self.step = epoch, step
 
 
 class DivergedTrialsError(AttngridError):
@@ -52,8 +48,9 @@ class DivergedTrialsError(AttngridError):
 class InterruptedTrainingError(AttngridError):
     """A signal ended a training after a last checkpoint."""
 
-    def __init__(self, number: signal.Signals) -> None:
-        super().__init__(f"stopped by {number.name}; the next run goes on from its checkpoint")
+    def __init__(self, number: signal.Signals, reason: str | None = None) -> None:
+        reason = reason or f"stopped by {number.name}"
+        super().__init__(f"{reason}; the next run goes on from its checkpoint")
         self.number = number
         self.exit_code = 128 + number
 
@@ -62,8 +59,7 @@ class DeadlineError(InterruptedTrainingError):
     """The deadline of the run ended a training after a last checkpoint."""
 
     def __init__(self) -> None:
-        super().__init__(signal.SIGTERM)
-        self.args = ("stopped at the deadline; the next run goes on from its checkpoint",)
+        super().__init__(signal.SIGTERM, "stopped at the deadline")
 
 
 class NotStartedError(AttngridError):

@@ -47,12 +47,6 @@ def write_atomically(file: Path, content: str | bytes) -> None:
         scratch.replace(file)
     finally:
         scratch.unlink(missing_ok=True)
-    # so that the new name survives a loss of power, too
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def keep_as(file: Path, kept: Path) -> None:

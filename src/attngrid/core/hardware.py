@@ -27,18 +27,16 @@ def processors() -> int:
 def processor_name() -> str:
     """Model name and instructions, such as ``AMD EPYC (AVX-512, bfloat16)``."""
     model = _cpuinfo().get("model name") or platform.processor() or platform.machine()
-    known = instructions()
-    parts = [next((name for flag, name in VECTORS.items() if flag in known), "")]
-    parts += ["bfloat16"] * bool(BFLOAT16 & known) + ["AMX"] * has_amx()
-    found = ", ".join(filter(None, parts))
-    return f"{model} ({found})" if found else model
+    known = _instructions()
+    found = [name for flag, name in VECTORS.items() if flag in known][:1]
+    found += ["bfloat16"] * bool(BFLOAT16 & known) + ["AMX"] * ("amx_bf16" in known)
+    return f"{model} ({', '.join(found)})" if found else model
 
 
-@cache
-def instructions() -> frozenset[str]:
-    """The processor's instruction sets as Linux names them; empty on other systems."""
-    info = _cpuinfo()
-    return frozenset((info.get("flags") or info.get("Features") or "").split())
+def lacks_bfloat16() -> bool:
+    """Whether the processor is known to have no bfloat16 instructions."""
+    known = _instructions()
+    return bool(known) and not BFLOAT16 & known
 
 
 def peak_memory_mb(ru_maxrss: int) -> float:
@@ -46,23 +44,17 @@ def peak_memory_mb(ru_maxrss: int) -> float:
     return ru_maxrss / 1e6 if sys.platform == "darwin" else ru_maxrss * 1024 / 1e6
 
 
-def has_amx() -> bool:
-    """Whether the processor has AMX, which multiplies tiles of bfloat16."""
-    return "amx_bf16" in instructions()
-
-
-def lacks_bfloat16() -> bool:
-    """Whether the processor is known to have no bfloat16 instructions."""
-    known = instructions()
-    return bool(known) and not BFLOAT16 & known
+def _instructions() -> set[str]:
+    """The processor's instruction sets as Linux names them; empty on other systems."""
+    info = _cpuinfo()
+    return set((info.get("flags") or info.get("Features") or "").split())
 
 
 @cache
 def _cpuinfo() -> dict[str, str]:
     """The entries of the first core in ``/proc/cpuinfo``; empty on other systems."""
-    try:
-        first, *_ = CPUINFO.read_text("utf-8").split("\n\n")
-    except OSError:
+    if not CPUINFO.is_file():
         return {}
+    first, *_ = CPUINFO.read_text("utf-8").split("\n\n")
     pairs = (line.partition(":") for line in first.splitlines())
     return {key.strip(): value.strip() for key, _, value in pairs}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from attngrid.core.errors import UnknownNameError
 
 
 def _scientific(value: object) -> object:
@@ -25,3 +27,13 @@ class Strict(BaseModel):
     """A typed section of a configuration: unknown keys and wrong types are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_near_keys(cls, section: Any) -> Any:
+        keys = section if isinstance(section, dict) else ()
+        unknown = [key for key in keys if key not in cls.model_fields]
+        if unknown:
+            errors = (UnknownNameError("key", str(key), cls.model_fields) for key in unknown)
+            raise ValueError("; ".join(map(str, errors)))
+        return section

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib
-import importlib.util
 import re
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from attngrid.core.errors import ConfigError
@@ -19,39 +20,35 @@ _USER_CLASS = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_][A-Za-z0-9_]*)")
 
 @dataclass(frozen=True)
 class UserClass:
-    """A class in a user's file. The file is parsed and not run."""
+    """A class in a user's file. The file is parsed and not run.
+
+    Attributes:
+        body: the statements of the class, after those of its base classes in the same file.
+    """
 
     file: Path
     name: str
     sha256: str
-    lineage: tuple[ast.ClassDef, ...]
+    body: list[ast.stmt]
 
     def keywords(self, first: int) -> frozenset[str]:
         """The constructor's arguments after ``self`` and the next ``first``."""
-        for node in self.lineage:
-            for method in node.body:
-                if isinstance(method, ast.FunctionDef) and method.name == "__init__":
-                    arguments = [*method.args.args[1 + first :], *method.args.kwonlyargs]
-                    return frozenset(argument.arg for argument in arguments)
+        for method in reversed(self.body):
+            if isinstance(method, ast.FunctionDef) and method.name == "__init__":
+                arguments = [*method.args.args[1 + first :], *method.args.kwonlyargs]
+                return frozenset(argument.arg for argument in arguments)
         return frozenset()
 
     def constants(self) -> dict[str, Any]:
-        """The literal class attributes, with those of base classes in the same file."""
+        """The class attributes that are written as literals."""
         values: dict[str, Any] = {}
-        for node in reversed(self.lineage):
-            for line in node.body:
-                if isinstance(line, ast.Assign):
-                    targets, value = line.targets, line.value
-                elif isinstance(line, ast.AnnAssign) and line.value is not None:
-                    targets, value = [line.target], line.value
-                else:
-                    continue
-                for target in targets:
-                    if isinstance(target, ast.Name):
-                        try:
-                            values[target.id] = ast.literal_eval(value)
-                        except ValueError:
-                            values.pop(target.id, None)  # not a literal
+        for line in self.body:
+            if isinstance(line, ast.Assign | ast.AnnAssign) and line.value is not None:
+                target = line.target if isinstance(line, ast.AnnAssign) else line.targets[0]
+                if isinstance(target, ast.Name):
+                    values.pop(target.id, None)
+                    with suppress(ValueError):  # not a literal
+                        values[target.id] = ast.literal_eval(line.value)
         return values
 
 
@@ -80,12 +77,12 @@ def find_user_class(kind: str, name: str) -> UserClass:
     if match["name"] not in classes:
         have = ", ".join(classes) or "none"
         raise ConfigError(f"{file}: has no class {match['name']!r}; it has {have}")
-    lineage, names = [], [match["name"]]
+    body, names = [], [match["name"]]
     while names:
         if (node := classes.pop(names.pop(0), None)) is not None:
-            lineage.append(node)
+            body = [*node.body, *body]
             names += [base.id for base in node.bases if isinstance(base, ast.Name)]
-    return UserClass(file, match["name"], hashlib.sha256(source).hexdigest(), tuple(lineage))
+    return UserClass(file, match["name"], hashlib.sha256(source).hexdigest(), body)
 
 
 def load_user_class(name: str, sha256: str) -> Any:
@@ -98,13 +95,11 @@ def load_user_class(name: str, sha256: str) -> Any:
     file = Path(filename)
     module_name = f"attngrid_own_{file.stem}_{sha256[:12]}"
     if module_name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(module_name, file)
-        if spec is None or spec.loader is None:
-            raise ConfigError(f"{file}: cannot be imported")
-        module = importlib.util.module_from_spec(spec)
+        module = ModuleType(module_name)
+        module.__file__ = str(file)
         sys.modules[module_name] = module
         try:
-            spec.loader.exec_module(module)
+            SourceFileLoader(module_name, str(file)).exec_module(module)
         except Exception as error:
             del sys.modules[module_name]
             raise ConfigError(f"{file}: {type(error).__name__}: {error}") from error

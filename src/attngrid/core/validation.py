@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from attngrid.core.errors import AttngridError, ConfigError, UnknownNameError
+from attngrid.core.errors import AttngridError, ConfigError
 from attngrid.core.files import read_yaml
 
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
@@ -37,52 +37,54 @@ def validate(model: type[AnyModel], content: Any, source: str | os.PathLike[str]
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise ConfigError("\n".join(_lines(model, content, error, source))) from None
+        raise ConfigError("\n".join(_lines(content, error, source))) from None
     except AttngridError as error:
         raise ConfigError(f"{source}: {error}") from None
 
 
-def _lines(
-    model: type[BaseModel], content: Any, error: ValidationError, source: object
-) -> Iterator[str]:
+def _lines(content: Any, error: ValidationError, source: object) -> Iterator[str]:
     items = error.errors(include_url=False)
-    deepest = {item["loc"] for item in items}
     for place, alike in groupby(items, lambda item: _place(content, item)):
-        item, *others = alike
-        if item["type"] == "too_short" and any(
-            other[: len(item["loc"])] == item["loc"] != other for other in deepest
+        same_place = list(alike)
+        location, kind = same_place[0]["loc"], same_place[0]["type"]
+        if kind == "too_short" and any(
+            item["loc"][: len(location)] == location != item["loc"] for item in items
         ):
             continue  # pydantic counts valid items only; the invalid ones have their own lines
-        key, found = ".".join(map(str, place)), item["input"]
-        prefix = f"{source}: {key}: " if key else f"{source}: "
-        if item["type"] == "extra_forbidden":
-            known = _keys_at(model, item["loc"][:-1])
-            yield f"{prefix}{UnknownNameError('key', str(place[-1]), known)}"
-        elif item["type"] in ("missing", "union_tag_not_found"):
-            yield f"{prefix}is required and not there"
-        elif item["type"] == "value_error":
-            yield f"{prefix}{item['msg'].removeprefix('Value error, ')}"
-        elif item["type"] == "tuple_type":
-            yield f"{prefix}found {found!r}; needs a list, such as [{found}]"
-        elif item["type"] == "union_tag_invalid":
-            context = item["ctx"]
-            yield f"{prefix}found {context['tag']!r}; needs one of {context['expected_tags']}"
-        else:
-            needs = " or ".join(_need(one) for one in (item, *others))
-            yield f"{prefix}found {found!r}; needs {needs.replace(' or to be ', ' or ')}"
+        key = ".".join(map(str, place))
+        mistake = _mistake(same_place)
+        yield f"{source}: {key}: {mistake}" if key else f"{source}: {mistake}"
+
+
+def _mistake(items: list[ErrorDetails]) -> str:
+    """What is wrong with a value; a union has an item for each of its types."""
+    item = items[0]
+    found, context = item["input"], item.get("ctx", {})
+    match item["type"]:
+        case "missing" | "union_tag_not_found":
+            return "is required and not there"
+        case "value_error":
+            return item["msg"].removeprefix("Value error, ")
+        case "tuple_type":
+            return f"found {found!r}; needs a list, such as [{found}]"
+        case "union_tag_invalid":
+            return f"found {context['tag']!r}; needs one of {context['expected_tags']}"
+    needs = " or ".join(map(_need, items))
+    return f"found {found!r}; needs {needs.replace(' or to be ', ' or ')}"
 
 
 def _need(item: ErrorDetails) -> str:
     """What the value should be, in words that follow "needs"."""
-    if item["type"] == "too_short":
-        return "at least 1 item"
-    if item["type"] == "string_pattern_mismatch":
-        pattern = item["ctx"]["pattern"]
-        return NAMES.get(pattern, f"to match {pattern}")
-    if item["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        return "keys and values"
-    if item["type"] in ("bool_type", "bool_parsing"):
-        return "to be true or false"
+    match item["type"]:
+        case "too_short":
+            return "at least 1 item"
+        case "string_pattern_mismatch":
+            pattern = item["ctx"]["pattern"]
+            return NAMES.get(pattern, f"to match {pattern}")
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return "keys and values"
+        case "bool_type" | "bool_parsing":
+            return "to be true or false"
     return re.sub(r"^\w+ should ", "to ", item["msg"])
 
 
@@ -102,31 +104,6 @@ def _place(content: Any, item: ErrorDetails) -> tuple[int | str, ...]:
     if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
         place.append(item["ctx"]["discriminator"].strip("'"))
     return tuple(place)
-
-
-def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """The keys that the section at a location accepts."""
-    schema = model.model_json_schema()
-    node: dict[str, Any] = schema
-
-    def resolve(node: dict[str, Any]) -> dict[str, Any]:
-        # an optional section or list is a union with null
-        parts = (one for one in node.get("anyOf", ()) if "$ref" in one or "items" in one)
-        node = next(parts, node)
-        while "$ref" in node:
-            node = schema["$defs"][node["$ref"].rpartition("/")[2]]
-        return node
-
-    for step in location:
-        node = resolve(node)
-        if mapping := node.get("discriminator", {}).get("mapping"):
-            node = {"$ref": mapping[step]}
-        elif isinstance(step, int):
-            node = node["items"]
-        else:
-            (by_name,) = node.get("patternProperties", {"": {}}).values()
-            node = node.get("properties", {}).get(step, by_name)
-    return list(resolve(node).get("properties", {}))
 
 
 def name_sources(files: Iterable[str | os.PathLike[str]], overrides: Iterable[str] = ()) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -14,7 +16,7 @@ from attngrid.data.transforms import Brightness, CropTo, Flip, RandomCrop, Trans
 
 @dataclass(frozen=True)
 class Images:
-    """A split of a dataset.
+    """A split of a dataset in memory.
 
     Attributes:
         pixels_NCHW: uint8, three channels.
@@ -27,10 +29,6 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels_N)
 
-    def first_classes(self, classes: int) -> Images:
-        """Only the images of labels below ``classes``."""
-        return self.only(self.labels_N < classes)
-
     def only(self, kept_N: Tensor) -> Images:
         """Only the images where ``kept_N`` is true."""
         return Images(self.pixels_NCHW[kept_N], self.labels_N[kept_N])
@@ -40,6 +38,26 @@ class Images:
         return Images(self.pixels_NCHW.to(device), self.labels_N.to(device))
 
 
+@dataclass(frozen=True)
+class ImageFiles:
+    """A split of a dataset whose images stay in their files.
+
+    Attributes:
+        paths_N: bytes; one array, since each worker process would copy a list.
+        labels_N: int64.
+    """
+
+    paths_N: npt.NDArray[np.bytes_]
+    labels_N: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels_N)
+
+    def only(self, kept_N: Tensor) -> ImageFiles:
+        """Only the images where ``kept_N`` is true."""
+        return ImageFiles(self.paths_N[kept_N.numpy()], self.labels_N[kept_N])
+
+
 class Split:
     """Batches of a split, shuffled and augmented in training, plain in testing.
 
@@ -47,7 +65,7 @@ class Split:
     training the micro-batches of this process, in testing its whole batches.
 
     Args:
-        count: images of the split.
+        images: the split.
         batch_size: images per batch.
         mean_C, std_C: channel statistics that the images are normalised by, in [0, 255].
         generator: CPU generator of the order and the augmentation, so that all devices draw the
@@ -55,23 +73,23 @@ class Split:
         share: the part of each batch that this process reads.
 
     Attributes:
+        count: number of images.
         places: the batches of an epoch, each as a range of positions in the epoch's order.
     """
 
     def __init__(
         self,
-        count: int,
+        images: Images | ImageFiles,
         batch_size: int,
         mean_C: Tensor,
         std_C: Tensor,
         generator: torch.Generator | None,
         share: Share,
     ) -> None:
-        self.count, self.batch_size = count, batch_size
+        self.count, self.labels_N = len(images), images.labels_N
         self.mean_C, self.std_C = mean_C, std_C
-        self.generator = generator
-        self.share = share
-        self.places = share.batches(count, batch_size, training=generator is not None)
+        self.generator, self.share = generator, share
+        self.places = share.batches(self.count, batch_size, training=generator is not None)
 
     def __len__(self) -> int:
         return len(self.places)
@@ -84,7 +102,12 @@ class Split:
         raise NotImplementedError
 
     def first_of_each_class(self, classes: int) -> Images:
-        """The first image of each of the first classes, only resized or cropped, on the CPU."""
+        """The first test image of each of the first classes, not normalised, on the CPU."""
+        _, first = np.unique(self.labels_N.cpu(), return_index=True)
+        return self._read_plain(torch.from_numpy(first[:classes]))
+
+    def _read_plain(self, index_N: Tensor) -> Images:
+        """Images by their positions in the split, only resized and cropped at the centre."""
         raise NotImplementedError
 
     def _parts(self, first: int) -> Iterator[range]:
@@ -111,26 +134,31 @@ class Batches(Split):
         generator: torch.Generator | None = None,
         share: Share = ALL,
     ) -> None:
-        super().__init__(len(images), batch_size, mean_C, std_C, generator, share)
+        super().__init__(images, batch_size, mean_C, std_C, generator, share)
         self.images = images
         self.padding = next((t.padding for t in transforms if isinstance(t, RandomCrop)), 0)
+        self.flip = any(isinstance(t, Flip) for t in transforms)
+        self.brightness = next((t.amount for t in transforms if isinstance(t, Brightness)), 0.0)
         stored_HW = tuple(images.pixels_NCHW.shape[2:])
         crops = [(t.size, t.size) for t in transforms if isinstance(t, CropTo)]
         self.height, self.width = crops[0] if crops else stored_HW
         # pixels that a crop can move down and to the right
         self.margin_HW = (stored_HW[0] - self.height, stored_HW[1] - self.width)
-        self.flip = any(isinstance(t, Flip) for t in transforms)
-        self.brightness = next((t.amount for t in transforms if isinstance(t, Brightness)), 0.0)
 
     def epoch(self, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        order_N = torch.arange(self.count)
-        if self.generator is not None:
-            order_N = torch.randperm(self.count, generator=self.generator)
-        order_N = order_N.to(self.images.labels_N.device)
+        if self.generator is None:
+            for part in self._parts(first):
+                pixels_NCHW, labels_N = self._center_crop(slice(part.start, part.stop))
+                yield normalize(pixels_NCHW, self.mean_C, self.std_C), labels_N
+            return
+        device = self.labels_N.device
+        order_N = torch.randperm(self.count, generator=self.generator).to(device)
         # all draws of an epoch at once: a copy to the device in every step would stall it
         flipped_N1 = self._draw(2 if self.flip else 1) == 1
-        down_N1, right_N1 = (self._draw_offset(margin) for margin in self.margin_HW)
-        factor_N1 = self._draw_factor()
+        down_N1, right_N1 = (self._draw(margin + 2 * self.padding + 1) for margin in self.margin_HW)
+        if self.brightness:
+            drawn_N1 = torch.rand((self.count, 1), generator=self.generator)
+            factor_N1 = (1 + self.brightness * (2 * drawn_N1 - 1)).to(device)
         for part in self._parts(first):
             batch = slice(part.start, part.stop)
             pixels_NCHW = self.images.pixels_NCHW[order_N[batch]]
@@ -138,22 +166,20 @@ class Batches(Split):
                 pixels_NCHW = self._crop(
                     pixels_NCHW, flipped_N1[batch], down_N1[batch], right_N1[batch]
                 )
-            if factor_N1 is not None:
+            if self.brightness:
                 pixels_NCHW = (pixels_NCHW * factor_N1[batch, :, None, None]).clamp_(max=255)
             images_NCHW = normalize(pixels_NCHW, self.mean_C, self.std_C)
-            yield images_NCHW, self.images.labels_N[order_N[batch]]
+            yield images_NCHW, self.labels_N[order_N[batch]]
 
-    def first_of_each_class(self, classes: int) -> Images:
-        labels_N = self.images.labels_N
-        index = torch.stack(
-            [(labels_N == label).nonzero()[0, 0] for label in torch.unique(labels_N)[:classes]]
-        )
-        zero_N1 = torch.zeros_like(index)[:, None]
-        down, right = (self.padding + center_offset(margin) for margin in self.margin_HW)
-        pixels_NCHW = self._crop(
-            self.images.pixels_NCHW[index], zero_N1 == 1, zero_N1 + down, zero_N1 + right
-        )
-        return Images(pixels_NCHW, labels_N[index]).to(torch.device("cpu"))
+    def _read_plain(self, index_N: Tensor) -> Images:
+        return Images(*self._center_crop(index_N.to(self.labels_N.device))).to(torch.device("cpu"))
+
+    def _center_crop(self, which: slice | Tensor) -> tuple[Tensor, Tensor]:
+        """Some images and labels; a crop begins where torchvision's ``CenterCrop`` does."""
+        top, left = (round(margin / 2) for margin in self.margin_HW)
+        pixels_NCHW = self.images.pixels_NCHW[which]
+        rows, columns = slice(top, top + self.height), slice(left, left + self.width)
+        return pixels_NCHW[:, :, rows, columns], self.labels_N[which]
 
     def _crop(
         self, pixels_NCHW: Tensor, flipped_N1: Tensor, down_N1: Tensor, right_N1: Tensor
@@ -171,30 +197,12 @@ class Batches(Split):
         picked_NCP = pixels_NCHW.flatten(2).gather(2, index_NCP)
         return picked_NCP.reshape(*picked_NCP.shape[:2], self.height, self.width)
 
-    def _draw_offset(self, margin: int) -> Tensor:
-        """Where each crop begins: at random in training, at the centre in testing."""
-        if self.generator is None:
-            return self._draw(1) + center_offset(margin)
-        return self._draw(margin + 2 * self.padding + 1)
-
-    def _draw_factor(self) -> Tensor | None:
-        """The brightness factor of each image, or None without that transform."""
-        if not self.brightness or self.generator is None:
-            return None
-        drawn_N1 = torch.rand((self.count, 1), generator=self.generator)
-        return (1 + self.brightness * (2 * drawn_N1 - 1)).to(self.images.labels_N.device)
-
     def _draw(self, upper: int) -> Tensor:
         """A whole number below ``upper`` for each image; nothing is drawn if it can only be 0."""
         drawn_N1 = torch.zeros((self.count, 1), dtype=torch.int64)
         if upper > 1:
             drawn_N1 = torch.randint(upper, (self.count, 1), generator=self.generator)
-        return drawn_N1.to(self.images.labels_N.device)
-
-
-def center_offset(margin: int) -> int:
-    """Where a centre crop begins, rounded as torchvision does."""
-    return round(margin / 2)
+        return drawn_N1.to(self.labels_N.device)
 
 
 def normalize(pixels_NCHW: Tensor, mean_C: Tensor, std_C: Tensor) -> Tensor:

@@ -1,18 +1,21 @@
-"""Reading a whole dataset into memory, and holding out validation images."""
+"""Loading a dataset's splits, and holding out validation images."""
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from attngrid.core.errors import AttngridError, DataError
+from attngrid.core.errors import DataError
 from attngrid.core.user_code import load_user_class
-from attngrid.data.images import Images
+from attngrid.data.images import ImageFiles, Images
 from attngrid.data.prepare import prepare
 from attngrid.data.registry import Dataset, find_dataset
+
+AnyImages = TypeVar("AnyImages", Images, ImageFiles)
 
 
 def load(
@@ -34,17 +37,32 @@ def load(
         DataError: missing or damaged files, or too few images; the message says what to do.
     """
     dataset = find_dataset(name)
-    if dataset.target is None:
-        raise DataError(f"the images of {name!r} stay in their files: attngrid.data.stream")
-    if dataset.prepare is not None:
-        prepare(name, folder, download=download)
+    prepare(name, folder, download=download)
     if dataset.sha256 is not None:
         train, test = _load_user_dataset(name, dataset, folder)
     else:
-        module, _, function = dataset.target.rpartition(":")
-        train, test = getattr(importlib.import_module(module), function)(folder)
+        train, test = pkgutil.resolve_name(dataset.target)(folder)
+    return _choose(train, test, classes, validation)
+
+
+def load_files(
+    name: str, folder: Path, *, classes: int | None = None, validation: int = 0
+) -> tuple[ImageFiles, ImageFiles]:
+    """List the images of a dataset that stay in their files, ``imagenet`` or an ``imagefolder:``.
+
+    Arguments and errors are those of ``load``.
+    """
+    from attngrid.data.folders import list_files  # imports torchvision, which takes a second
+
+    prepare(name, folder)
+    return _choose(*list_files(name, folder), classes, validation)
+
+
+def _choose(
+    train: AnyImages, test: AnyImages, classes: int | None, validation: int
+) -> tuple[AnyImages, AnyImages]:
     if classes is not None:
-        train, test = train.first_classes(classes), test.first_classes(classes)
+        train, test = train.only(train.labels_N < classes), test.only(test.labels_N < classes)
     if validation:
         held_out_N = validation_part(train.labels_N, validation)
         train, test = train.only(~held_out_N), train.only(held_out_N)
@@ -85,14 +103,13 @@ def validation_part(labels_N: Tensor, images: int) -> Tensor:
 
 def _load_user_dataset(name: str, dataset: Dataset, folder: Path) -> tuple[Images, ...]:
     """Read a user's dataset and check it against the attributes of its class."""
+    user_class = load_user_class(name, dataset.sha256 or "")
     try:
-        splits = load_user_class(name, dataset.sha256 or "").load(folder)
+        splits = user_class.load(folder)
         train, test = (
             Images(torch.as_tensor(pixels).contiguous(), torch.as_tensor(labels).long())
             for pixels, labels in splits
         )
-    except AttngridError:
-        raise
     except Exception as error:
         raise DataError(f"dataset {name!r}: load: {type(error).__name__}: {error}") from error
     for split, images in {"training": train, "held-out": test}.items():

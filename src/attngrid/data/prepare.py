@@ -1,53 +1,33 @@
-"""Checking a dataset's files once, with a report of what was found.
+"""Fetching, unpacking and checking a dataset's files once.
 
-The report ``<data folder>/.attngrid/<dataset>.json`` holds counts, checksums, and the sizes and
-times of what was checked. As long as sizes and times agree, nothing is checked again.
+The report ``<data folder>/.attngrid/<dataset>.json`` says what was found and when. It has the size
+and time of what was checked (``watched``): as long as they agree, nothing is checked again.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
+import pkgutil
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+from attngrid import __version__
 from attngrid.core.errors import DataError
 from attngrid.core.files import write_atomically
 from attngrid.data.registry import find_dataset, short_name
 
-# Subfolder of the data folder for reports, indices, locks and downloads.
+# Subfolder of the data folder for reports, locks and unfinished files.
 STATE_FOLDER = ".attngrid"
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a dataset's ``prepare`` function found.
-
-    Attributes:
-        source: URL or folder of the images.
-        images: number of images by split.
-        classes: number of classes.
-        watched: size in bytes and modification time in ns of each file and folder that was checked.
-        checksums: ``md5:...`` by file.
-        ignored: number of files that are not images.
-    """
-
-    source: str
-    images: Mapping[str, int]
-    classes: int
-    watched: Mapping[str, tuple[int, int]]
-    checksums: Mapping[str, str] = field(default_factory=dict)
-    ignored: int = 0
 
 
 def report_file(name: str, folder: Path) -> Path:
@@ -78,27 +58,27 @@ def prepare(
     dataset = find_dataset(name)
     if dataset.prepare is None:
         return None
-    if (report := read_report(name, folder, thorough=thorough)) is not None:
+    report = _read_report(name, folder, thorough)
+    if report is not None:
         return report
     file = report_file(name, folder)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(file.with_suffix(".lock")):
             # another process may have finished while this one waited
-            if (report := read_report(name, folder, thorough=thorough)) is not None:
-                return report
-            module, _, function = dataset.prepare.rpartition(":")
-            check = getattr(importlib.import_module(module), function)
-            summary: Summary = check(name, folder, download=download, thorough=thorough)
-            report = {
-                "dataset": name,
-                "checked": datetime.now(UTC).isoformat(timespec="seconds"),
-                "thorough": thorough,
-                "attngrid": _version(),
-                "folder": _absolute_folder(name),
-                **asdict(summary),
-            }
-            write_atomically(file, json.dumps(report, indent=1) + "\n")
+            report = _read_report(name, folder, thorough)
+            if report is None:
+                check = pkgutil.resolve_name(dataset.prepare)
+                report = {
+                    "dataset": name,
+                    "classes": dataset.num_classes,
+                    "checked": datetime.now(UTC).isoformat(timespec="seconds"),
+                    "thorough": thorough,
+                    "attngrid": __version__,
+                    **check(name, folder, download=download, thorough=thorough),
+                }
+                write_atomically(file, json.dumps(report, indent=1) + "\n")
+            return report
     except OSError as error:
         where = error.filename or folder
         raise DataError(
@@ -106,22 +86,22 @@ def prepare(
             f"was deleted; {folder} must be writable and have room (a link in it may lead to "
             "images that are not)"
         ) from error
-    return json.loads(file.read_text("utf-8"))  # type: ignore[no-any-return]
 
 
-def read_report(name: str, folder: Path, *, thorough: bool = False) -> dict[str, Any] | None:
+def _read_report(name: str, folder: Path, thorough: bool) -> dict[str, Any] | None:
     """The report of a dataset that has not changed since; None if it has to be checked."""
+    own_folder = find_dataset(name).folder
     try:
         report: dict[str, Any] = json.loads(report_file(name, folder).read_text("utf-8"))
-        watched = {path: tuple(size_time) for path, size_time in report["watched"].items()}
-        unchanged = watched == sizes_and_times(folder, watched)
-        unchanged = unchanged and report["folder"] == _absolute_folder(name)
+        unchanged = report["watched"] == sizes_and_times(folder, report["watched"])
+        if own_folder is not None:  # two folders of one name share their report
+            unchanged &= report["source"] == str(Path(own_folder).absolute())
         return report if unchanged and (report["thorough"] or not thorough) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # missing, or written by another version
 
 
-def sizes_and_times(folder: Path, paths: Iterable[str]) -> dict[str, tuple[int, int]]:
+def sizes_and_times(folder: Path, paths: Iterable[str]) -> dict[str, list[int]]:
     """Size in bytes (0 for a folder) and modification time in ns of paths in the data folder.
 
     Raises:
@@ -129,10 +109,64 @@ def sizes_and_times(folder: Path, paths: Iterable[str]) -> dict[str, tuple[int, 
     """
     found = {}
     for path in paths:
-        stat = (folder / path).stat()
-        size = 0 if (folder / path).is_dir() else stat.st_size
-        found[path] = (size, stat.st_mtime_ns)
+        file = folder / path
+        status = file.stat()
+        found[path] = [0 if file.is_dir() else status.st_size, status.st_mtime_ns]
     return found
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An archive: its path in the data folder, its URL and its MD5."""
+
+    file: str
+    url: str
+    md5: str
+
+
+def fetch(archive: Archive, folder: Path, *, download: bool) -> Path:
+    """Find an archive in the data folder, or download it; check its MD5.
+
+    Raises:
+        DataError: missing or damaged.
+    """
+    from torchvision.datasets.utils import download_url
+
+    file = folder / archive.file
+    by_hand = f"put the file of {archive.url} (MD5 {archive.md5}) at {file}"
+    if not file.exists():
+        if not download:
+            raise DataError(
+                f"there is no {file}. Set `data: {{download: true}}` to have it fetched, or "
+                f"{by_hand}"
+            )
+        partial = folder / STATE_FOLDER / "downloads" / file.name
+        try:
+            download_url(archive.url, str(partial.parent), partial.name, archive.md5)
+        except (RuntimeError, OSError, HTTPException) as error:  # RuntimeError: another MD5
+            raise DataError(
+                f"{archive.url} could not be fetched to {partial} ({error}): run again, or "
+                f"{by_hand}"
+            ) from error
+        os.renames(partial, file)
+    verify_md5(file, archive.md5)
+    return file
+
+
+def verify_md5(file: Path, md5: str) -> str:
+    """Check a file's MD5 and return it as reports write it.
+
+    Raises:
+        DataError: another MD5; the file stays as it is.
+    """
+    from torchvision.datasets.utils import calculate_md5
+
+    if (found := calculate_md5(str(file))) != md5:
+        raise DataError(
+            f"{file} has the MD5 {found}, expected {md5}: it is damaged, cut short, or another "
+            "version. Nothing was deleted: move it away, then run again"
+        )
+    return f"md5:{md5}"
 
 
 @contextmanager
@@ -145,23 +179,3 @@ def unfinished_folder(name: str, folder: Path) -> Iterator[Path]:
         yield unfinished
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def move_into_place(file: Path, target: Path) -> None:
-    """Flush a finished file to disk and rename it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("rb") as stream:
-        os.fsync(stream.fileno())
-    file.replace(target)
-
-
-def _version() -> str:
-    try:
-        return version("attngrid")
-    except PackageNotFoundError:  # run from its sources
-        return "unknown"
-
-
-def _absolute_folder(name: str) -> str | None:
-    folder = find_dataset(name).folder
-    return None if folder is None else str(Path(folder).absolute())

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, ValidationError
+from pydantic import Field, PositiveInt
 
 from attngrid.core.errors import ConfigError, UnknownNameError
 from attngrid.core.types import Strict
 from attngrid.core.user_code import find_user_class, is_user_class
+from attngrid.core.validation import validate
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,6 @@ class Dataset:
 
     Attributes:
         label: name in tables and figures.
-        num_classes: number of labels.
         input_size: height and width of the model's input, in pixels.
         stem: stem of the ResNets at that size.
         target: ``module:function`` that reads all images into memory; None if they stay in files.
@@ -112,7 +112,7 @@ DATASETS: dict[str, Dataset] = {
     ),
 }
 
-FOLDER = re.compile(r"imagefolder:(?P<path>.+?)(?::(?P<classes>\d+))?")
+_FOLDER = re.compile(r"imagefolder:(?P<path>.+?)(?::(?P<classes>\d+))?")
 
 
 class UserDataset(Strict):
@@ -128,10 +128,10 @@ class UserDataset(Strict):
 def find_dataset(name: str) -> Dataset:
     """Find a dataset by its name, ``imagefolder:PATH[:CLASSES]``, or a user's ``file.py:Class``.
 
-    Without CLASSES the class folders are counted. A user's class has ``num_classes`` and
-    ``input_size`` and may have ``label``, ``stem`` and ``files``, all written as plain values,
-    since the file is not run. Its static ``load(folder)`` returns the training and the held-out
-    split, each as uint8 images N×3×H×W and N labels from 0.
+    Without CLASSES the class folders are counted. A user's class has the attributes of
+    ``UserDataset``, written as plain values, since the file is not run. Its static
+    ``load(folder)`` returns the training and the held-out split, each as uint8 images N×3×H×W and
+    N labels from 0.
 
     Raises:
         UnknownNameError: no such dataset; the message lists near names.
@@ -139,7 +139,7 @@ def find_dataset(name: str) -> Dataset:
     """
     if name in DATASETS:
         return DATASETS[name]
-    if match := FOLDER.fullmatch(name):
+    if match := _FOLDER.fullmatch(name):
         return _image_folder(match["path"], match["classes"])
     if is_user_class(name):
         return _user_dataset(name)
@@ -165,14 +165,7 @@ def _user_dataset(name: str) -> Dataset:
     user_class = find_user_class("dataset", name)
     attributes = {"label": user_class.name} | user_class.constants()
     known = {key: attributes[key] for key in UserDataset.model_fields if key in attributes}
-    try:
-        dataset = UserDataset.model_validate(known)
-    except ValidationError as error:
-        item = error.errors(include_url=False)[0]
-        key = ".".join(map(str, item["loc"]))
-        found = f"found {item['input']!r}; " if item["type"] != "missing" else ""
-        message = item["msg"][0].lower() + item["msg"][1:]
-        raise ConfigError(f"{user_class.file}: {user_class.name}.{key}: {found}{message}") from None
+    dataset = validate(UserDataset, known, f"{user_class.file}: {user_class.name}")
     return Dataset(**dict(dataset), target=name, sha256=user_class.sha256)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -16,15 +16,13 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from attngrid.core.errors import DataError
-from attngrid.data.folders import FolderIndex
-from attngrid.data.images import Images, Split, normalize
+from attngrid.data.images import ImageFiles, Images, Split, normalize
 from attngrid.data.sharding import ALL, Share
 from attngrid.data.transforms import Brightness, CropTo, Flip, RandomResizedCrop, Resize, Transform
 
 # The usual channel statistics of ImageNet's training images, in [0, 255].
 MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
-BATCHES_AHEAD = 2  # per worker
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 GRACE_S = 20
 
@@ -37,16 +35,15 @@ class Stream(Split):
     names its file.
 
     Args:
-        index: the split.
         transforms: applied in their order.
         device: device of the batches.
         workers: processes that read ahead; 0 reads in this process.
-        batch_size, generator, share: as in ``Split``.
+        files, batch_size, generator, share: as in ``Split``.
     """
 
     def __init__(
         self,
-        index: FolderIndex,
+        files: ImageFiles,
         batch_size: int,
         transforms: tuple[Transform, ...],
         device: torch.device,
@@ -56,8 +53,8 @@ class Stream(Split):
         share: Share = ALL,
     ) -> None:
         mean_C, std_C = (torch.tensor(values, device=device) for values in (MEAN, STD))
-        super().__init__(len(index), batch_size, mean_C, std_C, generator, share)
-        self.index = index
+        super().__init__(files, batch_size, mean_C, std_C, generator, share)
+        self.files = files
         self.transforms = transforms
         self.device = device
         self.workers = workers
@@ -68,11 +65,10 @@ class Stream(Split):
             order_N = torch.randperm(self.count, generator=self.generator)
             seed = int(torch.randint(2**62, (), generator=self.generator))
         loader = DataLoader(
-            DecodedBatches(self.index, self.transforms, seed),
+            DecodedBatches(self.files, self.transforms, seed),
             sampler=[order_N[part.start : part.stop] for part in self._parts(first)],
             batch_size=None,
             num_workers=self.workers,
-            prefetch_factor=BATCHES_AHEAD if self.workers else None,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=_outlast_signals,
             generator=torch.Generator(),  # the default would draw from torch's global one
@@ -83,10 +79,8 @@ class Stream(Split):
             pixels_NCHW, labels_N = (part.to(self.device, non_blocking=True) for part in batch)
             yield normalize(pixels_NCHW, self.mean_C, self.std_C), labels_N
 
-    def first_of_each_class(self, classes: int) -> Images:
-        labels = np.unique(self.index.labels)[:classes]
-        index = torch.tensor([int(np.argmax(self.index.labels == label)) for label in labels])
-        batch = DecodedBatches(self.index, self.transforms, None)[index]
+    def _read_plain(self, index_N: Tensor) -> Images:
+        batch = DecodedBatches(self.files, self.transforms, None)[index_N]
         if isinstance(batch, str):
             raise DataError(batch)
         return Images(*batch)
@@ -96,15 +90,15 @@ class DecodedBatches(Dataset[Any]):
     """Batches of decoded and augmented images, by their positions in a split.
 
     Args:
-        index: the split.
+        files: the split.
         transforms: applied in their order.
         seed: of the epoch; None for test images, which draw nothing.
     """
 
     def __init__(
-        self, index: FolderIndex, transforms: tuple[Transform, ...], seed: int | None
+        self, files: ImageFiles, transforms: tuple[Transform, ...], seed: int | None
     ) -> None:
-        self.index = index
+        self.files = files
         self.seed = seed
         self.steps = [_make_step(t, training=seed is not None) for t in transforms]
 
@@ -116,7 +110,7 @@ class DecodedBatches(Dataset[Any]):
         pixels = []
         with torch.random.fork_rng(devices=[]):
             for position in positions_N.tolist():
-                file = self.index.path(position)
+                file = Path(os.fsdecode(self.files.paths_N[position]))
                 try:
                     pixels.append(self._read(file, position))
                 except Exception as error:  # a decoder may raise anything on damaged bytes
@@ -125,7 +119,7 @@ class DecodedBatches(Dataset[Any]):
                         "prepare --thorough` decodes every image of a study and names all that are "
                         "damaged"
                     )
-        return torch.stack(pixels), torch.from_numpy(self.index.labels[positions_N.numpy()])
+        return torch.stack(pixels), self.files.labels_N[positions_N]
 
     def _read(self, file: Path, position: int) -> Tensor:
         with Image.open(file) as opened:

@@ -1,4 +1,4 @@
-"""A site's folders for images, results and scratch files: one ``site.yaml`` for all studies."""
+"""A site's folders for images and results: one ``site.yaml`` for all studies."""
 
 from __future__ import annotations
 
@@ -19,9 +19,6 @@ class Site(Strict):
 
     data: str = Field("data", description="holds the datasets, cifar-100-python/ and so on")
     results: str = Field("results", description="holds a folder for each study")
-    scratch: str | None = Field(
-        None, description="on a node's own disk: datasets are copied there before they are read"
-    )
 
 
 def site() -> Site:
@@ -41,12 +38,6 @@ def data_folder() -> Path:
 def results_folder() -> Path:
     """The folder that holds a folder for each study."""
     return _expanded("results", site().results)
-
-
-def scratch_folder() -> Path | None:
-    """The folder on this node's own disk, if the site has one."""
-    scratch = site().scratch
-    return None if scratch is None else _expanded("scratch", scratch)
 
 
 def _file() -> Path:

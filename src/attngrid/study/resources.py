@@ -7,7 +7,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from attngrid.core.errors import ConfigError
-from attngrid.data.archives import parts_of
 from attngrid.data.prepare import report_file
 from attngrid.data.registry import find_dataset
 from attngrid.models.registry import find_attention
@@ -73,8 +72,7 @@ def require_runnable(study: Study, cells: Iterable[str] | None = None) -> None:
 def _require_files(study: Study, name: str) -> None:
     dataset, folder = find_dataset(name), study.data_folder
     missing = [file for file in dataset.files if not (folder / file).exists()]
-    archives = [folder / file for file in dataset.archives]
-    packed = [file for file in archives if not (file.exists() or parts_of(file))]
+    packed = [folder / file for file in dataset.archives if not (folder / file).exists()]
     if not missing or (dataset.archives and (study.data.download or not packed)):
         return
     how = f"put it there ({name}'s images are not fetched)"

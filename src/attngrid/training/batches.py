@@ -9,9 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from attngrid.data import folders
 from attngrid.data.images import Batches, Images, channel_statistics
-from attngrid.data.loading import load, validation_part
+from attngrid.data.loading import load, load_files
 from attngrid.data.registry import find_dataset
 from attngrid.data.sharding import ALL, Share
 from attngrid.study.cell import Cell
@@ -77,10 +76,7 @@ def make_batches(
     if find_dataset(cell.dataset).target is None:
         from attngrid.data.stream import Stream  # imports torchvision, which takes a second
 
-        train, test = folders.load(cell.dataset, folder, classes=classes)
-        if cell.validation:
-            held_out_N = validation_part(torch.from_numpy(train.labels), cell.validation).numpy()
-            train, test = train.only(~held_out_N), train.only(held_out_N)
+        train, test = load_files(cell.dataset, folder, classes=classes, validation=cell.validation)
         return (
             Stream(
                 train,

@@ -27,7 +27,6 @@ from attngrid.core.errors import (
 )
 from attngrid.core.hardware import peak_memory_mb, processor_name, processors
 from attngrid.data.registry import find_dataset
-from attngrid.data.staging import stage
 from attngrid.records.environment import environment, now
 from attngrid.records.record import read_trial, write_record
 from attngrid.records.staleness import code_digest
@@ -35,7 +34,6 @@ from attngrid.records.status import attempt, locked, reached, read_status, write
 from attngrid.records.tuning import with_best_hyperparameters
 from attngrid.study.cell import Cell
 from attngrid.study.cluster import slurm_job
-from attngrid.study.paths import scratch_folder
 from attngrid.study.plan import duration
 from attngrid.study.schema import Study
 from attngrid.study.tuning import TUNED_KEYS
@@ -165,11 +163,9 @@ def _train(
     finished: Finished | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train as the study's ``compute`` says; the ``metrics`` block, and the speed for ``run``."""
-    compute, folder = study.compute, study.data_folder
+    compute = study.compute
     in_files = find_dataset(cell.dataset).target is None
     workers = min(compute.workers, max(1, processors() // processes.local_count)) if in_files else 0
-    if (scratch := scratch_folder()) is not None:
-        folder = stage(cell.dataset, folder, scratch)
     how: dict[str, Any] = {"deterministic": compute.deterministic, "workers": workers}
     if cell.micro_batches > 1 or compute.gpus > 1:
         how |= {
@@ -180,7 +176,7 @@ def _train(
         metrics, speed = train(
             cell,
             processes.device(choose_device(compute.device)),
-            folder,
+            study.data_folder,
             progress=progress,
             finished=finished,
             checkpoints=checkpoints,
