@@ -11,8 +11,10 @@ from attngrid.data.archives import parts_of
 from attngrid.data.prepare import report_file
 from attngrid.data.registry import find_dataset
 from attngrid.models.registry import find_attention
-from attngrid.study.cluster import SNAKEMAKE_MB
 from attngrid.study.schema import Study
+
+# Memory of the two Snakemake processes inside each job.
+SNAKEMAKE_MB = 600
 
 
 def cores(study: Study, cell_id: str) -> int:
@@ -44,7 +46,7 @@ def prepared(study: Study) -> dict[str, str]:
 def train_needs(study: Study, cell_id: str) -> list[Path]:
     """Files that a training needs: its dataset's report, its best hyperparameters."""
     cell = study.training(cell_id)
-    return [*_reports(study, cell.dataset), *([cell.choice] if cell.choice is not None else [])]
+    return [*_reports(study, cell.dataset), *filter(None, [cell.choice])]
 
 
 def _reports(study: Study, dataset: str) -> list[Path]:
@@ -75,24 +77,19 @@ def _require_files(study: Study, name: str) -> None:
     missing = [file for file in dataset.files if not (folder / file).exists()]
     archives = [folder / file for file in dataset.archives]
     packed = [file for file in archives if not (file.exists() or parts_of(file))]
-    if not missing or (dataset.archives and (study.data.download or not packed)):
+    if not missing or (archives and (study.data.download or not packed)):
         return
     how = f"put it there ({name}'s images are not fetched)"
-    if dataset.archives:
+    if archives:
         how = (
             "set `data: {download: true}` to have it fetched, or put "
-            f"{' and '.join(map(str, packed))} there "
-            "(docs/datasets.md)"
+            f"{' and '.join(map(str, packed))} there (docs/datasets.md)"
         )
     raise ConfigError(f"study {study.study}: there is no {folder / missing[0]}; {how}")
 
 
 def require_captum(study: Study) -> None:
-    """Check that attention maps can be made.
-
-    Raises:
-        ConfigError: captum is not installed.
-    """
+    """Raise a ConfigError if captum, which makes the attention maps, is not installed."""
     if find_spec("captum") is None:
         raise ConfigError(
             f"study {study.study}: the attention maps need captum, which is not installed: "
