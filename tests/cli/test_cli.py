@@ -18,8 +18,8 @@ from attngrid import __version__
 from attngrid.cli.main import main, parser
 from attngrid.core.errors import ConfigError, UnknownNameError
 from attngrid.core.validation import validate
-from attngrid.study.find import find_cell, find_study_file
-from attngrid.study.schema import Study
+from attngrid.records.status import read_attempts, write_status
+from attngrid.study.schema import Study, find_study_file, load_study
 from attngrid.training import start
 
 GROUPS = ("your study", "the steps that Snakemake calls", "evidence")
@@ -128,13 +128,13 @@ def test_commands_take_a_name_a_file_or_nothing(
 def test_a_cell_is_found_by_a_unique_beginning_of_its_id(tiny: dict[str, Any]) -> None:
     study = validate(Study, tiny, "tiny.yaml")
     for cell in study.trainings.values():
-        assert find_cell(study, cell.id) is cell
-        assert find_cell(study, cell.id[:-7]) is cell
+        assert study.find_cell(cell.id) is cell
+        assert study.find_cell(cell.id[:-7]) is cell
     both = [cell.id for cell in study.trainings.values() if cell.attention == "none"]
     with pytest.raises(ConfigError, match=f"2 ids begin so: {', '.join(both)}$"):
-        find_cell(study, "digits-resnet18-none")
+        study.find_cell("digits-resnet18-none")
     with pytest.raises(UnknownNameError, match="did you mean digits-resnet18-se"):
-        find_cell(study, "digits-resnet18-ss-tiny-s0")
+        study.find_cell("digits-resnet18-ss-tiny-s0")
 
 
 def test_train_takes_a_cell_alone_or_behind_its_study(
@@ -164,6 +164,37 @@ def test_max_runtime_is_a_deadline_of_this_run(
     assert float(os.environ["ATTNGRID_DEADLINE"]) == pytest.approx(time.time() + 1800, abs=60)
     with pytest.raises(SystemExit, match="2"):
         main(["train", "digits-resnet18-se-tiny-s1", "--max-runtime", "half an hour"])
+
+
+@pytest.mark.slow
+def test_status_reads_what_the_trainings_wrote_and_a_record_is_not_made_again(
+    folder: Path,
+    tiny: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    study = load_study(write("tiny.json", tiny))
+    done, running, failed, waiting = study.trainings.values()
+    for _ in range(2):
+        assert main(["train", "tiny.json", done.id]) == 0
+    assert len(read_attempts(done.status)) == 1
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setenv("SLURMD_NODENAME", "gpu07")
+    reached = {"epoch": 3, "epochs": 9, "top1_accuracy": 51.25, "left_s": 3720.0}
+    write_status(running.status, "running", **reached)
+    write_status(failed.status, "failed", "stopped")
+    log = Path(f"logs/tiny/{failed.id}.log")
+    log.parent.mkdir(parents=True)
+    log.write_text("a line\nattngrid: error: out of memory\n\n")
+    capsys.readouterr()
+    assert main(["status", "tiny.json"]) == 0
+    out = capsys.readouterr().out
+    assert "study tiny: 4 cells: 1 done, 1 running, 1 waiting, 1 failed" in out
+    progress = "epoch 3/9, top-1 51.2 %, 1 h 02 min left, on gpu07, job 77"
+    assert f"running: {running.id}: {progress}" in out
+    assert f"failed: {failed.id}: attngrid: error: out of memory" in out
+    assert "1 cells in 1 attempts, 0 retries" in out
+    assert waiting.id not in out
 
 
 # What is said

@@ -54,42 +54,37 @@ def study(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return study
 
 
-@pytest.mark.parametrize("command", ["--help", "train --help", "--version", "schema"])
+@pytest.mark.parametrize("command", ["--help", "train --help", "schema"])
 def test_what_needs_no_study_imports_nothing_heavy(command: str) -> None:
     assert imported(*command.split()) == set()
 
 
-@pytest.mark.parametrize(
-    ("command", "packages"),
-    [
-        ("outputs tiny.json", set()),
-        ("prepare tiny.json", set()),
-        ("archive tiny.json", set()),
-        ("init folder", set()),
-        ("collect tiny.json", FRAMES),
-        ("table tiny.json grid", TEMPLATES),
-        ("figure tiny.json ordering", FIGURES),
-    ],
-)
+@pytest.mark.slow
 def test_what_trains_nothing_imports_no_torch_and_only_figures_matplotlib(
-    study: Study, command: str, packages: set[str]
+    tiny: dict[str, Any], study: Study
 ) -> None:
-    assert imported(*command.split()) == packages
-
-
-def test_current_imports_matplotlib_for_figures_only(tiny: dict[str, Any], study: Study) -> None:
-    assert imported("current", "tiny.json") == TEMPLATES | {"matplotlib", "PIL"}
-    assert imported("report", "tiny.json") == TEMPLATES
+    for command, packages in {
+        "prepare tiny.json": set(),
+        "archive tiny.json": set(),
+        "collect tiny.json": FRAMES,
+        "table tiny.json grid": TEMPLATES,
+        "figure tiny.json ordering": FIGURES,
+        "report tiny.json": TEMPLATES,
+        "current tiny.json": TEMPLATES | FIGURES,
+    }.items():
+        assert imported(*command.split()) == packages, command
     Path("tiny.json").write_text(json.dumps({**tiny, "figures": []}))
     assert imported("current", "tiny.json") == TEMPLATES
 
 
+@pytest.mark.slow
 def test_counting_imports_no_matplotlib(study: Study) -> None:
     found = imported("complexity", "tiny.json", "--output", "complexity.csv")
     assert {"torch", "fvcore"} <= found
     assert not found & {"matplotlib", "pandas", "scipy", "sklearn", "torchvision"}
 
 
+@pytest.mark.slow
 def test_a_training_on_the_digits_imports_torch_and_nothing_beside_it(
     study: Study, tmp_path: Path
 ) -> None:

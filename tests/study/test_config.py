@@ -163,12 +163,6 @@ def test_mistakes_beside_each_other_are_lines_of_their_own(tiny: dict[str, Any])
     assert "recipes.2024: found 2024; needs to be a valid string" in str(caught.value)
 
 
-def test_what_is_no_study_names_its_command() -> None:
-    for name, command in (("cost", "cost"), ("complexity", "complexity")):
-        with pytest.raises(ConfigError, match=f"is no study, but what `attngrid {command}` takes"):
-            load_study(ROOT / "config" / f"{name}.yaml")
-
-
 def test_two_mistakes_are_two_lines(tiny: dict[str, Any]) -> None:
     tiny["grid"][0]["backbones"] = ["resnet1"]
     tiny["compute"]["threads"] = 0
@@ -471,6 +465,19 @@ def test_configuration_needs_no_torch_and_no_pandas() -> None:
         "sys.exit(bool({'torch', 'pandas', 'matplotlib'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_trials_come_before_what_they_choose_and_a_first_block_before_a_second() -> None:
+    for name in ("tuning", "cifar100"):
+        study = load_study(ROOT / f"config/{name}.yaml")
+        ids = [*study.trainings, *study.trials]
+        priorities = {id: study.priority(id) for id in ids}
+        assert len(set(priorities.values())) == len(ids)
+        assert 0 < min(priorities.values()) < max(priorities.values()) < 1
+        in_order = [priorities[id] for id in study.trainings]
+        assert in_order == sorted(in_order, reverse=True)
+        for cell in study.choices.values():
+            assert min(priorities[trial.id] for trial in cell.trials) > priorities[cell.id]
 
 
 def test_a_study_survives_its_own_file(tiny: dict[str, Any], tmp_path: Path) -> None:

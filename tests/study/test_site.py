@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from attngrid.core.errors import ConfigError
 from attngrid.core.validation import validate
 from attngrid.study.paths import data_folder, results_folder
 from attngrid.study.schema import Study
-from conftest import environment
 
 
 @pytest.fixture
@@ -63,23 +59,3 @@ def test_a_wrong_site_is_one_clear_error(here: Path, text: str, message: str) ->
     Path("site.yaml").write_text(text)
     with pytest.raises(ConfigError, match=message):
         data_folder()
-
-
-@pytest.mark.slow
-def test_a_study_runs_with_its_results_elsewhere(
-    clone: Path, snakemake: Callable[..., subprocess.CompletedProcess[str]], tiny: dict[str, Any]
-) -> None:
-    tiny["grid"][0] |= {"attentions": ["none"], "seeds": [0]}
-    tiny |= {"figures": [], "tables": ["grid"]}
-    (clone / "tiny.yaml").write_text(yaml.safe_dump(tiny))
-    (clone / "site.yaml").write_text("results: ../else where\n")
-    arguments = ("--cores", "1", "--configfile", "tiny.yaml")
-    done = snakemake(clone, *arguments)
-    assert done.returncode == 0, done.stderr
-    assert len(list((clone.parent / "else where/tiny/records").glob("*.json"))) == 1
-    assert not (clone / "results/tiny").exists()
-    assert "ResNet-18" in (clone / "tables/tiny.grid.md").read_text()
-    again = snakemake(clone, *arguments)
-    assert "Nothing to be done" in again.stdout + again.stderr
-    (record,) = (clone.parent / "else where/tiny/records").glob("*.json")
-    subprocess.run(["attngrid", "evaluate", str(record)], cwd=clone, env=environment(), check=True)

@@ -1,24 +1,165 @@
-"""A dry run finds mistakes in the rules, from both entrances of the workflow."""
+"""What Snakemake would run, and what stops it before its first job."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from conftest import jobs
+import pytest
+import yaml
 
-Snakemake = Callable[..., subprocess.CompletedProcess[str]]
+from attngrid.core.validation import validate
+from attngrid.study.schema import Study, load_study
+from conftest import environment, jobs, make_clone
+
+pytestmark = pytest.mark.slow  # Snakemake takes some three seconds to start
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def test_a_dry_run_finds_a_wrong_shell_command(clone: Path, snakemake: Snakemake) -> None:
-    rule = clone / "workflow/rules/collect.smk"
-    rule.write_text(rule.read_text().replace("{input.study:q}", "{input.nothing:q}"))
-    done = snakemake(clone, "-n")
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone in which nothing is trained."""
+    return make_clone(tmp_path_factory.mktemp("dry") / "clone")
+
+
+@pytest.fixture
+def run(clone: Path) -> Run:
+    """Run Snakemake in the clone; both its outputs are in ``stdout``."""
+
+    def snakemake(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["snakemake", *arguments],
+            cwd=clone,
+            env=environment() | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+        )
+
+    return snakemake
+
+
+def write(clone: Path, content: dict[str, Any]) -> str:
+    (clone / "tiny.yaml").write_text(yaml.safe_dump(content))
+    return "tiny.yaml"
+
+
+# What would run
+
+
+def test_the_demo_is_the_default_from_both_entrances(clone: Path, run: Run) -> None:
+    assert jobs(run("-n").stdout)["train"] == 18
+    assert jobs(run("-n", "--snakefile", "workflow/Snakefile").stdout)["train"] == 18
+    assert not (clone / "results/demo/records").exists()
+
+
+@pytest.mark.parametrize("config", ["cifar100", "tuning"])
+def test_a_study_trains_each_of_its_cells(clone: Path, run: Run, config: str) -> None:
+    done = run("-n", "--configfile", f"config/{config}.yaml")
+    assert done.returncode == 0, done.stdout
+    study = load_study(clone / f"config/{config}.yaml")
+    found = jobs(done.stdout)
+    assert found["train"] == len(study.trainings)
+    assert (found.get("trial", 0), found.get("tune", 0)) == (len(study.trials), len(study.choices))
+
+
+def test_the_literal_command_means_the_papers(run: Run) -> None:
+    """From a fresh clone, with nothing in the home; it says first what it is about to do."""
+    done = run("--cores", "all", "--profile", "slurm", "-n")
+    assert done.returncode == 0, done.stdout
+    assert jobs(done.stdout)["train"] == 95
+    said = done.stdout.partition("Building DAG")[0]
+    assert "study imagenet: CBAM, CSM and MAF on ImageNet-1K\n95 cells, 0 done; some " in said
+    assert "GPU hours left (A100: 95 from MACs); 11 GB on disk" in said
+
+
+def test_a_job_asks_for_what_the_site_says(clone: Path, run: Run) -> None:
+    """And a local run for nothing of it. The profile's own study leaves nothing behind."""
+    site = clone / "site.cluster.yaml"
+    site.write_text("partition: gpu-long\nconstraint: nvlink\n")
+    arguments = ("records", "--cores", "all", "--configfile", "config/cifar10.yaml", "-n")
+    for profile, asks in ((("--profile", "slurm"), True), ((), False)):
+        done = run(*arguments, *profile, "--quiet", "host", ATTNGRID_CLUSTER=str(site))
+        assert done.returncode == 0, done.stdout
+        assert "imagenet" not in done.stdout.partition("Building DAG")[0]
+        lines = [line for line in done.stdout.splitlines() if "gpu=1" in line]
+        assert len(lines) == 39
+        for option in ("slurm_partition=gpu-long", "constraint=nvlink", "runtime=", "in_turn=1"):
+            assert all((option in line) == asks for line in lines), option
+
+
+def test_a_configfile_means_that_study_alone(clone: Path, run: Run) -> None:
+    """The demo has compute, tables and figures of its own; none may leak."""
+    block = {"dataset": "cifar100", "backbones": ["resnet18"], "attentions": ["none"]}
+    small = {"study": "alone", "grid": [block | {"recipes": ["cifar_200ep"], "seeds": [0]}]}
+    done = run("-n", "--configfile", write(clone, small))
+    assert done.returncode == 0, done.stdout
+    (snapshot,) = (clone / "results/alone/configs").iterdir()
+    resolved = load_study(snapshot)
+    assert resolved == validate(Study, small, "tiny.yaml")
+    assert (resolved.compute.device, resolved.tables, resolved.title) == ("auto", (), "")
+
+
+def test_targets_by_name(clone: Path, run: Run) -> None:
+    (clone / "results/cost.csv").write_text("")  # of some machine: cost is measured all the same
+    for targets, rules in {
+        "complexity": {"complexity", "count_study"},
+        "tables figures": {"train", "set_tables", "draw_figures"},
+        "cost": {"cost"},
+    }.items():
+        found = jobs(run("-n", *targets.split()).stdout)
+        assert rules <= set(found)
+        assert ("train" in found, "cost" in found) == ("train" in rules, "cost" in rules)
+
+
+# What stops it
+
+
+def test_bad_configuration_is_one_clear_error_before_any_job(
+    clone: Path, run: Run, tiny: dict[str, Any]
+) -> None:
+    tiny["grid"][0]["attentions"] = ["cbma"]
+    arguments = ("--configfile", write(clone, tiny), "--config", "figures=modules")
+    done = run("--cores", "1", *arguments)
     assert done.returncode != 0
-    assert "nothing" in done.stdout + done.stderr
+    source = "tiny.yaml with --config figures: "
+    assert (
+        f"{source}grid.0.attentions.0: unknown attention 'cbma': did you mean cbam" in done.stdout
+    )
+    assert f"{source}figures: found 'modules'; needs a list, such as [modules]" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert not (clone / "results/tiny").exists()
 
 
-def test_the_workflow_is_found_in_its_folder_too(clone: Path, snakemake: Snakemake) -> None:
-    done = snakemake(clone, "-n", "--snakefile", "workflow/Snakefile")
-    assert jobs(done.stdout + done.stderr)["train"] == 18
+def test_a_study_that_cannot_be_trained_stops_before_its_first_job(clone: Path, run: Run) -> None:
+    done = run("--cores", "1", "--configfile", "config/imagenet.yaml")
+    assert done.returncode != 0
+    assert "there is no data/imagenet/train; put it there" in done.stdout
+    assert not (clone / "logs").exists()
+
+
+def test_maps_without_captum_stop_before_the_first_job(
+    clone: Path, run: Run, tiny: dict[str, Any]
+) -> None:
+    (clone / "hidden").mkdir()
+    (clone / "hidden/sitecustomize.py").write_text("import sys; sys.modules['captum'] = None\n")
+    path = os.pathsep.join([str(clone / "hidden"), *filter(None, [os.getenv("PYTHONPATH")])])
+    done = run("--cores", "1", "--configfile", write(clone, tiny), PYTHONPATH=path)
+    assert done.returncode != 0
+    assert 'pip install "attngrid[maps]"' in done.stdout
+    assert "Traceback" not in done.stdout
+    assert not (clone / "logs").exists()
+
+
+def test_a_dry_run_finds_a_wrong_shell_command(clone: Path, run: Run) -> None:
+    rule = clone / "workflow/rules/collect.smk"
+    before = rule.read_text()
+    rule.write_text(before.replace("{input.study:q}", "{input.nothing:q}"))
+    done = run("-n")
+    rule.write_text(before)
+    assert done.returncode != 0
+    assert "nothing" in done.stdout

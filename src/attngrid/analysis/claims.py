@@ -20,8 +20,7 @@ from attngrid.core.errors import ConfigError, UnknownNameError
 from attngrid.core.files import read_yaml, shipped
 from attngrid.core.types import Number, Positive, Strict
 from attngrid.core.validation import validate
-from attngrid.study.fields import Attention, Backbone, Dataset, Listed, RecipeName
-from attngrid.study.options import Share
+from attngrid.study.options import Attention, Backbone, Dataset, Listed, RecipeName, Share
 from attngrid.study.recipe import shipped_recipes
 
 CLAIMS = Path("reference/claims.yaml")

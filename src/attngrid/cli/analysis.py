@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from attngrid.cli.arguments import EVIDENCE, STEPS, Commands, duration, read_study
+from attngrid.cli.arguments import EVIDENCE, STEPS, STUDY, argument, command, duration, read_study
+
+if TYPE_CHECKING:
+    from attngrid.study.schema import Study
 
 log = logging.getLogger(__name__)
 
 
-def collect(arguments: argparse.Namespace) -> None:
+@command(STEPS, STUDY)
+def collect(study: Study) -> None:
     """Read a study's records into cells.csv, epochs.csv and summary.csv."""
     from attngrid.analysis import frames
     from attngrid.core.errors import RecordError
 
-    study = read_study(arguments)
     results = frames.collect(study)
     frames.write_results(study, results)
     if (results.cells["state"] == "refused").any():
@@ -24,17 +28,19 @@ def collect(arguments: argparse.Namespace) -> None:
         raise RecordError("\n".join(lines))
 
 
-def claims(arguments: argparse.Namespace) -> None:
+@command(EVIDENCE, argument("only", metavar="STUDY", nargs="?", help="without it, of all records"))
+def claims(only: str | None) -> None:
     """Judge the papers' claims by all records; of a STUDY, also by its own conditions."""
     from attngrid.analysis.dependencies import require_statistics
 
     require_statistics()
     from attngrid.render.verdicts import write_verdicts
 
-    write_verdicts(None if arguments.study is None else read_study(arguments))
+    write_verdicts(None if only is None else read_study(only))
 
 
-def audit(arguments: argparse.Namespace) -> None:
+@command(EVIDENCE)
+def audit() -> None:
     """Audit the published figures: arithmetic on what is printed and counted."""
     from attngrid.analysis.audit import audit as lines
     from attngrid.render.audit import write_audit
@@ -42,41 +48,36 @@ def audit(arguments: argparse.Namespace) -> None:
     write_audit(lines())
 
 
-def replicate(arguments: argparse.Namespace) -> None:
+@command(
+    EVIDENCE,
+    argument("row", metavar="TABLE:ROW", help="tables/demo.grid.tex:ResNet-18"),
+    argument("--budget", type=duration, default="30m", help="90s, 30m or 2h"),
+    argument("--into", type=Path, default="replication", help="where the trainings go"),
+)
+def replicate(row: str, budget: float, into: Path) -> Iterator[str]:
     """Train a table's row again, elsewhere; exit 0: consistent, 3: not, 4: nothing finished."""
     from attngrid.analysis.dependencies import require_statistics
 
     require_statistics()
     from attngrid.render.replicate import replicate as lines
 
-    for line in lines(arguments.row, arguments.into, arguments.budget):
-        print(line)
+    return lines(row, into, budget)
 
 
-def export(arguments: argparse.Namespace) -> None:
+@command(
+    EVIDENCE,
+    STUDY,
+    argument("--tensorboard", type=Path, metavar="FOLDER"),
+    argument("--wandb", type=Path, metavar="FOLDER", help="offline runs"),
+)
+def export(study: Study, tensorboard: Path | None, wandb: Path | None) -> None:
     """Turn a study's records into logs of TensorBoard or Weights & Biases."""
     from attngrid.analysis.export import to_tensorboard, to_wandb
+    from attngrid.core.errors import ConfigError
 
-    study = read_study(arguments)
-    if arguments.tensorboard is not None:
-        count, folder = to_tensorboard(study, arguments.tensorboard), arguments.tensorboard
-    else:
-        count, folder = to_wandb(study, study.study, arguments.wandb), arguments.wandb
-    log.info("%s: %d records", folder, count)
-
-
-def register(commands: Commands) -> None:
-    """Add these commands."""
-    commands.add(STEPS, collect, study=True)
-    command = commands.add(EVIDENCE, claims)
-    command.add_argument("study", metavar="STUDY", nargs="?", help="without it, of all records")
-    commands.add(EVIDENCE, audit)
-    command = commands.add(EVIDENCE, replicate)
-    command.add_argument("row", metavar="TABLE:ROW", help="tables/demo.grid.tex:ResNet-18")
-    command.add_argument("--budget", type=duration, default="30m", help="90s, 30m or 2h")
-    into = Path("replication")
-    command.add_argument("--into", type=Path, default=into, help="where the trainings go")
-    command = commands.add(EVIDENCE, export, study=True)
-    kind = command.add_mutually_exclusive_group(required=True)
-    kind.add_argument("--tensorboard", type=Path, metavar="FOLDER")
-    kind.add_argument("--wandb", type=Path, metavar="FOLDER", help="offline runs")
+    if not (tensorboard or wandb):
+        raise ConfigError("give --tensorboard FOLDER or --wandb FOLDER")
+    if tensorboard is not None:
+        log.info("%s: %d records", tensorboard, to_tensorboard(study, tensorboard))
+    if wandb is not None:
+        log.info("%s: %d records", wandb, to_wandb(study, study.study, wandb))

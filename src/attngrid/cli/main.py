@@ -8,11 +8,14 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 from attngrid import __version__
 from attngrid.cli import analysis, measure, render, study, train
-from attngrid.cli.arguments import Commands, add_verbosity
+from attngrid.cli.arguments import COMMANDS, GROUPS, read_study
 from attngrid.core.errors import AttngridError, UnknownNameError
+
+STAGES = (study, train, measure, render, analysis)  # importing them fills COMMANDS
 
 DESCRIPTION = """\
 Train a grid of backbones, attention modules and seeds, and make its tables and figures.
@@ -22,63 +25,67 @@ study's name (demo). Without it the commands read what Snakemake reads: config/c
 study.yaml in a study folder. CELL is a cell's id, or the beginning of one."""
 
 
-class StderrLines(logging.Handler):
-    """Messages as plain lines on stderr. A closed stderr ends no training."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print one message."""
-        with suppress(OSError, ValueError):  # ValueError: closed by this process
-            if sys.stderr is not None:
-                print(self.format(record), file=sys.stderr, flush=True)
-
-
 def configure_logging(level: int = logging.INFO) -> None:
-    """Print the package's messages from this level on."""
+    """Print the package's messages from this level on as plain lines on stderr."""
+    logging.raiseExceptions = False  # a closed stderr ends no training
     logger = logging.getLogger("attngrid")
     logger.setLevel(level)
-    if not any(isinstance(handler, StderrLines) for handler in logger.handlers):
-        logger.addHandler(StderrLines())
-
-
-def _build() -> tuple[argparse.ArgumentParser, Commands]:
-    top = argparse.ArgumentParser(
-        prog="attngrid",
-        usage="attngrid [-v | -q] COMMAND ...",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    top.add_argument("--version", action="version", version=f"attngrid {__version__}")
-    add_verbosity(top)
-    commands = Commands(top)
-    for stage in (study, train, measure, render, analysis):
-        stage.register(commands)
-    top.epilog = commands.help() + "`attngrid COMMAND --help` explains a command's arguments."
-    return top, commands
+    logger.handlers = [logging.StreamHandler()]
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    return _build()[0]
-
-
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    top, commands = _build()
-    # no option before the command takes a value
-    name = next((word for word in argv if not word.startswith("-")), None)
-    if name is not None and name not in commands.names:
-        top.error(str(UnknownNameError("command", name, commands.names)))
-    return top.parse_args(argv)
+    # before or behind the command; only a given flag sets the level
+    flags = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    level: dict[str, Any] = {"action": "store_const", "dest": "level"}
+    flags.add_argument("-v", "--verbose", const=logging.DEBUG, help="print details, too", **level)
+    flags.add_argument("-q", "--quiet", const=logging.WARNING, help="print no progress", **level)
+    lines = []
+    for group in GROUPS:
+        members = sorted(name for name, command in COMMANDS.items() if command.group == group)
+        lines += [
+            f"{group}:",
+            *(f"  {name:12}{COMMANDS[name].run.__doc__}" for name in members),
+            "",
+        ]
+    top = argparse.ArgumentParser(
+        prog="attngrid",
+        usage="attngrid [-v | -q] COMMAND ...",
+        description=DESCRIPTION,
+        epilog="\n".join([*lines, "`attngrid COMMAND --help` explains a command's arguments."]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[flags],
+    )
+    top.add_argument("--version", action="version", version=f"attngrid {__version__}")
+    parsers = top.add_subparsers(
+        required=True, prog="attngrid", metavar="COMMAND", help=argparse.SUPPRESS
+    )
+    for name, command in COMMANDS.items():
+        one = parsers.add_parser(name, description=command.run.__doc__, parents=[flags])
+        one.set_defaults(command=name)
+        for names, options in command.arguments:
+            one.add_argument(*names, **options)
+    return top
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; an error that the user can mend is one message, not a traceback."""
-    arguments = _parse(sys.argv[1:] if argv is None else argv)
-    configure_logging(getattr(arguments, "level", logging.INFO))
+    argv, top = sys.argv[1:] if argv is None else argv, parser()
+    # no option before the command takes a value
+    name = next((word for word in argv if not word.startswith("-")), None)
+    if name is not None and name not in COMMANDS:
+        top.error(str(UnknownNameError("command", name, COMMANDS)))
+    arguments = vars(top.parse_args(argv))
+    run = COMMANDS[arguments.pop("command")].run
+    configure_logging(arguments.pop("level", logging.INFO))
     try:
-        arguments.command(arguments)
+        if "study" in arguments:
+            arguments["study"] = read_study(arguments["study"])
+        for line in run(**arguments) or ():
+            print(line)
         sys.stdout.flush()
     except BrokenPipeError:
-        if arguments.command is train.train:  # not of stdout: a training prints nothing there
+        if name == "train":  # not of stdout: a training prints nothing there
             raise
         # the reader of stdout has ended; the interpreter's last flush needs an open file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

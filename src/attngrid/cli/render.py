@@ -2,63 +2,64 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from attngrid.cli.arguments import EVIDENCE, STEPS, YOUR_STUDY, Commands, read_study
-from attngrid.cli.measure import update_maps
+from attngrid.cli.arguments import EVIDENCE, STEPS, STUDY, YOUR_STUDY, argument, command
+from attngrid.cli.measure import visualize
+
+if TYPE_CHECKING:
+    from attngrid.study.schema import Study
+
+NAMES = argument("names", metavar="NAME", nargs="*", help="without one, all")
 
 
-def table(arguments: argparse.Namespace) -> None:
+@command(STEPS, STUDY, NAMES)
+def table(study: Study, names: list[str]) -> None:
     """Write a study's tables, or those named, as LaTeX, Markdown and CSV."""
     from attngrid.render.current import write_tables
 
-    write_tables(read_study(arguments), arguments.names)
+    write_tables(study, names)
 
 
-def figure(arguments: argparse.Namespace) -> None:
+@command(STEPS, STUDY, NAMES)
+def figure(study: Study, names: list[str]) -> None:
     """Draw a study's figures, or those named, as PDF and PNG."""
     from attngrid.render.current import write_figures
 
-    write_figures(read_study(arguments), arguments.names)
+    write_figures(study, names)
 
 
-def report(arguments: argparse.Namespace) -> None:
+@command(STEPS, STUDY)
+def report(study: Study) -> None:
     """Write the page that shows a study's tables and figures."""
     from attngrid.render.current import write_page
 
-    write_page(read_study(arguments))
+    write_page(study)
 
 
-def current(arguments: argparse.Namespace) -> None:
+@command(
+    YOUR_STUDY,
+    STUDY,
+    argument("--ended", action="store_true", help="no cell of the study runs any more"),
+)
+def current(study: Study, ended: bool) -> None:
     """Collect whatever records exist and render everything; train nothing."""
     from attngrid.measure.maps_file import with_weights
     from attngrid.render.current import render_current
 
-    study = read_study(arguments)
     if "maps" in study.figures and with_weights(study):
         try:
-            update_maps(study)
+            visualize(study)
         except Exception as error:  # a user's module may raise anything; the rest is rendered
             logging.getLogger(__name__).warning("no new attention maps: %s", error)
-    render_current(study, arguments.ended)
+    render_current(study, ended)
 
 
-def explain(arguments: argparse.Namespace) -> None:
+@command(EVIDENCE, argument("row", metavar="TABLE:ROW", help="tables/demo.grid.tex:ResNet-18"))
+def explain(row: str) -> Iterator[str]:
     """Print the chain from a table's row to its records and the commands that make them."""
     from attngrid.render.trace import explain as chain
 
-    for line in chain(arguments.row):
-        print(line)
-
-
-def register(commands: Commands) -> None:
-    """Add these commands."""
-    for command in (table, figure):
-        names = commands.add(STEPS, command, study=True)
-        names.add_argument("names", metavar="NAME", nargs="*", help="without one, all")
-    commands.add(STEPS, report, study=True)
-    ended = commands.add(YOUR_STUDY, current, study=True)
-    ended.add_argument("--ended", action="store_true", help="no cell of the study runs any more")
-    row = commands.add(EVIDENCE, explain)
-    row.add_argument("row", metavar="TABLE:ROW", help="tables/demo.grid.tex:ResNet-18")
+    return chain(row)

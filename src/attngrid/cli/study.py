@@ -2,98 +2,92 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from attngrid.cli.arguments import YOUR_STUDY, Commands, read_study
+from attngrid.cli.arguments import STUDY, YOUR_STUDY, argument, command, read_study
+
+if TYPE_CHECKING:
+    from attngrid.study.schema import Study
 
 log = logging.getLogger(__name__)
 
 
-def init(arguments: argparse.Namespace) -> None:
+@command(YOUR_STUDY, argument("folder", type=Path, help="a new one; the study takes its name"))
+def init(folder: Path) -> Iterator[Path]:
     """Make a folder for your own study, with a working example of everything in it."""
     from attngrid.study.scaffold import init as make_folder
 
-    for file in make_folder(arguments.folder):
-        print(file)
-    log.info("now: cd %s && snakemake --cores all", shlex.quote(str(arguments.folder)))
+    yield from make_folder(folder)
+    log.info("now: cd %s && snakemake --cores all", shlex.quote(str(folder)))
 
 
-def plan(arguments: argparse.Namespace) -> None:
+@command(
+    YOUR_STUDY, STUDY, argument("--gpu", help="A100, H100 and so on; without it the cluster's")
+)
+def plan(study: Study, gpu: str | None) -> Iterator[str]:
     """Estimate how many hours a study takes, and say what the estimate is based on."""
     from attngrid.study.plan import Planner
     from attngrid.study.plan import plan as lines
 
-    for line in lines(Planner(read_study(arguments), gpu=arguments.gpu)):
-        print(line)
+    return lines(Planner(study, gpu=gpu))
 
 
-def status(arguments: argparse.Namespace) -> None:
+@command(YOUR_STUDY, STUDY)
+def status(study: Study) -> Iterator[str]:
     """Show which cells are done, running, waiting or failed; reads files only."""
     from attngrid.analysis.progress import status as lines
 
-    for line in lines(read_study(arguments)):
-        print(line)
+    return lines(study)
 
 
-def archive(arguments: argparse.Namespace) -> None:
+@command(
+    YOUR_STUDY,
+    STUDY,
+    argument("--other-code", action="store_true", help="also records of other code"),
+)
+def archive(study: Study, other_code: bool) -> Iterator[str]:
     """Move stale records to the archive; the next run trains their cells again."""
     from attngrid.records.staleness import archive as archive_records
 
-    study = read_study(arguments)
-    moved = archive_records(study, other_code=arguments.other_code)
-    for file, now in moved:
-        print(f"{file} -> {now}")
+    moved = archive_records(study, other_code=other_code)
+    yield from (f"{file} -> {now}" for file, now in moved)
     log.info("%s: %d files put aside", study.study, len(moved))
 
 
-def import_(arguments: argparse.Namespace) -> None:
+@command(
+    YOUR_STUDY,
+    argument("folder", type=Path, metavar="FOLDER", help="a copy of results/, or records"),
+    argument("--study", dest="only", help="whose they are; without it any study in config/"),
+)
+def import_(folder: Path, only: str | None) -> Iterator[str]:
     """Check records that were made on another machine, and file them."""
     from attngrid.core.errors import RecordError
     from attngrid.records.importing import import_folder, known_studies
 
-    studies = known_studies() if arguments.study is None else [read_study(arguments)]
-    found = import_folder(arguments.folder, studies)
-    for file in found.filed:
-        print(f"filed {file}")
-    for cell in found.continued:
-        print(f"goes on {cell.checkpoint}")
+    studies = known_studies() if only is None else [read_study(only)]
+    found = import_folder(folder, studies)
+    yield from (f"filed {file}" for file in found.filed)
+    yield from (f"goes on {cell.checkpoint}" for cell in found.continued)
     counts = f"{len(found.filed)} records filed, {len(found.skipped)} were here"
     counts += f", {len(found.refused)} refused; {len(found.continued)} checkpoints"
-    log.info("%s: %s", arguments.folder, counts)
+    log.info("%s: %s", folder, counts)
     if found.refused:
         raise RecordError("\n".join(["refused:", *found.refused]))
 
 
-def outputs(arguments: argparse.Namespace) -> None:
+@command(YOUR_STUDY, STUDY)
+def outputs(study: Study) -> list[Path]:
     """List the tables, figures and report that exist."""
-    for file in read_study(arguments).outputs():
-        if file.is_file():
-            print(file)
+    return [file for file in study.outputs() if file.is_file()]
 
 
-def schema(arguments: argparse.Namespace) -> None:
+@command(YOUR_STUDY)
+def schema() -> list[str]:
     """Print the JSON schema of a study's configuration."""
     from attngrid.study.schema import json_schema
 
-    print(json_schema(), end="")
-
-
-def register(commands: Commands) -> None:
-    """Add these commands."""
-    command = commands.add(YOUR_STUDY, init)
-    command.add_argument("folder", type=Path, help="a new one; the study takes its name")
-    command = commands.add(YOUR_STUDY, plan, study=True)
-    command.add_argument("--gpu", help="A100, H100 and so on; without it the cluster's")
-    commands.add(YOUR_STUDY, status, study=True)
-    command = commands.add(YOUR_STUDY, archive, study=True)
-    command.add_argument("--other-code", action="store_true", help="also records of other code")
-    command = commands.add(YOUR_STUDY, import_)
-    command.add_argument(
-        "folder", type=Path, metavar="FOLDER", help="a copy of results/, or records"
-    )
-    command.add_argument("--study", help="whose they are; without it any study in config/")
-    commands.add(YOUR_STUDY, outputs, study=True)
-    commands.add(YOUR_STUDY, schema)
+    return json_schema().splitlines()

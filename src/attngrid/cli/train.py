@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from attngrid.cli.arguments import EVIDENCE, STEPS, Commands, duration, read_study, study_file
+from attngrid.cli.arguments import EVIDENCE, STEPS, STUDY, argument, command, duration
+
+if TYPE_CHECKING:
+    from attngrid.study.schema import Study
 
 log = logging.getLogger(__name__)
 
 
-def prepare(arguments: argparse.Namespace) -> None:
+@command(
+    STEPS,
+    STUDY,
+    argument("dataset", nargs="?", metavar="DATASET", help="one of the study's"),
+    argument("--thorough", action="store_true", help="decode every image"),
+)
+def prepare(study: Study, dataset: str | None, thorough: bool) -> None:
     """Check a study's datasets once; fetch or unpack what they need."""
     from attngrid.core.errors import UnknownNameError
     from attngrid.data.prepare import prepare as prepare_dataset
     from attngrid.data.registry import find_dataset
 
-    study = read_study(arguments)
     names = list(dict.fromkeys(block.dataset for block in study.grid))
-    if arguments.dataset is not None:
-        if arguments.dataset not in names:
-            raise UnknownNameError(f"dataset of study {study.study}", arguments.dataset, names)
-        names = [arguments.dataset]
-    how = {"download": study.data.download, "thorough": arguments.thorough}
-    for name in names:
+    if dataset is not None and dataset not in names:
+        raise UnknownNameError(f"dataset of study {study.study}", dataset, names)
+    for name in names if dataset is None else [dataset]:
+        how = {"download": study.data.download, "thorough": thorough}
         report = prepare_dataset(name, study.data_folder, **how)
         found = "nothing to prepare"
         if report is not None:
@@ -34,69 +41,65 @@ def prepare(arguments: argparse.Namespace) -> None:
         log.info("%s: %s", find_dataset(name).label, found)
 
 
-def train(arguments: argparse.Namespace) -> None:
+@command(
+    STEPS,
+    argument("file", metavar="STUDY", nargs="?", help="see `attngrid --help`"),
+    argument("cell", metavar="CELL", help="a cell's or trial's id, or its beginning"),
+    argument("--record", type=Path, help="where to write the record"),
+    argument(
+        "--max-runtime",
+        type=duration,
+        metavar="TIME",
+        help="90s, 30m or 2h: what would take longer does not start, or stops at a checkpoint",
+    ),
+)
+def train(file: str | None, cell: str, record: Path | None, max_runtime: float | None) -> None:
     """Train one cell or tuning trial of a study and write its record."""
-    from attngrid.study.find import find_cell
+    from attngrid.study.schema import find_study_file, load_study
     from attngrid.training.start import start_training
 
-    if arguments.max_runtime is not None:
+    if max_runtime is not None:
         from attngrid.training.max_runtime import set_max_runtime
 
-        set_max_runtime(arguments.max_runtime)
-    study, file = read_study(arguments), study_file(arguments)
-    level = getattr(arguments, "level", logging.INFO)
-    flags = {logging.DEBUG: ["-v"], logging.WARNING: ["-q"]}.get(level, [])
-    start_training(study, file, find_cell(study, arguments.cell), arguments.record, flags)
+        set_max_runtime(max_runtime)
+    configuration = find_study_file(file)
+    study = load_study(configuration)
+    flag = {logging.DEBUG: ["-v"], logging.WARNING: ["-q"]}.get(log.getEffectiveLevel(), [])
+    start_training(study, configuration, study.find_cell(cell), record, flag)
 
 
-def tune(arguments: argparse.Namespace) -> None:
+@command(STEPS, STUDY, argument("name", metavar="NAME", help="of a file in its tuning/, no .json"))
+def tune(study: Study, name: str) -> None:
     """Choose a model's learning rate and weight decay by its trials."""
     from attngrid.study.labels import setting_label
     from attngrid.training.start import choose_hyperparameters
 
-    file, choice = choose_hyperparameters(read_study(arguments), arguments.name)
+    file, choice = choose_hyperparameters(study, name)
     setting = setting_label(choice.chosen.learning_rate, choice.chosen.weight_decay)
     log.info("%s: %s, of %d trials", file, setting, len(choice.trials))
 
 
-def evaluate(arguments: argparse.Namespace) -> None:
+@command(
+    EVIDENCE,
+    argument("record", type=Path, metavar="RECORD"),
+    argument("--data", type=Path, help="folder of the datasets, if not the site's"),
+    argument("--device", choices=("auto", "cpu", "cuda"), default="auto"),
+)
+def evaluate(record: Path, data: Path | None, device: str) -> Iterator[str]:
     """Test a record's network again with the weights that were kept, and compare the errors."""
     from attngrid.core.errors import RecordError
     from attngrid.study.paths import data_folder
     from attngrid.training.evaluation import evaluate_record
 
-    folder = arguments.data or data_folder()
-    cell, record, found = evaluate_record(arguments.record, folder, arguments.device)
-    print(f"{cell.label}: {cell.condition}")
+    cell, there, found = evaluate_record(record, data or data_folder(), device)
+    yield f"{cell.label}: {cell.condition}"
     same = True
     for name in ("top1_error", "top5_error"):
-        recorded, now = getattr(record.metrics, name), found[f"test_{name}"]
+        recorded, now = getattr(there.metrics, name), found[f"test_{name}"]
         same &= recorded == now
-        print(f"{name}  recorded {recorded:.4f} %  now {now:.4f} %")
+        yield f"{name}  recorded {recorded:.4f} %  now {now:.4f} %"
     if not same:
         raise RecordError(
-            f"{arguments.record}: these weights do not make its errors; it was trained on "
-            f"{record.run['device_name']} with torch {record.run['torch']}"
+            f"{record}: these weights do not make its errors; it was trained on "
+            f"{there.run['device_name']} with torch {there.run['torch']}"
         )
-
-
-def register(commands: Commands) -> None:
-    """Add these commands."""
-    command = commands.add(STEPS, prepare, study=True)
-    command.add_argument("dataset", nargs="?", metavar="DATASET", help="one of the study's")
-    command.add_argument("--thorough", action="store_true", help="decode every image")
-    command = commands.add(STEPS, train, study=True)
-    command.add_argument("cell", metavar="CELL", help="a cell's or trial's id, or its beginning")
-    command.add_argument("--record", type=Path, help="where to write the record")
-    command.add_argument(
-        "--max-runtime",
-        type=duration,
-        metavar="TIME",
-        help="90s, 30m or 2h: what would take longer does not start, or stops at a checkpoint",
-    )
-    command = commands.add(STEPS, tune, study=True)
-    command.add_argument("name", metavar="NAME", help="a file in the study's tuning/, no .json")
-    command = commands.add(EVIDENCE, evaluate)
-    command.add_argument("record", type=Path, metavar="RECORD")
-    command.add_argument("--data", type=Path, help="folder of the datasets, if not the site's")
-    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")

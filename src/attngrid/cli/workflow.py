@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -27,6 +28,8 @@ from attngrid.study.resources import require_captum, require_runnable
 from attngrid.study.schema import Study
 from attngrid.training.max_runtime import deadline
 from attngrid.training.signals import forward_signals
+
+log = logging.getLogger(__name__)
 
 
 def open_study(workflow: Any, config: Mapping[str, Any]) -> tuple[Study, Planner]:
@@ -59,20 +62,19 @@ def open_study(workflow: Any, config: Mapping[str, Any]) -> tuple[Study, Planner
     planner = Planner(
         study, lambda: cluster().limit(ask=workflow.non_local_exec and workflow.is_main_process)
     )
-    if workflow.is_main_process:
-        prepare_collection(study)
-        os.environ[RUN_BEGAN] = now()
-        print(summary(planner), file=sys.stderr)
-        if superseded := study.superseded:
-            print(
-                f"study {study.study}: not trained, since there are records of their names and "
-                f"another configuration: {', '.join(superseded)}. `attngrid archive` puts those "
-                "aside",
-                file=sys.stderr,
-            )
-    else:
+    if not workflow.is_main_process:
         study.write_snapshot()
         forward_signals()
+        return study, planner
+    prepare_collection(study)
+    os.environ[RUN_BEGAN] = now()
+    log.info("%s", summary(planner))
+    if superseded := study.superseded:
+        log.info(
+            "study %s: not trained, since there are records of their names and another "
+            "configuration: %s. `attngrid archive` puts those aside",
+            *(study.study, ", ".join(superseded)),
+        )
     return study, planner
 
 
@@ -83,15 +85,12 @@ def before_jobs(workflow: Any, study: Study) -> None:
         ConfigError: images or a package are missing, or a name would break a Slurm command.
     """
     jobs = list(workflow.dag.needrun_jobs())
-    require_runnable(
-        study, [job.wildcards.cell for job in jobs if job.rule.name in ("trial", "train")]
-    )
+    trained = [job.wildcards.cell for job in jobs if job.rule.name in ("trial", "train")]
+    require_runnable(study, trained)
     if workflow.non_local_exec:
-        folders = [workflow.basedir, Path.cwd(), study.results, study.data_folder]
         overrides = [f"{key}={value}" for key, value in workflow.config_settings.config.items()]
-        require_plain(
-            [*folders, *workflow.configfiles, *study.user_files, sys.executable, *overrides]
-        )
+        folders = [workflow.basedir, Path.cwd(), study.results, study.data_folder, sys.executable]
+        require_plain([*folders, *workflow.configfiles, *study.user_files, *overrides])
     # conda environments contain captum
     draws_maps = any(job.rule.name == "maps" for job in jobs)
     if draws_maps and not workflow.deployment_settings.deployment_method:
@@ -105,4 +104,4 @@ def after_run(study: Study, *, failed: bool = False) -> None:
     """
     if failed and deadline() is None:
         subprocess.run(["attngrid", "current", "--ended", str(study.snapshot)])
-    print(used(study), file=sys.stderr)
+    log.info("%s", used(study))

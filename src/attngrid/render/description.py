@@ -13,7 +13,7 @@ from attngrid.core.errors import ConfigError
 from attngrid.core.files import read_yaml, shipped
 from attngrid.core.types import Strict
 from attngrid.core.validation import validate
-from attngrid.study.fields import Attention, Backbone, Listed
+from attngrid.study.options import Attention, Backbone, Listed
 from attngrid.study.schema import Study
 
 Counted = Literal[

@@ -72,43 +72,48 @@ class Cell:
         It omits defaults, so that a new option changes no digest. For a user's class it covers the
         content of the file. It does not cover study, device, workers and paths.
         """
+        recipe = self.recipe.digested()
+        if self.tuning is not None:  # trials choose these
+            recipe = {name: value for name, value in recipe.items() if name not in TUNED_KEYS}
         content: dict[str, Any] = {
-            "dataset": _identity(short_name(self.dataset), find_dataset(self.dataset)),
-            "backbone": _identity(self.backbone, find_backbone(self.backbone)),
-            "attention": _identity(self.trained_attention, find_attention(self.attention)),
-            "recipe": self._frozen(self.recipe),
+            **{kind: _identity(name, entry) for kind, (name, entry) in self._entries.items()},
+            "recipe": recipe,
             "seed": self.seed,
             "options": self.effective_options.changed(),
+            **self._optional_keys(),
         }
-        if self.tuning is not None:
-            content["tuning"] = self.tuning.digested()
-        if self.validation:
-            content["validation"] = self.validation
         if self.precision != "float32":
             content["precision"] = self.precision
         if self.threads != 1:
             content["threads"] = self.threads
-        if self.micro_batches != 1:
-            content["parts"] = self.micro_batches
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     @cached_property
     def id(self) -> str:
         """A readable name for files, unique by eight digits of the digest."""
-        names = (
-            _slug(short_name(self.dataset)),
-            _slug(self.backbone),
-            _slug(self.trained_attention),
-            self.recipe_name,
-            f"s{self.seed}",
-        )
-        return "-".join((*names, self.digest[:8]))
+        names = [_slug(name) for name, _ in self._entries.values()]
+        return "-".join([*names, self.recipe_name, f"s{self.seed}", self.digest[:8]])
 
-    def _frozen(self, recipe: Recipe) -> dict[str, Any]:
-        """The keys of a recipe that the digest covers; trials choose the others."""
-        free = TUNED_KEYS if self.tuning is not None else ()
-        return {name: value for name, value in recipe.digested().items() if name not in free}
+    @property
+    def _entries(self) -> dict[str, tuple[str, Dataset | Entry]]:
+        """The name in ids and digests, and what the registry knows of it."""
+        return {
+            "dataset": (short_name(self.dataset), find_dataset(self.dataset)),
+            "backbone": (self.backbone, find_backbone(self.backbone)),
+            "attention": (self.trained_attention, find_attention(self.attention)),
+        }
+
+    def _optional_keys(self) -> dict[str, Any]:
+        """The parts of digest and configuration that most cells do not have."""
+        found: dict[str, Any] = {}
+        if self.tuning is not None:
+            found["tuning"] = self.tuning.digested()
+        if self.validation:
+            found["validation"] = self.validation
+        if self.micro_batches != 1:
+            found["parts"] = self.micro_batches
+        return found
 
     def tuned(self, tuning: Tuning) -> Cell:
         """The same cell with its learning rate and weight decay tuned."""
@@ -136,39 +141,44 @@ class Cell:
             for learning_rate, weight_decay in self.tuning.settings
         )
 
-    @property
+    # Files.
+
+    def _file(self, folder: str, suffix: str) -> Path:
+        return results_folder() / self.study / folder / f"{self.id}{suffix}"
+
+    @cached_property
     def choice(self) -> Path | None:
         """The file of a tuned cell's best hyperparameters, the same for all its seeds."""
         if self.tuning is None:
             return None
-        name = replace(self, seed=self.tuning.seed).id
-        return results_folder() / self.study / "tuning" / f"{name}.json"
+        return replace(self, seed=self.tuning.seed)._file("tuning", ".json")
 
     @cached_property
     def record(self) -> Path:
         """The file of the cell's measured numbers."""
-        folder = "trials" if self.validation else "records"
-        return results_folder() / f"{self.study}/{folder}/{self.id}.json"
+        return self._file("trials" if self.validation else "records", ".json")
 
     @property
     def status(self) -> Path:
         """Its state, why it has no record, and every attempt to train it."""
-        return results_folder() / self.study / "status" / f"{self.id}.json"
+        return self._file("status", ".json")
 
     @property
     def lock(self) -> Path:
         """Locked by the process that trains the cell or imports its record."""
-        return self.status.with_suffix(".lock")
+        return self._file("status", ".lock")
 
     @property
     def weights(self) -> Path:
         """The file of the trained weights, if the study keeps them."""
-        return results_folder() / self.study / "weights" / f"{self.id}.safetensors"
+        return self._file("weights", ".safetensors")
 
     @property
     def checkpoint(self) -> Path:
         """The file from which an unfinished training goes on."""
-        return results_folder() / self.study / "checkpoints" / f"{self.id}.ckpt"
+        return self._file("checkpoints", ".ckpt")
+
+    # Labels.
 
     @property
     def label(self) -> str:
@@ -177,11 +187,6 @@ class Cell:
         if self.validation:
             label += f", {setting_label(self.recipe.learning_rate, self.recipe.weight_decay)}"
         return label
-
-    @property
-    def num_classes(self) -> int:
-        """Outputs of the classifier."""
-        return self.options.classes or find_dataset(self.dataset).num_classes
 
     @property
     def condition(self) -> str:
@@ -206,6 +211,13 @@ class Cell:
     def options_text(self) -> str:
         """The options that are not at their defaults, as ``name=value`` pairs."""
         return pairs(self.options.changed())
+
+    # The model.
+
+    @property
+    def num_classes(self) -> int:
+        """Outputs of the classifier."""
+        return self.options.classes or find_dataset(self.dataset).num_classes
 
     @cached_property
     def effective_options(self) -> Options:
@@ -232,8 +244,7 @@ class Cell:
     def model_key(self) -> tuple[str, str, str, int, int, str]:
         """The values of ``MODEL_KEY``, on which the model's cost depends."""
         dataset = find_dataset(self.dataset)
-        options = pairs(self.model_options)
-        size = dataset.input_size
+        options, size = pairs(self.model_options), dataset.input_size
         return (self.backbone, self.attention, dataset.stem, self.num_classes, size, options)
 
     def model_arguments(self) -> dict[str, Any]:
@@ -246,6 +257,8 @@ class Cell:
             **self.model_options,
         }
 
+    # The record's ``config`` block.
+
     def config(self) -> dict[str, Any]:
         """The resolved configuration, as the record carries it."""
         return {
@@ -257,10 +270,7 @@ class Cell:
             "options": self.effective_options.model_dump(mode="json"),
             "precision": self.precision,
             "threads": self.threads,
-            # most cells have none of these
-            **({"tuning": self.tuning.digested()} if self.tuning else {}),
-            **({"validation": self.validation} if self.validation else {}),
-            **({"parts": self.micro_batches} if self.micro_batches != 1 else {}),
+            **self._optional_keys(),
             "sha256": self.sha256,
             "digest": self.digest,
         }
@@ -292,39 +302,25 @@ class Cell:
     @property
     def sha256(self) -> dict[str, str]:
         """SHA-256 of the user's files that this cell runs, by their role."""
-        found = {
-            "dataset": find_dataset(self.dataset).sha256,
-            "backbone": find_backbone(self.backbone).sha256,
-            "attention": find_attention(self.attention).sha256,
-        }
-        return {kind: sha256 for kind, sha256 in found.items() if sha256 is not None}
+        entries = self._entries.items()
+        return {kind: entry.sha256 for kind, (_, entry) in entries if entry.sha256 is not None}
 
     def matches(self, config: Mapping[str, Any]) -> bool:
-        """Whether a record's ``config`` block is this cell's; later defaults do not matter."""
-        recipe = Recipe.model_validate(
-            {name: value for name, value in config["recipe"].items() if name != "name"}
-        )
-        setting = (recipe.learning_rate, recipe.weight_decay)
-        names = {
-            "dataset": self.dataset,
-            "backbone": self.backbone,
-            "attention": self.trained_attention,
-        }
-        if find_dataset(self.dataset).folder is not None:
-            del names["dataset"]  # the digest covers it; the folder may be anywhere
-        user_files = self.sha256  # the file of a user's class may be anywhere, too
+        """Whether a record's ``config`` block is this cell's; later defaults do not matter.
+
+        Raises:
+            KeyError, TypeError, ValueError: the block does not describe a cell.
+        """
+        if config["digest"] != self.digest or config["sha256"] != self.sha256:
+            return False
+        # a user's file may be anywhere
+        user_files = {kind: getattr(self, kind) for kind in self.sha256}
+        found = Cell.from_config({**config, **user_files}, self.study)
+        setting = (found.recipe.learning_rate, found.recipe.weight_decay)
         return (
-            config["digest"] == self.digest
-            and config["sha256"] == user_files
-            and all(config[kind] == name for kind, name in names.items() if kind not in user_files)
-            and self._frozen(recipe) == self._frozen(self.recipe)
+            found.digest == self.digest
+            and found.options == self.effective_options
             and (self.tuning is None or setting in self.tuning.settings)
-            and config.get("tuning") == (self.tuning.digested() if self.tuning else None)
-            and config.get("validation", 0) == self.validation
-            and config.get("parts", 1) == self.micro_batches
-            and Options.model_validate(config["options"]) == self.effective_options
-            and (config["seed"], config["precision"]) == (self.seed, self.precision)
-            and config["threads"] == self.threads
         )
 
 

@@ -3,37 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from attngrid.core.errors import UnknownNameError
-from attngrid.data.registry import Dataset, find_dataset, short_name
+from attngrid.data.registry import find_dataset, short_name
 from attngrid.data.transforms import CropTo, RandomResizedCrop, Resize, Transform
 from attngrid.models.registry import attention_label, find_attention
 from attngrid.study.labels import backbone_label
-from attngrid.study.recipe import Recipe, shipped_recipes
+from attngrid.study.recipe import shipped_recipes
 
 if TYPE_CHECKING:
     from attngrid.study.schema import Block, Study
 
-# Transforms of training images and of test images, each at most once: for datasets in memory, and
-# for datasets that are read from files.
-RESIDENT = ("flip", "random_crop", "resize", "crop_to", "brightness"), ("resize", "crop_to")
-STREAMED = ("flip", "random_resized_crop", "resize", "crop_to", "brightness"), ("resize", "crop_to")
 
-
-def check_classes(block: Block) -> None:
-    """``options.classes`` is less than the dataset has."""
+def check_options(block: Block) -> None:
+    """``classes`` is less than the dataset has; ``rates`` are as many as statistics, sum 1."""
+    classes, rates = block.options.classes, block.options.rates
     known = find_dataset(block.dataset).num_classes
-    if block.options.classes is not None and block.options.classes >= known:
+    if classes is not None and classes >= known:
         raise ValueError(
-            f"options.classes: found {block.options.classes}; {block.dataset} has {known}, "
-            "leave it out for all"
+            f"options.classes: found {classes}; {block.dataset} has {known}, leave it out for all"
         )
-
-
-def check_rates(block: Block) -> None:
-    """``options.rates`` has one share for each statistic, and they sum to 1."""
-    if (rates := block.options.rates) is None:
+    if rates is None:
         return
     for name in block.attentions:
         entry = find_attention(name)
@@ -50,20 +42,18 @@ def check_names(study: Study) -> None:
     """No two recipes, rows, datasets or tables would have the same name."""
     if shadowed := set(study.recipes) & set(shipped_recipes()):
         raise ValueError(f"recipes.{min(shadowed)}: is a shipped recipe's name; take another")
-    for kind, label in (("attentions", attention_label), ("backbones", backbone_label)):
+    for label, names in (
+        (attention_label, [name for block in study.grid for name in block.attentions]),
+        (backbone_label, [name for block in study.grid for name in block.backbones]),
+        (short_name, [block.dataset for block in study.grid]),
+    ):
         labels: dict[str, str] = {}
-        for name in dict.fromkeys(name for block in study.grid for name in getattr(block, kind)):
+        for name in names:
             if (other := labels.setdefault(label(name), name)) != name:
                 raise ValueError(
                     f"grid: {other!r} and {name!r} would both be {label(name)!r} in the "
-                    "tables; rename a class"
+                    "tables; rename a class or a folder"
                 )
-    folders: dict[str, str] = {}
-    for name in dict.fromkeys(block.dataset for block in study.grid):
-        if (other := folders.setdefault(short_name(name), name)) != name:
-            raise ValueError(
-                f"grid: {other!r} and {name!r} would have the same records; rename a folder"
-            )
     if "claims" in study.descriptions:
         raise ValueError("tables: found 'claims', which every study has; take another name")
     if len(study.descriptions) < len(study.tables):
@@ -71,30 +61,25 @@ def check_names(study: Study) -> None:
 
 
 def check_recipes(study: Study) -> None:
-    """Every recipe exists and its transforms make the images that the networks take."""
-    for number, block in enumerate(study.grid):
-        for name in block.recipes:
-            try:
-                recipe = study.recipe(name)
-            except UnknownNameError as error:
-                raise ValueError(f"grid.{number}.recipes: {error}") from None
-            for split in ("train", "test"):
-                where = f"grid.{number}.recipes: {name!r}: {split}_transforms"
-                _check_transforms(recipe, split, where, block.dataset)
-
-
-def check_batches(study: Study) -> None:
-    """Every batch divides into its micro-batches, each of 2 images or more."""
+    """Every recipe exists and fits its images; its batches divide into the micro-batches."""
     gpus, steps = study.compute.gpus, study.compute.gradient_accumulation_steps
     parts = gpus * steps
     for number, block in enumerate(study.grid):
         for name in block.recipes:
-            size = study.recipe(name).batch_size
+            where = f"grid.{number}.recipes: "
+            try:
+                recipe = study.recipe(name)
+                where += f"{name!r}: "
+                _check_transforms(recipe.train_transforms, "train", block.dataset)
+                _check_transforms(recipe.test_transforms, "test", block.dataset)
+            except ValueError as error:
+                raise ValueError(f"{where}{error}") from None
+            size = recipe.batch_size
             if parts > 1 and (size % parts or size < 2 * parts):
                 raise ValueError(
-                    f"grid.{number}.recipes: {name!r}: batch_size: found {size}; compute.gpus "
-                    f"{gpus} × compute.gradient_accumulation_steps {steps} need a multiple "
-                    f"of {parts}, 2 images a part or more"
+                    f"{where}batch_size: found {size}; compute.gpus {gpus} × "
+                    f"compute.gradient_accumulation_steps {steps} need a multiple of {parts}, "
+                    "2 images a part or more"
                 )
 
 
@@ -113,65 +98,56 @@ def check_tuning(study: Study) -> None:
             continue
         dataset = find_dataset(block.dataset)
         classes = block.options.classes or dataset.num_classes
-        of_each, rest = divmod(images, classes)
-        if rest:
+        if images % classes:
             raise ValueError(
                 f"{wrong}needs a multiple of {classes}, as many images of each class of "
                 f"{block.dataset}"
             )
-        if dataset.smallest_class is not None and of_each >= dataset.smallest_class:
-            most = (dataset.smallest_class - 1) * classes
+        smallest = dataset.smallest_class
+        if smallest is not None and images // classes >= smallest:
             raise ValueError(
-                f"{wrong}can be {most} at most: {block.dataset} has "
-                f"{dataset.smallest_class} training images of a class, and trials need some of them"
+                f"{wrong}can be {(smallest - 1) * classes} at most: {block.dataset} has "
+                f"{smallest} training images of a class, and trials need some of them"
             )
 
 
-def _check_transforms(recipe: Recipe, split: str, where: str, name: str) -> None:
-    """The transforms are possible and their last one makes the network's input size."""
+def _check_transforms(transforms: Sequence[Transform], split: str, name: str) -> None:
+    """Each transform can be applied, and the last one makes the network's input size."""
     dataset = find_dataset(name)
     resident = dataset.target is not None
-    allowed = (RESIDENT if resident else STREAMED)[split == "test"]
-    transforms: tuple[Transform, ...] = getattr(recipe, f"{split}_transforms")
+    crop = "random_crop" if resident else "random_resized_crop"
+    allowed = ["resize", "crop_to"]
+    if split == "train":
+        allowed = ["flip", crop, *allowed, "brightness"]
     found = [transform.kind for transform in transforms]
     if wrong := [kind for kind in found if kind not in allowed or found.count(kind) > 1]:
         raise ValueError(
-            f"{where}: found {', '.join(dict.fromkeys(wrong))}; {split} images of {name} "
-            f"can have {', '.join(allowed)}, each once"
+            f"{split}_transforms: found {', '.join(dict.fromkeys(wrong))}; {split} images of "
+            f"{name} can have {', '.join(allowed)}, each once"
         )
-    size = _size_after(transforms, where, name, dataset)
-    if size != dataset.input_size:
-        made = "images of any shape" if size is None else f"{size}×{size}"
-        raise ValueError(
-            f"{where}: make {made} of {name}, whose networks see "
-            f"{dataset.input_size}×{dataset.input_size}; end with crop_to: "
-            f"{{size: {dataset.input_size}}}"
-        )
-
-
-def _size_after(
-    transforms: tuple[Transform, ...], where: str, name: str, dataset: Dataset
-) -> int | None:
-    """The side of the square images that the transforms make; None where shapes differ."""
-    resident = dataset.target is not None
-    size: int | None = (dataset.stored_size or dataset.input_size) if resident else None
-    shorter = size
+    # after each transform, the images' shorter side, 0 if unknown, and whether they are square
+    shorter = (dataset.stored_size or dataset.input_size) if resident else 0
+    square = resident
     for transform in transforms:
         match transform:
-            case Resize() if resident and (transform.size, transform.squash) != (size, True):
+            case Resize() if resident and (transform.size, transform.squash) != (shorter, True):
                 raise ValueError(
-                    f"{where}: resize: {name} is stored at {size}×{size} and not resized; "
-                    f"{{size: {size}, squash: true}} says so"
+                    f"{split}_transforms: resize: {name} is stored at {shorter}×{shorter} and not "
+                    f"resized; {{size: {shorter}, squash: true}} says so"
                 )
             case Resize():
-                shorter = transform.size
-                size = transform.size if transform.squash else None
-            case CropTo() if shorter is None or transform.size > shorter:
-                of = "any shape" if shorter is None else f"{shorter} pixels on the shorter side"
+                shorter, square = transform.size, transform.squash
+            case CropTo() if transform.size > shorter:
+                of = f"{shorter} pixels on the shorter side" if shorter else "any shape"
                 raise ValueError(
-                    f"{where}: crop_to: found {transform.size}, of images of {of}; "
+                    f"{split}_transforms: crop_to: found {transform.size}, of images of {of}; "
                     "resize them first"
                 )
             case CropTo() | RandomResizedCrop():
-                size = shorter = transform.size
-    return size
+                shorter, square = transform.size, True
+    if (shorter, square) != (size := dataset.input_size, True):
+        made = f"{shorter}×{shorter}" if square else "images of any shape"
+        raise ValueError(
+            f"{split}_transforms: make {made} of {name}, whose networks see {size}×{size}; "
+            f"end with crop_to: {{size: {size}}}"
+        )

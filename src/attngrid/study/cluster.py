@@ -8,55 +8,30 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt
+from pydantic import Field, PositiveInt
 
 from attngrid.core.errors import ConfigError
 from attngrid.core.files import shipped
 from attngrid.core.types import Positive, Strict
 from attngrid.core.validation import read_settings, settings_file
 
-FILE = Path("config/cluster.yaml")
-# Memory of the two Snakemake processes inside each job.
-SNAKEMAKE_MB = 600
 DAY = 1440
+# Slurm's days-hours:minutes:seconds; without days, the hours are optional too.
+DURATION = r"^(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)$"
 
-
-def _one_word_for_slurm(value: str) -> str:
-    """Reject values that Slurm would not take as one plain word."""
-    if not value.strip() or not value.isprintable() or value.startswith("-"):
-        raise ValueError(f"found {value!r}; needs printable characters, not beginning with '-'")
-    return value
-
-
-def _option(value: str) -> str:
-    if not value.startswith("--") or not value.isprintable():
-        raise ValueError(f"found {value!r}; needs an option of sbatch, --name or --name=value")
-    return value
-
-
-def _duration(value: str) -> str:
-    if _minutes(value) is None:
-        raise ValueError(f"found {value!r}; needs [days-]hours:minutes:seconds, such as 1-00:00:00")
-    return value
+Word = Annotated[str, Field(pattern=r"^[\w\[(][ -~]*$")]
+Model = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]+$")]
+SbatchOption = Annotated[str, Field(pattern=r"^--[ -~]+$")]
 
 
 def _minutes(text: str) -> int | None:
-    """Minutes of Slurm's ``[days-]hours:minutes:seconds``; None for any other text.
-
-    Days and hours are optional. Slurm reads two numbers after days as hours and minutes, but two
-    numbers alone as minutes and seconds; so days need all three here.
-    """
-    if not (match := re.fullmatch(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)", text)):
+    """Whole minutes of a ``DURATION``; None for other text and for less than one."""
+    if not (match := re.fullmatch(DURATION, text)):
         return None
     days, hours, minutes, _ = (int(part or 0) for part in match.groups())
-    return days * 1440 + hours * 60 + minutes or None
-
-
-Word = Annotated[str, AfterValidator(_one_word_for_slurm)]
-Model = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]+$")]
+    return days * DAY + hours * 60 + minutes or None
 
 
 class Cluster(Strict):
@@ -71,10 +46,10 @@ class Cluster(Strict):
         "gpus", description="--gpus=N, --gres=gpu:N, or nothing where the partition implies it"
     )
     gpu_model: Model | None = Field(None, description="as Slurm spells it: --gpus=a100:N")
-    extra: tuple[Annotated[str, AfterValidator(_option)], ...] = Field(
+    extra: tuple[SbatchOption, ...] = Field(
         (), strict=False, description="further options of sbatch, one an item"
     )
-    time_limit: Annotated[str, AfterValidator(_duration)] | None = Field(
+    time_limit: Annotated[str, Field(pattern=DURATION)] | None = Field(
         None, description="of a job; left out, the partition's. A longer cell takes several jobs"
     )
     warning_s: PositiveInt = Field(
@@ -127,16 +102,8 @@ def cluster() -> Cluster:
     Raises:
         ConfigError: a named file is missing, a key is unknown or a value is wrong.
     """
-    return read_settings(Cluster, cluster_file())
-
-
-def cluster_file() -> Path:
-    """The file that ``cluster`` reads.
-
-    Raises:
-        ConfigError: a named file is missing.
-    """
-    return settings_file("ATTNGRID_CLUSTER", shipped(FILE))
+    file = settings_file("ATTNGRID_CLUSTER", shipped("config/cluster.yaml"))
+    return read_settings(Cluster, file)
 
 
 def _partition_limit(partition: str | None) -> int | None:
@@ -146,11 +113,11 @@ def _partition_limit(partition: str | None) -> int | None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None  # Slurm is not installed
-    rows = [line.strip().rpartition("|") for line in done.stdout.splitlines()]
-    named = partition.split(",") if partition else [name for name, _, _ in rows if name[-1:] == "*"]
-    wanted = {name.rstrip("*") for name in named}
-    limits = [_minutes(limit) for name, _, limit in rows if name.rstrip("*") in wanted]
-    return min((limit for limit in limits if limit is not None), default=None)
+    limits = dict(line.strip().rsplit("|", 1) for line in done.stdout.splitlines())
+    wanted = partition.split(",") if partition else [name for name in limits if name[-1:] == "*"]
+    # a star marks the default partition
+    found = [_minutes(limits.get(name) or limits.get(f"{name}*", "")) for name in wanted]
+    return min(filter(None, found), default=None)
 
 
 def require_plain(values: Iterable[object]) -> None:

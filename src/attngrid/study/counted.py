@@ -8,8 +8,7 @@ from pydantic import Field, PositiveInt
 
 from attngrid.core.types import Strict
 from attngrid.study.compute import Performance
-from attngrid.study.fields import Attention, Backbone, Dataset, Listed
-from attngrid.study.options import Precision
+from attngrid.study.options import Attention, Backbone, Dataset, Listed, Precision
 
 
 class CountedModels(Strict):

@@ -1,13 +1,40 @@
-"""The options of a cell's model and data."""
+"""Types of configuration values, and the options of a cell's model and data."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, PositiveInt
+from pydantic import AfterValidator, Field, PositiveInt
 
+from attngrid.core.errors import AttngridError
 from attngrid.core.types import Number, Positive, Strict
+from attngrid.core.validation import RECIPE_NAME
+from attngrid.data.registry import find_dataset, full_name
+from attngrid.models.registry import find_attention, find_backbone
 
+Item = TypeVar("Item")
+
+
+def _known(find: Callable[[str], object]) -> AfterValidator:
+    """Check that ``find`` knows a name; pydantic reports its error with the key."""
+
+    def check(name: str) -> str:
+        try:
+            find(name)
+        except AttngridError as error:
+            raise ValueError(str(error)) from None
+        return name
+
+    return AfterValidator(check)
+
+
+Dataset = Annotated[str, _known(find_dataset), AfterValidator(full_name)]
+Backbone = Annotated[str, _known(find_backbone)]
+Attention = Annotated[str, _known(find_attention)]
+RecipeName = Annotated[str, Field(pattern=RECIPE_NAME, max_length=40)]
+# A YAML list; in strict mode pydantic would accept tuples only.
+Listed = Annotated[tuple[Item, ...], Field(strict=False, min_length=1)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 Precision = Literal["float32", "bfloat16"]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]

@@ -11,8 +11,6 @@ from attngrid.core.errors import ConfigError
 from attngrid.core.types import Strict
 from attngrid.core.validation import read_settings, settings_file
 
-FILE = Path("site.yaml")
-
 
 class Site(Strict):
     """A site's folders. Jobs expand ``$NAMES`` of the environment where they run."""
@@ -27,7 +25,7 @@ def site() -> Site:
     Raises:
         ConfigError: a named file is missing, a key is unknown or a type is wrong.
     """
-    return read_settings(Site, _file())
+    return read_settings(Site, settings_file("ATTNGRID_SITE", Path("site.yaml")).absolute())
 
 
 def data_folder() -> Path:
@@ -40,12 +38,8 @@ def results_folder() -> Path:
     return _expanded("results", site().results)
 
 
-def _file() -> Path:
-    return settings_file("ATTNGRID_SITE", FILE).absolute()
-
-
 def _expanded(key: str, value: str) -> Path:
     path = os.path.expandvars(value)
     if "$" in path:
-        raise ConfigError(f"{_file()}: {key}: found {value!r}, in which a variable is not set")
+        raise ConfigError(f"site.yaml: {key}: found {value!r}, in which a variable is not set")
     return Path(path).expanduser()

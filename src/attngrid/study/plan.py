@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 import statistics
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
-from attngrid.core.errors import ConfigError, UnknownNameError
+from attngrid.core.errors import UnknownNameError
 from attngrid.core.files import shipped
 from attngrid.data.registry import find_dataset
 from attngrid.study.cell import MODEL_KEY, Cell
-from attngrid.study.cluster import DAY, cluster, cluster_file
+from attngrid.study.cluster import DAY, cluster
 from attngrid.study.paths import results_folder
 from attngrid.study.schema import Study
 
@@ -49,7 +49,10 @@ CPU_TFLOPS = 0.1
 FLOPS_PER_TRAINED_MAC, FLOPS_PER_TESTED_MAC = 6, 2
 # A cell that asks for at most this wall time shares its job with others.
 SMALL_MIN = 60
-MEASURED, FROM_MACS, UNKNOWN = "measured", "from MACs", "--"
+MEASURED, FROM_MACS, UNKNOWN = "measured", "from MACs", "unknown"
+
+
+AT_ONCE = (1, 4, 16, 64)
 
 
 def _names(name: str, device: str) -> bool:
@@ -67,25 +70,19 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
+def number(value: float) -> str:
+    """A number with two digits, or without decimals from 100 on; below 0.001 it is 0."""
+    if value < 0.001:
+        return "0"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+
+
 @dataclass(frozen=True)
 class Estimate:
-    """The expected seconds of a training; None where they are unknown."""
+    """The expected seconds of a training, None where they are unknown, and their source."""
 
     seconds: float | None
     source: str
-    params: int | None
-
-
-@dataclass(frozen=True)
-class Line:
-    """A part of the grid: the cells of one dataset, recipe and set of options."""
-
-    condition: str
-    cells: int
-    done: int
-    hours: float | None
-    longest_h: float | None
-    sources: dict[str, int]
 
 
 class Planner:
@@ -111,21 +108,12 @@ class Planner:
         self.on_cpu = study.compute.device == "cpu" if on_cpu is None else on_cpu
         self.cluster = cluster()
         self.gpu = gpu or self.cluster.gpu
-        self._source = "--gpu" if gpu else f"{cluster_file()}: gpu"
-        self._known: dict[tuple[object, ...], Estimate] = {}
-        # A model's seeds share one estimate: the median, since a machine may have been busy.
-        measured: dict[tuple[object, ...], list[float]] = {}
-        for cell in (*study.trainings.values(), *study.trials.values()):
-            if (seconds := self._measured(cell)) is not None:
-                key = _key(cell)
-                measured.setdefault(key, []).append(seconds)
-                median = statistics.median(measured[key])
-                self._known[key] = Estimate(median, MEASURED, self._count(cell)[0])
+        self.device = "CPU" if self.on_cpu else self.gpu
 
-    @property
-    def device(self) -> str:
-        """The device that the hours are for."""
-        return "CPU" if self.on_cpu else self.gpu
+    @cached_property
+    def limit(self) -> int:
+        """Minutes that a job may take."""
+        return self._limit()
 
     @cached_property
     def _counts(self) -> dict[tuple[str, ...], tuple[int, int]]:
@@ -134,50 +122,49 @@ class Planner:
         for file in (shipped("results/complexity.csv"), self.study.results / "complexity.csv"):
             with suppress(OSError), file.open(encoding="utf-8", newline="") as stream:
                 for row in csv.DictReader(stream):
-                    with suppress(KeyError, ValueError):
-                        key = tuple(row[name] for name in MODEL_KEY)
-                        counts[key] = int(row["params"]), int(row["macs"])
+                    key = tuple(row[name] for name in MODEL_KEY)
+                    counts[key] = int(row["params"]), int(row["macs"])
         return counts
 
+    def _count(self, cell: Cell) -> tuple[int, int] | None:
+        return self._counts.get(tuple(map(str, cell.model_key)))
+
     @cached_property
-    def _records(self) -> dict[str, Path]:
-        """The records of all studies by id; the study's own take precedence."""
-        found: dict[str, Path] = {}
-        folders = [self.study.results, *sorted(results_folder().glob("*"))]
-        for folder in folders:
-            for kind in ("records", "trials"):
-                for file in (folder / kind).glob("*.json"):
-                    found.setdefault(file.stem, file)
-        return found
+    def _measured(self) -> dict[tuple[object, ...], float]:
+        """Seconds in records of the same trainings on the same kind of device, by ``_key``.
+
+        Of a model's seeds the median, since a machine may have been busy.
+        """
+        found = sorted(results_folder().glob("*/records/*.json"))
+        found += sorted(results_folder().glob("*/trials/*.json"))
+        files = {file.stem: file for file in found}
+        seconds: dict[tuple[object, ...], list[float]] = defaultdict(list)
+        for cell in (*self.study.trainings.values(), *self.study.trials.values()):
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                run = json.loads(files[cell.id].read_text("utf-8"))["run"]
+                same = self.on_cpu or _names(self.gpu, run["device_name"])
+                if (run["device"] == "cpu") == self.on_cpu and same:
+                    seconds[_key(cell)].append(float(run["wall_s"]))
+        return {key: statistics.median(values) for key, values in seconds.items()}
+
+    @property
+    def _peak(self) -> tuple[float, float] | None:
+        return next((peak for name, peak in PEAKS.items() if _names(name, self.gpu)), None)
+
+    def require_known(self) -> None:
+        """Raise an UnknownNameError if the GPU is unknown and no record has such a device."""
+        if not (self.on_cpu or self._peak or self._measured):
+            raise UnknownNameError("GPU", self.gpu, PEAKS)
 
     def estimate(self, cell: Cell) -> Estimate:
         """Seconds of the cell's whole training with its tests, and their source."""
-        key = _key(cell)
-        if key not in self._known:
-            self._known[key] = self._from_macs(cell)
-        return self._known[key]
-
-    def _measured(self, cell: Cell) -> float | None:
-        """Seconds in a record of the same training on the same kind of device."""
-        if (file := self._records.get(cell.id)) is None:
-            return None
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            run = json.loads(file.read_text("utf-8"))["run"]
-            same = self.on_cpu or _names(self.gpu, run["device_name"])
-            if (run["device"] == "cpu") == self.on_cpu and same:
-                return float(run["wall_s"])
-        return None
-
-    def _count(self, cell: Cell) -> tuple[int | None, int | None]:
-        return self._counts.get(tuple(map(str, cell.model_key)), (None, None))
-
-    def _from_macs(self, cell: Cell) -> Estimate:
-        params, macs = self._count(cell)
-        images = find_dataset(cell.dataset).images
-        if macs is None or images is None or (rate := self._flops(cell)) is None:
-            return Estimate(None, UNKNOWN, params)
-        classes = find_dataset(cell.dataset).num_classes
-        train, test = (count * cell.num_classes / classes for count in images)
+        if (seconds := self._measured.get(_key(cell))) is not None:
+            return Estimate(seconds, MEASURED)
+        counted, dataset = self._count(cell), find_dataset(cell.dataset)
+        if counted is None or dataset.images is None or (rate := self._flops(cell)) is None:
+            return Estimate(None, UNKNOWN)
+        _, macs = counted
+        train, test = (n * cell.num_classes / dataset.num_classes for n in dataset.images)
         if cell.validation:
             train, test = train - cell.validation, cell.validation
         batch = cell.recipe.batch_size
@@ -185,16 +172,13 @@ class Planner:
         step_s = max(at_least, batch * macs * FLOPS_PER_TRAINED_MAC / rate)
         test_s = max(at_least / 3, batch * macs * FLOPS_PER_TESTED_MAC / rate)
         epoch_s = (train * step_s + test * test_s) / batch
-        return Estimate(cell.recipe.epochs * epoch_s, FROM_MACS, params)
+        return Estimate(cell.recipe.epochs * epoch_s, FROM_MACS)
 
     def _flops(self, cell: Cell) -> float | None:
         """Floating-point operations per second that the device is assumed to reach."""
         if self.on_cpu:
             return CPU_TFLOPS * 1e12 * SHARE * cell.threads
-        for name, peak in PEAKS.items():
-            if _names(name, self.gpu):
-                return peak[cell.precision == "bfloat16"] * 1e12 * SHARE
-        return None
+        return self._peak and self._peak[cell.precision == "bfloat16"] * 1e12 * SHARE
 
     def runtime(self, cell_id: str) -> int:
         """Minutes of wall time to request for a cell's job."""
@@ -211,53 +195,13 @@ class Planner:
         minutes = self.runtime(cell_id)
         return "small" if minutes <= SMALL_MIN and beside * minutes <= self.limit else None
 
-    @cached_property
-    def limit(self) -> int:
-        """Minutes that a job may take."""
-        return self._limit()
-
-    def require_known(self) -> None:
-        """Check that something is known about the GPU.
-
-        Raises:
-            ConfigError: its name is unknown and no record has such a device.
-        """
-        if self.on_cpu or any(_names(name, self.gpu) for name in PEAKS):
-            return
-        if not any(self._measured(cell) for cell in self.study.trainings.values()):
-            raise ConfigError(f"{self._source}: {UnknownNameError('GPU', self.gpu, PEAKS)}")
-
-    def lines(self) -> Iterator[Line]:
-        """The grid by condition, in order, then the tuning trials."""
-        parts: dict[str, list[Cell]] = {}
-        for cell in self.study.trainings.values():
-            parts.setdefault(cell.condition, []).append(cell)
-        for cell in self.study.trials.values():
-            name = replace(cell, recipe_name=cell.recipe_name.partition("+")[0]).condition
-            parts.setdefault(f"{name}, trials", []).append(cell)
-        for condition, cells in parts.items():
-            estimates = [self.estimate(cell) for cell in cells if not cell.record.is_file()]
-            hours = [e.seconds / 3600 for e in estimates if e.seconds is not None]
-            known = len(hours) == len(estimates)
-            yield Line(
-                condition=condition,
-                cells=len(cells),
-                done=len(cells) - len(estimates),
-                hours=sum(hours) if known else None,
-                longest_h=max(hours, default=0) if known else None,
-                sources=dict(Counter(e.source for e in estimates)),
-            )
-
     def disk_gb(self) -> float | None:
-        """Disk space of records and weights in GB; None where a model has not been counted."""
-        params = [self.estimate(cell).params for cell in self.study.trainings.values()]
-        known = [count for count in params if count is not None]
-        if len(known) < len(params):
-            return None
-        # a record takes some 200 bytes per epoch
-        records = sum(200 * cell.recipe.epochs + 3000 for cell in self.study.trainings.values())
-        weights = 4 * sum(known) if self.study.keep.weights == "last" else 0
-        return (weights + records) / 1e9
+        """Disk space of the weights in GB; None where a model has not been counted."""
+        if self.study.keep.weights == "none":
+            return 0
+        counts = [self._count(cell) for cell in self.study.trainings.values()]
+        known = [count[0] for count in counts if count is not None]
+        return 4 * sum(known) / 1e9 if len(known) == len(counts) else None
 
 
 def _key(cell: Cell) -> tuple[object, ...]:
@@ -270,70 +214,55 @@ def _key(cell: Cell) -> tuple[object, ...]:
 
 def summary(planner: Planner) -> str:
     """Cells, hours and disk space in two lines, which every run prints first."""
-    study = planner.study
-    lines = list(planner.lines())
-    cells, done = sum(line.cells for line in lines), sum(line.done for line in lines)
-    disk = planner.disk_gb()
-    space = "disk --" if disk is None else f"{_size(disk)} on disk"
-    text = f"study {study.study}: {study.title}\n" if study.title else f"study {study.study}\n"
-    text += f"{cells} cells, {done} done; {_hours(lines, planner.device)}; {space}"
-    if any(line.hours is None for line in lines):
-        text += "\n-- where a model or a dataset's images have not been counted yet"
-    return text
-
-
-AT_ONCE = (1, 4, 16, 64)
+    study, disk = planner.study, planner.disk_gb()
+    cells = [*study.trainings.values(), *study.trials.values()]
+    left = [planner.estimate(cell) for cell in cells if not cell.record.is_file()]
+    known = [one.seconds for one in left if one.seconds is not None]
+    kind = "CPU hours" if planner.on_cpu else "GPU hours"
+    hours = f"no {kind} left"
+    if left:
+        counts = Counter(estimate.source for estimate in left)
+        sources = ", ".join(f"{count} {source}" for source, count in sorted(counts.items()))
+        some = f"some {number(sum(known) / 3600)}" if known else "--"
+        hours = f"{some} {kind} left ({planner.device}: {sources})"
+    space = "--" if disk is None else number(disk)
+    return (
+        f"study {study.study}{': ' if study.title else ''}{study.title}\n"
+        f"{len(cells)} cells, {len(cells) - len(left)} done; {hours}; {space} GB on disk"
+    )
 
 
 def plan(planner: Planner) -> Iterator[str]:
-    """The lines of ``attngrid plan``: cells, hours, wall time and their sources."""
+    """The lines of ``attngrid plan``: cells, hours left and their sources, and wall time."""
+    import pandas as pd
+
     planner.require_known()
     yield summary(planner)
-    lines = list(planner.lines())
-    for line in lines:
-        times = "--"
-        if line.hours is not None:
-            longest = duration(3600 * (line.longest_h or 0))
-            times = f"{number(line.hours)} h, the longest {longest}"
-        sources = _list_sources(Counter(line.sources)) if line.sources else "nothing left"
-        yield f"  {line.condition}: {line.cells} cells, {line.done} done; {times}; {sources}"
-    if any(line.hours is None for line in lines):
-        return
-    total = sum(line.hours or 0 for line in lines)
-    longest_h = max((line.longest_h or 0 for line in lines), default=0.0)
-    walls = [f"{duration(3600 * max(longest_h, total / n))} on {n}" for n in AT_ONCE]
-    yield f"wall time on so many {planner.device}s at once: {', '.join(walls)}"
-    if any(FROM_MACS in line.sources for line in lines):
+    rows = []
+    for cell in (*planner.study.trainings.values(), *planner.study.trials.values()):
+        recipe, is_trial, _ = cell.recipe_name.partition("+lr")
+        condition = replace(cell, recipe_name=recipe).condition + (", trials" if is_trial else "")
+        done, estimate = cell.record.is_file(), planner.estimate(cell)
+        hours = 0.0 if done else (estimate.seconds or math.nan) / 3600
+        rows.append((condition, done, hours, "done" if done else estimate.source))
+    frame = pd.DataFrame(rows, columns=["condition", "done", "hours", "source"])
+    table = frame.groupby("condition", sort=False).agg(
+        cells=("done", "size"),
+        done=("done", "sum"),
+        hours=("hours", lambda hours: hours.sum(min_count=1)),
+        longest=("hours", "max"),
+        source=("source", lambda sources: ", ".join(dict.fromkeys(sources))),
+    )
+    text = table.reset_index().to_string(index=False, na_rep="--", float_format=number)
+    yield from text.splitlines()
+    total, longest = frame["hours"].sum(), frame["hours"].max()
+    if UNKNOWN in set(frame["source"]):
+        yield "unknown: a model or a dataset's images have not been counted yet"
+    else:
+        walls = [f"{duration(3600 * max(longest, total / n))} on {n}" for n in AT_ONCE]
+        yield f"wall time on so many {planner.device}s at once: {', '.join(walls)}"
+    if FROM_MACS in set(frame["source"]):
         yield (
             f"from MACs: {100 * SHARE:.0f} % of the device's peak is assumed"
             + ("" if planner.on_cpu else f", and no step under {1000 * STEP_S:.0f} ms")
         )
-
-
-def _hours(lines: Iterable[Line], device: str) -> str:
-    lines = list(lines)
-    total = sum(line.hours or 0 for line in lines)
-    sources = sum((Counter(line.sources) for line in lines), Counter())
-    unknown = sources.pop(UNKNOWN, 0)
-    kind = "CPU hours" if device == "CPU" else "GPU hours"
-    if not sources:
-        return f"{kind} --" if unknown else f"no {kind} left"
-    named = "" if device == "CPU" else f"{device}, "
-    text = f"some {number(total)} {kind} left ({named}{_list_sources(sources)})"
-    return f"{text}, and {unknown} cells --" if unknown else text
-
-
-def _list_sources(sources: Counter[str]) -> str:
-    names = [name for name in (MEASURED, FROM_MACS, UNKNOWN) if sources[name]]
-    return ", ".join(f"{sources[name]} {name}" for name in names) if len(names) > 1 else names[0]
-
-
-def number(value: float) -> str:
-    """A number with two digits, or without decimals from 100 on; below 0.001 it is 0."""
-    if value < 0.001:
-        return "0"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
-
-
-def _size(gb: float) -> str:
-    return f"{gb:,.0f} GB" if gb >= 10 else f"{gb:.1f} GB" if gb >= 0.1 else f"{gb * 1000:.0f} MB"

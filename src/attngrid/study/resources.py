@@ -10,8 +10,10 @@ from attngrid.core.errors import ConfigError
 from attngrid.data.prepare import report_file
 from attngrid.data.registry import find_dataset
 from attngrid.models.registry import find_attention
-from attngrid.study.cluster import SNAKEMAKE_MB
 from attngrid.study.schema import Study
+
+# Memory of the two Snakemake processes inside each job.
+SNAKEMAKE_MB = 600
 
 
 def cores(study: Study, cell_id: str) -> int:
@@ -43,7 +45,7 @@ def prepared(study: Study) -> dict[str, str]:
 def train_needs(study: Study, cell_id: str) -> list[Path]:
     """Files that a training needs: its dataset's report, its best hyperparameters."""
     cell = study.training(cell_id)
-    return [*_reports(study, cell.dataset), *([cell.choice] if cell.choice is not None else [])]
+    return [*_reports(study, cell.dataset), *filter(None, [cell.choice])]
 
 
 def _reports(study: Study, dataset: str) -> list[Path]:
@@ -79,18 +81,13 @@ def _require_files(study: Study, name: str) -> None:
     if dataset.archives:
         how = (
             "set `data: {download: true}` to have it fetched, or put "
-            f"{' and '.join(map(str, packed))} there "
-            "(docs/datasets.md)"
+            f"{' and '.join(map(str, packed))} there (docs/datasets.md)"
         )
     raise ConfigError(f"study {study.study}: there is no {folder / missing[0]}; {how}")
 
 
 def require_captum(study: Study) -> None:
-    """Check that attention maps can be made.
-
-    Raises:
-        ConfigError: captum is not installed.
-    """
+    """Raise a ConfigError if captum, which makes the attention maps, is not installed."""
     if find_spec("captum") is None:
         raise ConfigError(
             f"study {study.study}: the attention maps need captum, which is not installed: "

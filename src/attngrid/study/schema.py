@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,17 +18,16 @@ from attngrid.core.files import read_yaml, shipped, write_atomically
 from attngrid.core.types import Strict
 from attngrid.core.validation import STUDY_NAME, validate
 from attngrid.study import checks
-from attngrid.study.cell import Cell
+from attngrid.study.cell import Cell, cell_names
 from attngrid.study.compute import Compute
-from attngrid.study.counted import CostGrid, CountedGrid
-from attngrid.study.fields import Attention, Backbone, Dataset, Listed, RecipeName
-from attngrid.study.grid import Grid, superseded_records
-from attngrid.study.options import Options, Seed
+from attngrid.study.options import Attention, Backbone, Dataset, Listed, Options, RecipeName, Seed
 from attngrid.study.paths import data_folder as site_data_folder
 from attngrid.study.paths import results_folder
 from attngrid.study.recipe import Recipe, shipped_recipes
 from attngrid.study.tuning import Tuning
 
+# The configuration that Snakemake reads, in a checkout and in a study folder.
+DEFAULTS = (Path("config/config.yaml"), Path("study.yaml"))
 # The folder of the shipped table descriptions.
 TABLES = Path("workflow/tables")
 
@@ -54,8 +53,7 @@ class Block(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Block:
-        checks.check_classes(self)
-        checks.check_rates(self)
+        checks.check_options(self)
         return self
 
 
@@ -104,7 +102,6 @@ class Study(Strict):
     def _check(self) -> Study:
         checks.check_names(self)
         checks.check_recipes(self)
-        checks.check_batches(self)
         checks.check_tuning(self)
         return self
 
@@ -115,48 +112,107 @@ class Study(Strict):
             raise UnknownNameError("recipe", name, known)
         return known[name]
 
-    # The cells; ``Grid`` explains each.
+    # The cells.
 
     @cached_property
-    def _grid(self) -> Grid:
-        return Grid(self)
-
-    @property
     def cells(self) -> tuple[Cell, ...]:
-        """All cells in the order of the configuration, each once."""
-        return self._grid.cells
+        """All cells in the order of the configuration, each once.
 
-    @property
+        A tuned recipe gives its cells a second time, with tuning.
+        """
+        found: list[Cell] = []
+        for block in self.grid:
+            for recipe in block.recipes:
+                cells = [
+                    Cell(
+                        study=self.study,
+                        dataset=block.dataset,
+                        backbone=backbone,
+                        attention=attention,
+                        recipe_name=recipe,
+                        recipe=self.recipe(recipe),
+                        seed=seed,
+                        options=block.options,
+                        precision=self.compute.precision,
+                        threads=self.compute.threads,
+                        micro_batches=self.compute.micro_batches,
+                    )
+                    for backbone in block.backbones
+                    for seed in block.seeds
+                    for attention in block.attentions
+                ]
+                found += cells
+                if self.tuning is not None and self.tuning.covers(recipe):
+                    found += [cell.tuned(self.tuning) for cell in cells]
+        return tuple(dict.fromkeys(found))
+
+    @cached_property
     def trainings(self) -> dict[str, Cell]:
         """The cells to train, by id: cells that compute the same share one."""
-        return self._grid.trainings
+        found: dict[str, Cell] = {}
+        for cell in self.cells:
+            found.setdefault(cell.id, cell)
+        return found
 
-    @property
+    @cached_property
     def choices(self) -> dict[str, Cell]:
         """For each choice of the best hyperparameters, by name, one of the cells that use it."""
-        return self._grid.choices
+        found: dict[str, Cell] = {}
+        for cell in self.trainings.values():
+            if cell.choice is not None:
+                found.setdefault(cell.choice.stem, cell)
+        return found
 
-    @property
+    @cached_property
     def trials(self) -> dict[str, Cell]:
         """The tuning trials of all choices, by id."""
-        return self._grid.trials
+        return {trial.id: trial for cell in self.choices.values() for trial in cell.trials}
 
     def has(self, cell_id: str) -> bool:
         """Whether an id belongs to a cell or trial."""
-        return cell_id in self._grid.all
+        return cell_id in self.trainings or cell_id in self.trials
 
     def training(self, cell_id: str) -> Cell:
         """The cell or trial of an id."""
-        return self._grid.training(cell_id)
+        if not self.has(cell_id):
+            known = [*self.trainings, *self.trials]
+            raise UnknownNameError(f"cell of study {self.study}", cell_id, known)
+        return self.trainings.get(cell_id) or self.trials[cell_id]
+
+    def find_cell(self, prefix: str) -> Cell:
+        """The cell or trial of an id, or of the beginning of one id.
+
+        Raises:
+            ConfigError: several ids begin so; UnknownNameError: none does.
+        """
+        found = [id for id in (*self.trainings, *self.trials) if id.startswith(prefix)]
+        if len(found) > 1 and prefix not in found:
+            raise ConfigError(
+                f"cell {prefix!r} of {self.study}: {len(found)} ids begin so: {', '.join(found)}"
+            )
+        return self.training(found[0] if len(found) == 1 else prefix)
+
+    @cached_property
+    def _order(self) -> dict[str, int]:
+        """The place of each id in the configuration; trials come before the cells they tune."""
+        cells = self.trainings.values()
+        ids = dict.fromkeys(one.id for cell in cells for one in (*cell.trials, cell))
+        return {id: place for place, id in enumerate(ids)}
 
     def priority(self, cell_id: str) -> float:
         """Between 0 and 1; falls in the order of the configuration."""
-        return self._grid.priority(cell_id)
+        return 1 - (self._order[cell_id] + 1) / (len(self._order) + 1)
 
     @property
     def superseded(self) -> dict[str, Path]:
         """Cells without a record whose names have a record of another configuration."""
-        return superseded_records(self.trainings, self.results)
+        known = {file.stem: file for file in sorted((self.results / "records").glob("*.json"))}
+        others = {cell_names(id): file for id, file in known.items() if id not in self.trainings}
+        return {
+            id: others[cell_names(id)]
+            for id in self.trainings
+            if id not in known and cell_names(id) in others
+        }
 
     @property
     def gpus(self) -> int:
@@ -168,11 +224,11 @@ class Study(Strict):
     @cached_property
     def user_files(self) -> list[Path]:
         """The user's Python files that the cells run."""
-        names = dict.fromkeys(
+        names = [
             name
             for block in self.grid
             for name in (block.dataset, *block.backbones, *block.attentions)
-        )
+        ]
         files = [file for name in names for file in re.findall(r"[^:]+\.py(?=:)", name)]
         return [Path(file) for file in dict.fromkeys(files)]
 
@@ -233,19 +289,17 @@ class Study(Strict):
 
     def table_files(self, table: str) -> list[Path]:
         """The files of a table."""
-        stem = f"{self.study}.{table}"
-        return [Path("tables") / f"{stem}.{kind}" for kind in ("tex", "md", "csv")]
+        return [Path(f"tables/{self.study}.{table}.{kind}") for kind in ("tex", "md", "csv")]
 
     def figure_files(self, figure: str) -> list[Path]:
         """The files of a figure."""
-        return [Path("figures") / f"{self.study}.{figure}.{kind}" for kind in ("pdf", "png")]
+        return [Path(f"figures/{self.study}.{figure}.{kind}") for kind in ("pdf", "png")]
 
     def outputs(self) -> list[Path]:
         """All tables, figures and the report."""
         tables = [file for table in self.descriptions for file in self.table_files(table)]
         figures = [file for figure in self.figures for file in self.figure_files(figure)]
-        claims = self.table_files("claims")
-        return [*tables, *claims, *figures, self.results / "report.html"]
+        return [*tables, *self.table_files("claims"), *figures, self.results / "report.html"]
 
 
 def load_study(file: str | os.PathLike[str]) -> Study:
@@ -254,12 +308,37 @@ def load_study(file: str | os.PathLike[str]) -> Study:
     Raises:
         ConfigError: as ``read_yaml`` and ``validate`` say.
     """
-    content = read_yaml(file)
-    if isinstance(content, Mapping) and content and "study" not in content:
-        for kind, command in ((CountedGrid, "complexity"), (CostGrid, "cost")):
-            if set(content) <= set(kind.model_fields):
-                raise ConfigError(f"{file}: is no study, but what `attngrid {command}` takes")
-    return validate(Study, content, file)
+    return validate(Study, read_yaml(file), file)
+
+
+def find_study_file(text: str | None) -> Path:
+    """The configuration that a file's or a study's name stands for; None is the default.
+
+    Raises:
+        ConfigError: no default here, or two files with one study's name.
+        UnknownNameError: no study of this name.
+    """
+    if text is None:
+        for file in DEFAULTS:
+            if file.is_file():
+                return file
+        raise ConfigError(f"STUDY is missing: there is no {' and no '.join(map(str, DEFAULTS))}")
+    if not re.fullmatch(STUDY_NAME, text) or Path(text).is_file():
+        return Path(text)
+    studies: dict[str, list[Path]] = {}
+    for file in (*sorted(Path("config").glob("*.yaml")), Path("study.yaml")):
+        with suppress(ConfigError):
+            content = read_yaml(file)
+            if isinstance(content, dict) and "study" in content:
+                studies.setdefault(str(content["study"]), []).append(file)
+    for file in sorted(results_folder().glob("*/study.json")):
+        studies.setdefault(file.parent.name, [file])
+    if text not in studies:
+        raise UnknownNameError("study", text, studies)
+    if len(studies[text]) > 1:
+        files = " and ".join(map(str, studies[text]))
+        raise ConfigError(f"study {text!r}: found in {files}; give one of these files")
+    return studies[text][0]
 
 
 def json_schema() -> str:
