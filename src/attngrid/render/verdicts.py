@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attngrid.analysis.audit import audit
 from attngrid.analysis.claims import load_claims
-from attngrid.analysis.frames import all_cells, load_results, read_claims
+from attngrid.analysis.frames import all_cells, load_results, read_frame
 from attngrid.core.files import shipped, write_atomically
 from attngrid.render.audit import write_audit
 from attngrid.render.claims import claims_table, summary_table
@@ -50,4 +50,4 @@ def study_claims(study: Study) -> Table | None:
     file = study.results / "claims.csv"
     if not file.is_file():
         return None
-    return claims_table(read_claims(file), study.study)
+    return claims_table(read_frame(file), study.study)
