@@ -10,7 +10,7 @@ import pytest
 
 from attngrid.analysis.audit import audit
 from attngrid.analysis.selection import selection
-from attngrid.render.audit import write_audit
+from attngrid.render.verdicts import write_audit
 from made_up import ROOT
 
 

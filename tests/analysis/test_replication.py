@@ -52,7 +52,7 @@ def test_the_same_bits_are_consistent_whatever_their_deviation(
     none = cells_with(study, "none")
     fake_record(none[0], 20.0)
     shutil.copytree("results", tmp_path / "again/results")
-    found = compare(none, none[:1], tmp_path / "again")
+    found = compare(none[:1], none[:1], tmp_path / "again")
     assert (found.identical, found.consistent, found.difference) == (1, True, 0.0)
 
 

@@ -15,7 +15,7 @@ from attngrid.analysis.claims import load_claims
 from attngrid.analysis.frames import CELL_COLUMNS
 from attngrid.analysis.selection import selection
 from attngrid.analysis.verdicts import judge_claims
-from attngrid.render.numbers import numbers, write_numbers
+from attngrid.render.verdicts import numbers, write_numbers
 from made_up import ROOT
 
 SOURCES = sorted((ROOT / "paper").glob("*.tex"))

@@ -91,11 +91,6 @@ class Better(Tested):
         "and pairing narrows the interval",
     )
 
-    @property
-    def attentions(self) -> tuple[str, ...]:
-        """Best first."""
-        return (self.better, self.than)
-
 
 class Order(Tested):
     """Each module beats the next one."""
@@ -103,11 +98,6 @@ class Order(Tested):
     kind: Literal["order"]
     order: Annotated[tuple[Attention, ...], Field(strict=False, min_length=3)]
     test: Literal["welch"] = "welch"
-
-    @property
-    def attentions(self) -> tuple[str, ...]:
-        """Best first."""
-        return self.order
 
 
 class Value(Tested):
@@ -117,11 +107,6 @@ class Value(Tested):
     attention: Attention
     tolerance: Positive = Field(description="in points")
     test: Literal["prediction"] = "prediction"
-
-    @property
-    def attentions(self) -> tuple[str, ...]:
-        """The only one."""
-        return (self.attention,)
 
 
 class Geometry(Strict):
@@ -150,11 +135,6 @@ class Cost(Statement):
     at_most: Share = Field(description="0.1: a tenth more")
     counts: Listed[Count]
     counted_at: Geometry
-
-    @property
-    def attentions(self) -> tuple[str, ...]:
-        """The module and what it is compared with."""
-        return (self.attention, self.than)
 
 
 AnyBlock = Better | Order | Value | Printed | Cost
@@ -212,6 +192,11 @@ class Claim:
         return self.metric.endswith("accuracy")
 
     @property
+    def error(self) -> str:
+        """The error that the metric is, or 100 minus which it is."""
+        return self.metric.replace("accuracy", "error")
+
+    @property
     def published_gain(self) -> float | None:
         """The printed gain of the first over the second, in points; of an order, its least."""
         figures = [Decimal(text) for text in self.published if text is not None]
@@ -236,21 +221,36 @@ def load_claims(file: Path = CLAIMS, reference: Path = REFERENCE) -> tuple[Claim
     return claims, found
 
 
+def _attentions(block: AnyBlock) -> tuple[str, ...]:
+    """A block's modules, best first; those of printed counts are claims of their own."""
+    match block:
+        case Better(better=first, than=than) | Cost(attention=first, than=than):
+            return first, than
+        case Order(order=order):
+            return order
+        case Value(attention=attention):
+            return (attention,)
+        case Printed(attentions=attentions):
+            return attentions
+
+
 def _columns(block: AnyBlock) -> Mapping[str, str | None]:
     """A block's metrics, and the column that prints each."""
-    if isinstance(block, Tested):
-        return {str(metric): column for metric, column in block.metrics.items()}
-    if isinstance(block, Printed):
-        return {str(count): column for count, column in block.counts.items()}
-    return {str(count): None for count in block.counts}
+    match block:
+        case Tested(metrics=metrics):
+            return {str(metric): column for metric, column in metrics.items()}
+        case Printed(counts=counts):
+            return {str(count): column for count, column in counts.items()}
+        case Cost(counts=counts):
+            return dict.fromkeys(map(str, counts))
 
 
 def _expand(block: AnyBlock, figures: dict[tuple[str, str, str], str]) -> Iterator[Claim]:
-    alone = isinstance(block, Printed)
-    groups = [(name,) for name in block.attentions] if alone else [block.attentions]
-    for backbone, names, metric in product(block.backbones, groups, _columns(block)):
-        published = tuple(figures.get((backbone, name, metric)) for name in names)
-        yield Claim(block, backbone, metric, names, published)
+    names = _attentions(block)
+    groups = [(name,) for name in names] if isinstance(block, Printed) else [names]
+    for backbone, group, metric in product(block.backbones, groups, _columns(block)):
+        published = tuple(figures.get((backbone, name, metric)) for name in group)
+        yield Claim(block, backbone, metric, group, published)
 
 
 def _figures(block: AnyBlock, where: str, reference: Path) -> dict[tuple[str, str, str], str]:
@@ -262,7 +262,7 @@ def _figures(block: AnyBlock, where: str, reference: Path) -> dict[tuple[str, st
     named = {f"{key}.{metric}": column for metric, column in columns.items()}
     rows = read_published(block.published, named, where, reference)
     figures = {}
-    for backbone, name in product(block.backbones, block.attentions):
+    for backbone, name in product(block.backbones, _attentions(block)):
         if (backbone, name) not in rows:
             raise ConfigError(f"{where}published: {block.published} has no row {backbone}, {name}")
         for metric, column in columns.items():

@@ -1,19 +1,16 @@
-"""Statistics over seeds: tests, intervals, and the number of seeds that a test needs.
-
-The tests are SciPy's and statsmodels'. All figures are in points (percent of the test images).
-"""
+"""Statistics over seeds by SciPy and statsmodels, in points (percent of the test images)."""
 
 from __future__ import annotations
 
 import math
 import warnings
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.power import TTestIndPower, TTestPower
 from statsmodels.stats.weightstats import ttost_ind, ttost_paired
 
 MIN_SEEDS = 10  # for a bootstrap or a correlation
@@ -49,6 +46,14 @@ class Comparison:
     std: float | None = None
     correlation: float | None = None
 
+    @property
+    def standard_error(self) -> float | None:
+        """Standard error of the gain due to the seeds, in points."""
+        if self.std is None:
+            return None
+        other = 1.0 if self.test == "prediction" else 1 / self.n[1]
+        return self.std * math.sqrt(1 / self.n[0] + other)
+
 
 def compare(better: BySeed, than: BySeed, smallest: float, *, test: str = "welch") -> Comparison:
     """Compare two samples by Welch's t-test, or by the paired test.
@@ -64,29 +69,34 @@ def compare(better: BySeed, than: BySeed, smallest: float, *, test: str = "welch
         Only the gain where a sample has one seed, or no sample varies.
     """
     a, b = np.array([*better.values()]), np.array([*than.values()])
-    bare = Comparison("welch", (len(a), len(b)), float(a.mean() - b.mean()))
-    if min(bare.n) < 2 or (_is_constant(a) and _is_constant(b)):
-        return bare
+    found = Comparison("welch", (len(a), len(b)), float(a.mean() - b.mean()))
+    if min(found.n) < 2 or (_is_constant(a) and _is_constant(b)):
+        return found
     welch = stats.ttest_ind(a, b, equal_var=False)
     interval = welch.confidence_interval(0.95)
     found = replace(
-        bare,
+        found,
         low=float(interval.low),
         high=float(interval.high),
         p=float(welch.pvalue),
         p_equivalent=float(ttost_ind(a, b, -smallest, smallest, usevar="unequal")[0]),
         std=math.sqrt((a.var(ddof=1) + b.var(ddof=1)) / 2),
     )
-    common = sorted(set(better) & set(than))
-    if len(common) >= MIN_SEEDS and len(common) == len(a) == len(b):
-        x, y = (np.array([sample[seed] for seed in common]) for sample in (better, than))
-        found = _compare_pairs(found, x, y, smallest, use=test == "by_correlation")
-    if min(found.n) >= MIN_SEEDS:
-        samples = (x - y,) if found.test == "paired" else (a, b)
-        drawn = stats.bootstrap(samples, _difference_of_means, vectorized=True, method="BCa", rng=0)
-        low, high = drawn.confidence_interval
-        found = replace(found, bootstrap_low=float(low), bootstrap_high=float(high))
-    return found
+    if min(found.n) < MIN_SEEDS:
+        return found
+    samples: tuple[np.ndarray, ...] = (a, b)
+    if set(better) == set(than) and not (_is_constant(a) or _is_constant(b)):
+        x, y = (np.array([sample[seed] for seed in sorted(better)]) for sample in (better, than))
+        correlation = stats.pearsonr(x, y)
+        found = replace(found, correlation=float(correlation.statistic))
+        correlated = correlation.confidence_interval(0.95).low > 0
+        if test == "by_correlation" and correlated and not _is_constant(x - y):
+            paired = _compare_pairs(found, x, y, smallest)
+            if paired is not found:
+                found, samples = paired, (x - y,)
+    drawn = stats.bootstrap(samples, _difference_of_means, vectorized=True, method="BCa", rng=0)
+    low, high = drawn.confidence_interval
+    return replace(found, bootstrap_low=float(low), bootstrap_high=float(high))
 
 
 def _is_constant(values: np.ndarray) -> bool:
@@ -99,24 +109,16 @@ def _difference_of_means(*samples: np.ndarray, axis: int = -1) -> float:
     return means[0] - means[1] if len(means) == 2 else means[0]  # type: ignore[no-any-return]
 
 
-def _compare_pairs(
-    found: Comparison, x: np.ndarray, y: np.ndarray, smallest: float, *, use: bool
-) -> Comparison:
-    """Add the seeds' correlation; replace the test by the paired one where ``use`` and it pays."""
-    if _is_constant(x) or _is_constant(y):
-        return found
-    correlation = stats.pearsonr(x, y)
-    found = replace(found, correlation=float(correlation.statistic))
+def _compare_pairs(welch: Comparison, x: np.ndarray, y: np.ndarray, smallest: float) -> Comparison:
+    """The paired test where its interval is narrower, else Welch's."""
     test = stats.ttest_rel(x, y)
     interval = test.confidence_interval(0.95)
-    assert found.low is not None
-    assert found.high is not None
-    narrower = interval.high - interval.low < found.high - found.low
-    correlated = correlation.confidence_interval(0.95).low > 0
-    if not (use and narrower and correlated) or _is_constant(x - y):
-        return found
+    assert welch.low is not None
+    assert welch.high is not None
+    if interval.high - interval.low >= welch.high - welch.low:
+        return welch
     return replace(
-        found,
+        welch,
         test="paired",
         low=float(interval.low),
         high=float(interval.high),
@@ -137,17 +139,16 @@ def in_order(steps: Sequence[Comparison]) -> Comparison:
     n = tuple(min(sizes) for sizes in zip(*(step.n for step in steps), strict=True))
     if any(step.p is None for step in steps):
         return Comparison("order", n, weakest.gain)
-    against = [step.p for step in steps if step.gain <= 0 and step.p is not None]
-    return replace(
-        weakest,
-        test="order",
-        n=n,
+    against = [step.p or 0 for step in steps if step.gain <= 0]
+    return Comparison(
+        "order",
+        n,
+        weakest.gain,
+        low=weakest.low,
+        high=weakest.high,
         p=min(1.0, len(steps) * min(against)) if against else max(step.p or 0 for step in steps),
         p_equivalent=max(step.p_equivalent or 0 for step in steps),
         std=max(step.std or 0 for step in steps),
-        correlation=None,
-        bootstrap_low=None,
-        bootstrap_high=None,
     )
 
 
@@ -180,29 +181,26 @@ def compare_to_figure(values: BySeed, figure: float, tolerance: float) -> Compar
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Holm's correction over a family; an untested claim (None) counts with p = 1."""
     adjusted = multipletests([1.0 if p is None else p for p in p_values], method="holm")[1]
-    return [
-        None if p is None else float(value) for p, value in zip(p_values, adjusted, strict=True)
-    ]
+    pairs = zip(p_values, adjusted, strict=True)
+    return [None if p is None else float(value) for p, value in pairs]
 
 
 def seeds_to_find(effect: float, std: float, alpha: float, power: float, test: str) -> int | None:
-    """Seeds per sample that find an effect with a given power.
+    """Seeds per sample that find an effect with a given power; None above ten thousand.
 
     Args:
         effect: the true difference, in points, above 0.
         std: standard deviation over seeds.
         alpha: two-sided level of this test; in a family, the family's divided by its size.
-        power: of the test.
-        test: ``paired``, or Welch's.
-
-    Returns:
-        None above ten thousand.
+        power: of the test, by the noncentral t-distribution.
+        test: ``welch``, ``paired``, or ``prediction``: the other sample is one printed figure.
     """
-    paired = test == "paired"
-    solver = TTestPower() if paired else TTestIndPower()
-    # the differences of pairs have √2 times the standard deviation of a sample
-    size = effect / (std * math.sqrt(2) if paired else std)
-    return _fewest(lambda n: float(solver.power(size, n, alpha)), power)
+
+    def achieved(n: int) -> float:
+        se, df = _standard_error(std, n, test)
+        return float(stats.nct.sf(stats.t.isf(alpha / 2, df), df, effect / se))
+
+    return _fewest(achieved, power)
 
 
 def seeds_to_rule_out(
@@ -210,36 +208,35 @@ def seeds_to_rule_out(
 ) -> int | None:
     """Seeds per sample that show equivalence with a given power if there is no difference.
 
-    By the noncentral t-distribution, two one-sided tests at ``alpha``; otherwise as
-    ``seeds_to_find``. A printed figure is a sample of one.
+    By two one-sided tests at ``alpha``; otherwise as ``seeds_to_find``.
     """
 
     def achieved(n: int) -> float:
-        if test == "prediction":
-            scale, df = std * math.sqrt(1 + 1 / n), n - 1
-        else:
-            scale, df = std * math.sqrt(2 / n), (n - 1 if test == "paired" else 2 * n - 2)
-        margin, critical = smallest / scale, stats.t.ppf(1 - alpha, df)
-        with np.errstate(all="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            inside = stats.nct.cdf(-critical, df, -margin) - stats.nct.cdf(critical, df, margin)
-        return max(0.0, float(inside)) if math.isfinite(inside) else 1.0
+        se, df = _standard_error(std, n, test)
+        margin, critical = smallest / se, stats.t.ppf(1 - alpha, df)
+        inside = stats.nct.cdf(-critical, df, -margin) - stats.nct.cdf(critical, df, margin)
+        return float(inside)
 
     return _fewest(achieved, power)
 
 
+def _standard_error(std: float, n: int, test: str) -> tuple[float, int]:
+    """Of a difference of ``n`` seeds per sample, and the degrees of freedom of its test."""
+    if test == "prediction":
+        return std * math.sqrt(1 + 1 / n), n - 1
+    return std * math.sqrt(2 / n), n - 1 if test == "paired" else 2 * n - 2
+
+
 def _fewest(achieved: Callable[[int], float], power: float) -> int | None:
-    """The smallest number of seeds, two or more, that reaches the power (by bisection)."""
-    high = 2
-    while achieved(high) < power:
-        if high >= MAX_SEEDS:
-            return None
-        high = min(2 * high, MAX_SEEDS)
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if achieved(middle) >= power else (middle, high)
-    return max(high, 2)
+    """The smallest number of seeds, two or more, that reaches the power."""
+
+    def reached(n: int) -> bool:
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return not achieved(n) < power  # SciPy's nan is of a power that rounds to 1
+
+    fewest = 2 + bisect_left(range(2, MAX_SEEDS + 1), True, key=reached)
+    return fewest if fewest <= MAX_SEEDS else None
 
 
 def best_of(samples: Sequence[tuple[float, float, int]]) -> int | None:

@@ -17,7 +17,7 @@ from attngrid.core.errors import AttngridError, RecordError
 from attngrid.core.files import shipped, write_atomically
 from attngrid.measure.maps_file import Maps, read_maps
 from attngrid.records.collected import collected, latest
-from attngrid.records.record import Record, read_record, read_trial
+from attngrid.records.record import Epoch, Record, read_record, read_trial
 from attngrid.records.staleness import describe_code, other_code, stale_records
 from attngrid.records.status import STOPPED, read_status
 from attngrid.records.tuning import read_tuning_result
@@ -37,44 +37,17 @@ LOST = ("diverged", "failed", "refused", "stale")
 STATES = ("measured", *LOST, "running", "not_run")
 # Of a record's ``run`` block.
 RUN_COLUMNS = (
-    "wall_s",
-    "images_per_s",
-    "peak_memory_mb",
-    "device",
-    "device_name",
-    "deterministic",
-    "resumed",
-    "torch",
-    "commit",
-    "started",
+    *("wall_s", "images_per_s", "peak_memory_mb", "device", "device_name"),
+    *("deterministic", "resumed", "torch", "commit", "started"),
 )
 NAMES = ("study", "id", *GROUP[1:5], "seed", *GROUP[5:])
+IMAGES = ("train_images", "validation_images")
 INTEGERS = ("best_epoch", "train_images", "test_images", *COUNTS)
 CELL_COLUMNS = [*NAMES, "state", "message", *TUNED_KEYS, *ERRORS, *INTEGERS, *RUN_COLUMNS]
-TRIAL_COLUMNS = [
-    *NAMES,
-    *TUNED_KEYS,
-    "chosen",
-    "state",
-    "message",
-    "validation_top1_error",
-    "validation_top5_error",
-    "train_images",
-    "validation_images",
-    *RUN_COLUMNS,
-]
-EPOCH_COLUMNS = [
-    *GROUP,
-    "seed",
-    "id",
-    "epoch",
-    "learning_rate",
-    "train_loss",
-    "train_top1_error",
-    "test_loss",
-    "test_top1_error",
-    "test_top5_error",
-]
+VALIDATION_ERRORS = ("validation_top1_error", "validation_top5_error")
+TRIAL_COLUMNS = [*NAMES, *TUNED_KEYS, "chosen", "state", "message"]
+TRIAL_COLUMNS += [*VALIDATION_ERRORS, *IMAGES, *RUN_COLUMNS]
+EPOCH_COLUMNS = [*GROUP, "seed", "id", *Epoch.model_fields]
 
 
 @dataclass(frozen=True)
@@ -108,25 +81,27 @@ def load_results(study: str, folder: str | Path | None = None) -> Results:
         RecordError: its maps cannot be read.
     """
     home = (results_folder() if folder is None else Path(folder) / "results") / study
-    names = ("cells", "epochs", "summary")
-    if missing := [name for name in names if not (home / f"{name}.csv").is_file()]:
+    files = [home / f"{name}.csv" for name in ("cells", "epochs", "summary")]
+    if missing := [file.name for file in files if not file.is_file()]:
         collected = ", ".join(sorted(file.parent.name for file in home.parent.glob("*/cells.csv")))
         raise AttngridError(
-            f"{home.absolute()}: there is no {' or '.join(f'{name}.csv' for name in missing)}; "
+            f"{home.absolute()}: there is no {' or '.join(missing)}; "
             f"studies that have been collected there: {collected or 'none'}. "
             "`snakemake current --configfile ...` collects whatever records exist, and `folder` "
             "says where results/ is"
         )
-    maps = read_maps(home / "maps.npz") if (home / "maps.npz").is_file() else None
-    cells, epochs, summary = (read_frame(home / f"{name}.csv") for name in names)
-    trials = read_frame(home / "trials.csv") if (home / "trials.csv").is_file() else None
-    return Results(cells, epochs, summary, maps, trials)
+    maps, trials = home / "maps.npz", home / "trials.csv"
+    return Results(
+        *map(read_frame, files),
+        maps=read_maps(maps) if maps.is_file() else None,
+        trials=read_frame(trials) if trials.is_file() else None,
+    )
 
 
 def read_frame(file: Path) -> pd.DataFrame:
     """Read one of our CSVs. The attention ``none`` is a name, not a missing value."""
     frame = pd.read_csv(file, keep_default_na=False, na_values=[""])
-    texts = frame.columns.intersection(["options", "message"])
+    texts = frame.columns.intersection(["options", "message", "condition", "records"])
     frame[texts] = frame[texts].astype(object).fillna("")
     return frame
 
@@ -145,17 +120,9 @@ def read_counts(
     }
 
 
-def read_claims(file: Path) -> pd.DataFrame:
-    """Read a ``claims.csv``."""
-    results = read_frame(file)
-    texts = ["condition", "records"]
-    results[texts] = results[texts].astype(object).fillna("")
-    return results
-
-
 def record_ids(results: pd.DataFrame) -> list[str]:
     """The ids of the records behind the verdicts."""
-    return sorted({name for text in results["records"].dropna() for name in str(text).split()})
+    return sorted({name for text in results["records"] for name in text.split()})
 
 
 def all_cells() -> pd.DataFrame:
@@ -173,14 +140,15 @@ def collect(study: Study, *, ended: bool = False) -> Results:
         ended: no training of this study is running on any machine, so that a cell whose status
             is still ``running`` has failed.
     """
-    counted = _counted(study)
+    file = study.results / "complexity.csv"
+    counted = read_frame(file).to_dict("records") if file.is_file() else []
+    counts = {tuple(row[key] for key in MODEL_KEY): row for row in counted}
     stale = stale_records(study)
     cells, epochs = [], []
     for cell in study.cells:
-        row: dict[str, Any] = {"id": cell.id, **_group(cell), "seed": cell.seed}
+        names, count = _names(cell), counts.get(cell.model_key, {})
+        row = names | {name: count.get(name) for name in COUNTS}
         row |= {} if cell.tuning else _setting(cell.recipe.model_dump())
-        row |= counted.get(cell.model_key, {})
-        names = {key: row[key] for key in (*GROUP, "seed", "id")}
         if cell.id in stale:
             row |= {"state": "stale", "message": stale[cell.id][1]}
         elif cell.record.is_file():
@@ -190,11 +158,11 @@ def collect(study: Study, *, ended: bool = False) -> Results:
                 cells.append(row | {"state": "refused", "message": str(error)})
                 continue
             message = describe_code(record.run) if other_code(record) else ""
-            row |= {"state": "measured", "message": message}
-            row |= record.metrics.model_dump(exclude={"curve"})
+            row |= {"state": "measured", "message": message, **_run(record)}
             row |= _setting(record.config["recipe"]) if cell.tuning else {}
-            row |= {name: record.run.get(name) for name in RUN_COLUMNS}
-            epochs += [{**names, **line.model_dump()} for line in record.metrics.curve]
+            metrics = record.metrics.model_dump()
+            epochs += [{**names, **line} for line in metrics.pop("curve")]
+            row |= metrics
         else:
             row |= _why_missing(cell, ended)
         cells.append(row)
@@ -208,14 +176,16 @@ def collect(study: Study, *, ended: bool = False) -> Results:
     )
 
 
-def _group(cell: Cell) -> dict[str, str]:
-    """The values of ``GROUP``."""
+def _names(cell: Cell) -> dict[str, Any]:
+    """The values of ``NAMES``."""
     return {
         "study": cell.study,
+        "id": cell.id,
         "dataset": cell.dataset,
         "backbone": cell.backbone,
         "attention": cell.attention,
         "recipe": cell.recipe_name,
+        "seed": cell.seed,
         "options": cell.options_text,
         "condition": cell.condition,
     }
@@ -224,6 +194,10 @@ def _group(cell: Cell) -> dict[str, str]:
 def _setting(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The hyperparameters of a recipe that trials vary."""
     return {name: recipe[name] for name in TUNED_KEYS}
+
+
+def _run(record: Record) -> dict[str, Any]:
+    return {name: record.run.get(name) for name in RUN_COLUMNS}
 
 
 def _read_measured(cell: Cell) -> Record:
@@ -258,20 +232,19 @@ def _why_missing(cell: Cell, ended: bool) -> dict[str, str]:
 
 def _collect_trials(study: Study, ended: bool) -> pd.DataFrame:
     """One row per trial of each tuned model and condition, and whether it was chosen."""
-    models = {tuple(_group(cell).values()): cell for cell in study.cells if cell.tuning}
+    tuned = {tuple(_names(cell)[key] for key in GROUP): cell for cell in study.cells if cell.tuning}
     rows = []
-    for cell in models.values():
+    for cell in tuned.values():
         chosen: dict[str, float] | None = None
         with suppress(RecordError):
             chosen = read_tuning_result(cell).chosen.model_dump()
         for trial in cell.trials:
             setting = _setting(trial.recipe.model_dump())
-            row = {"id": trial.id, **_group(cell), "seed": trial.seed, **setting}
+            row = {**_names(cell), "id": trial.id, "seed": trial.seed, **setting}
             row["chosen"] = None if chosen is None else setting == chosen
             rows.append(row | _trial_row(trial, ended))
     frame = pd.DataFrame(rows, columns=TRIAL_COLUMNS)
-    integers = dict.fromkeys(("train_images", "validation_images"), "Int64")
-    return frame.astype(integers | {"chosen": "boolean"})
+    return frame.astype(dict.fromkeys(IMAGES, "Int64") | {"chosen": "boolean"})
 
 
 def _trial_row(trial: Cell, ended: bool) -> dict[str, Any]:
@@ -282,18 +255,12 @@ def _trial_row(trial: Cell, ended: bool) -> dict[str, Any]:
         record = read_trial(trial.record, trial)
     except RecordError as error:
         return {"state": "refused", "message": str(error)}
-    run = {name: record.run.get(name) for name in RUN_COLUMNS}
-    if record.metrics is None:
-        return {"state": "diverged", "message": record.run["diverged"], **run}
-    return {
-        "state": "measured",
-        "message": "",
-        "validation_top1_error": record.metrics.top1_error,
-        "validation_top5_error": record.metrics.top5_error,
-        "train_images": record.metrics.train_images,
-        "validation_images": record.metrics.test_images,
-        **run,
-    }
+    metrics = record.metrics
+    if metrics is None:
+        return {"state": "diverged", "message": record.run["diverged"], **_run(record)}
+    errors = zip(VALIDATION_ERRORS, (metrics.top1_error, metrics.top5_error), strict=True)
+    images = zip(IMAGES, (metrics.train_images, metrics.test_images), strict=True)
+    return {"state": "measured", "message": "", **dict(errors), **dict(images), **_run(record)}
 
 
 def _summarise(cells: pd.DataFrame) -> pd.DataFrame:
@@ -303,9 +270,10 @@ def _summarise(cells: pd.DataFrame) -> pd.DataFrame:
         states = Counter(group["state"])
         row: dict[str, Any] = dict(zip(GROUP, key, strict=True))
         row |= {name: group[name].iloc[0] for name in COUNTS}
-        row |= {name: _common(group[name]) for name in TUNED_KEYS}
-        row |= {"n": states["measured"]}
-        row |= {f"n_{state}": states[state] for state in STATES[1:]}
+        for name in TUNED_KEYS:  # empty where the seeds differ
+            distinct = group[name].dropna().unique()
+            row[name] = float(distinct[0]) if len(distinct) == 1 else None
+        row |= {"n": states["measured"], **{f"n_{state}": states[state] for state in STATES[1:]}}
         measured = group[group["state"] == "measured"]
         for name in (*ERRORS, *SELECTIONS):
             error = name.replace("selection", "error")
@@ -317,38 +285,22 @@ def _summarise(cells: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _common(values: pd.Series[float]) -> float | None:
-    """The value that all seeds share; None where there is none or they differ."""
-    distinct = values.dropna().unique()
-    return float(distinct[0]) if len(distinct) == 1 else None
-
-
-def _counted(study: Study) -> dict[tuple[Any, ...], dict[str, int]]:
-    """The study's counts, by model; empty before they are made."""
-    file = study.results / "complexity.csv"
-    rows = read_frame(file).to_dict("records") if file.is_file() else []
-    return {tuple(row[key] for key in MODEL_KEY): {n: row[n] for n in COUNTS} for row in rows}
-
-
 def write_results(study: Study, results: Results) -> None:
     """Write the frames as CSV and their configuration, each file atomically.
 
-    ``latest`` is written after the frames, ``collected`` last and only when no cell
-    is missing. The next run collects again where either is missing. A lock makes simultaneous
-    calls wait for each other.
+    ``latest`` is written after the frames, ``collected`` last and only when no cell is missing.
+    The next run collects again where either is missing. Simultaneous calls wait for each other.
     """
     latest(study).parent.mkdir(parents=True, exist_ok=True)
     with FileLock(latest(study).with_name(".latest.lock")):
         latest(study).unlink(missing_ok=True)
         write_atomically(study.file, study.resolved())
-        for name in ("cells", "epochs", "summary"):
-            frame: pd.DataFrame = getattr(results, name)
-            write_atomically(study.results / f"{name}.csv", frame.to_csv(index=False))
-        trials = study.results / "trials.csv"
-        if results.trials is None:
-            trials.unlink(missing_ok=True)
-        else:
-            write_atomically(trials, results.trials.to_csv(index=False))
+        for name in ("cells", "epochs", "summary", "trials"):
+            frame: pd.DataFrame | None = getattr(results, name)
+            if frame is not None:
+                write_atomically(study.results / f"{name}.csv", frame.to_csv(index=False))
+        if results.trials is None:  # the study's tuning was removed
+            (study.results / "trials.csv").unlink(missing_ok=True)
         # a stale cell counts as finished: this run does not train it
         complete = results.cells["state"].isin(["measured", "stale"]).all()
         if not complete:

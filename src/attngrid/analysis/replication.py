@@ -32,27 +32,23 @@ class Replication:
     """Repeated trainings of one condition.
 
     Attributes:
-        cells: those that finished.
+        trained: how many finished.
         identical: how many of them have the metrics of the record to the bit.
-        committed, found: top-1 errors of all records and of the new trainings.
-        limit: the largest consistent difference of the means, in points.
+        records: how many records they are compared with.
+        difference: the new mean of the top-1 error minus the records', in points.
+        limit: the largest consistent difference.
     """
 
-    cells: tuple[Cell, ...]
+    trained: int
     identical: int
-    committed: tuple[float, ...]
-    found: tuple[float, ...]
+    records: int
+    difference: float
     limit: float
-
-    @property
-    def difference(self) -> float:
-        """The new mean minus the committed one, in points."""
-        return sum(self.found) / len(self.found) - sum(self.committed) / len(self.committed)
 
     @property
     def consistent(self) -> bool:
         """Whether all metrics are equal to the bit, or the means within the limit."""
-        return self.identical == len(self.cells) or abs(self.difference) <= self.limit
+        return self.identical == self.trained or abs(self.difference) <= self.limit
 
 
 def retrain(study: Study, cells: Sequence[Cell], folder: Path, budget_s: float) -> list[Cell]:
@@ -73,20 +69,18 @@ def retrain(study: Study, cells: Sequence[Cell], folder: Path, budget_s: float) 
     Raises:
         AttngridError: a training failed.
     """
-    results = folder / "results"
-    home = results / study.study
-    own = site().model_copy(update={"results": str(results.absolute())})
+    own = site().model_copy(update={"results": str((folder / "results").absolute())})
     write_atomically(folder / "site.yaml", yaml.safe_dump(own.model_dump(exclude_none=True)))
     # the best hyperparameters of tuned cells
     if (tuning := study.results / "tuning").is_dir():
-        shutil.copytree(tuning, home / "tuning", dirs_exist_ok=True)
+        shutil.copytree(tuning, folder / "results" / study.study / "tuning", dirs_exist_ok=True)
     configuration = folder / "study.json"
     write_atomically(configuration, study.resolved())
     environment = os.environ | {"ATTNGRID_SITE": str((folder / "site.yaml").absolute())}
     deadline = time.monotonic() + budget_s
     finished = []
     for cell in cells:
-        if not (home / "records" / f"{cell.id}.json").is_file():
+        if not _record(folder, cell).is_file():
             if (left_s := deadline - time.monotonic()) <= 0:
                 break
             command = [sys.executable, "-m", "attngrid.cli", "train", str(configuration), cell.id]
@@ -117,40 +111,40 @@ def compare(cells: Sequence[Cell], again: Sequence[Cell], folder: Path) -> Repli
     """Compare new trainings of one condition with its records.
 
     Args:
-        cells: all of the row; those without a record are ignored.
+        cells: all of the row that have a record.
         again: those that were trained again.
         folder: as in ``retrain``.
 
     Raises:
-        RecordError: no record, or one of another cell.
+        RecordError: a record of another cell.
     """
-    records = {cell.id: read_record(cell.record, cell) for cell in cells if cell.record.is_file()}
-    found = {
-        cell.id: read_record(folder / "results" / cell.study / "records" / f"{cell.id}.json", cell)
-        for cell in again
-    }
-    if not records:
-        raise RecordError(f"{cells[0].record}: there is no record to compare with")
-    committed = tuple(record.metrics.top1_error for record in records.values())
-    errors = tuple(record.metrics.top1_error for record in found.values())
-    identical = sum(
-        id in records and record.metrics == records[id].metrics for id, record in found.items()
+    old = {cell.id: read_record(cell.record, cell).metrics for cell in cells}
+    new = {cell.id: read_record(_record(folder, cell), cell).metrics for cell in again}
+    before = [metrics.top1_error for metrics in old.values()]
+    after = [metrics.top1_error for metrics in new.values()]
+    return Replication(
+        trained=len(new),
+        identical=sum(metrics == old[id] for id, metrics in new.items()),
+        records=len(old),
+        difference=sum(after) / len(after) - sum(before) / len(before),
+        limit=_limit(before, len(after), old[cells[0].id].test_images),
     )
-    images = next(iter(records.values())).metrics.test_images
-    limit = _limit(committed, len(errors), images)
-    return Replication(tuple(again), identical, committed, errors, limit)
 
 
-def _limit(committed: Sequence[float], again: int, images: int) -> float:
+def _record(folder: Path, cell: Cell) -> Path:
+    return folder / "results" / cell.study / "records" / f"{cell.id}.json"
+
+
+def _limit(errors: Sequence[float], again: int, images: int) -> float:
     """The largest difference of the means that is consistent, at 95 %.
 
     With two records or more it is the half-width of the prediction interval over seeds; with one,
     that of the sampling of the test images.
     """
-    n = len(committed)
-    std = statistics.stdev(committed) if n > 1 else 0.0
+    n = len(errors)
+    std = statistics.stdev(errors) if n > 1 else 0.0
     if std > 0:
         return float(stats.t.ppf(0.975, n - 1)) * std * math.sqrt(1 / n + 1 / again)
-    share = statistics.mean(committed) / 100
+    share = statistics.mean(errors) / 100
     share = min(max(share, 1 / images), 1 - 1 / images)
     return 100 * 1.96 * math.sqrt(2 * share * (1 - share) / images)

@@ -43,7 +43,7 @@ def claims(only: str | None) -> None:
 def audit() -> None:
     """Audit the published figures: arithmetic on what is printed and counted."""
     from attngrid.analysis.audit import audit as lines
-    from attngrid.render.audit import write_audit
+    from attngrid.render.verdicts import write_audit
 
     write_audit(lines())
 

@@ -23,6 +23,8 @@ REDUCED_CAPTION = (
     "The papers' comparisons in a reduced setting, under this study's conditions. They say nothing "
     "of the papers' claims, which are about other data, sizes or recipes."
 )
+SOURCE, PUBLISHED = Head("Claim", "Source"), Head("Published", "Figure")
+OURS = [Head("Ours", title) for title in ("Figure", "95 % interval", "n", "Verdict")]
 Line = dict[Any, Any]  # of claims.csv
 
 
@@ -37,27 +39,23 @@ def claims_table(results: pd.DataFrame, study: str = "") -> Table:
     if study:
         results = results[results["condition"] != ""]
         caption = CAPTION if (results["scope"] == "stated").any() else REDUCED_CAPTION
-    heads = [Head("Claim", "Source"), Head("Published", "Figure")]
-    heads += [Head("Ours", title) for title in ("Figure", "95 % interval", "n", "Verdict")]
-    by_condition = bool((results["condition"] != "").any())
-    if by_condition:
-        heads.insert(2, Head("Ours", "Condition"))
+    conditions = [Head("Ours", "Condition")] if (results["condition"] != "").any() else []
+    heads = [SOURCE, PUBLISHED, *conditions, *OURS]
     rows: list[Row] = []
     for lines in _by_block(results):
-        start = len(rows)
         printed = lines[0]["kind"] == "printed"
-        for group in [lines] if printed else [[line] for line in lines]:
-            line, condition = group[0], "" if printed else group[0]["condition"]
-            values = [_source(line)]
-            values += _printed(group) if printed else [_published(line), *_ours(line)]
-            if by_condition:
-                values.insert(2, Value(condition or MISSING))
+        for number, group in enumerate([lines] if printed else [[line] for line in lines]):
+            line = group[0]
+            published, *ours = _printed(group) if printed else _tested(line)
+            if conditions:
+                ours.insert(0, line["condition"] or MISSING)
+            texts = [f"{line['source']}, {line['where']}", published, *ours]
             rows.append(
                 Row(
                     line["statement"] if printed else _label(line),
-                    tuple(values),
-                    starts_backbone=0 < start == len(rows),
-                    condition=condition or None,
+                    tuple(map(Value, texts)),
+                    starts_backbone=number == 0 and bool(rows),
+                    condition=line["condition"] or None,
                     claims=tuple(line["claim"] for line in group),
                 )
             )
@@ -80,29 +78,25 @@ def summary_table(results: pd.DataFrame) -> Table:
     rows = []
     for lines in _by_block(results):
         first = lines[0]
+        label = first["statement"]
         if first["kind"] == "printed":
-            label = first["statement"]
             published, ours, _, n, verdict = _printed(lines)
         else:
-            networks = ", ".join(dict.fromkeys(backbone_label(line["backbone"]) for line in lines))
-            if len(lines) > 4:
-                networks = f"{len({line['backbone'] for line in lines})} networks"
+            networks = list(dict.fromkeys(backbone_label(line["backbone"]) for line in lines))
+            names = f"{len(networks)} networks" if len(lines) > 4 else ", ".join(networks)
             metrics = " and ".join(dict.fromkeys(_metric(line["metric"]) for line in lines))
-            label = f"{first['statement']} ({networks}; {metrics})"
-            published = _range([_published(line) for line in lines])
-            ours, n = (_range([_ours(line)[place] for line in lines]) for place in (0, 2))
+            label += f" ({names}; {metrics})"
+            columns = zip(*map(_tested, lines), strict=True)
+            published, ours, _, n, _ = map(_range, columns)
             verdict = _verdicts(lines)
-        rows.append(Row(label, (_source(first), published, ours, n, verdict)))
-    heads = [("Claim", "Source"), ("Published", "Figure"), ("Ours", "Figure"), ("Ours", "n")]
+        texts = [f"{first['source']}, {first['where']}", published, ours, n, verdict]
+        rows.append(Row(label, tuple(map(Value, texts))))
     return Table(
         stem="claims_summary",
         caption=CAPTION,
-        heads=tuple(Head(*head) for head in [*heads, ("Ours", "Verdict")]),
+        heads=(SOURCE, PUBLISHED, OURS[0], *OURS[2:]),
         rows=tuple(rows),
-        frame=pd.DataFrame(
-            [[row.label, *(value.text for value in row.values)] for row in rows],
-            columns=["statement", "source", "published", "ours", "n", "verdict"],
-        ),
+        frame=results,
         stub="Statement",
     )
 
@@ -112,10 +106,6 @@ def _by_block(results: pd.DataFrame) -> list[list[Line]]:
     for line in results.to_dict("records"):
         blocks.setdefault(line["claim"].partition("/")[0], []).append(line)
     return list(blocks.values())
-
-
-def _source(line: Line) -> Value:
-    return Value(f"{line['source']}, {line['where']}")
 
 
 def _metric(metric: str) -> str:
@@ -132,59 +122,51 @@ def _label(line: Line) -> str:
     return f"{backbone_label(line['backbone'])}: {over}, {metric}"
 
 
-def _published(line: Line) -> Value:
-    if line["kind"] == "value":
-        return Value(line["published"])
-    gain = line["published_gain"]
-    if pd.isna(gain):
-        return Value()
-    decimals = max(len(text.partition(".")[2]) for text in line["published"].split())
-    return Value(f"{gain:+.{decimals}f}")
-
-
-def _ours(line: Line) -> list[Value]:
-    """The figure, its interval, the seeds and the verdict."""
-    figure, interval, n = Value(), Value(), Value()
-    if line["kind"] == "cost":
-        counts = line["counted"].split()
-        if counts and MISSING not in counts:
-            ours, than = map(int, counts)
-            figure, n = Value(f"{100 * (ours - than) / than:+z.2f} %"), Value("exact")
+def _tested(line: Line) -> list[str]:
+    """The published figure, ours, its interval, the seeds and the verdict."""
+    published = figure = interval = n = MISSING
+    is_value = line["kind"] == "value"
+    if is_value:
+        published = line["published"]
+    elif not pd.isna(line["published_gain"]):
+        decimals = max(len(text.partition(".")[2]) for text in line["published"].split())
+        published = f"{line['published_gain']:+.{decimals}f}"
+    if line["kind"] == "cost" and line["verdict"] != "not run":
+        ours, than = map(int, line["counted"].split())
+        figure, n = f"{100 * (ours - than) / than:+z.2f} %", "exact"
     elif not pd.isna(line["gain"]):
-        is_value = line["kind"] == "value"
-        figure = Value(f"{float(line['mean']):.2f}" if is_value else f"{line['gain']:+z.2f}")
+        figure = f"{float(line['mean']):.2f}" if is_value else f"{line['gain']:+z.2f}"
         if not pd.isna(line["gain_low"]):
-            interval = Value(f"{line['gain_low']:+.2f} to {line['gain_high']:+.2f}")
-        n = Value("/".join(dict.fromkeys(line["n"].split())))
-    verdict = line["verdict"]
-    if verdict == "underpowered" and not pd.isna(line["seeds_needed"]):
-        verdict = f"underpowered, needs {line['seeds_needed']} seeds"
-    return [figure, interval, n, Value() if verdict == "not run" else Value(verdict)]
+            interval = f"{line['gain_low']:+.2f} to {line['gain_high']:+.2f}"
+        n = "/".join(dict.fromkeys(line["n"].split()))
+    verdict = _verdicts([line])
+    if not pd.isna(line["seeds_needed"]):
+        verdict += f", needs {line['seeds_needed']} seeds"
+    return [published, figure, interval, n, verdict]
 
 
-def _printed(lines: Sequence[Line]) -> list[Value]:
-    """How many printed counts are ours in every digit."""
-    published = Value(f"{len(lines)} figures")
-    if all(line["verdict"] == "not run" for line in lines):
-        return [published, Value(), Value(), Value(), Value()]
+def _printed(lines: Sequence[Line]) -> list[str]:
+    """How many printed counts are ours in every digit, in the columns of ``_tested``."""
+    published, verdict = f"{len(lines)} figures", _verdicts(lines)
+    if verdict == MISSING:
+        return [published, *[MISSING] * 4]
     same = sum(line["verdict"] == "reproduced" for line in lines)
-    ours = Value(f"{same} of {len(lines)} to the last digit")
-    return [published, ours, Value(), Value("exact"), _verdicts(lines)]
+    return [published, f"{same} of {len(lines)} to the last digit", MISSING, "exact", verdict]
 
 
-def _verdicts(lines: Sequence[Line]) -> Value:
+def _verdicts(lines: Sequence[Line]) -> str:
     """``3 reproduced, 1 underpowered``; only the word where all have the same verdict."""
     found = Counter(line["verdict"] for line in lines)
     if len(found) == 1:
         (verdict,) = found
-        return Value() if verdict == "not run" else Value(verdict)
-    return Value(", ".join(f"{found[name]} {name}" for name in VERDICTS if found[name]))
+        return MISSING if verdict == "not run" else str(verdict)
+    return ", ".join(f"{found[name]} {name}" for name in VERDICTS if found[name])
 
 
-def _range(values: Sequence[Value]) -> Value:
+def _range(texts: Sequence[str]) -> str:
     """The least to the greatest gain; figures without a sign are listed."""
-    texts = list(dict.fromkeys(value.text for value in values if value.text != MISSING))
+    texts = list(dict.fromkeys(text for text in texts if text != MISSING))
     if len(texts) < 2 or texts[0][0] not in "+-":
-        return Value(" / ".join(texts) or MISSING)
-    numbers = sorted(texts, key=lambda text: float(text.split()[0]))
-    return Value(f"{numbers[0]} to {numbers[-1]}")
+        return " / ".join(texts) or MISSING
+    least, *_, greatest = sorted(texts, key=lambda text: float(text.split()[0]))
+    return f"{least} to {greatest}"

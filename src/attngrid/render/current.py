@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import TypeVar
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from attngrid.analysis import frames
 from attngrid.analysis.dependencies import has_statistics
+from attngrid.analysis.frames import Results, load_results
 from attngrid.core.errors import AttngridError, UnknownNameError
 from attngrid.render.layout import Table, write_table
 from attngrid.render.report import write_report
@@ -16,35 +16,36 @@ from attngrid.render.tables import build_table
 from attngrid.render.verdicts import study_claims, write_verdicts
 from attngrid.study.schema import Study
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-def write_tables(study: Study, names: Sequence[str] = ()) -> None:
+def write_tables(study: Study, names: Iterable[str] = ()) -> None:
     """Write the tables of these names, or all; the others are written even if one fails.
 
     Raises:
         UnknownNameError: before anything is written.
         AttngridError: a line for each table that failed.
     """
-    files = study.descriptions
-    results = frames.load_results(study.study)
-    wanted = [files[name] for name in _known(study, "table", names, files)]
-    _raise(_each(wanted, lambda file: _write_table(study, results, file))[1])
+    names = _known(f"table of study {study.study}", names, study.descriptions)
+    failed: list[str] = []
+    _write_tables(study, load_results(study.study), names, failed)
+    _raise(failed)
 
 
-def write_figures(study: Study, names: Sequence[str] = ()) -> None:
+def write_figures(study: Study, names: Iterable[str] = ()) -> None:
     """Draw the figures of these names, or all; raises as ``write_tables``."""
-    wanted = _known(study, "figure", names, study.figures)
-    _raise(_draw(study, frames.load_results(study.study), wanted)[1])
+    names = _known(f"figure of study {study.study}", names, study.figures)
+    failed: list[str] = []
+    _write_figures(study, load_results(study.study), names, failed)
+    _raise(failed)
 
 
 def write_page(study: Study) -> None:
     """Write the report from the collected frames and the figures that are drawn."""
-    results = frames.load_results(study.study)
+    results = load_results(study.study)
     files = study.descriptions.values()
     tables = [build_table(study, results.summary, file, cells=results.cells) for file in files]
-    write_report(study, results, tables, study_claims(study))
+    write_report(study, results, tables, study_claims(study), study.figures)
 
 
 def render_current(study: Study, ended: bool) -> None:
@@ -58,60 +59,66 @@ def render_current(study: Study, ended: bool) -> None:
         AttngridError: a line for each file that could not be made; all others are written.
     """
     frames.write_results(study, frames.collect(study, ended=ended))
-    results = frames.load_results(study.study)  # the same frames as every other command
-    files = study.descriptions.values()
-    tables, failed = _each(files, lambda file: _write_table(study, results, file))
+    results = load_results(study.study)  # the same frames as every other command
+    failed: list[str] = []
+    tables = _write_tables(study, results, study.descriptions, failed)
     if has_statistics():
-        failed += _each([study], write_verdicts)[1]
+        with _noted(failed):
+            write_verdicts(study)
     else:
         log.warning('no verdicts and no bold: pip install "attngrid[evidence]"')
-    drawn, not_drawn = _draw(study, results, study.figures)
-    claims = study_claims(study)
-    page = _each([tables], lambda ready: write_report(study, results, ready, claims, drawn))
+    figures = _write_figures(study, results, study.figures, failed)
+    with _noted(failed):
+        write_report(study, results, tables, study_claims(study), figures)
     log.info("%s: %s", study.study, frames.counts(results.cells))
     if results.trials is not None:
         log.info("%s, trials: %s", study.study, frames.counts(results.trials))
     for line in frames.unfinished(results):
         log.info("  %s", line)
-    _raise([*failed, *not_drawn, *page[1]])
+    _raise(failed)
 
 
-def _write_table(study: Study, results: frames.Results, description: Path) -> Table:
-    table = build_table(study, results.summary, description, cells=results.cells)
-    write_table(table)
-    return table
+def _write_tables(
+    study: Study, results: Results, names: Iterable[str], failed: list[str]
+) -> list[Table]:
+    """Write tables; return them, and add the messages of those that fail."""
+    tables = []
+    for name in names:
+        with _noted(failed):
+            file = study.descriptions[name]
+            table = build_table(study, results.summary, file, cells=results.cells)
+            write_table(table)
+            tables.append(table)
+    return tables
 
 
-def _draw(
-    study: Study, results: frames.Results, names: Sequence[str]
-) -> tuple[list[str], list[str]]:
-    """The figures that were drawn, and the messages of those that failed."""
+def _write_figures(
+    study: Study, results: Results, names: Iterable[str], failed: list[str]
+) -> list[str]:
+    """The names of the figures that were drawn; the messages of the others are added."""
+    drawn = []
+    for name in names:
+        with _noted(failed):
+            from attngrid.render.figures import write_figure  # matplotlib takes a second to import
 
-    def draw(name: str) -> str:
-        from attngrid.render.figures import write_figure  # matplotlib takes a second to import
-
-        write_figure(study, name, results)
-        return name
-
-    return _each(names, draw)
+            write_figure(study, name, results)
+            drawn.append(name)
+    return drawn
 
 
-def _known(study: Study, kind: str, names: Sequence[str], known: Iterable[str]) -> Sequence[str]:
+def _known(kind: str, names: Iterable[str], known: Iterable[str]) -> Iterable[str]:
     for name in names:
         if name not in known:
-            raise UnknownNameError(f"{kind} of study {study.study}", name, known)
-    return names or list(known)
+            raise UnknownNameError(kind, name, known)
+    return names or known
 
 
-def _each(items: Iterable[object], make: Callable[..., T]) -> tuple[list[T], list[str]]:
-    """What is made of the items, and the messages of those that fail."""
-    made, failed = [], []
-    for item in items:
-        try:
-            made.append(make(item))
-        except AttngridError as error:
-            failed.append(str(error))
-    return made, failed
+@contextmanager
+def _noted(failed: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except AttngridError as error:
+        failed.append(str(error))
 
 
 def _raise(failed: list[str]) -> None:

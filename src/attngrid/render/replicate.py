@@ -25,13 +25,13 @@ def replicate(row: str, folder: Path, budget_s: float) -> Iterator[str]:
     again = retrain(found.study, cells, folder, budget_s)
     consistent = True
     for condition in dict.fromkeys(cell.condition for cell in again):
-        repeated = [cell for cell in again if cell.condition == condition]
-        result = compare([c for c in cells if c.condition == condition], repeated, folder)
+        old, new = ([c for c in some if c.condition == condition] for some in (cells, again))
+        result = compare(old, new, folder)
         consistent &= result.consistent
         yield f"{found.row.label}: {condition}"
-        yield f"  {len(repeated)} trained again, {result.identical} equal to the bit"
+        yield f"  {result.trained} trained again, {result.identical} equal to the bit"
         yield (
-            f"  top-1 error: new mean less the {len(result.committed)} records' "
+            f"  top-1 error: new mean less the {result.records} records' "
             f"{result.difference:+.3f} points, {result.limit:.3f} allowed: "
             f"{'consistent' if result.consistent else 'not consistent'}"
         )

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from markupsafe import Markup
 
 from attngrid.analysis.frames import Results, unfinished
@@ -50,28 +49,20 @@ def write_report(
     study: Study,
     results: Results,
     tables: list[Table],
-    claims: Table | None = None,
-    figures: Sequence[str] | None = None,
-) -> Path:
+    claims: Table | None,
+    figures: Sequence[str],
+) -> None:
     """Write ``results/<study>/report.html`` from tables and from figures already drawn.
 
     The page loads no other file: figures, cells, curves and records are in it.
-
-    Args:
-        study: the configuration.
-        results: its frames.
-        tables: in the page's order.
-        claims: the verdicts, if there are any.
-        figures: the names of those to show; None: all of the study's.
     """
     pictures = [
         (CAPTIONS[name], base64.b64encode(study.figure_files(name)[1].read_bytes()).decode())
-        for name in (study.figures if figures is None else figures)
+        for name in figures
     ]
     measured = results.cells[results.cells["state"] == "measured"].drop_duplicates("id")
     trials = results.cells[:0] if results.trials is None else results.trials
     tried = trials[trials["state"].isin(["measured", "diverged"])].drop_duplicates("id")
-    file = study.results / "report.html"
     page = render(
         "report.html.j2",
         columns=[{"key": key, "title": title} for key, title, _ in COLUMNS],
@@ -90,8 +81,7 @@ def write_report(
         unfinished=unfinished(results),
         configuration=json.dumps(study.model_dump(mode="json"), indent=1),
     )
-    write_atomically(file, page)
-    return file
+    write_atomically(study.results / "report.html", page)
 
 
 def _data(results: Results) -> Markup:
@@ -114,7 +104,7 @@ def _data(results: Results) -> Markup:
         ],
         "cells": [row | {"key": place} for place, row in enumerate(rows)],
         "curves": {
-            str(name): {key: _short(curve[key]) for key in CURVES}
+            str(name): {key: [float(f"{value:.5g}") for value in curve[key]] for key in CURVES}
             for name, curve in epochs.groupby("id", sort=False)
         },
         "records": {
@@ -123,10 +113,6 @@ def _data(results: Results) -> Markup:
         },
     }
     return Markup(json.dumps(content).replace("<", "\\u003c"))  # noqa: S704 - no < is left
-
-
-def _short(values: pd.Series[float]) -> list[float]:
-    return [float(f"{value:.5g}") for value in values]
 
 
 def _record(file: Path) -> dict[str, Any]:

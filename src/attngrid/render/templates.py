@@ -19,28 +19,39 @@ class Tex(str):
     __slots__ = ()
 
 
-_TEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "×": r"$\times$",
-    "±": r"$\pm$",
-    "Σ": r"$\Sigma$",
-    "√": r"$\surd$",
-    "σ": r"$\sigma$",
-    **{digit: f"$^{place}$" for place, digit in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
-    **{digit: f"$_{place}$" for place, digit in enumerate("₀₁₂₃₄₅₆₇₈₉")},
-    "·": r"$\cdot$",
-    **{character: f"\\{character}" for character in "&%$#_{}"},
+_TEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        "×": r"$\times$",
+        "±": r"$\pm$",
+        "Σ": r"$\Sigma$",
+        "√": r"$\surd$",
+        "σ": r"$\sigma$",
+        "·": r"$\cdot$",
+        **{digit: f"$^{place}$" for place, digit in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
+        **{digit: f"$_{place}$" for place, digit in enumerate("₀₁₂₃₄₅₆₇₈₉")},
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+    }
+)
+_TEX_SYNTAX: dict[str, Any] = {
+    "block_start_string": r"\BLOCK{",
+    "block_end_string": "}",
+    "variable_start_string": r"\VAR{",
+    "variable_end_string": "}",
+    "comment_start_string": r"\#{",
+    "comment_end_string": "}",
+    "finalize": lambda value: value if isinstance(value, Tex) else escape(str(value)),
 }
 
 
 def escape(text: str) -> str:
     """Plain text as LaTeX source."""
-    return "".join(_TEX.get(character, character) for character in text)
+    return text.translate(_TEX)
 
 
 def render(name: str, **content: Any) -> str:
@@ -53,26 +64,14 @@ def render(name: str, **content: Any) -> str:
         content: its variables; a missing one is an error.
     """
     kind = name.removesuffix(".j2").rpartition(".")[2]
-    options: dict[str, Any] = {
-        "autoescape": kind == "html",
-        "keep_trailing_newline": kind != "html",
-    }
-    if kind == "tex":
-        options |= {
-            "block_start_string": r"\BLOCK{",
-            "block_end_string": "}",
-            "variable_start_string": r"\VAR{",
-            "variable_end_string": "}",
-            "comment_start_string": r"\#{",
-            "comment_end_string": "}",
-            "finalize": lambda value: value if isinstance(value, Tex) else escape(str(value)),
-        }
-    environment = jinja2.Environment(  # noqa: S701 - HTML is escaped
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(shipped(FOLDER)),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        **options,
+        autoescape=kind == "html",  # noqa: S701 - LaTeX and Markdown have escapes of their own
+        keep_trailing_newline=kind != "html",
+        **(_TEX_SYNTAX if kind == "tex" else {}),
     )
     environment.globals["zip"] = zip
     environment.filters |= {

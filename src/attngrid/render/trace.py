@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from attngrid.analysis.frames import collect, read_claims
+from attngrid.analysis.frames import collect, read_frame
 from attngrid.core.errors import AttngridError, ConfigError, RecordError
 from attngrid.core.files import shipped
 from attngrid.records.record import Record, read_record
@@ -132,7 +132,7 @@ def _explain_claim(key: str, stem: str, wanted: str) -> Iterator[str]:
     file = results_folder() / study / "claims.csv"
     if not file.is_file():
         raise ConfigError(f"{key}: there is no {file}; `attngrid claims` makes it")
-    results = read_claims(file)
+    results = read_frame(file)
     for row in _find_rows(key, claims_table(results, study), wanted):
         lines = results[results["claim"].isin(row.claims)]
         if row.condition is not None:
