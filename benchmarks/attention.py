@@ -1,18 +1,20 @@
-"""What each attention module adds to a training step.
+"""The time that each attention module adds to a training step.
 
     python benchmarks/attention.py [--device cuda] [--images imagenet] [--json FILE] [--threads 2]
         [--starts 2] [--rounds 3] [--attentions se cbam] [--uncompiled]
 
-trains a ResNet-18 with CIFAR's stem, batch 64 (on a GPU 128), or a ResNet-50 at 224×224, in
-bfloat16, or in float32 where the device lacks that, by ``attngrid.training.loop.train``: without
-attention, and with the module as a long training has it, compiled; with ``--uncompiled`` on a CPU
-also with the module uncompiled. On a GPU the whole network is compiled, or nothing if asked. What
-the compiler made before it finds again; what not, it makes first, some minutes in all. Each side is
-a process of its own, a round is a sample of the baseline and of the module, then of the baseline
-and the next module: a shared machine may change its speed within seconds. Where a process happens
-to lie in memory counts for as much as a module does, so on a CPU all are started more than once.
-Printed are medians and quartiles of the added time. It ends non-zero where a module adds more than
-its bound.
+It trains a ResNet-18 with CIFAR's stem and batch 64 (on a GPU 128), or a ResNet-50 at 224×224, with
+``attngrid.training.loop.train``, without attention and with each module. The precision is bfloat16,
+or float32 if the device has no bfloat16 instructions. On a CPU the modules are compiled, as in a
+long training; ``--uncompiled`` also measures them uncompiled. On a GPU the whole network is
+compiled, or nothing with ``--uncompiled``. Code that is not in the compiler's cache is compiled
+first, which takes some minutes in all.
+
+Each side has its own process. A round is a sample of the baseline and of the first module, then of
+the baseline and of the next module, because a shared machine may change its speed within seconds.
+The addresses that a process gets in memory change its speed as much as a module does, so on a CPU
+all processes are started more than once. The output is the median and the quartiles of the added
+time. The exit code is 1 if a module adds more than its bound.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from ours import train
-from setting import Setting, add_options, chosen
+from setting import Setting, add_options, select_setting
 from sides import Side, headline, interleave, quartiles, report, table
 
 # Percent that a module may add.
@@ -36,11 +38,12 @@ BOUNDS = {
 EAGER = {"compile": False}
 
 
-def switches(device: str, *, uncompiled: bool) -> dict[str, dict[str, Any]]:
-    """Of each side, the baseline's first."""
-    if device == "cuda":  # what fails to compile is to be no figure of what is compiled
-        all_of_them = {"compile": not uncompiled}
-        return {"none": all_of_them, "ours": all_of_them}
+def performance_options(device: str, *, uncompiled: bool) -> dict[str, dict[str, Any]]:
+    """The performance options of each side; the baseline comes first."""
+    if device == "cuda":
+        # true and not auto, so that a network that cannot be compiled is an error
+        both = {"compile": not uncompiled}
+        return {"none": both, "ours": both}
     eager = {"eager": EAGER} if uncompiled else {}
     return {"none": {}, "ours": {"compile": "attention"}, **eager}
 
@@ -52,28 +55,28 @@ def measure(
     starts: int,
     rounds: int,
 ) -> list[dict[str, Any]]:
-    """The table's rows: percents of the baseline's step just before, of the same round."""
+    """The table's rows: added time in percent of the baseline's step just before."""
     names = list(performance)[1:]
     seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
     for _ in range(starts):
 
         def side(attention: str, name: str) -> Side:
-            what = f"{attention}, {name}"
-            return Side(what, train, setting, attention, setting.precision, performance[name])
+            label = f"{attention}, {name}"
+            return Side(label, train, setting, attention, setting.precision, performance[name])
 
         baseline = side("none", "none")
         sides = {(a, name): side(a, name) for a in attentions for name in names}
-        turns = [one for a in attentions for one in (baseline, *(sides[a, name] for name in names))]
-        interleave(turns, rounds, one_by_one=setting.device == "cuda")
+        order = [one for a in attentions for one in (baseline, *(sides[a, name] for name in names))]
+        interleave(order, rounds, one_by_one=setting.device == "cuda")
         for key, one in sides.items():
             seconds[key] += one.seconds
-        for place, attention in enumerate(attentions):
-            seconds[attention, "none"] += baseline.seconds[place :: len(attentions)]
+        for index, attention in enumerate(attentions):
+            seconds[attention, "none"] += baseline.seconds[index :: len(attentions)]
     rows = []
     for attention in attentions:
         none = seconds[attention, "none"]
         if any(len(seconds[attention, name]) != starts * rounds for name in performance):
-            continue  # a process has ended, which it has said
+            continue  # a process ended early; Side has printed it
         row: dict[str, Any] = {"attention": attention}
         row["none_ms"] = quartiles([1e3 * s / setting.steps for s in none])
         for name in names:
@@ -86,24 +89,25 @@ def measure(
 def main() -> int:
     """Measure, print, compare with the bounds."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     add_options(parser)
-    parser.add_argument("--starts", type=int, help="of all processes: 2, on a GPU 1")
-    parser.add_argument("--rounds", type=int, help="after each start: 3, on a GPU 5")
+    parser.add_argument("--starts", type=int, help="starts of all processes (2, on a GPU 1)")
+    parser.add_argument("--rounds", type=int, help="rounds after each start (3, on a GPU 5)")
     parser.add_argument("--attentions", nargs="+", default=list(BOUNDS["cpu"]))
-    parser.add_argument("--uncompiled", action="store_true", help="and with compile: false")
+    parser.add_argument("--uncompiled", action="store_true", help="also with compile: false")
     options = parser.parse_args()
     options.rounds = options.rounds or (3 if options.device == "cpu" else 5)
-    setting = chosen(options)
-    performance = switches(setting.device, uncompiled=options.uncompiled)
+    setting = select_setting(options)
+    performance = performance_options(setting.device, uncompiled=options.uncompiled)
     bounds = BOUNDS[setting.device]
     starts = options.starts or (2 if setting.device == "cpu" else 1)
     sampling = {"starts": starts, "rounds": options.rounds}
-    run = setting.about(compiled=performance["ours"] != EAGER, **sampling)
-    # sixteen processes of a gigabyte and a half are too many; and a GPU's baseline has an epoch
-    few_at_once = "eager" in performance or setting.device == "cuda"
-    together = [[one] for one in options.attentions] if few_at_once else [options.attentions]
-    rows = [row for few in together for row in measure(setting, few, performance, **sampling)]
+    run = setting.describe(compiled=performance["ours"] != EAGER, **sampling)
+    # One module at a time where all processes would need too much memory (1.5 GB each), and on a
+    # GPU, where the baseline's samples must fit into one epoch.
+    one_at_a_time = "eager" in performance or setting.device == "cuda"
+    groups = [[one] for one in options.attentions] if one_at_a_time else [options.attentions]
+    rows = [row for group in groups for row in measure(setting, group, performance, **sampling)]
     print(headline(run))
     shown = [
         {

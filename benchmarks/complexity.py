@@ -1,9 +1,9 @@
-"""How long counting takes: at most 0.5 s a model on average, in one process of at most 2 GB.
+"""The time and memory of counting models: at most 0.5 s a model on average, and at most 2 GB.
 
     python benchmarks/complexity.py
 
-counts every model of config/complexity.yaml on two threads and prints time and memory; it ends
-non-zero where a bound is not kept.
+It counts every model of config/complexity.yaml on two threads in one process, and prints time and
+memory. The exit code is 1 if a bound is missed.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What a large grid costs before its first job, compared with bare Snakemake.
+"""The time of a large grid's dry run, compared with bare Snakemake.
 
     python benchmarks/dry_run.py [--json FILE] [--cells 10000] [--rounds 5]
 
-It times dry runs of a CIFAR-100 study of so many cells, on this machine and for a Slurm cluster,
-and of a bare Snakefile with as many jobs of one rule. They run in turns, in one folder. Time and
-peak memory are those that the system reports when Snakemake ends. The exit code is 1 if the study
-takes more than 1.5 times the bare time.
+It times dry runs of a CIFAR-100 study with this number of cells, for this machine and for a Slurm
+cluster, and of a bare Snakefile with as many jobs of one rule. They run in turns, in one folder.
+Peak memory is the figure that the system reports when Snakemake ends. The exit code is 1 if the
+study takes more than 1.5 times the bare time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sides import about, headline, quartiles, report, table
+from sides import headline, machine_info, quartiles, report, table
 
 from attngrid.core.hardware import peak_memory_mb
 
@@ -47,7 +47,7 @@ rule train:
 
 
 def study(cells: int) -> dict[str, object]:
-    """CIFAR-100's study with as many seeds as give so many cells."""
+    """A CIFAR-100 study with this number of cells; the number of seeds follows from it."""
     block = {
         "dataset": "cifar100",
         "backbones": ["resnet18", "resnet50"],
@@ -74,11 +74,11 @@ def dry_run(folder: Path, options: tuple[str, ...]) -> tuple[float, float]:
 def main() -> int:
     """Measure, print and compare with the bound."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--cells", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    run = about(cells=options.cells, rounds=options.rounds)
+    run = machine_info(cells=options.cells, rounds=options.rounds)
     print(headline(run))
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in SIDES}
     with tempfile.TemporaryDirectory() as name:

@@ -1,12 +1,13 @@
-"""Whether the fast path learns what float32 does: bfloat16 and all switches against neither.
+"""The error with all performance options and bfloat16, against the error in float32 without them.
 
     python benchmarks/equivalence.py [--device cuda] [--json FILE] [--seeds 20]
         [--attentions none cbam csm]
 
-trains a quarter-width ResNet-18 on the digits for six epochs, from the same seeds, with everything
-that makes it fast, in bfloat16 where the device has that, and in float32 with everything off, and
-prints the mean difference of their top-1 errors with its 95 % interval (t, paired by seed where
-the order of the images is the same). A speed counts where that interval holds 0 or lies below it.
+It trains a quarter-width ResNet-18 on the digits for six epochs, twice from each seed: with the
+performance options in bfloat16 (float32 if the device has no bfloat16 instructions), and in float32
+without the options. It prints the mean difference of the top-1 errors with its 95 % t-interval,
+paired by seed. The exit code is 1 if the interval of a module lies above 0, so that the options
+make its error significantly higher.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch
 from ours import OFF
 from scipy import stats
 from setting import add_device, usual_precision
-from sides import about, headline, report, table
+from sides import headline, machine_info, report, table
 
 from attngrid.core.hardware import processors
 from attngrid.core.validation import validate
@@ -34,7 +35,7 @@ FORMS = ("fast", "reference")
 
 
 def top1_error(device: str, attention: str, form: str, seed: int) -> float:
-    """Of a training, percent of the held-out digits."""
+    """The top-1 error of one training, in percent of the test images."""
     from attngrid.training import loop
 
     precision: str = "float32"
@@ -63,21 +64,22 @@ def top1_error(device: str, attention: str, form: str, seed: int) -> float:
 
 
 def main() -> int:
-    """Train, print, and end non-zero where the fast path is worse beyond its interval."""
+    """Train, print, compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     add_device(parser)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--attentions", nargs="+", default=["none", "cbam"])
     options = parser.parse_args()
-    run = about(options.device, seeds=options.seeds, precision=usual_precision(options.device))
+    precision = usual_precision(options.device)
+    run = machine_info(options.device, seeds=options.seeds, precision=precision)
     runs = [
         (options.device, attention, form, seed)
         for attention in options.attentions
         for seed in range(options.seeds)
         for form in FORMS
     ]
-    # a process each, as a cell has: the compiler leaves what comes after so many models uncompiled
+    # one process for each training, because the compiler stops compiling after many models
     spawn = get_context("spawn")
     with ProcessPoolExecutor(processors(), mp_context=spawn, max_tasks_per_child=1) as pool:
         errors = dict(zip(runs, pool.map(top1_error, *zip(*runs, strict=True)), strict=True))

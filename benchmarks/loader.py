@@ -1,15 +1,16 @@
-"""Images in files against the usual way to read them: images a second and core.
+"""Reading of image files, compared with torchvision's: images per second and core.
 
     python benchmarks/loader.py [--json FILE] [--rounds 5] [--images 1000]
 
-writes JPEGs of ImageNet's sizes, of made-up content, to a temporary folder, and reads epochs of
-them as ImageNet is trained on: a random crop resized to 224×224, a flip, normalisation. By
-``attngrid.data.stream.Stream``, and by torchvision's ImageFolder of PIL images and its transforms
-(first and second version) in a DataLoader, each with as many reading processes as there are cores.
-Nothing is trained. The rounds are interleaved; printed are medians, and quartiles in brackets. A
-core's second is one of processor time, of all processes that read and of the one that they read
-for, their start included; so it says what a core reads that does nothing else. The images a second
-of the whole machine are printed beside it, as they were while others used it too.
+It writes synthetic JPEGs of ImageNet's sizes to a temporary folder and reads epochs of them with
+the transforms of a training on ImageNet: a random crop resized to 224×224, a flip, normalisation.
+It compares ``attngrid.data.stream.Stream`` with a DataLoader of torchvision's ImageFolder and its
+transforms (first and second version). Each has as many reading processes as there are cores.
+Nothing is trained.
+
+The sides take turns. The output is medians, with quartiles in brackets. "images/s and core" divides
+by the processor time of all processes, with their start, so other jobs on the machine hardly change
+it. The images per second of the whole machine, by the clock, are printed next to it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import PIL
 import torch
 import torchvision
 from PIL import Image
-from sides import about, headline, quartiles, report
+from sides import headline, machine_info, quartiles, report
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import transforms as v1
@@ -65,7 +66,7 @@ USUAL = {
 
 
 def picture(random: np.random.Generator) -> Image.Image:
-    """About 500×375, as ImageNet's are, or upright, and some 100 kB; noise of every scale."""
+    """Noise of several scales, about 500×375 or 375×500 as in ImageNet; some 100 kB as a JPEG."""
     width, height = (int(random.normal(size, size / 20)) for size in (500, 375))
     if random.random() < 0.25:
         width, height = height, width
@@ -78,7 +79,7 @@ def picture(random: np.random.Generator) -> Image.Image:
 
 
 def write_pictures(root: Path, images: int) -> list[int]:
-    """An image folder of two classes; the sizes of its training files in bytes."""
+    """Write an image folder of two classes; return the sizes of its training files in bytes."""
     random = np.random.default_rng(0)
     for split, count in (("train", images), ("val", 2)):
         for number in range(count):
@@ -89,13 +90,13 @@ def write_pictures(root: Path, images: int) -> list[int]:
 
 
 def processor_s() -> float:
-    """Processor time so far, of this process and of those it started that have ended."""
+    """Processor time of this process and of its child processes that have ended."""
     usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def images_per_s(batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-    """Over a whole epoch: by processor time, and by the clock."""
+    """Images per second over a whole epoch: of processor time, and by the clock."""
     before, start = processor_s(), time.perf_counter()
     seen = sum(len(labels_N) for _, labels_N in batches)
     elapsed = time.perf_counter() - start
@@ -105,12 +106,12 @@ def images_per_s(batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=1000)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    run = about(
+    run = machine_info(
         workers=processors(),
         images=options.images,
         batch=BATCH,
@@ -139,7 +140,7 @@ def main() -> int:
         for number in range(1 + options.rounds):
             for side, batches in sides.items():
                 rate = images_per_s(batches)
-                if number:  # the first round brings every file into the system's memory
+                if number:  # the first round fills the file cache
                     rates.setdefault(side, []).append(rate)
     of_core, of_all = (
         {side: quartiles([rate[which] for rate in found]) for side, found in rates.items()}
@@ -153,7 +154,7 @@ def main() -> int:
     print(headline(run))
     for side, (low, median, high) in of_core.items():
         q = ratios.get(side)
-        ratio = f"  ours is {q[1]:.2f} times that ({q[0]:.2f}-{q[2]:.2f})" if q else ""
+        ratio = f"  ours is {q[1]:.2f} times as fast ({q[0]:.2f}-{q[2]:.2f})" if q else ""
         print(
             f"{side:>5}: {median:6.1f} images/s and core ({low:.1f}-{high:.1f}), "
             f"{of_all[side][1]:6.1f} of the machine{ratio}"

@@ -1,4 +1,4 @@
-"""Our own loop as a side of a comparison."""
+"""This package's training loop as a side of a comparison."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def train(
     *,
     deterministic: bool = True,
 ) -> None:
-    """Our own loop; a sample is so many steps, as it is of the peers."""
+    """Train with ``attngrid.training.loop``; call ``wait`` after every ``setting.steps`` steps."""
     from attngrid.training import loop
 
     class Samples(Checkpoints):
-        """Is asked after each step whether a checkpoint is due: never."""
+        """Counts the loop's calls of ``due``, one after each step; no checkpoint is ever due."""
 
-        asked = 0
+        steps = 0
 
         def due(self) -> bool:
-            if torch.is_grad_enabled():  # not after a batch of the test at an epoch's end
-                self.asked += 1
-                if self.asked % setting.steps == 0:
+            if torch.is_grad_enabled():  # false for test batches at the end of an epoch
+                self.steps += 1
+                if self.steps % setting.steps == 0:
                     wait()
             return False
 

@@ -1,12 +1,12 @@
-"""Images in memory against the usual way to feed a network: at least 5 times the images a second.
+"""Transforms of images in memory, compared with torchvision's: at least 5 times as fast.
 
     python benchmarks/pipeline.py [--json FILE] [--threads 2] [--rounds 5]
 
-makes epochs of training batches of CIFAR's size, random crop, flip and normalisation, of random
-pixels: by ``attngrid.data.images.Batches``, and by a data set of PIL images with torchvision's
-transforms, read by as many processes of a DataLoader as there are cores. Nothing is trained. The
-rounds are interleaved; printed are medians, and quartiles in brackets. It ends non-zero where the
-bound is not kept.
+It makes epochs of training batches of CIFAR's size from random pixels, with random crop, flip and
+normalisation. It compares ``attngrid.data.images.Batches`` with torchvision's transforms of PIL
+images in a DataLoader, which has as many worker processes as there are cores. Nothing is trained.
+The sides take turns. The output is medians, with quartiles in brackets. The exit code is 1 if the
+bound is missed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import torchvision
 from peers.feed import MEAN, STD, Pictures, usual_transform
-from sides import about, headline, quartiles, report
+from sides import headline, machine_info, quartiles, report
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
@@ -30,7 +30,7 @@ from attngrid.core.hardware import processors
 from attngrid.data.images import Batches, Images, channel_statistics
 from attngrid.data.transforms import Flip, RandomCrop
 
-BOUND = 5.0  # times the usual way's images a second
+BOUND = 5.0  # our images per second divided by torchvision's
 BATCH = 128
 USUAL = {
     "v1": usual_transform(32),
@@ -47,7 +47,7 @@ USUAL = {
 
 
 def images_per_s(batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Over a whole epoch, the start of its processes left out: the first batch is not counted."""
+    """Images per second over an epoch without its first batch, which waits for the workers."""
     iterator = iter(batches)
     next(iterator)
     start, seen = time.perf_counter(), 0
@@ -59,13 +59,13 @@ def images_per_s(batches: Iterable[tuple[Tensor, Tensor]]) -> float:
 def main() -> int:
     """Measure, print, compare with the bound."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--threads", type=int, default=processors())
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=50_000)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    run = about(
+    run = machine_info(
         threads=options.threads,
         images=options.images,
         batch=BATCH,
@@ -109,7 +109,7 @@ def main() -> int:
     print(headline(run))
     for side, (low, median, high) in found.items():
         q = ratios.get(side)
-        ratio = f"  ours is {q[1]:.1f} times that ({q[0]:.1f}-{q[2]:.1f})" if q else ""
+        ratio = f"  ours is {q[1]:.1f} times as fast ({q[0]:.1f}-{q[2]:.1f})" if q else ""
         print(f"{side:>5}: {median:9,.0f} images/s ({low:,.0f}-{high:,.0f}){ratio}")
     report(options.json, run, images_per_s=found, ratio=ratios)
     return int(min(median for _, median, _ in ratios.values()) < BOUND)

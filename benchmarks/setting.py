@@ -1,4 +1,4 @@
-"""What the sides of a comparison train, and where."""
+"""The network, images and device that all sides of a comparison share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import synthetic
 import torch
-from sides import about
+from sides import machine_info
 from torch.utils.flop_counter import FlopCounterMode
 
 import attngrid
@@ -25,13 +25,13 @@ class Setting:
 
     Attributes:
         images: ``cifar`` or ``imagenet``.
-        data: random ones of that size.
-        backbone: a ResNet; with 50 layers the one whose 3×3 has the stride, as all the peers' have.
+        data: a dataset of random images of that size.
+        backbone: a ResNet; with 50 layers the one with the stride in the 3×3, as the peers have it.
         device: ``cpu`` or ``cuda``.
         batch: images a step.
-        steps: of a sample; on a GPU many, of which what a peer reads ahead while others have their
-            turn is a small part, and those of six samples are within an epoch.
-        threads: of the processor.
+        steps: steps a sample. On a GPU they are many, so that the batches that a peer reads ahead
+            between its samples are a small part, and six samples fit into an epoch.
+        threads: CPU threads.
     """
 
     images: str
@@ -44,28 +44,28 @@ class Setting:
 
     @property
     def network(self) -> str:
-        """In words."""
+        """The network in words, for the output."""
         name = find_backbone(self.backbone).label
         return f"{name} with CIFAR's stem" if self.images == "cifar" else f"{name} at 224×224"
 
     @property
     def usual_name(self) -> str:
-        """Of the backbone, elsewhere."""
+        """The backbone's name in torchvision and timm."""
         return self.backbone.removesuffix("_v1.5")
 
     @property
     def precision(self) -> Precision:
-        """The usual one of the device."""
+        """The precision of trainings on this device."""
         return usual_precision(self.device)
 
     @property
     def sample_images(self) -> int:
-        """Images that a sample takes."""
+        """Images a sample."""
         return self.batch * self.steps
 
-    def about(self, **more: Any) -> dict[str, Any]:
-        """What a benchmark says of itself."""
-        return about(
+    def describe(self, **more: Any) -> dict[str, Any]:
+        """The machine, the setting and ``more``, for a benchmark's output."""
+        return machine_info(
             self.device,
             network=self.network,
             threads=self.threads,
@@ -76,7 +76,7 @@ class Setting:
         )
 
     def sample_flops(self) -> float:
-        """Of a sample, forward and backward, by torch's counter: two a multiply-accumulate."""
+        """Operations of a sample, forward and backward, two for each multiply-accumulate."""
         with torch.device("meta"):
             model = attngrid.create_model(
                 self.backbone, "none", num_classes=self.data.num_classes, stem=self.data.stem
@@ -96,16 +96,16 @@ SETTINGS = (
 
 
 def usual_precision(device: str) -> Precision:
-    """What the papers' studies are trained in, or float32 where that takes less time."""
+    """bfloat16, as in the papers' studies, or float32 on a device where bfloat16 is slower."""
     return "float32" if too_slow("bfloat16", torch.device(device)) else "bfloat16"
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    """``--device``: the GPU, where there is one."""
+    """Add ``--device``; the default is the GPU if there is one."""
 
     def device(name: str) -> str:
         if name == "cuda" and not torch.cuda.is_available():
-            raise argparse.ArgumentTypeError("found 'cuda', and no GPU is at hand")
+            raise argparse.ArgumentTypeError("found 'cuda', but PyTorch finds no GPU")
         return name
 
     usual = "cuda" if torch.cuda.is_available() else "cpu"
@@ -113,22 +113,22 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Those that ``chosen`` reads."""
+    """Add the options that ``select_setting`` reads."""
     add_device(parser)
     parser.add_argument(
         "--images",
         choices=["cifar", "imagenet"],
         default="cifar",
-        help="random ones of that size: a ResNet-18 on CIFAR's, a ResNet-50 on ImageNet's",
+        help="size of the random images: ResNet-18 for cifar, ResNet-50 for imagenet",
     )
     parser.add_argument("--threads", type=int, default=processors())
 
 
-def chosen(options: argparse.Namespace) -> Setting:
-    """The setting that a command's options name, ``--rounds`` among them."""
+def select_setting(options: argparse.Namespace) -> Setting:
+    """The setting for a command's options; too many ``--rounds`` on a GPU end the program."""
     (setting,) = (s for s in SETTINGS if (s.device, s.images) == (options.device, options.images))
     most = setting.data.TRAIN // setting.sample_images - 1
     if setting.device == "cuda" and options.rounds > most:
-        # the test at an epoch's end compiles the network again
-        sys.exit(f"--rounds: found {options.rounds}; an epoch here has {most}")
+        # All samples must be in one epoch: the test at its end compiles the network again.
+        sys.exit(f"--rounds: found {options.rounds}; at most {most} fit into an epoch")
     return replace(setting, threads=options.threads)

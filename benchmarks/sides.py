@@ -1,4 +1,4 @@
-"""Sides of a comparison, each a process of its own, that work in turns."""
+"""Sides of a comparison: each has its own process, and they take turns."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ import torch
 from attngrid.core.files import write_atomically
 from attngrid.core.hardware import processor_name, processors
 
-# Called by a side after each sample of its work; returns when the next one is to begin.
+# A side calls it after each sample. It returns when the side's next sample begins.
 Wait = Callable[[], None]
 
 
 class Side:
-    """A process that does one sample of its work at a time.
+    """A process that does its work one sample at a time.
 
     Args:
-        name: in the table.
-        work: is given the side's ``Wait``, the arguments and the options, and calls it after each
-            sample.
-        arguments, options: can be pickled.
+        name: its name in the table.
+        work: the function to run. It is called with a ``Wait``, the arguments and the options, and
+            must call the ``Wait`` after each sample.
+        arguments, options: of ``work``; they must be picklable.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Side:
         self.name, self.seconds, self.ended = name, list[float](), False
         context = get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        # not a daemon, which may have no processes of its own to read images
+        # not a daemon, because a daemon may not start workers that read images
         self.process = context.Process(
             target=_side, args=(theirs, partial(work, **options), arguments)
         )
@@ -52,9 +52,9 @@ class Side:
         theirs.close()
 
     def sample(self, *, kept: bool = True) -> None:
-        """Let it do its next sample, wait, and keep its seconds.
+        """Run the next sample and, if ``kept``, store its seconds.
 
-        One that ends, of too little memory perhaps, is said, and all it did is left out.
+        If the process has ended (perhaps for lack of memory), print a message and drop its samples.
         """
         if self.ended:
             return
@@ -65,17 +65,17 @@ class Side:
         except (EOFError, OSError):
             self.ended = True
             self.seconds.clear()
-            print(f"{self.name}: its process has ended; left out", file=sys.stderr)
+            print(f"{self.name}: its process ended; it is omitted", file=sys.stderr)
 
     def end(self) -> None:
-        """Stop it."""
+        """Stop the process."""
         self.pipe.close()
         self.process.terminate()
         self.process.join()
 
 
 def _side(pipe: Connection, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    # whatever reads images for a side is forked, as it would be without a benchmark around it
+    # fork DataLoader workers, which is their default on Linux outside a spawned process
     set_start_method("fork", force=True)
     pipe.recv()
     began = time.perf_counter()
@@ -83,7 +83,7 @@ def _side(pipe: Connection, work: Callable[..., None], arguments: tuple[Any, ...
     def wait() -> None:
         nonlocal began
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            # what was started there is a part of the sample
+            # the sample ends when the GPU has finished its work
             torch.cuda.synchronize()
         pipe.send(time.perf_counter() - began)
         pipe.recv()
@@ -96,11 +96,16 @@ def _side(pipe: Connection, work: Callable[..., None], arguments: tuple[Any, ...
 
 
 def interleave(sides: Iterable[Side], rounds: int, *, one_by_one: bool = False) -> None:
-    """Rounds of one sample of each side, or of more where it is named more often.
+    """Run rounds; in each round a side makes one sample for each time that it is listed.
 
-    The first sample of each loads, builds and compiles, mostly on one core: it is not kept, and
-    as many sides as there are cores make theirs at once, the last named first, or one at a time
-    where they share a GPU, on which kernels are chosen by what they take.
+    The first sample of each side loads, builds and compiles. It is not kept. As many sides as there
+    are cores make it at the same time, because it uses mostly one core.
+
+    Args:
+        sides: the sides in the order of a round.
+        rounds: number of rounds.
+        one_by_one: also make the first samples one at a time. Sides on one GPU need this, because
+            cuDNN and the compiler choose kernels by their measured time.
     """
     sides = list(sides)
     each = list(dict.fromkeys(sides))
@@ -116,8 +121,8 @@ def interleave(sides: Iterable[Side], rounds: int, *, one_by_one: bool = False) 
             side.end()
 
 
-def about(device: str = "cpu", **more: Any) -> dict[str, Any]:
-    """What a benchmark runs on, asked before it is a part of the load, and what else is to say."""
+def machine_info(device: str = "cpu", **more: Any) -> dict[str, Any]:
+    """The machine, its load before the benchmark starts, and ``more``, for the output."""
     cpu = device == "cpu"
     return {
         "device_name": processor_name() if cpu else torch.cuda.get_device_name(),
@@ -131,32 +136,32 @@ def about(device: str = "cpu", **more: Any) -> dict[str, Any]:
 
 
 def headline(run: Mapping[str, Any]) -> str:
-    """The same as a line."""
+    """The result of ``machine_info`` as one line."""
     return ", ".join(
         [run["device_name"], *(f"{k} {v}" for k, v in run.items() if k != "device_name")]
     )
 
 
 def report(file: Path | None, run: Mapping[str, Any], **content: Any) -> None:
-    """Write a benchmark's figures, if to a file."""
+    """Write a benchmark's figures to a file, if one is given."""
     if file is not None:
         write_atomically(file, json.dumps({"run": run, **content}, indent=1) + "\n")
 
 
 def quartiles(values: list[float]) -> list[float]:
-    """First quartile, median, third; of one value, that."""
+    """First quartile, median and third quartile; a single value three times."""
     if len(values) == 1:
         return values * 3
     return statistics.quantiles(values, n=4, method="inclusive")
 
 
-def paired(ours: Side, other: Side) -> list[float]:
-    """Quartiles, over the rounds, of the other's seconds by ours of the same round."""
+def paired_ratios(ours: Side, other: Side) -> list[float]:
+    """Quartiles over the rounds of the other's seconds divided by ours."""
     return quartiles([b / a for a, b in zip(ours.seconds, other.seconds, strict=True)])
 
 
 def table(rows: Iterable[Mapping[str, Any]], formats: Mapping[str, str]) -> str:
-    """Rows by columns, each with its format, as aligned text."""
+    """Aligned text with a column for each key of ``formats``."""
     lines = [list(formats)]
     for row in rows:
         lines.append(

@@ -1,14 +1,15 @@
-"""What a grid costs beside its training: at most 6 core-seconds a cell.
+"""Processor time of a grid besides its training loops: at most 6 core-seconds a cell.
 
     python benchmarks/startup.py [--json FILE] [--study config/config.yaml] [--rounds 5]
 
-runs a study, the demo, into a temporary folder, as `make demo` does. The processor time (user and
-system) of every command that a rule calls is taken by the system when the command ends; of a
-training, that of its loop over epochs, which tests too and is in its record, is taken off. What is
-left of all that Snakemake and its jobs took is Snakemake's, with bash and tee, and is shared
-out over the cells. So are the other commands, which count, collect and render, in the last line. A
-run before the first one warms the files up. Beside it `attngrid --help` is timed. It ends non-zero
-where a bound is not kept.
+It runs a study (by default the demo) in a temporary folder, as `make demo` does. The system reports
+the processor time (user and system) of each `attngrid` command when it ends. From a training's time
+the benchmark subtracts `loop_cpu_s` of its record: the epochs with their tests. The time of the
+whole run minus that of all commands is Snakemake's, with bash and tee. It is divided by the number
+of cells. So is the time of the other commands, which count, collect and render.
+
+The modules are imported once before the run, to fill the file cache. The benchmark also times
+`attngrid --help`. The exit code is 1 if a bound is missed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from sides import about, headline, quartiles, report
+from sides import headline, machine_info, quartiles, report
 
 from attngrid.records.record import read_record
 from attngrid.study.schema import load_study
@@ -35,7 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BOUND_S, SHARE, HELP_S = 6.0, 0.08, 0.3
 MINUTE = 60.0
 
-# Stands before `attngrid` on the path, calls it, and notes what the system says it took.
+# It comes before `attngrid` in PATH, calls it, and writes down its processor time.
 WRAPPER = """#!{python} -IS
 import json, os, sys
 pid = os.posix_spawn({command!r}, [{command!r}, *sys.argv[1:]], os.environ)
@@ -48,7 +49,7 @@ sys.exit(os.waitstatus_to_exitcode(status))
 
 
 def children_s() -> float:
-    """Processor time of all processes that this one has waited for, and of theirs."""
+    """Processor time of the child processes that have ended, with their own children."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -57,7 +58,7 @@ def run_grid(study: Path, folder: Path) -> tuple[float, float, list[dict[str, An
     """Run a study's workflow in an empty folder.
 
     Returns:
-        Processor time and wall time of it all, in seconds, and what each command took.
+        Processor time and wall time of the whole run in seconds, and each command's processor time.
     """
     command = Path(sys.executable).parent / "attngrid"
     notes = folder / ".commands"
@@ -81,7 +82,7 @@ def run_grid(study: Path, folder: Path) -> tuple[float, float, list[dict[str, An
 
 
 def cells_of(folder: Path, commands: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each training's processor time: of its process, of its loop, and between them."""
+    """Each training's processor time: of its loop, and of its process outside the loop."""
     cells = []
     for command in commands:
         if command["arguments"][0] != "train":
@@ -105,12 +106,12 @@ def help_s() -> float:
 def main() -> int:
     """Measure, print, compare with the bounds."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--study", type=Path, default=ROOT / "config" / "config.yaml")
-    parser.add_argument("--rounds", type=int, default=5, help="of `attngrid --help`")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of `attngrid --help`")
     options = parser.parse_args()
     study = load_study(options.study)
-    run = about(study=study.study, python=platform.python_version())
+    run = machine_info(study=study.study, python=platform.python_version())
     print(headline(run))
 
     helps = quartiles([help_s() for _ in range(1 + options.rounds)][1:])
@@ -132,20 +133,20 @@ def main() -> int:
     per_cell = median + snakemake_s / len(cells)
     rest = sum(others.values()) / len(cells)
     missed = per_cell > BOUND_S, (per_cell + rest) / MINUTE > SHARE, helps[1] > HELP_S
-    said = ["  MISSED" if miss else "" for miss in missed]
+    marks = ["  MISSED" if miss else "" for miss in missed]
     print(f"\n{study.study}: {len(cells)} trainings in {wall_s:.0f} s; core-seconds a cell")
     print(f"  outside its loop      {median:.2f} ({low:.2f}-{high:.2f})")
     print(f"  Snakemake's own share {snakemake_s / len(cells):.2f} ({snakemake_s:.1f} in all)")
-    print(f"  together              {per_cell:.2f}, at most {BOUND_S}{said[0]}")
+    print(f"  together              {per_cell:.2f}, at most {BOUND_S}{marks[0]}")
     names = ", ".join(f"{name} {cpu_s:.1f}" for name, cpu_s in sorted(others.items()))
     print(f"  the other commands    {rest:.2f} (in all: {names})")
     print(
         f"with them {(per_cell + rest) / MINUTE:.1%} of one-minute cells, at most {SHARE:.0%}"
-        f"{said[1]}"
+        f"{marks[1]}"
     )
     print(
         f"attngrid --help: {helps[1]:.3f} s ({helps[0]:.3f}-{helps[2]:.3f}), at most {HELP_S}"
-        f"{said[2]}"
+        f"{marks[2]}"
     )
     report(
         options.json,

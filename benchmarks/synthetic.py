@@ -1,4 +1,4 @@
-"""Random images of CIFAR's and of ImageNet's size: what is fed where only speed counts."""
+"""Datasets of random images of CIFAR's and ImageNet's size, to measure speed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Split = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 class Cifar:
-    """Training images for many samples of a benchmark on a CPU, and next to none to test on."""
+    """Enough training images for a benchmark on a CPU, and only two test images."""
 
     label = "random images"
     num_classes = 100
@@ -27,7 +27,7 @@ class Cifar:
 
     @classmethod
     def draw(cls, count: int) -> Split:
-        """So many images and labels, the same each time."""
+        """``count`` images and labels, the same in each call."""
         random = np.random.default_rng(0)
         shape = (count, 3, cls.input_size, cls.input_size)
         pixels_NCHW = random.integers(0, 256, shape, dtype=np.uint8)
@@ -35,19 +35,19 @@ class Cifar:
 
 
 class ManyCifar(Cifar):
-    """Those of a GPU."""
+    """Enough training images for a GPU."""
 
     TRAIN = 160_000
 
 
 class LikeCifar(Cifar):
-    """As many as CIFAR-100 has."""
+    """As many images as CIFAR-100 has."""
 
     TRAIN, HELD_OUT = 50_000, 10_000
 
 
 class ImageNet(Cifar):
-    """Of ImageNet's size."""
+    """Images of ImageNet's size."""
 
     num_classes = 1000
     input_size = 224
@@ -57,6 +57,6 @@ class ImageNet(Cifar):
 
 
 class ManyImageNet(ImageNet):
-    """Those of a GPU."""
+    """Enough training images for a GPU."""
 
     TRAIN = 7_680

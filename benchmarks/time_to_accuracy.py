@@ -1,17 +1,18 @@
-"""How long a training takes from its command to an accuracy, and to its end.
+"""The time from the start of a training to an accuracy, and to its end.
 
     python benchmarks/time_to_accuracy.py [--device cuda] [--json FILE] [--dataset cifar100]
         [--backbone resnet18] [--attention none] [--recipe cifar_30ep] [--seeds 3] [--target 75.6]
         [--within 60]
 
-trains with a recipe's settings, in bfloat16 where the device has that, each seed in a process of
-its own as a cell is, one after the other, on the images in the data folder. Times are of the whole
-process, with starting Python and torch, reading the images and compiling, and the tests after each
-epoch. What the compiler made before it finds again: the first seed has a cache of its own, which
-the others share, and says what compiling costs. It ends non-zero where the median seed has not
-reached ``--target``, top-1 accuracy in percent, or its end where that is not given, within so many
-seconds. Where CIFAR-100 is not at hand, ``--dataset benchmarks/synthetic.py:LikeCifar`` takes as
-long as it would.
+It trains a recipe on the images in the data folder, in bfloat16, or in float32 if the device has no
+bfloat16 instructions. The seeds run one after the other, each in its own process like a cell. Times
+include the start of Python and torch, reading the images, compiling, and the tests after each
+epoch. The compiler's cache is empty for the first seed and is kept for the others, so the
+difference between the first seed and the others is the time of compiling.
+
+The exit code is 1 if the median seed needs more than ``--within`` seconds to reach ``--target``, a
+top-1 accuracy in percent, or its end if there is no ``--target``. Without the images of CIFAR-100,
+use ``--dataset benchmarks/synthetic.py:LikeCifar``, which takes as long.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import Any
 
 import torch
 from setting import add_device, usual_precision
-from sides import about, headline, report, table
+from sides import headline, machine_info, report, table
 
 from attngrid.core.errors import AttngridError
 from attngrid.core.hardware import processors
@@ -39,7 +40,7 @@ from attngrid.study.schema import Study
 
 
 def train(block: dict[str, Any], compute: dict[str, Any], start: float) -> list[dict[str, float]]:
-    """Each epoch's end in seconds since ``start``, of the clock, and its top-1 accuracy."""
+    """The top-1 accuracy of each epoch, and the seconds from ``start`` to the epoch's end."""
     from attngrid.training import loop
 
     content = {"study": "time-to-accuracy", "grid": [block], "compute": compute}
@@ -57,7 +58,7 @@ def train(block: dict[str, Any], compute: dict[str, Any], start: float) -> list[
 def main() -> int:
     """Train, print, compare with the bound."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     add_device(parser)
     parser.add_argument("--threads", type=int, default=processors())
     parser.add_argument("--dataset", default="cifar100")
@@ -68,11 +69,11 @@ def main() -> int:
     parser.add_argument("--target", type=float, help="top-1 accuracy in percent")
     parser.add_argument("--within", type=float, help="seconds")
     options = parser.parse_args()
-    named = {name: getattr(options, name) for name in ("dataset", "backbone", "attention")}
+    names = {name: getattr(options, name) for name in ("dataset", "backbone", "attention")}
     precision = usual_precision(options.device)
     compute = {"device": options.device, "precision": precision, "threads": options.threads}
     limits = {"target": options.target, "within_s": options.within}
-    run = about(**compute, **named, recipe=options.recipe)
+    run = machine_info(**compute, **names, recipe=options.recipe)
     blocks = [
         {
             "dataset": options.dataset,
@@ -90,7 +91,7 @@ def main() -> int:
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
                 try:
                     curves.append(alone.submit(train, block, compute, time.time()).result())
-                except AttngridError as error:  # no images, most likely
+                except AttngridError as error:  # for example, missing images
                     parser.error(str(error))
     rows: list[dict[str, Any]] = []
     never = float("inf")
@@ -114,9 +115,9 @@ def main() -> int:
     print(table(rows, {"seed": "d", **formats}))
     key = "end_s" if options.target is None else "reached_s"
     median = statistics.median(never if row[key] is None else row[key] for row in rows)
-    what = "its end" if options.target is None else f"{options.target:g} % top-1"
+    goal = "end of training" if options.target is None else f"{options.target:g} % top-1"
     found = "not reached" if median == never else f"{median:.1f} s"
-    print(f"{what}: {found} in the median, wanted within {within:g} s")
+    print(f"{goal}: {found} (median of the seeds), bound {within:g} s")
     median_s = None if median == never else median
     report(options.json, run, **limits, median_s=median_s, seeds=rows)
     return int(median > within or median == never)

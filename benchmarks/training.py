@@ -1,18 +1,22 @@
-"""Training a ResNet against the loops that others use: on a CPU 1.8 times torchvision's, at least.
+"""The speed of training a ResNet, compared with other projects' training loops.
 
     python benchmarks/training.py [--device cuda] [--images imagenet] [--json FILE] [--threads 2]
         [--rounds 5] [--switches]
 
-sets ``attngrid.training.loop.train`` in bfloat16, with all that makes it fast, beside itself in
-float32 (``--switches``: and with single switches off, and all of them), and beside the loops of
-``benchmarks/peers``; the CBAM authors' loop is beside ours with CBAM. Each side is a process of its
-own; the rounds are interleaved. A sample is a step of 64 images on a CPU, and 200 of 128 on a GPU,
-or ten of a ResNet-50 at 224×224. There the images of timm's loop lie on the device, at 224×224
-those of all. Printed are medians, and the share of the machine's own matrix product, measured in
-the same rounds, that ours achieves. It ends non-zero where ours is not as many times as fast as is
-wanted: on a CPU 1.8 times torchvision's loop, on a GPU 10 times pytorch-cifar100's, at 224×224 2.5
-times torchvision's and 1.2 times timm's best. Where the device lacks bfloat16 all of it is in
-float32, for which no bound is set.
+It compares ``attngrid.training.loop.train`` in bfloat16, with all performance options, with itself
+in float32 and with the loops in ``benchmarks/peers``. ``--switches`` adds our loop without single
+options and without all of them. The CBAM authors' loop is compared with our loop with CBAM. Each
+side has its own process, and the sides take turns.
+
+A sample on a CPU is one step of 64 images at CIFAR's size or of 8 images at 224×224. On a GPU it is
+200 steps of 128 images, or 10 at 224×224. On a GPU timm's loop has its images on the device, and at
+224×224 all loops do. The output is medians, and our share of the speed of a matrix product, which
+is measured in the same rounds.
+
+The exit code is 1 if our loop misses a bound: on a CPU 1.8 times the speed of torchvision's loop;
+on a GPU 10 times that of pytorch-cifar100's, and at 224×224 2.5 times that of torchvision's and 1.2
+times that of timm's with its best options. On a device without bfloat16 instructions all sides are
+in float32, and there are no bounds.
 """
 
 from __future__ import annotations
@@ -27,12 +31,12 @@ from typing import Any
 import torch
 from ours import OFF, train
 from peers import cbam_authors, pytorch_cifar100, timm_train, torchvision_reference
-from setting import Setting, add_options, chosen
-from sides import Side, Wait, headline, interleave, paired, quartiles, report, table
+from setting import Setting, add_options, select_setting
+from sides import Side, Wait, headline, interleave, paired_ratios, quartiles, report, table
 
 OURS = "ours"
-# How many times as fast as a side ours is to be, in bfloat16.
-WANTED = {
+# Bounds in bfloat16: our speed divided by that of another side.
+BOUNDS = {
     ("cpu", "cifar"): {"torchvision": 1.8},
     ("cpu", "imagenet"): {},
     ("cuda", "cifar"): {"pytorch-cifar100": 10.0},
@@ -43,12 +47,12 @@ WANTED = {
         "timm, amp, channels last, graphs": 1.2,
     },
 }
-# timm's `--torchcompile-mode`, of which the second has CUDA graphs.
+# Values of timm's `--torchcompile-mode`; the second uses CUDA graphs.
 COMPILED = {"compiled": "default", "graphs": "reduce-overhead"}
 
 
 def multiply(wait: Wait, setting: Setting, dtype: torch.dtype) -> None:
-    """Matrix products, so many a sample."""
+    """Multiply matrices for ever."""
     torch.set_num_threads(setting.threads)
     size, count = product(setting)
     a, b = (torch.randn(size, size, device=setting.device).to(dtype) for _ in range(2))
@@ -60,12 +64,12 @@ def multiply(wait: Wait, setting: Setting, dtype: torch.dtype) -> None:
 
 
 def product(setting: Setting) -> tuple[int, int]:
-    """Rows of a matrix product that keeps a device busy, and how many of them a sample is."""
+    """The number of rows of a large matrix product, and the number of products in a sample."""
     return (2048, 10) if setting.device == "cpu" else (8192, 50)
 
 
 def product_flops(setting: Setting) -> int:
-    """Of a sample: two a multiply-accumulate."""
+    """Operations of a sample of matrix products, two for each multiply-accumulate."""
     size, count = product(setting)
     return 2 * count * size**3
 
@@ -73,21 +77,26 @@ def product_flops(setting: Setting) -> int:
 def make_sides(
     setting: Setting, *, switches: bool = False
 ) -> tuple[dict[str, Side], dict[str, str]]:
-    """The sides by their names, and which of ours is beside one where that is not ``OURS``."""
-    narrow = setting.precision == "bfloat16"
+    """Start the sides.
+
+    Returns:
+        The sides by their names, and for some peers the side of ours to compare them with, if it is
+        not ``OURS``.
+    """
+    bfloat16 = setting.precision == "bfloat16"
     cpu = setting.device == "cpu"
-    # on a GPU reading images would be most of it
-    there = {"resident": True} if not cpu else {}
-    all_there = there if setting.images == "imagenet" else {}
-    best = {"channels_last": True, "amp": narrow}
-    # what fails to compile is to be no figure of what is compiled
-    as_users: Mapping[str, Any] = MappingProxyType({} if cpu else {"compile": True})
-    usual = "timm, amp" if narrow and cpu else "timm, channels last"
-    named = usual if cpu else "timm, amp, channels last"
+    # on a GPU, reading images would take most of a peer's time
+    resident = {"resident": True} if not cpu else {}
+    resident_at_224 = resident if setting.images == "imagenet" else {}
+    best = {"channels_last": True, "amp": bfloat16}
+    # On a GPU true and not auto, so that a network that cannot be compiled is an error.
+    defaults: Mapping[str, Any] = MappingProxyType({} if cpu else {"compile": True})
+    best_on_cpu = "timm, amp" if bfloat16 else "timm, channels last"
+    best_name = best_on_cpu if cpu else "timm, amp, channels last"
 
     def ours(
         name: str,
-        performance: Mapping[str, Any] = as_users,
+        performance: Mapping[str, Any] = defaults,
         *,
         attention: str = "none",
         precision: str = setting.precision,
@@ -99,7 +108,7 @@ def make_sides(
         return Side(name, work, setting, **options)
 
     sides = [ours(OURS)]
-    if narrow and (cpu or switches):
+    if bfloat16 and (cpu or switches):
         sides.append(ours("ours, float32", precision="float32"))
     if not cpu:
         sides.append(ours("ours, not deterministic", deterministic=False))
@@ -110,24 +119,24 @@ def make_sides(
             sides.append(ours("ours, memory filled", filled))
         else:
             sides.append(ours("ours, not compiled", {"compile": False}))
-            if setting.images == "cifar":  # the other has no graphs
+            if setting.images == "cifar":  # at 224×224 there are no graphs
                 sides.append(ours("ours, no graphs", {"cuda_graphs": False}))
-    sides.append(peer("torchvision", torchvision_reference.work, **all_there))
+    sides.append(peer("torchvision", torchvision_reference.work, **resident_at_224))
     if setting.images == "cifar":
         sides.append(peer("pytorch-cifar100", pytorch_cifar100.work))
     sides += [
-        peer("timm", timm_train.work, **there),
-        peer(named, timm_train.work, **there, **best),
+        peer("timm", timm_train.work, **resident),
+        peer(best_name, timm_train.work, **resident, **best),
     ]
     if not cpu:
         sides += [
-            peer(f"{named}, {what}", timm_train.work, **there, **best, compiled=mode)
-            for what, mode in COMPILED.items()
+            peer(f"{best_name}, {label}", timm_train.work, **resident, **best, compiled=mode)
+            for label, mode in COMPILED.items()
         ]
     sides += [
         ours("ours, CBAM", attention="cbam"),
-        peer("CBAM authors", cbam_authors.work, **all_there),
-        *([Side("bfloat16 product", multiply, setting, torch.bfloat16)] if narrow else []),
+        peer("CBAM authors", cbam_authors.work, **resident_at_224),
+        *([Side("bfloat16 product", multiply, setting, torch.bfloat16)] if bfloat16 else []),
         Side("float32 product", multiply, setting, torch.float32),
     ]
     return {side.name: side for side in sides}, {"CBAM authors": "ours, CBAM"}
@@ -136,13 +145,13 @@ def make_sides(
 def main() -> int:
     """Measure, print, compare with the bounds."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     add_options(parser)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--switches", action="store_true", help="and with single switches off")
+    parser.add_argument("--switches", action="store_true", help="also without single options")
     options = parser.parse_args()
-    setting = chosen(options)
-    run = setting.about(rounds=options.rounds)
+    setting = select_setting(options)
+    run = setting.describe(rounds=options.rounds)
     flops = setting.sample_flops()
     sides, compared = make_sides(setting, switches=options.switches)
     interleave(sides.values(), options.rounds, one_by_one=setting.device == "cuda")
@@ -158,7 +167,7 @@ def main() -> int:
         if not is_product:
             rates = [setting.sample_images / seconds for seconds in side.seconds]
             row["images_per_s"] = quartiles(rates)
-            row["ours_is_times"] = paired(sides[compared.get(name, OURS)], side)
+            row["ours_is_times"] = paired_ratios(sides[compared.get(name, OURS)], side)
         rows.append(row)
     by_name = {row["side"]: row for row in rows}
     if OURS not in by_name:
@@ -173,30 +182,30 @@ def main() -> int:
         {
             "side": row["side"],
             "images/s": row.get("images_per_s", [None] * 3)[1],
-            "ours is × that": row.get("ours_is_times", [None] * 3)[1],
+            "ours / it": row.get("ours_is_times", [None] * 3)[1],
             "from": row.get("ours_is_times", [None] * 3)[0],
             "to": row.get("ours_is_times", [None] * 3)[2],
             "GFLOP/s": row.get("gflop_per_s", [None] * 3)[1],
         }
         for row in rows
     ]
-    formats = {"side": "", "images/s": ".1f", "ours is × that": ".2f", "from": ".2f", "to": ".2f"}
+    formats = {"side": "", "images/s": ".1f", "ours / it": ".2f", "from": ".2f", "to": ".2f"}
     print(table(shown, formats | {"GFLOP/s": ".0f"}))
     for name, against in compared.items():
-        print(f"{name}: against {against!r}")
+        print(f"{name}: compared with {against!r}")
     for kind, share in shares.items():
-        print(f"ours achieves {share:.2f} of the machine's {kind} product")
+        print(f"ours reaches {share:.2f} of the speed of the machine's {kind} product")
     report(options.json, run, share_of_product=shares, sides=rows)
-    wanted = WANTED[setting.device, setting.images]
-    if wanted and setting.precision != "bfloat16":
-        print(f"the bounds are bfloat16's, which {run['device_name']} lacks: not judged")
+    bounds = BOUNDS[setting.device, setting.images]
+    if bounds and setting.precision != "bfloat16":
+        print(f"no bounds: {run['device_name']} has no instructions for bfloat16")
         return 0
     kept = {
         name: name in by_name and by_name[name]["ours_is_times"][1] >= times
-        for name, times in wanted.items()
+        for name, times in bounds.items()
     }
-    for name, times in wanted.items():
-        print(f"{name}: wanted {times} times{'' if kept[name] else ', MISSED'}")
+    for name, times in bounds.items():
+        print(f"{name}: bound {times} times{'' if kept[name] else ', MISSED'}")
     return int(not all(kept.values()))
 
 

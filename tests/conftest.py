@@ -1,4 +1,4 @@
-"""What the tests share: the repository, a copy of it to run in, and tiny studies."""
+"""Shared by the tests: a copy of the repository to run in, and a tiny study."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ TINY: dict[str, Any] = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with the most slow tests first, so that no worker is left alone with one at the end."""
+    """Run the files with most slow tests first, so that all workers end at about the same time."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: slow[item.path], reverse=True)
 
 
 def environment() -> dict[str, str]:
-    """The environment's own programs come first."""
+    """The environment variables, with this Python's programs first in PATH."""
     programs = str(Path(sys.executable).parent)
     return os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
 
 
 def jobs(dry_run: str) -> dict[str, int]:
-    """The jobs a dry run announces, by rule."""
+    """The number of jobs of each rule in a dry run's output."""
     lines = dry_run.partition("Job stats:")[2].partition("total")[0].splitlines()
     return {
         parts[0]: int(parts[1])
@@ -67,12 +67,12 @@ def jobs(dry_run: str) -> dict[str, int]:
 
 @pytest.fixture
 def tiny() -> dict[str, Any]:
-    """A study that trains in seconds, to be changed at will."""
+    """A copy of a study that trains in seconds; a test may change it."""
     return copy.deepcopy(TINY)
 
 
 def make_clone(target: Path) -> Path:
-    """A copy of what git tracks or would track, as a fresh clone has it."""
+    """Copy all files that git tracks, or would track after `git add`."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,

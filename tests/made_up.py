@@ -1,4 +1,4 @@
-"""Made-up records, and a folder with the files that the project ships, for tests of evidence."""
+"""Records with invented numbers, and a folder with the project's files, for tests of evidence."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ needs_latex = pytest.mark.skipif(
 
 
 def enter_study_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work in a folder that has what tables and claims read of the checkout."""
+    """Change to a folder that has the files of the checkout that tables and claims read."""
     monkeypatch.chdir(folder)
     for name in ("reference", "workflow"):
         Path(name).symlink_to(ROOT / name)
@@ -36,7 +36,7 @@ def enter_study_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def enter_study(
     configuration: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Study:
-    """The same with ``config/tiny.yaml``; return its study."""
+    """The same, with a configuration in ``config/tiny.yaml``; return its study."""
     enter_study_folder(folder, monkeypatch)
     Path("config").mkdir()
     Path("config/tiny.yaml").write_text(json.dumps(configuration))
@@ -79,7 +79,7 @@ def fake_record(cell: Cell, *errors: float) -> None:
 
 
 def compile_latex(folder: Path, body: str) -> str:
-    """Run pdflatex on a plain article; return the text of its page. Nothing may be overfull."""
+    """Run pdflatex on an article with this body; return its text. An overfull box is a failure."""
     document = (
         "\\documentclass{article}\n\\usepackage[T1]{fontenc}\n"
         "\\usepackage{lmodern}\n\\input{glyphtounicode}\\pdfgentounicode=1\n"

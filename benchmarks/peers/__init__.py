@@ -1,1 +1,1 @@
-"""Training loops as others document theirs, in our own words; each is a side of a comparison."""
+"""Other projects' training loops, rewritten from their documentation; sides of a comparison."""

@@ -1,8 +1,8 @@
-"""The CBAM authors' training script, which is PyTorch's example for ImageNet, with their module.
+"""The CBAM authors' training script: PyTorch's ImageNet example with their module.
 
-float32, NCHW, the loop of ``torchvision_reference`` with 4 workers: it reads the loss, top-1 and
-top-5 of every step, too. CBAM is taken operator by operator. (Their repository: README and
-options.)
+It uses float32 and NCHW, and the loop of ``torchvision_reference`` with 4 workers, because it reads
+the loss, top-1 and top-5 of every step, too. CBAM is not compiled. (Source: README and options of
+their repository.)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ WORKERS = 4
 
 
 def work(wait: Wait, setting: Setting, *, resident: bool = False) -> None:
-    """Train for ever, a sample being so many steps."""
+    """Train for ever; call ``wait`` after every ``setting.steps`` steps."""
     data = setting.data
     model = attngrid.create_model(
         setting.backbone, "cbam", num_classes=data.num_classes, stem=data.stem

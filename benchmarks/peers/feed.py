@@ -1,4 +1,4 @@
-"""What the peers train: torchvision's network, and images as they read them."""
+"""The peers' network (torchvision's) and their way to read images."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
-# Batches that lie on the device, where reading images is not what is compared.
+# Number of batches on the device, for comparisons without reading images.
 RESIDENT = 4
 
 
 class Pictures(Dataset[tuple[Any, int]]):
-    """As torchvision's CIFAR100: an array in memory, a PIL image of each item, transforms on it."""
+    """Like torchvision's CIFAR100: an array in memory; each item is transformed as a PIL image."""
 
     def __init__(
         self, pixels_NHWC: NDArray[Any], labels: list[int], transform: Callable[[Any], Any]
@@ -35,7 +35,7 @@ class Pictures(Dataset[tuple[Any, int]]):
 
 
 def usual_transform(size: int) -> Callable[[Any], Any]:
-    """Of a PIL image of that size to a tensor."""
+    """Transforms from a PIL image of this size to a tensor."""
     compose: Callable[[Any], Any] = transforms.Compose(
         [
             transforms.RandomCrop(size, padding=size // 8),
@@ -53,9 +53,9 @@ def batches(
     """Batches on the device for ever: N×3×H×W float32 images, normalised, and N labels.
 
     Args:
-        setting: what is trained, and where.
-        workers: of a DataLoader of PIL images, cropped, flipped and normalised one by one.
-        resident: a few batches that are there already instead, as they come out of that.
+        setting: the images, the batch size and the device.
+        workers: processes of a DataLoader that crops, flips and normalises PIL images one by one.
+        resident: yield a few normalised batches that are already on the device instead.
     """
     count = RESIDENT * setting.batch if resident else setting.data.TRAIN
     pixels_NCHW, labels_N = setting.data.draw(count)
@@ -64,9 +64,9 @@ def batches(
         mean_C, std_C = (torch.tensor(value).view(3, 1, 1) for value in (MEAN, STD))
         images_NCHW = (torch.from_numpy(pixels_NCHW) / 255 - mean_C) / std_C
         whole = images_NCHW.to(device), torch.from_numpy(labels_N).to(device)
-        there = list(zip(*(part.chunk(RESIDENT) for part in whole), strict=True))
+        on_device = list(zip(*(part.chunk(RESIDENT) for part in whole), strict=True))
         while True:
-            yield from there
+            yield from on_device
     pixels_NHWC = pixels_NCHW.transpose(0, 2, 3, 1).copy()
     loader = DataLoader(
         Pictures(pixels_NHWC, labels_N.tolist(), usual_transform(setting.data.input_size)),
@@ -77,13 +77,13 @@ def batches(
         drop_last=True,
         pin_memory=device.type == "cuda",
     )
-    while True:  # without the start of an epoch in a sample
+    while True:  # persistent workers, so a new epoch starts no processes
         for images, labels in loader:
             yield images.to(device), labels.to(device)
 
 
 def network(setting: Setting) -> nn.Module:
-    """Torchvision's ResNet, with the stem that CIFAR is trained with, 3×3/1 and no pooling."""
+    """Torchvision's ResNet, with CIFAR's stem if the images are CIFAR's."""
     model: nn.Module = getattr(torchvision.models, setting.usual_name)(
         num_classes=setting.data.num_classes
     )
@@ -91,7 +91,7 @@ def network(setting: Setting) -> nn.Module:
 
 
 def with_stem(model: nn.Module, setting: Setting) -> nn.Module:
-    """A ResNet as it is, or with CIFAR's stem where its images are CIFAR's."""
+    """Replace a ResNet's stem by CIFAR's (3×3, stride 1, no pooling) if the images are CIFAR's."""
     if setting.data.stem == "cifar":
         model.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
         model.maxpool = nn.Identity()

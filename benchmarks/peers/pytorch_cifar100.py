@@ -1,7 +1,7 @@
 """pytorch-cifar100's loop: float32, NCHW, PIL images read by 4 workers, and a log of every step.
 
-After each backward pass the norms of the last layer's gradients are logged, after each step the
-loss is printed and logged, and in the first epoch the learning rate is raised every step. (Its
+It logs the norms of the last layer's gradients after each backward pass, prints and logs the loss
+after each step, and raises the learning rate in every step of the first epoch. (Source: its
 README.)
 """
 
@@ -19,7 +19,7 @@ WORKERS = 4
 
 
 def work(wait: Wait, setting: Setting) -> None:
-    """Train for ever, a sample being so many steps."""
+    """Train for ever; call ``wait`` after every ``setting.steps`` steps."""
     torch.set_num_threads(setting.threads)
     model = network(setting)
     last = list(model.parameters())[-2:]

@@ -1,9 +1,9 @@
-"""timm's train script: its model, its optimizer's parameter groups, its loss, its settings.
+"""timm's train script: its model, parameter groups of the optimizer, loss and settings.
 
-``channels_last`` is its ``--channels-last``, ``amp`` its ``--amp --amp-dtype bfloat16``,
-``compiled`` its ``--torchcompile`` with that ``--torchcompile-mode``; without them it is float32 in
-NCHW. Of 4 workers. The loss is read every step for its meter. (timm's documentation of training
-scripts.)
+``channels_last`` is its ``--channels-last``, ``amp`` its ``--amp --amp-dtype bfloat16``, and
+``compiled`` the ``--torchcompile-mode`` of its ``--torchcompile``. Without them it uses float32 and
+NCHW. It has 4 workers and reads the loss of every step for its meter. (Source: timm's documentation
+of training scripts.)
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def work(
     amp: bool = False,
     compiled: str | None = None,
 ) -> None:
-    """Train for ever, a sample being so many steps."""
+    """Train for ever; call ``wait`` after every ``setting.steps`` steps."""
     torch.set_num_threads(setting.threads)
     torch.backends.cudnn.benchmark = True
     model = timm.create_model(setting.usual_name, num_classes=setting.data.num_classes)

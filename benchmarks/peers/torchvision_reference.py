@@ -1,8 +1,8 @@
-"""torchvision's reference script for classification, its defaults.
+"""torchvision's reference script for classification, with its defaults.
 
-float32, NCHW, a DataLoader of PIL images with 16 workers, where there are as many processors;
-after every step the loss, and top-1 and top-5 among the batch, are read for the meters it prints.
-(references/classification, README and options.)
+It uses float32, NCHW, and a DataLoader of PIL images with 16 workers, or fewer if there are fewer
+processors. After every step it reads the loss, top-1 and top-5 of the batch for its meters.
+(Source: README and options of references/classification.)
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ WORKERS = 16
 
 
 def work(wait: Wait, setting: Setting, *, resident: bool = False) -> None:
-    """Train for ever, a sample being so many steps."""
+    """Train for ever; call ``wait`` after every ``setting.steps`` steps."""
     train(wait, network(setting), setting, WORKERS, resident=resident)
 
 
 def train(
     wait: Wait, model: nn.Module, setting: Setting, workers: int, *, resident: bool = False
 ) -> None:
-    """The same of any model."""
+    """Train any model in the same way."""
     torch.set_num_threads(setting.threads)
     torch.backends.cudnn.benchmark = True
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)

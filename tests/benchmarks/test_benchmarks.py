@@ -1,4 +1,4 @@
-"""That what is compared is comparable; how fast it is, the benchmarks themselves say."""
+"""The sides of each benchmark do the same work. Their speed is not tested here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BATCH, STEPS, SAMPLES = 2, 1, 2
 
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
-    """A module of ``benchmarks/``; the tests have packages of the same names."""
+    """Import a module of ``benchmarks/`` anew; some test packages have the same names."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     for file in BENCHMARKS.glob("*.py"):
         monkeypatch.delitem(sys.modules, file.stem, raising=False)
@@ -34,7 +34,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
 
 
 class Recorded:
-    """Stands for a side: what its process would have been given."""
+    """Replaces ``Side``: it starts no process and keeps the arguments."""
 
     def __init__(self, name: str, work: Any, *arguments: Any, **options: Any):
         self.name, self.work, self.arguments, self.options = name, work, arguments, options
@@ -56,7 +56,7 @@ def test_a_sample_of_each_side_trains_the_same_number_of_images(
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
 ) -> None:
-    """All sides of a GPU's comparison too, on a CPU, of a ResNet-18 in float32."""
+    """The sides for a GPU are run on a CPU, all with ResNet-18 in float32."""
     training, setting = module("training"), module("setting")
     monkeypatch.setattr(setting, "usual_precision", lambda device: "bfloat16")
     monkeypatch.setattr(training, "Side", Recorded)
@@ -66,7 +66,7 @@ def test_a_sample_of_each_side_trains_the_same_number_of_images(
     request.addfinalizer(lambda: torch.use_deterministic_algorithms(False))
     (one,) = (s for s in setting.SETTINGS if (s.device, s.images) == (device, images))
     sides, compared = training.make_sides(one, switches=True)
-    assert training.WANTED[device, images].keys() | {"ours"} <= sides.keys()
+    assert training.BOUNDS[device, images].keys() | {"ours"} <= sides.keys()
     assert compared.keys() | set(compared.values()) <= sides.keys()
     few = module("synthetic").Cifar
     monkeypatch.setattr(few, "TRAIN", 8)
@@ -95,15 +95,15 @@ def test_a_sample_of_each_side_trains_the_same_number_of_images(
         trained = 0
         with pytest.raises(EnoughError):
             side.work(wait, small, *others, **side.options)
-        wanted = 0 if name.endswith("product") else BATCH * STEPS
-        assert found == [wanted, SAMPLES * wanted], name
+        expected = 0 if name.endswith("product") else BATCH * STEPS
+        assert found == [expected, SAMPLES * expected], name
 
 
 @pytest.mark.parametrize("images", IMAGES)
 def test_the_peers_networks_are_ours(
     images: str, module: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As many parameters and multiply-accumulates; a stride elsewhere would be other work."""
+    """Parameters and multiply-accumulates are equal; another stride would change the latter."""
     setting, feed = module("setting"), module("peers.feed")
     one = next(s for s in setting.SETTINGS if s.images == images)
     on_meta = replace(one, device="meta", batch=1, steps=1)
@@ -125,17 +125,17 @@ def parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def test_what_a_module_adds_is_of_the_baseline_just_before_it(
+def test_added_time_is_relative_to_the_baseline_just_before(
     module: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a machine that becomes slower before each baseline."""
+    """The figures are right on a machine that becomes slower before each baseline."""
     attention, setting = module("attention"), module("setting")
     seconds = {"none": 1.0, "maf": 1.5, "se": 1.1}
 
-    def interleave(turns: list[Recorded], rounds: int, *, one_by_one: bool) -> None:
-        assert not one_by_one  # a GPU's
+    def interleave(order: list[Recorded], rounds: int, *, one_by_one: bool) -> None:
+        assert not one_by_one  # only on a GPU
         slowness = 1.0
-        for side in turns * rounds:
+        for side in order * rounds:
             slowness *= 1.7 if side.name.startswith("none") else 1.0
             side.seconds.append(slowness * seconds[side.arguments[1]])
 
@@ -143,14 +143,14 @@ def test_what_a_module_adds_is_of_the_baseline_just_before_it(
     monkeypatch.setattr(attention, "interleave", interleave)
     monkeypatch.setattr(setting, "usual_precision", lambda device: "float32")
     cpu = setting.SETTINGS[0]
-    fast = attention.switches("cpu", uncompiled=False)
+    fast = attention.performance_options("cpu", uncompiled=False)
     rows = attention.measure(cpu, ["maf", "se"], fast, starts=2, rounds=3)
     for row, adds in zip(rows, (50, 10), strict=True):
         assert row["ours_adds_percent"] == pytest.approx([adds] * 3)
 
 
 @pytest.mark.slow
-def test_the_time_to_an_accuracy_is_that_of_its_first_epoch_with_it(
+def test_time_to_accuracy_is_the_end_of_the_first_epoch_that_reaches_it(
     module: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     benchmark = module("time_to_accuracy")
@@ -169,11 +169,11 @@ def test_the_time_to_an_accuracy_is_that_of_its_first_epoch_with_it(
     ]
     arguments += ["--target", "90", "--within", "0.1", "--json", str(file)]
     monkeypatch.setattr("sys.argv", ["time_to_accuracy.py", *arguments])
-    assert benchmark.main() == 1  # not within a tenth of a second
+    assert benchmark.main() == 1  # a tenth of a second is not enough
     (seed,) = json.loads(file.read_text())["seeds"]
     epochs = seed["epochs"]
     assert len(epochs) == 6
     assert [e["seconds"] for e in epochs] == sorted(e["seconds"] for e in epochs)
-    met = [e["seconds"] for e in epochs if e["top1_accuracy"] >= 90]
-    assert seed["reached_s"] == met[0] < seed["end_s"]
+    reached = [e["seconds"] for e in epochs if e["top1_accuracy"] >= 90]
+    assert seed["reached_s"] == reached[0] < seed["end_s"]
     assert seed["first_epoch_s"] == epochs[0]["seconds"] < seed["reached_s"]

@@ -1,4 +1,4 @@
-"""The paper: no number of its own in its prose, no macro that is not there, and a real LaTeX."""
+"""The paper: its text has no typed number and no undefined macro, and it compiles."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from attngrid.render.verdicts import numbers, write_numbers
 from made_up import ROOT
 
 SOURCES = sorted((ROOT / "paper").glob("*.tex"))
-# Names with a digit in them. Everything else that prose says in digits is a macro.
+# Names with a digit in them. Every other number in the text must be a macro.
 NAMES = (
     r"ResNe[Xx]?t-\d+|ImageNet(-1K)?|CIFAR-100?|MobileNetV\d|WRN-\d+|top-[15]|Tables?~\d|Figs?\.~\d"
 )
 
 
 def prose(source: str) -> str:
-    """The text between title and bibliography, without names, comments and arguments of files."""
+    """The text between title and bibliography without names, comments and file arguments."""
     text = source.partition(r"\title")[2].partition(r"\begin{thebibliography}")[0]
     text = re.sub(r"(?<!\\)%.*", "", text)
     text = re.sub(
         r"\\(input|includegraphics|label|ref|cite|shown|study)(\[[^]]*\])?\{[^}]*\}", "", text
     )
-    text = re.sub(r"(?m)^\{0?\.\d+\}", "", text)  # \shown's width
+    text = re.sub(r"(?m)^\{0?\.\d+\}", "", text)  # the width argument of \shown
     return re.sub(NAMES, "", text)
 
 
@@ -41,7 +41,7 @@ def bare_numbers(source: str) -> list[str]:
 
 
 @pytest.mark.parametrize("file", SOURCES, ids=lambda file: file.name)
-def test_prose_has_no_number_of_its_own(file: Path) -> None:
+def test_prose_has_no_typed_number(file: Path) -> None:
     assert bare_numbers(file.read_text("utf-8")) == []
 
 
@@ -54,7 +54,7 @@ def test_prose_has_no_number_of_its_own(file: Path) -> None:
         "On CIFAR-100 we reach 78.",
     ],
 )
-def test_a_bare_number_is_found(sentence: str) -> None:
+def test_a_typed_number_is_found(sentence: str) -> None:
     assert bare_numbers(rf"\title{{x}} {sentence} \begin{{thebibliography}}")
 
 
@@ -66,8 +66,8 @@ def test_every_macro_of_the_prose_is_defined() -> None:
         assert used <= defined, used - defined
 
 
-def test_the_macros_are_what_is_computed(tmp_path: Path) -> None:
-    """Of no record: nothing of accuracy is reproduced, and what would be measured is a dash."""
+def test_the_macros_have_the_computed_values(tmp_path: Path) -> None:
+    """Without records, counts have values and every accuracy is a dash."""
     claims, found = load_claims(ROOT / "reference/claims.yaml", ROOT / "reference")
     cells = pd.DataFrame(columns=CELL_COLUMNS)
     complexity = ROOT / "results/complexity.csv"

@@ -1,4 +1,4 @@
-"""What the README says can be typed."""
+"""The commands, code and numbers of the README and of ARTIFACT.md are right."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real Slurm for the time of the tests, and scenarios in it, all at once."""
+"""A real Slurm for the tests. All scenarios run in it at the same time."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ from attngrid.study.schema import Study
 from conftest import TINY as SMALL
 from conftest import environment, make_clone
 
-# of the scenarios; most of their time they wait
-AT_ONCE = 6
+# Number of scenarios at a time. They mostly wait.
+MAX_SCENARIOS = 6
 HERE = Path(__file__).resolve().parent
-FIRST_LOOK = "--slurm-init-seconds-before-status-checks=3"
+FIRST_STATUS_CHECK = "--slurm-init-seconds-before-status-checks=3"
 
-# As slow and as large as the environment says, and of one parameter.
+# A module with one parameter. A training step takes STEP_S seconds. The module holds EXTRA_MB of
+# memory for some seconds, once.
 MODULE = """
 import os, time
 import torch
@@ -41,12 +42,12 @@ class Slow(torch.nn.Module):
         self.scale = torch.nn.Parameter(torch.ones(1))
 
     def forward(self, x):
-        if self.training and len(x) > 100:  # eight of them make a step
+        if self.training and len(x) > 100:  # a network has eight of these modules
             time.sleep(float(os.environ.get("STEP_S", "0")) / 8)
-            if mb := int(os.environ.get("HUNGRY_MB", "0")):
+            if mb := int(os.environ.get("EXTRA_MB", "0")):
                 held = bytearray(os.urandom(1000)) * 1000 * mb
                 time.sleep(6)
-                os.environ["HUNGRY_MB"] = "0"
+                os.environ["EXTRA_MB"] = "0"
         return x * self.scale
 """
 TINY: dict[str, Any] = {
@@ -58,7 +59,7 @@ TINY: dict[str, Any] = {
 
 
 class Sandbox:
-    """The Slurm that up.sh starts."""
+    """The Slurm that up.sh starts and down.sh stops."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -74,7 +75,7 @@ class Sandbox:
     def down(self) -> None:
         try:
             self("bash", str(HERE / "down.sh"), "--wipe", timeout=120)
-        finally:  # of a node that went down nobody stops what it ran
+        finally:  # Slurm does not stop the jobs of a node that is down
             for process in psutil.process_iter():
                 with suppress(psutil.Error):
                     if process.environ().get("SLURM_SANDBOX") == str(self.folder):
@@ -91,7 +92,7 @@ class Sandbox:
         ).stdout
 
     def restart_controller(self) -> None:
-        """slurmctld away for some seconds, then back with the state that it saved."""
+        """Stop slurmctld, and start it again after some seconds with the state that it saved."""
         pid = self.folder / "run/slurmctld.pid"
         subprocess.run(["kill", pid.read_text().strip()], check=True)
         time.sleep(8)
@@ -106,8 +107,8 @@ class Sandbox:
         pid.write_text(f"{again.pid}\n")
 
 
-class Place:
-    """A fresh clone with the tiny study, where a scenario runs Snakemake on the sandbox."""
+class Clone:
+    """A fresh clone with the tiny study, in which a scenario runs Snakemake on the sandbox."""
 
     def __init__(self, sandbox: Sandbox, folder: Path, **env: str) -> None:
         self.sandbox, self.folder = sandbox, make_clone(folder)
@@ -116,30 +117,30 @@ class Place:
         self.cluster()
 
     def cluster(self, **content: Any) -> None:
-        """The site's config/cluster.yaml."""
+        """Write config/cluster.yaml."""
         (self.folder / "config/cluster.yaml").write_text(yaml.safe_dump(content))
 
-    def study(self, seeds: list[int], *, wild: bool = False, gpus: int = 1) -> Study:
-        """The tiny study with so many seeds; wild: with a recipe that diverges, before."""
+    def study(self, seeds: list[int], *, diverging: bool = False, gpus: int = 1) -> Study:
+        """Write the tiny study with these seeds; ``diverging`` adds a recipe that diverges."""
         content = copy.deepcopy(TINY)
         content["grid"][0]["seeds"] = seeds
         content["compute"]["gpus"] = gpus
-        if wild:
-            content["grid"][0]["recipes"].insert(0, "wild")
-            content["recipes"]["wild"] = TINY["recipes"]["tiny"] | {"learning_rate": 1e30}
+        if diverging:
+            content["grid"][0]["recipes"].insert(0, "diverging")
+            content["recipes"]["diverging"] = TINY["recipes"]["tiny"] | {"learning_rate": 1e30}
         (self.folder / "tiny.yaml").write_text(yaml.safe_dump(content))
-        # names of the user's files are relative to the folder
+        # an absolute path, because this process runs in another folder
         content["grid"][0]["attentions"] = [f"{self.folder}/slow.py:Slow"]
         return validate(Study, content, "tiny.yaml")
 
-    def counted(self, seeds: list[int], *, wild: bool = False) -> Study:
-        """The same, with its model counted, from which it is known to be small."""
-        study = self.study(seeds, wild=wild)
+    def counted_study(self, seeds: list[int], *, diverging: bool = False) -> Study:
+        """The same with its model counted: its cells have a plan and count as small."""
+        study = self.study(seeds, diverging=diverging)
         self._run("complexity", "tiny.yaml", "--output", str(study.results / "complexity.csv"))
         return study
 
     def train(self, cell: Cell) -> None:
-        """Without Snakemake and Slurm."""
+        """Train a cell without Snakemake and Slurm."""
         self._run("train", "tiny.yaml", cell.id)
 
     def _run(self, *arguments: str) -> None:
@@ -147,10 +148,10 @@ class Place:
         subprocess.run(command, cwd=self.folder, env=self.environment, check=True, timeout=120)
 
     def start(self, *arguments: str, prefix: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
-        """`snakemake --cores all --profile slurm`, what it says in out.txt."""
-        # what starts in the background of a shell starts deaf to Ctrl-C
+        """Start `snakemake --cores all --profile slurm`; its output goes to out.txt."""
+        # a shell's background processes ignore Ctrl-C by default
         command = ["env", "--default-signal=INT", "snakemake", "records"]
-        command += ["--cores", "all", "--profile", "slurm", FIRST_LOOK]
+        command += ["--cores", "all", "--profile", "slurm", FIRST_STATUS_CHECK]
         with (self.folder / "out.txt").open("ab") as out:
             process = subprocess.Popen(
                 [*prefix, *command, "--configfile", "tiny.yaml", *arguments],
@@ -164,27 +165,27 @@ class Place:
         return process
 
     def finish(self, process: subprocess.Popen[bytes], *, within: float = 420) -> None:
-        """Wait for a run that has to succeed."""
+        """Wait for a run, which must succeed."""
         try:
             code = process.wait(within)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, 9)
             code = None
-        assert code == 0, self.told()
+        assert code == 0, self.output()
 
-    def told(self) -> str:
-        """What Snakemake said, and the jobs."""
+    def output(self) -> str:
+        """The end of the output of Snakemake and its jobs."""
         return (self.folder / "out.txt").read_text("utf-8", errors="replace")[-6000:]
 
     def file(self, path: Path) -> Path:
         return self.folder / path
 
     def attempts(self, study: Study) -> list[list[dict[str, Any]]]:
-        """Of each cell."""
+        """The attempts of each cell."""
         return [read_attempts(self.file(cell.status)) for cell in study.trainings.values()]
 
     def await_epoch(self, study: Study, epoch: int = 1, *, within: float = 300) -> str:
-        """The Slurm job of the first cell, once it has come so far."""
+        """Wait until the first cell has reached this epoch; return the id of its Slurm job."""
         cell = next(iter(study.trainings.values()))
         found: dict[str, Any] = {}
 
@@ -192,11 +193,11 @@ class Place:
             found.update(read_status(self.file(cell.status)) or {})
             return found.get("state") == "running" and found.get("epoch", -1) >= epoch
 
-        await_true(reached, within, self.told)
+        await_true(reached, within, self.output)
         return str(found["job"])
 
     def equal_to(self, undisturbed: dict[str, Any], study: Study) -> str:
-        """Assert that every cell has its record, to the bit; what it took."""
+        """Assert that each cell has the undisturbed record, to the bit; return a summary."""
         resumed = 0
         for cell in study.trainings.values():
             record = json.loads(self.file(cell.record).read_text())
@@ -209,7 +210,7 @@ class Place:
         assert len(records) == len(study.trainings)
         attempts = self.attempts(study)
         ended = [one["state"] for each in attempts for one in each]
-        assert ended.count("done") == len(study.trainings)  # none twice
+        assert ended.count("done") == len(study.trainings)  # none was trained twice
         jobs = {one["job"] for each in attempts for one in each}
         return (
             f"{len(attempts)} cells in {len(jobs)} jobs and {len(ended)} attempts, "
@@ -218,19 +219,19 @@ class Place:
 
 
 def await_true(
-    condition: Callable[[], bool], within: float, told: Callable[[], str] = lambda: ""
+    condition: Callable[[], bool], within: float, output: Callable[[], str] = lambda: ""
 ) -> None:
     end = time.monotonic() + within
     while not condition():
-        assert time.monotonic() < end, told()
+        assert time.monotonic() < end, output()
         time.sleep(0.2)
 
 
 @pytest.fixture(scope="session")
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    """Slurm, up."""
+    """A running Slurm."""
     if shutil.which("slurmctld") is None or os.geteuid() != 0:
-        pytest.skip("wants root and Debian's slurm-wlm")
+        pytest.skip("needs root and Debian's slurm-wlm")
     sandbox = Sandbox(tmp_path_factory.mktemp("sandbox"))
     try:
         sandbox.up()
@@ -241,7 +242,7 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The records of both cells, trained one after the other without Snakemake and Slurm."""
+    """The records of both cells, trained in turn without Snakemake and Slurm."""
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "slow.py").write_text(MODULE)
     (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
@@ -256,7 +257,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 Outcomes = dict[str, "Future[str]"]
-TOLD: dict[str, str] = {}
+SUMMARIES: dict[str, str] = {}
 
 
 @pytest.fixture(scope="session")
@@ -266,26 +267,26 @@ def outcomes(
     undisturbed: dict[str, Any],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Outcomes]:
-    """All scenarios that were asked for, side by side."""
+    """Run the selected scenarios at the same time."""
     scenarios = {
         item.callspec.params["scenario"].__name__: item.callspec.params["scenario"]
         for item in request.session.items
         if isinstance(item, pytest.Function) and hasattr(item, "callspec")
         if "scenario" in item.callspec.params
     }
-    with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
+    with ThreadPoolExecutor(max_workers=MAX_SCENARIOS) as pool:
         yield {
             name: pool.submit(scenario, sandbox, tmp_path_factory.mktemp(name), undisturbed)
             for name, scenario in scenarios.items()
         }
-        for process in sandbox.started:  # by a scenario that failed
+        for process in sandbox.started:  # a failed scenario may have left some
             if process.poll() is None:
                 os.killpg(process.pid, 9)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """The table of faults, and what happened in each."""
-    if TOLD:
+    """Print one line for each scenario."""
+    if SUMMARIES:
         terminalreporter.section("on Slurm")
-        for name, told in TOLD.items():
-            terminalreporter.line(f"{name.replace('_', ' ')}: {told}")
+        for name, summary in SUMMARIES.items():
+            terminalreporter.line(f"{name.replace('_', ' ')}: {summary}")

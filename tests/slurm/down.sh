@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# down.sh [--wipe] — stop what up.sh started, by its process ids; --wipe removes its folder's content.
-R=${SLURM_SANDBOX:?set SLURM_SANDBOX to the folder of up.sh}
+# down.sh [--wipe] stops the processes that up.sh started; --wipe also empties their folder.
+R=${SLURM_SANDBOX:?set SLURM_SANDBOX to the folder that up.sh used}
 export SLURM_CONF=$R/etc/slurm.conf
 for state in PENDING RUNNING; do timeout 5 scancel --state=$state --user=root 2>/dev/null; done
 sleep 1

@@ -1,4 +1,4 @@
-"""`make soak-slurm`: 500 tiny cells, four to a job, through a real Slurm here, and their time."""
+"""`make soak-slurm`: time 500 tiny cells, four to a job, on a Slurm on this machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from slurm.conftest import TINY, Place, Sandbox
+from slurm.conftest import TINY, Clone, Sandbox
 
 CELLS = int(sys.argv[1]) if len(sys.argv) > 1 else 500
 
@@ -18,17 +18,17 @@ def main() -> None:
         sandbox.folder.mkdir()
         try:
             sandbox.up()
-            place = Place(sandbox, Path(folder) / "clone", STEP_S="0")
+            clone = Clone(sandbox, Path(folder) / "clone", STEP_S="0")
             TINY["recipes"]["tiny"]["epochs"] = 1
-            study = place.counted(list(range(CELLS)))
+            study = clone.counted_study(list(range(CELLS)))
             start = time.time()
-            code = place.start().wait(4 * 3600)
+            code = clone.start().wait(4 * 3600)
             wall_s = time.time() - start
         finally:
             sandbox.down()
-        attempts = [len(made) for made in place.attempts(study)]
-        records = len(list(place.file(study.results).glob("records/*.json")))
-        print(place.told())
+        attempts = [len(made) for made in clone.attempts(study)]
+        records = len(list(clone.file(study.results).glob("records/*.json")))
+        print(clone.output())
         print(
             f"{CELLS} cells: {records} records, {sum(attempts)} attempts, exit status {code}, "
             f"{wall_s:.0f} s, {wall_s / CELLS:.2f} s a cell"

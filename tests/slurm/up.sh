@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# up.sh [NODES=8], 6 or more — start a real Slurm on this machine's loopback, for tests. Needs root and Debian's
-# slurm-wlm; with ACCT=1 also munge, slurmdbd and mariadb-server. SLURM_SANDBOX names a folder of its
-# own. All nodes but the last have two GPUs each, which are /dev/null by another name. The ports are
-# fixed: one at a time. down.sh stops it.
+# up.sh [NODES=8] starts a real Slurm with at least 6 nodes on this machine's loopback, for tests. It
+# needs root and Debian's slurm-wlm; with ACCT=1 also munge, slurmdbd and mariadb-server. SLURM_SANDBOX
+# is the folder for its files. All nodes but the last have two GPUs each, which are device files like
+# /dev/null. The ports are fixed, so only one can run at a time. down.sh stops it.
 set -euo pipefail
 R=${SLURM_SANDBOX:?set SLURM_SANDBOX to an empty folder}
 N=${1:-8}
@@ -10,20 +10,20 @@ N=${1:-8}
 ACCT=${ACCT:-0}
 mkdir -p "$R"/{etc,run,log,state,spool,dev}
 
-start() { # NAME COMMAND... in the background, its process id kept
+start() { # NAME COMMAND...: run in the background and write the process id to a file
   local name=$1; shift
   setsid "$@" >"$R/log/$name.out" 2>&1 </dev/null & echo $! >"$R/run/$name.pid"
 }
-await() { # SECONDS COMMAND...: true once the command is
+await() { # SECONDS COMMAND...: wait until the command succeeds
   local end=$((SECONDS + $1)); shift
   until "$@" >/dev/null 2>&1; do
-    [ $SECONDS -lt $end ] || { echo "up.sh: not within time: $*" >&2; tail -n 5 "$R"/log/* >&2; exit 1; }
+    [ $SECONDS -lt $end ] || { echo "up.sh: timed out: $*" >&2; tail -n 5 "$R"/log/* >&2; exit 1; }
     sleep .1
   done
 }
 
 if [ "$ACCT" = 1 ]; then
-  # munge and a database of the sandbox's own; nothing of the system's is touched
+  # munge and a database for the sandbox only; those of the system are not touched
   mkdir -p "$R/munge" "$R/db"; chown munge: "$R/munge"; chown mysql: "$R/db"; chmod 755 "$R" "$R/munge"; chmod 777 "$R/run"
   (umask 077; head -c 1024 /dev/urandom >"$R/munge/munge.key"); chown munge: "$R/munge/munge.key"
   start munged setpriv --reuid munge --regid munge --clear-groups munged --foreground --force \
@@ -57,7 +57,7 @@ LogFile=$R/log/slurmdbd.log
 PidFile=$R/run/slurmdbd.daemon.pid
 C
   chmod 600 "$R/etc/slurmdbd.conf"
-  # cred_expire: a requeued job starts after so many seconds, not after the default 120
+  # cred_expire: seconds until a requeued job starts; the default is 120
   accounting="$auth,cred_expire=20
 CredType=cred/munge
 AccountingStorageType=accounting_storage/slurmdbd
@@ -131,8 +131,8 @@ for i in $(seq "$N"); do
     echo "$node Feature=cpu" >>"$R/etc/slurm.conf"
   fi
 done
-# urgent preempts the two after it, with and without a grace period, on nodes of theirs: a job of
-# another partition would keep it waiting. spare is two nodes of main
+# urgent preempts scavenge (without a grace period) and graceful (with one). These two have their own
+# nodes, because urgent would wait for a job of main there. spare has two nodes of main.
 common="MaxTime=1:00:00 DefaultTime=10:00 State=UP"
 cat >>"$R/etc/slurm.conf" <<C
 PartitionName=main Nodes=n1,n[4-$N] $common Default=YES PriorityTier=10 PreemptMode=OFF
@@ -142,9 +142,9 @@ PartitionName=graceful Nodes=n3 $common PriorityTier=1 PreemptMode=REQUEUE Grace
 PartitionName=spare Nodes=n[$((N - 2))-$((N - 1))] MaxTime=1:00:00 PriorityTier=10 PreemptMode=OFF State=UP
 C
 export SLURM_CONF=$R/etc/slurm.conf
-# inside a job the plugin drops SLURM_CONF: the default path must lead there
+# inside a job the plugin removes SLURM_CONF, so the default path must be a link to this file
 if [ -e /etc/slurm/slurm.conf ] && [ ! -L /etc/slurm/slurm.conf ]; then
-  echo "up.sh: /etc/slurm/slurm.conf is this machine's own; not touched" >&2; exit 1
+  echo "up.sh: /etc/slurm/slurm.conf belongs to this machine; it is not touched" >&2; exit 1
 fi
 mkdir -p /etc/slurm; ln -sfn "$SLURM_CONF" /etc/slurm/slurm.conf
 if [ "$ACCT" = 1 ]; then
