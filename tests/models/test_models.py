@@ -223,7 +223,7 @@ REPRESENTATIVE = ["none", "se", "bam", "sam_danet", "maf_c", "srap_avg_max_std"]
     ],
 )
 def test_every_pair_builds_and_runs(backbone: str, attention: str, stem: str) -> None:
-    model = attngrid.create_model(backbone, attention, stem=stem, num_classes=7, width=0.125)
+    model = attngrid.create_model(backbone, attention, stem=stem, num_classes=7, width=0.25)
     side = 64 if stem == "imagenet" else 16
     assert model(torch.zeros(2, 3, side, side)).shape == (2, 7)
 

@@ -58,6 +58,8 @@ def initialise(
 
     Then come the attention modules that have an ``initialise`` of their own.
     """
+    if next(model.parameters()).is_meta:  # it has no numbers and is only counted
+        return
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             convolution_weight(module.weight)
