@@ -42,7 +42,7 @@ def conv_bn(
 ) -> list[nn.Module]:
     """Convolution without bias, BatchNorm, and the activation if there is one."""
     if outputs < 1:
-        raise ConfigError("width: is so small that it leaves a convolution without channels")
+        raise ConfigError("width is so small that a convolution has no channels")
     conv = Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
     layers: list[nn.Module] = [conv, nn.BatchNorm2d(outputs)]
     return [*layers, activation()] if activation else layers
