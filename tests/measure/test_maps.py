@@ -87,8 +87,22 @@ def test_the_loaded_network_is_the_trained_one_to_the_bit(study: Study) -> None:
     assert torch.equal(models[0](x), models[1](x))
 
 
-def test_a_trained_cell_leaves_the_network_that_its_record_is_of(study: Study) -> None:
+@pytest.mark.slow
+def test_a_trained_cell_leaves_the_network_that_its_record_is_of(
+    study: Study, caplog: pytest.LogCaptureFixture
+) -> None:
     cell = study.cells[0]
+    run_cell(study, cell, Path("trial.json"))  # a record of no study
+    assert not cell.weights.parent.exists()
+    # no record is lost where the weights cannot be written
+    caplog.set_level("INFO")
+    cell.weights.parent.parent.mkdir(parents=True, exist_ok=True)
+    cell.weights.parent.write_text("in the way")
+    run_cell(study, cell, cell.record)
+    assert read_record(cell.record, cell)
+    assert "weights not kept: FileExistsError" in caplog.text
+    cell.weights.parent.unlink()
+    cell.record.unlink()
     run_cell(study, cell, cell.record)
     train, test = load("digits", Path("unused"), download=False, classes=None)
     mean_C, std_C = channel_statistics(train)
@@ -99,6 +113,18 @@ def test_a_trained_cell_leaves_the_network_that_its_record_is_of(study: Study) -
     with safe_open(cell.weights, framework="np") as stream:
         assert stream.metadata()["digest"] == cell.digest
         assert '"learning_rate": 0.02' in stream.metadata()["config"]
+
+
+@pytest.mark.slow
+def test_weights_are_no_part_of_a_cell_and_can_be_left_out(
+    tiny: dict[str, Any], study: Study
+) -> None:
+    without = validate(Study, tiny | {"keep": {"weights": "none"}}, "t")
+    assert list(without.trainings) == list(study.trainings)
+    cell = without.cells[0]
+    run_cell(without, cell, cell.record)
+    assert cell.record.is_file()
+    assert not cell.weights.parent.exists()
 
 
 def test_weights_of_another_cell_or_network_or_half_a_file_are_refused(study: Study) -> None:
@@ -128,30 +154,6 @@ def test_layers_that_share_a_parameter_are_kept(study: Study) -> None:
     write_weights(cell.weights, cell, torch.nn.Sequential(layer, torch.nn.ReLU(), layer))
     kept = read_weights(cell.weights, cell.digest)
     assert torch.equal(kept["0.weight"], kept["2.weight"])
-
-
-def test_weights_are_no_part_of_a_cell_and_can_be_left_out(
-    tiny: dict[str, Any], study: Study
-) -> None:
-    without = validate(Study, tiny | {"keep": {"weights": "none"}}, "t")
-    assert list(without.trainings) == list(study.trainings)
-    cell = without.cells[0]
-    run_cell(without, cell, cell.record)
-    assert cell.record.is_file()
-    run_cell(study, cell, Path("trial.json"))  # a record of no study
-    assert not cell.weights.parent.exists()
-
-
-def test_no_record_is_lost_where_the_weights_cannot_be_written(
-    study: Study, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
-    cell = study.cells[0]
-    cell.weights.parent.parent.mkdir(parents=True, exist_ok=True)
-    cell.weights.parent.write_text("in the way")
-    run_cell(study, cell, cell.record)
-    assert read_record(cell.record, cell)
-    assert "weights not kept: FileExistsError" in caplog.text
 
 
 # Grad-CAM and the modules' own maps
@@ -303,6 +305,7 @@ def test_a_cell_of_two_classes_has_two_images(tiny: dict[str, Any], study: Study
     assert len(maps.images["digits"]) == 4
 
 
+@pytest.mark.slow
 def test_without_captum_current_renders_and_visualize_says_what_to_install(
     study: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -380,6 +383,7 @@ def test_an_overlay_is_torchs_bilinear_map_in_colour_over_the_grey_image() -> No
     np.testing.assert_allclose(blank, 0.4 * grey + 0.6 * nothing, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_name_that_computes_the_same_shares_a_column_and_many_modules_fit_the_page(
     tiny: dict[str, Any], study: Study
 ) -> None:
@@ -418,6 +422,7 @@ def test_a_range_has_two_digits_of_its_larger_end(values: list[float], expected:
     assert between(np.zeros(2, np.float32)) == "0…0"
 
 
+@pytest.mark.slow
 def test_load_results_hands_out_the_maps(study: Study) -> None:
     pretend(study, 0)
     assert main(["current", str(study.snapshot)]) == 0

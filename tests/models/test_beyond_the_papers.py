@@ -73,11 +73,10 @@ FAST = ("timm:eca", "timm:bottleneck")
 )
 def test_timms_layer_trains_and_is_counted(attention: str) -> None:
     torch.manual_seed(0)
-    model = create_model("resnet18", attention, **SMALL)
+    model = create_model("resnet18", attention, placement="stage_end", **SMALL)
     model(torch.randn(2, 3, 32, 32)).sum().backward()
     for name, parameter in model.named_parameters():
-        if ".attention." in name and parameter.grad is not None:
-            assert parameter.grad.isfinite().all(), name
+        assert parameter.grad is None or parameter.grad.isfinite().all(), name
     counts = count(model, 32)
     assert counts["params"] == parameters(model) > baseline_counts()["params"]
     assert counts["macs"] >= baseline_counts()["macs"]
@@ -165,14 +164,15 @@ def test_no_neighbouring_width_is_nearer() -> None:
     control = parameters(create_model("resnet18", "none_wide:csm", **SMALL))
     sizes = [
         parameters(create_model("resnet18", **(SMALL | {"width": step / 512})))
-        for step in range(120, 180)
+        for step in range(134, 148)
     ]
+    assert sizes[0] < goal < sizes[-1]
     assert control == min(sizes, key=lambda size: abs(size - goal))
 
 
 def test_the_control_of_a_smaller_reduction_is_wider() -> None:
     wide, wider = (
-        parameters(create_model("resnet18", "none_wide:se", reduction=r)) for r in (16, 4)
+        parameters(create_model("resnet18", "none_wide:se", reduction=r, **SMALL)) for r in (16, 4)
     )
     assert wide < wider
 

@@ -11,7 +11,7 @@ import os
 import re
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -117,12 +117,13 @@ def measure_all(grid: CostGrid, threads: int, *, again: bool = False) -> list[st
         size = f"{model.input_size}×{model.input_size}"
         label = f"{model_label(model.backbone, model.attention)}, {size}"
         try:
-            row = in_new_process(measure, model, grid, threads)
+            with ProcessPoolExecutor(1, get_context("spawn"), _end_with_parent) as new_process:
+                row = new_process.submit(measure, model, grid, threads).result()
         except Exception as error:  # a user's module may raise anything
-            reason, *_ = [*str(error).strip().splitlines(), ""]
-            ended = isinstance(error, BrokenProcessPool)
-            cause = "its process was ended" if ended else f"{type(error).__name__}: {reason}"
-            failed.append(f"{label}: {cause}")
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            if isinstance(error, BrokenProcessPool):
+                reason = "its process was ended; too little memory?"
+            failed.append(f"{label}: {reason}")
             log.warning("not measured: %s", failed[-1])
         else:
             keep_cost(row | key)
@@ -150,13 +151,6 @@ def machine_of(grid: CostGrid, model: Model, threads: int) -> dict[str, Any]:
 def resolve(grid: CostGrid, model: Model, device: torch.device) -> Performance:
     """The performance options of a model, with ``auto`` decided."""
     return performance.resolve(grid.performance, device, grid.batch * model.input_size**2)
-
-
-def in_new_process(work: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function returns in a new process, which ends with this one."""
-    context = get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context, initializer=_end_with_parent) as pool:
-        return pool.submit(work, *arguments).result()
 
 
 def _end_with_parent() -> None:

@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from attngrid.core.errors import ConfigError, UnknownNameError
 from attngrid.core.user_code import find_user_class, is_user_class, load_user_class
@@ -56,10 +56,13 @@ class Entry:
             ConfigError: a package that is not installed, or a file that cannot be imported.
         """
         self.require_package()
-        if self.sha256 is not None:
-            return cast(type[Any], load_user_class(self.target, self.sha256))
         module_name, _, name = self.target.rpartition(":")
-        return cast(type[Any], getattr(import_module(module_name), name))
+        cls: type[Any] = (
+            load_user_class(self.target, self.sha256)
+            if self.sha256 is not None
+            else getattr(import_module(module_name), name)
+        )
+        return cls
 
     def require_package(self) -> None:
         """Raise a ConfigError if the class's optional package is not installed."""

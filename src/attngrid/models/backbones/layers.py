@@ -42,7 +42,7 @@ def conv_bn(
 ) -> list[nn.Module]:
     """Convolution without bias, BatchNorm, and the activation if there is one."""
     if outputs < 1:
-        raise ConfigError("width: is so small that it leaves a convolution without channels")
+        raise ConfigError("width is so small that a convolution has no channels")
     conv = Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
     layers: list[nn.Module] = [conv, nn.BatchNorm2d(outputs)]
     return [*layers, activation()] if activation else layers
@@ -58,6 +58,8 @@ def initialise(
 
     Then come the attention modules that have an ``initialise`` of their own.
     """
+    if next(model.parameters()).is_meta:  # it has no numbers and is only counted
+        return
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             convolution_weight(module.weight)

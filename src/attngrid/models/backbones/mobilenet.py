@@ -6,7 +6,6 @@ By default as the MAF and SRAP authors have them; options give the originals.
 from __future__ import annotations
 
 from functools import partial
-from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
@@ -20,20 +19,19 @@ hard_swish: Activation = partial(nn.Hardswish, inplace=True)
 
 
 class Block(NamedTuple):
-    """A block as the papers' tables list it, at width 1.
+    """A block as the papers' tables list it, at width 1; ``attention``: where they have SE."""
 
-    Attributes:
-        outputs: channels of its output.
-        expanded: channels of its depthwise convolution; None: ``ratio`` times its input's.
-        attention: the network itself has attention here.
-    """
-
+    expanded: int | None  # channels of the depthwise convolution; None: 6 times the input's
     outputs: int
-    expanded: int | None = None
     attention: bool = True
-    ratio: int = 1
-    kernel: int = 3
-    activation: Activation = relu
+
+
+class Stage(NamedTuple):
+    """Blocks with the same depthwise kernel and activation; the first one strides."""
+
+    kernel: int
+    activation: Activation
+    blocks: list[Block]
 
 
 class Design(NamedTuple):
@@ -41,33 +39,32 @@ class Design(NamedTuple):
 
     first: int
     activation: Activation
-    stages: list[list[Block]]
-    head: tuple[int, ...] = ()
-    linear: bool = True  # no activation after the last convolution of a block
+    stages: list[Stage]
+    head: tuple[int, ...]
 
 
-def _v3(kernel: int, activation: Activation, rows: list[tuple[int, int, bool]]) -> list[Block]:
-    """A stage of (expanded, outputs, attention)."""
-    return [
-        Block(outputs, expanded, attention, kernel=kernel, activation=activation)
-        for expanded, outputs, attention in rows
-    ]
-
-
-# The first block of a stage strides.
+_V2 = ([24] * 2, [32] * 3, [64] * 4 + [96] * 3, [160] * 3 + [320])
+_LARGE_80 = [Block(expanded, 80, False) for expanded in (240, 200, 184, 184)]
+_SMALL_40 = [Block(96, 40), Block(240, 40), Block(240, 40)]
 DESIGNS = {
     "v1": Design(
         32,
         relu,
-        [[Block(64)], [Block(128)] * 2, [Block(256)] * 2, [Block(512)] * 6, [Block(1024)] * 2],
-        linear=False,
+        [
+            Stage(3, relu, [Block(32, 64)]),
+            Stage(3, relu, [Block(64, 128), Block(128, 128)]),
+            Stage(3, relu, [Block(128, 256), Block(256, 256)]),
+            Stage(3, relu, [Block(256, 512), *[Block(512, 512)] * 5]),
+            Stage(3, relu, [Block(512, 1024), Block(1024, 1024)]),
+        ],
+        (),
     ),
     "v2": Design(
         32,
         relu6,
         [
-            [Block(outputs, ratio=1 if outputs == 16 else 6, activation=relu6) for outputs in stage]
-            for stage in ([16], [24] * 2, [32] * 3, [64] * 4 + [96] * 3, [160] * 3 + [320])
+            Stage(3, relu6, [Block(32, 16)]),
+            *(Stage(3, relu6, [Block(None, w) for w in stage]) for stage in _V2),
         ],
         (1280,),
     ),
@@ -75,12 +72,11 @@ DESIGNS = {
         16,
         hard_swish,
         [
-            _v3(3, relu, [(16, 16, False)]),
-            _v3(3, relu, [(64, 24, False), (72, 24, False)]),
-            _v3(5, relu, [(72, 40, True), (120, 40, True), (120, 40, True)]),
-            _v3(3, hard_swish, [(expanded, 80, False) for expanded in (240, 200, 184, 184)])
-            + _v3(3, hard_swish, [(480, 112, True), (672, 112, True)]),
-            _v3(5, hard_swish, [(672, 160, True), (960, 160, True), (960, 160, True)]),
+            Stage(3, relu, [Block(16, 16, False)]),
+            Stage(3, relu, [Block(64, 24, False), Block(72, 24, False)]),
+            Stage(5, relu, [Block(72, 40), Block(120, 40), Block(120, 40)]),
+            Stage(3, hard_swish, [*_LARGE_80, Block(480, 112), Block(672, 112)]),
+            Stage(5, hard_swish, [Block(672, 160), Block(960, 160), Block(960, 160)]),
         ],
         (960, 1280),
     ),
@@ -88,11 +84,10 @@ DESIGNS = {
         16,
         hard_swish,
         [
-            _v3(3, relu, [(16, 16, True)]),
-            _v3(3, relu, [(72, 24, False), (88, 24, False)]),
-            _v3(5, hard_swish, [(96, 40, True), (240, 40, True), (240, 40, True)])
-            + _v3(5, hard_swish, [(120, 48, True), (144, 48, True)]),
-            _v3(5, hard_swish, [(288, 96, True), (576, 96, True), (576, 96, True)]),
+            Stage(3, relu, [Block(16, 16)]),
+            Stage(3, relu, [Block(72, 24, False), Block(88, 24, False)]),
+            Stage(5, hard_swish, [*_SMALL_40, Block(120, 48), Block(144, 48)]),
+            Stage(5, hard_swish, [Block(288, 96), Block(576, 96), Block(576, 96)]),
         ],
         (576, 1024),
     ),
@@ -102,26 +97,26 @@ DESIGNS = {
 class InvertedResidual(nn.Module):
     """[Expand], depthwise, [attention], project, [attention], and x added if ``residual``.
 
-    In V1, which expands nothing, this is the depthwise-separable unit.
+    In V1, which expands nothing and is not ``linear``, this is the depthwise-separable unit.
     """
 
     def __init__(
         self,
         sites: Sites,
-        block: Block,
+        stage: Stage,
         channels: tuple[int, int, int],
         stride: int,
         place: tuple[int, int],
         *,
+        listed: bool,
         expand: bool,
         linear: bool,
         residual: bool,
     ) -> None:
         super().__init__()
-        inputs, expanded, outputs = channels
-        act, listed = block.activation, block.attention
+        (inputs, expanded, outputs), act = channels, stage.activation
         layers = conv_bn(inputs, expanded, activation=act) if expand else []
-        layers += conv_bn(expanded, expanded, block.kernel, stride, groups=expanded, activation=act)
+        layers += conv_bn(expanded, expanded, stage.kernel, stride, groups=expanded, activation=act)
         layers.append(sites.expanded(expanded, *place, listed=listed))
         layers += conv_bn(expanded, outputs, activation=None if linear else act)
         self.layers = nn.Sequential(*layers)
@@ -170,33 +165,40 @@ class MobileNet(nn.Module):
         self.stem = nn.Sequential(*([nn.BatchNorm2d(3)] if input_bn else []), *first)
         stages = []
         strides = [1, stride, 2, 2, 2][-count:]
-        for stage, (blocks, stride) in enumerate(zip(design.stages, strides, strict=True), 1):
+        for number, (stage, stride) in enumerate(zip(design.stages, strides, strict=True), 1):
             layers: list[nn.Module] = []
-            for index, block in enumerate(blocks):
-                expanded = block.ratio * inputs
+            for index, block in enumerate(stage.blocks):
+                expanded = 6 * inputs
                 if block.expanded is not None:
                     expanded = make_divisible(block.expanded * width)
                 outputs = make_divisible(block.outputs * width)
                 layers.append(
                     InvertedResidual(
                         sites,
-                        block,
+                        stage,
                         (inputs, expanded, outputs),
                         stride if index == 0 else 1,
-                        (stage, count),
+                        (number, count),
+                        listed=block.attention,
                         expand=expanded != inputs or (version == "v2" and expand_first),
-                        linear=design.linear,
+                        linear=version != "v1",
                         residual=residual,
                     )
                 )
                 inputs = outputs
-            layers.append(sites.after_stage(inputs, stage, count))
+            layers.append(sites.after_stage(inputs, number, count))
             stages.append(nn.Sequential(*layers))
         self.stages = nn.Sequential(*stages)
         # Below 1, V2's last convolution keeps its 1280 channels, as in the original.
         scale = max(1.0, width) if version == "v2" else width
         widths = [make_divisible(channels * scale) for channels in design.head]
-        self.head, features = _head(inputs, widths, design.activation)
+        head = [
+            *(conv_bn(inputs, widths[0], activation=design.activation) if widths else []),
+            nn.AdaptiveAvgPool2d(1),
+        ]
+        if len(widths) == 2:
+            head += [nn.Conv2d(widths[0], widths[1], 1, bias=False), design.activation()]
+        self.head, features = nn.Sequential(*head), [inputs, *widths][-1]
         self.classifier = (
             nn.Sequential(nn.Conv2d(features, num_classes, kernel_size=1), nn.Flatten())
             if conv_head
@@ -208,14 +210,3 @@ class MobileNet(nn.Module):
         """Images N×3×H×W to logits N×num_classes."""
         logits: Tensor = self.classifier(self.head(self.stages(self.stem(x))))
         return logits
-
-
-def _head(channels: int, widths: list[int], activation: Activation) -> tuple[nn.Sequential, int]:
-    """A convolution before the pooling, one after it; and the channels of the output."""
-    layers: list[nn.Module] = []
-    for width in widths[:1]:
-        layers += conv_bn(channels, width, activation=activation)
-    layers.append(nn.AdaptiveAvgPool2d(1))
-    for before, width in pairwise(widths):
-        layers += [nn.Conv2d(before, width, 1, bias=False), activation()]
-    return nn.Sequential(*layers), [channels, *widths][-1]
