@@ -28,9 +28,6 @@ READERS = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
 def prepare(name: str, folder: Path, *, download: bool, thorough: bool) -> dict[str, Any]:
     """Unpack the archive if files are missing, and check each file's MD5 against torchvision's.
 
-    Returns:
-        Entries of the report.
-
     Raises:
         DataError: missing or damaged files.
     """

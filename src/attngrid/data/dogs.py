@@ -34,9 +34,6 @@ def prepare(name: str, folder: Path, *, download: bool, thorough: bool) -> dict[
     Each image is squashed to 256×256, bilinearly and antialiased, as torchvision resizes a PIL
     image. ``thorough`` changes nothing, since every image is decoded.
 
-    Returns:
-        Entries of the report.
-
     Raises:
         DataError: a missing or damaged archive.
     """

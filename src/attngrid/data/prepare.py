@@ -41,13 +41,8 @@ def prepare(
 ) -> dict[str, Any] | None:
     """Check a dataset and unpack its archives, unless its report says that this was done.
 
-    Several processes may call this at once: one works, the others wait.
-
-    Args:
-        name: as ``find_dataset`` takes it.
-        folder: the data folder.
-        download: fetch missing files.
-        thorough: decode every image of a dataset whose images stay in files.
+    Several processes may call this at once: one works, the others wait. ``download`` fetches
+    missing files; ``thorough`` decodes every image of a dataset whose images stay in files.
 
     Returns:
         The report; None for a dataset without files to check.
@@ -102,11 +97,7 @@ def _read_report(name: str, folder: Path, thorough: bool) -> dict[str, Any] | No
 
 
 def sizes_and_times(folder: Path, paths: Iterable[str]) -> dict[str, list[int]]:
-    """Size in bytes (0 for a folder) and modification time in ns of paths in the data folder.
-
-    Raises:
-        OSError: a path that does not exist.
-    """
+    """Size in bytes (0 for a folder) and modification time in ns of paths in the data folder."""
     found = {}
     for path in paths:
         file = folder / path
