@@ -209,11 +209,9 @@ def test_a_download_with_a_wrong_checksum_is_kept_aside(
     cifar: Cifar, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", "0" * 32)
-    with pytest.raises(DataError, match=r"not be fetched to .*cifar-10-python\.tar\.gz"):
+    with pytest.raises(DataError, match=r"not be fetched to .*cifar-10-python\.tar\.gz\.part"):
         prepare("cifar10", folder, download=True)
-    assert tree(folder) == {}
-    kept = folder / ".attngrid/downloads/cifar-10-python.tar.gz"
-    assert kept.read_bytes() == cifar.archive.read_bytes()
+    assert tree(folder) == {".cifar-10-python.tar.gz.part": cifar.archive.read_bytes()}
 
 
 def test_an_archive_cannot_write_outside_its_folder(
@@ -257,8 +255,7 @@ def test_what_a_killed_preparation_left_is_no_obstacle(cifar: Cifar, folder: Pat
     left = folder / ".attngrid/cifar10.unfinished/cifar-10-batches-py"
     left.mkdir(parents=True)
     (left / "test_batch").write_bytes(b"half")
-    (folder / ".attngrid/downloads").mkdir()
-    (folder / ".attngrid/downloads/cifar-10-python.tar.gz").write_bytes(b"half")
+    (folder / ".cifar-10-python.tar.gz.part").write_bytes(b"half")
     prepare("cifar10", folder)
     assert not left.exists()
     # half a download, too
@@ -340,15 +337,12 @@ class Dogs:
             labels = np.array([[int(name[1:9]) + 1] for name in names], dtype=np.uint8)
             scipy.io.savemat(stream, {"file_list": cells, "labels": labels})
             mats[f"{split}_list.mat"] = stream.getvalue()
-        md5 = tar(folder / "stanford-dogs/lists.tar", mats)
-        sums = (self.images, md5)
-        self.archives = tuple(
-            replace(archive, md5=md5) for archive, md5 in zip(dogs.ARCHIVES, sums, strict=True)
-        )
+        lists_md5 = tar(folder / "stanford-dogs/lists.tar", mats)
+        self.md5 = {"images.tar": self.images, "lists.tar": lists_md5}
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Take these archives for the official ones."""
-        monkeypatch.setattr(dogs, "ARCHIVES", self.archives)
+        monkeypatch.setattr(dogs, "MD5", self.md5)
 
 
 def test_stanford_dogs_are_squashed_as_torchvision_does_and_split_as_the_lists_say(
@@ -387,7 +381,7 @@ def test_stanford_dogs_that_are_not_there_name_an_archive_and_its_checksum(folde
         "1bb1f2a596ae7057f99d7d75860002ef",
     ):
         assert part in str(raised.value)
-    assert dogs.ARCHIVES[1].md5 == "edbb9f16854ec66506b5f09b583e0656"
+    assert dogs.MD5["lists.tar"] == "edbb9f16854ec66506b5f09b583e0656"
 
 
 # Image folders
