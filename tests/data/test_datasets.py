@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import multiprocessing
 import os
 import pickle
 import random
 import shutil
 import subprocess
-import sys
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -36,12 +37,11 @@ from attngrid.core.errors import ConfigError, DataError
 from attngrid.core.validation import validate
 from attngrid.data import dogs, folders
 from attngrid.data.loading import load, load_files
-from attngrid.data.prepare import prepare, report_file
+from attngrid.data.prepare import fetch, prepare, report_file
 from attngrid.data.registry import DATASETS
 from attngrid.study.recipe import shipped_recipes
 from attngrid.study.resources import require_runnable
 from attngrid.study.schema import Study, load_study
-from conftest import environment
 
 Snakemake = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -271,33 +271,34 @@ def test_a_data_folder_that_cannot_be_written_is_named(folder: Path) -> None:
         prepare("cifar10", folder)
 
 
-@pytest.mark.slow
 def test_processes_that_want_the_same_dataset_at_once_do_the_work_once(
-    cifar: Cifar, folder: Path, tmp_path: Path
+    cifar: Cifar, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(cifar.archive, folder)
-    program = (
-        "import sys, time; from pathlib import Path\n"
-        "from attngrid.data import cifar; from attngrid.data.prepare import prepare\n"
-        "fetch = cifar.fetch\n"
-        "def slowly(*arguments, **options):\n"
-        "    print('works', flush=True); time.sleep(0.5); return fetch(*arguments, **options)\n"
-        "cifar.fetch = slowly\n"
-        "Path(sys.argv[2], str(time.time_ns())).touch()\n"
-        "while len(list(Path(sys.argv[2]).iterdir())) < 3: time.sleep(0.01)\n"
-        "print(prepare('cifar10', Path(sys.argv[1]))['images'])\n"
-    )
-    (tmp_path / "ready").mkdir()
-    command = [sys.executable, "-c", program, str(folder), str(tmp_path / "ready"), "attngrid"]
-    variables = environment() | {"PYTHONPATH": cifar.sitecustomize(tmp_path / "site")}
-    running = [
-        subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True)
-        for _ in range(3)
-    ]
-    said = [process.communicate(timeout=120)[0] for process in running]
-    assert [process.returncode for process in running] == [0, 0, 0]
-    assert sorted(text.count("works") for text in said) == [0, 0, 1]
-    assert all("'train': 50000" in text for text in said)
+    context = multiprocessing.get_context("fork")
+    together, works = context.Barrier(3), context.Value("i", 0)
+
+    def slowly(*arguments: Any, **options: Any) -> Path:
+        with works:
+            works.value += 1
+        time.sleep(0.5)
+        return fetch(*arguments, **options)
+
+    monkeypatch.setattr("attngrid.data.cifar.fetch", slowly)
+
+    def work() -> None:
+        together.wait()
+        report = prepare("cifar10", folder)
+        assert report is not None
+        assert report["images"]["train"] == 50_000
+
+    running = [context.Process(target=work) for _ in range(3)]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join(60)
+    assert [process.exitcode for process in running] == [0, 0, 0]
+    assert works.value == 1
     assert tree(folder).keys() == {"cifar-10-python.tar.gz", *cifar.files}
 
 
