@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import multiprocessing
 import os
 import pickle
 import random
 import shutil
 import subprocess
-import sys
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -36,12 +37,11 @@ from attngrid.core.errors import ConfigError, DataError
 from attngrid.core.validation import validate
 from attngrid.data import dogs, folders
 from attngrid.data.loading import load, load_files
-from attngrid.data.prepare import prepare, report_file
+from attngrid.data.prepare import fetch, prepare, report_file
 from attngrid.data.registry import DATASETS
 from attngrid.study.recipe import shipped_recipes
 from attngrid.study.resources import require_runnable
 from attngrid.study.schema import Study, load_study
-from conftest import environment
 
 Snakemake = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -209,11 +209,9 @@ def test_a_download_with_a_wrong_checksum_is_kept_aside(
     cifar: Cifar, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", "0" * 32)
-    with pytest.raises(DataError, match=r"not be fetched to .*cifar-10-python\.tar\.gz"):
+    with pytest.raises(DataError, match=r"not be fetched to .*cifar-10-python\.tar\.gz\.part"):
         prepare("cifar10", folder, download=True)
-    assert tree(folder) == {}
-    kept = folder / ".attngrid/downloads/cifar-10-python.tar.gz"
-    assert kept.read_bytes() == cifar.archive.read_bytes()
+    assert tree(folder) == {".cifar-10-python.tar.gz.part": cifar.archive.read_bytes()}
 
 
 def test_an_archive_cannot_write_outside_its_folder(
@@ -257,8 +255,7 @@ def test_what_a_killed_preparation_left_is_no_obstacle(cifar: Cifar, folder: Pat
     left = folder / ".attngrid/cifar10.unfinished/cifar-10-batches-py"
     left.mkdir(parents=True)
     (left / "test_batch").write_bytes(b"half")
-    (folder / ".attngrid/downloads").mkdir()
-    (folder / ".attngrid/downloads/cifar-10-python.tar.gz").write_bytes(b"half")
+    (folder / ".cifar-10-python.tar.gz.part").write_bytes(b"half")
     prepare("cifar10", folder)
     assert not left.exists()
     # half a download, too
@@ -274,33 +271,34 @@ def test_a_data_folder_that_cannot_be_written_is_named(folder: Path) -> None:
         prepare("cifar10", folder)
 
 
-@pytest.mark.slow
 def test_processes_that_want_the_same_dataset_at_once_do_the_work_once(
-    cifar: Cifar, folder: Path, tmp_path: Path
+    cifar: Cifar, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(cifar.archive, folder)
-    program = (
-        "import sys, time; from pathlib import Path\n"
-        "from attngrid.data import cifar; from attngrid.data.prepare import prepare\n"
-        "fetch = cifar.fetch\n"
-        "def slowly(*arguments, **options):\n"
-        "    print('works', flush=True); time.sleep(0.5); return fetch(*arguments, **options)\n"
-        "cifar.fetch = slowly\n"
-        "Path(sys.argv[2], str(time.time_ns())).touch()\n"
-        "while len(list(Path(sys.argv[2]).iterdir())) < 3: time.sleep(0.01)\n"
-        "print(prepare('cifar10', Path(sys.argv[1]))['images'])\n"
-    )
-    (tmp_path / "ready").mkdir()
-    command = [sys.executable, "-c", program, str(folder), str(tmp_path / "ready"), "attngrid"]
-    variables = environment() | {"PYTHONPATH": cifar.sitecustomize(tmp_path / "site")}
-    running = [
-        subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True)
-        for _ in range(3)
-    ]
-    said = [process.communicate(timeout=120)[0] for process in running]
-    assert [process.returncode for process in running] == [0, 0, 0]
-    assert sorted(text.count("works") for text in said) == [0, 0, 1]
-    assert all("'train': 50000" in text for text in said)
+    context = multiprocessing.get_context("fork")
+    together, works = context.Barrier(3), context.Value("i", 0)
+
+    def slowly(*arguments: Any, **options: Any) -> Path:
+        with works:
+            works.value += 1
+        time.sleep(0.5)
+        return fetch(*arguments, **options)
+
+    monkeypatch.setattr("attngrid.data.cifar.fetch", slowly)
+
+    def work() -> None:
+        together.wait()
+        report = prepare("cifar10", folder)
+        assert report is not None
+        assert report["images"]["train"] == 50_000
+
+    running = [context.Process(target=work) for _ in range(3)]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join(60)
+    assert [process.exitcode for process in running] == [0, 0, 0]
+    assert works.value == 1
     assert tree(folder).keys() == {"cifar-10-python.tar.gz", *cifar.files}
 
 
@@ -340,15 +338,12 @@ class Dogs:
             labels = np.array([[int(name[1:9]) + 1] for name in names], dtype=np.uint8)
             scipy.io.savemat(stream, {"file_list": cells, "labels": labels})
             mats[f"{split}_list.mat"] = stream.getvalue()
-        md5 = tar(folder / "stanford-dogs/lists.tar", mats)
-        sums = (self.images, md5)
-        self.archives = tuple(
-            replace(archive, md5=md5) for archive, md5 in zip(dogs.ARCHIVES, sums, strict=True)
-        )
+        lists_md5 = tar(folder / "stanford-dogs/lists.tar", mats)
+        self.md5 = {"images.tar": self.images, "lists.tar": lists_md5}
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Take these archives for the official ones."""
-        monkeypatch.setattr(dogs, "ARCHIVES", self.archives)
+        monkeypatch.setattr(dogs, "MD5", self.md5)
 
 
 def test_stanford_dogs_are_squashed_as_torchvision_does_and_split_as_the_lists_say(
@@ -387,7 +382,7 @@ def test_stanford_dogs_that_are_not_there_name_an_archive_and_its_checksum(folde
         "1bb1f2a596ae7057f99d7d75860002ef",
     ):
         assert part in str(raised.value)
-    assert dogs.ARCHIVES[1].md5 == "edbb9f16854ec66506b5f09b583e0656"
+    assert dogs.MD5["lists.tar"] == "edbb9f16854ec66506b5f09b583e0656"
 
 
 # Image folders

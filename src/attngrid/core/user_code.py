@@ -77,7 +77,8 @@ def find_user_class(kind: str, name: str) -> UserClass:
     if match["name"] not in classes:
         have = ", ".join(classes) or "none"
         raise ConfigError(f"{file}: has no class {match['name']!r}; it has {have}")
-    body, names = [], [match["name"]]
+    body: list[ast.stmt] = []
+    names = [match["name"]]
     while names:
         if (node := classes.pop(names.pop(0), None)) is not None:
             body = [*node.body, *body]

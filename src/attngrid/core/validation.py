@@ -107,12 +107,7 @@ def _place(content: Any, item: ErrorDetails) -> tuple[int | str, ...]:
 
 
 def name_sources(files: Iterable[str | os.PathLike[str]], overrides: Iterable[str] = ()) -> str:
-    """The source of a run's configuration, for error messages.
-
-    Args:
-        files: the configuration files.
-        overrides: the keys given with ``--config``.
-    """
+    """Name a run's configuration files, and the keys given with ``--config``, for messages."""
     names = [os.path.relpath(file) for file in files]
     if keys := " ".join(overrides):
         names.append(f"--config {keys}")

@@ -12,13 +12,7 @@ from torchvision import datasets
 
 from attngrid.core.errors import DataError
 from attngrid.data.images import Images
-from attngrid.data.prepare import (
-    Archive,
-    fetch,
-    sizes_and_times,
-    unfinished_folder,
-    verify_md5,
-)
+from attngrid.data.prepare import fetch, sizes_and_times, unfinished_folder, verify_md5
 from attngrid.data.registry import find_dataset
 
 # Torchvision's classes know the URLs and the checksums.
@@ -28,9 +22,6 @@ READERS = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
 def prepare(name: str, folder: Path, *, download: bool, thorough: bool) -> dict[str, Any]:
     """Unpack the archive if files are missing, and check each file's MD5 against torchvision's.
 
-    Returns:
-        Entries of the report.
-
     Raises:
         DataError: missing or damaged files.
     """
@@ -39,8 +30,8 @@ def prepare(name: str, folder: Path, *, download: bool, thorough: bool) -> dict[
     files = {f"{reader.base_folder}/{file}": md5 for file, md5 in listed}
     missing = [file for file in files if not (folder / file).exists()]
     if missing:
-        official = Archive(reader.filename, reader.url, reader.tgz_md5)
-        archive = fetch(official, folder, download=download)
+        file = folder / reader.filename
+        archive = fetch(file, reader.url, reader.tgz_md5, download=download)
         with unfinished_folder(name, folder) as unpacked:
             shutil.unpack_archive(archive, unpacked, filter="data")
             for file in missing:

@@ -17,15 +17,15 @@ import torch
 from PIL import Image
 
 from attngrid.data.images import Images
-from attngrid.data.prepare import Archive, fetch, sizes_and_times, unfinished_folder
+from attngrid.data.prepare import fetch, sizes_and_times, unfinished_folder
 from attngrid.data.registry import find_dataset
 
 SOURCE = "http://vision.stanford.edu/aditya86/ImageNetDogs/"
 SIZE = 256
-ARCHIVES = (
-    Archive("stanford-dogs/images.tar", f"{SOURCE}images.tar", "1bb1f2a596ae7057f99d7d75860002ef"),
-    Archive("stanford-dogs/lists.tar", f"{SOURCE}lists.tar", "edbb9f16854ec66506b5f09b583e0656"),
-)
+MD5 = {
+    "images.tar": "1bb1f2a596ae7057f99d7d75860002ef",
+    "lists.tar": "edbb9f16854ec66506b5f09b583e0656",
+}
 
 
 def prepare(name: str, folder: Path, *, download: bool, thorough: bool) -> dict[str, Any]:
@@ -34,20 +34,20 @@ def prepare(name: str, folder: Path, *, download: bool, thorough: bool) -> dict[
     Each image is squashed to 256×256, bilinearly and antialiased, as torchvision resizes a PIL
     image. ``thorough`` changes nothing, since every image is decoded.
 
-    Returns:
-        Entries of the report.
-
     Raises:
         DataError: a missing or damaged archive.
     """
     from scipy.io import loadmat
 
     dataset = find_dataset(name)
-    files = [fetch(archive, folder, download=download) for archive in ARCHIVES]
+    archives = [
+        fetch(folder / "stanford-dogs" / file, f"{SOURCE}{file}", md5, download=download)
+        for file, md5 in MD5.items()
+    ]
     counts = {}
     with unfinished_folder(name, folder) as unpacked:
-        for file in files:
-            shutil.unpack_archive(file, unpacked, filter="data")
+        for archive in archives:
+            shutil.unpack_archive(archive, unpacked, filter="data")
         for split in ("train", "test"):
             listed = loadmat(unpacked / f"{split}_list.mat")
             images = [
@@ -62,7 +62,7 @@ def prepare(name: str, folder: Path, *, download: bool, thorough: bool) -> dict[
     return {
         "source": SOURCE,
         "images": counts,
-        "checksums": {archive.file: f"md5:{archive.md5}" for archive in ARCHIVES},
+        "checksums": {f"stanford-dogs/{file}": f"md5:{md5}" for file, md5 in MD5.items()},
         "watched": sizes_and_times(folder, dataset.files),
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,6 @@ def prepare(name: str, folder: Path, *, download: bool, thorough: bool) -> dict[
     A file is accepted if it begins and ends like a JPEG or PNG, or else if it can be decoded. With
     ``thorough`` every image is decoded.
 
-    Returns:
-        Entries of the report.
-
     Raises:
         DataError: wrong classes, a wrong number of images, or files that cannot be read; the
             message names the first few.
@@ -68,7 +66,7 @@ def prepare(name: str, folder: Path, *, download: bool, thorough: bool) -> dict[
         )
     files = [file for images in splits.values() for file, _ in images.samples]
     with ThreadPool(READERS) as threads:  # PIL decodes without Python's lock
-        damages = threads.map(_decoding_error if thorough else _damage, files, chunksize=500)
+        damages = threads.map(partial(_damage, thorough=thorough), files, chunksize=500)
     damaged = [f"{f} ({damage})" for f, damage in zip(files, damages, strict=True) if damage]
     if damaged:
         raise DataError(
@@ -99,26 +97,19 @@ def _first_few(items: list[str]) -> str:
     return ", ".join(items[:5]) + (f" and {len(items) - 5} more" if len(items) > 5 else "")
 
 
-def _damage(file: str) -> str:
+def _damage(file: str, *, thorough: bool) -> str:
     """What is wrong with an image file, judged by its first and last bytes if possible."""
     try:
         with Path(file).open("rb", buffering=0) as stream:
             head = stream.read(8)
-            size = stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, size - 8))
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - 8))
             tail = stream.read(8)
-    except OSError as error:
-        return error.strerror or str(error)
-    # by the content, since ImageNet has a PNG that is named JPEG
-    jpeg = head.startswith(b"\xff\xd8\xff") and tail.endswith(b"\xff\xd9")
-    png = head == b"\x89PNG\r\n\x1a\n" and tail[:4] == b"IEND"
-    return "" if jpeg or png else _decoding_error(file)
-
-
-def _decoding_error(file: str) -> str:
-    try:
-        with Image.open(file) as image:
-            image.convert("RGB")
+        # by the content, since ImageNet has a PNG that is named JPEG
+        jpeg = head.startswith(b"\xff\xd8\xff") and tail.endswith(b"\xff\xd9")
+        png = head == b"\x89PNG\r\n\x1a\n" and tail[:4] == b"IEND"
+        if thorough or not (jpeg or png):
+            with Image.open(file) as image:
+                image.convert("RGB")
     except Exception as error:  # a decoder may raise anything on damaged bytes
         return str(error)
     return ""

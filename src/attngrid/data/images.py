@@ -118,10 +118,8 @@ class Split:
 class Batches(Split):
     """Batches of images in memory, augmented on their device.
 
-    Args:
-        images: the split, on the device.
-        transforms: applied to training images; test images only get their centre crop.
-        batch_size, mean_C, std_C, generator, share: as in ``Split``.
+    ``transforms`` are applied to training images; test images only get their centre crop. The
+    other arguments are those of ``Split``.
     """
 
     def __init__(

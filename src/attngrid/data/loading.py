@@ -21,7 +21,7 @@ AnyImages = TypeVar("AnyImages", Images, ImageFiles)
 def load(
     name: str, folder: Path, *, download: bool, classes: int | None, validation: int = 0
 ) -> tuple[Images, Images]:
-    """Read a dataset into memory.
+    """Read a dataset's training and held-out split into memory.
 
     Args:
         name: as ``find_dataset`` takes it.
@@ -30,13 +30,11 @@ def load(
         classes: keep the first so many classes only; None keeps all.
         validation: hold out so many training images instead of the test images.
 
-    Returns:
-        The training and the held-out split.
-
     Raises:
         DataError: missing or damaged files, or too few images; the message says what to do.
     """
     dataset = find_dataset(name)
+    assert dataset.target is not None, "its images stay in their files: load_files"
     prepare(name, folder, download=download)
     if dataset.sha256 is not None:
         train, test = _load_user_dataset(name, dataset, folder)
@@ -48,10 +46,7 @@ def load(
 def load_files(
     name: str, folder: Path, *, classes: int | None = None, validation: int = 0
 ) -> tuple[ImageFiles, ImageFiles]:
-    """List the images of a dataset that stay in their files, ``imagenet`` or an ``imagefolder:``.
-
-    Arguments and errors are those of ``load``.
-    """
+    """The same for a dataset whose images stay in their files: ``imagenet``, ``imagefolder:``."""
     from attngrid.data.folders import list_files  # imports torchvision, which takes a second
 
     prepare(name, folder)
@@ -70,17 +65,10 @@ def _choose(
 
 
 def validation_part(labels_N: Tensor, images: int) -> Tensor:
-    """Choose the training images that tuning trials are tested on.
+    """Choose the training images that tuning trials are tested on, as N booleans.
 
     Takes equally many of each class, at even distances in the order of the images. The choice
     depends on the labels and the number alone.
-
-    Args:
-        labels_N: labels of the training images.
-        images: how many to choose; a multiple of the number of classes.
-
-    Returns:
-        N booleans, true for the chosen images.
 
     Raises:
         DataError: not a multiple of the classes, or a class with no image left to train on.
@@ -112,18 +100,18 @@ def _load_user_dataset(name: str, dataset: Dataset, folder: Path) -> tuple[Image
         )
     except Exception as error:
         raise DataError(f"dataset {name!r}: load: {type(error).__name__}: {error}") from error
+    size, last = dataset.input_size, dataset.num_classes - 1
     for split, images in {"training": train, "held-out": test}.items():
         pixels, labels = images.pixels_NCHW, images.labels_N
-        shape = (len(labels), 3, dataset.input_size, dataset.input_size)
-        if pixels.dtype != torch.uint8 or tuple(pixels.shape) != shape or labels.ndim != 1:
+        found, expected = (pixels.dtype, *pixels.shape), (torch.uint8, len(labels), 3, size, size)
+        if found != expected or labels.ndim != 1:
             raise DataError(
-                f"dataset {name!r}: the {split} images are {tuple(pixels.shape)} of "
-                f"{str(pixels.dtype).removeprefix('torch.')}, its {len(labels)} labels want "
-                f"{shape} of uint8"
+                f"dataset {name!r}: the {split} images are {found}, its {len(labels)} labels want "
+                f"{expected}"
             )
-        if not len(labels) or not 0 <= int(labels.min()) <= int(labels.max()) < dataset.num_classes:
+        if not len(labels) or not set(labels.tolist()) <= set(range(last + 1)):
             raise DataError(
-                f"dataset {name!r}: the {split} labels must be 0 to {dataset.num_classes - 1}, "
-                f"found {sorted(set(labels.tolist()))[:10]}"
+                f"dataset {name!r}: the {split} labels must be 0 to {last}, found "
+                f"{sorted(set(labels.tolist()))[:10]}"
             )
     return train, test

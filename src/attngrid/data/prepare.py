@@ -7,13 +7,11 @@ and time of what was checked (``watched``): as long as they agree, nothing is ch
 from __future__ import annotations
 
 import json
-import os
 import pkgutil
 import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.client import HTTPException
 from pathlib import Path
@@ -26,7 +24,7 @@ from attngrid.core.errors import DataError
 from attngrid.core.files import write_atomically
 from attngrid.data.registry import find_dataset, short_name
 
-# Subfolder of the data folder for reports, locks and unfinished files.
+# Subfolder of the data folder for reports, locks and unpacked archives.
 STATE_FOLDER = ".attngrid"
 
 
@@ -41,13 +39,8 @@ def prepare(
 ) -> dict[str, Any] | None:
     """Check a dataset and unpack its archives, unless its report says that this was done.
 
-    Several processes may call this at once: one works, the others wait.
-
-    Args:
-        name: as ``find_dataset`` takes it.
-        folder: the data folder.
-        download: fetch missing files.
-        thorough: decode every image of a dataset whose images stay in files.
+    Several processes may call this at once: one works, the others wait. ``download`` fetches
+    missing files; ``thorough`` decodes every image of a dataset whose images stay in files.
 
     Returns:
         The report; None for a dataset without files to check.
@@ -102,11 +95,7 @@ def _read_report(name: str, folder: Path, thorough: bool) -> dict[str, Any] | No
 
 
 def sizes_and_times(folder: Path, paths: Iterable[str]) -> dict[str, list[int]]:
-    """Size in bytes (0 for a folder) and modification time in ns of paths in the data folder.
-
-    Raises:
-        OSError: a path that does not exist.
-    """
+    """Size in bytes (0 for a folder) and modification time in ns of paths in the data folder."""
     found = {}
     for path in paths:
         file = folder / path
@@ -115,41 +104,30 @@ def sizes_and_times(folder: Path, paths: Iterable[str]) -> dict[str, list[int]]:
     return found
 
 
-@dataclass(frozen=True)
-class Archive:
-    """An archive: its path in the data folder, its URL and its MD5."""
-
-    file: str
-    url: str
-    md5: str
-
-
-def fetch(archive: Archive, folder: Path, *, download: bool) -> Path:
-    """Find an archive in the data folder, or download it; check its MD5.
+def fetch(file: Path, url: str, md5: str, *, download: bool) -> Path:
+    """Find an archive, or download it; check its MD5.
 
     Raises:
         DataError: missing or damaged.
     """
     from torchvision.datasets.utils import download_url
 
-    file = folder / archive.file
-    by_hand = f"put the file of {archive.url} (MD5 {archive.md5}) at {file}"
+    by_hand = f"put the file of {url} (MD5 {md5}) at {file}"
     if not file.exists():
         if not download:
             raise DataError(
                 f"there is no {file}. Set `data: {{download: true}}` to have it fetched, or "
                 f"{by_hand}"
             )
-        partial = folder / STATE_FOLDER / "downloads" / file.name
+        partial = file.with_name(f".{file.name}.part")
         try:
-            download_url(archive.url, str(partial.parent), partial.name, archive.md5)
+            download_url(url, str(partial.parent), partial.name, md5)
         except (RuntimeError, OSError, HTTPException) as error:  # RuntimeError: another MD5
             raise DataError(
-                f"{archive.url} could not be fetched to {partial} ({error}): run again, or "
-                f"{by_hand}"
+                f"{url} could not be fetched to {partial} ({error}): run again, or {by_hand}"
             ) from error
-        os.renames(partial, file)
-    verify_md5(file, archive.md5)
+        partial.replace(file)
+    verify_md5(file, md5)
     return file
 
 

@@ -27,7 +27,8 @@ class Dataset:
         files: files in the data folder that the dataset is read from.
         sha256: of the Python file of a user's dataset.
         archives: files in the data folder that ``files`` can be unpacked from.
-        prepare: ``module:function`` that checks the files once; None if there is nothing to check.
+        prepare: ``module:function`` that checks the files once, and returns what goes into the
+            report; None if there is nothing to check.
         folder: folder of an ``imagefolder:``, which holds train/ and val/ or test/.
         stored_size: height and width of the stored images; None if that is ``input_size``.
         smallest_class: training images of the smallest class; None if unknown.

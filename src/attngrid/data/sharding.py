@@ -17,8 +17,6 @@ class Share:
 
     Attributes:
         rank: number of the process, from 0.
-        processes: number of processes.
-        gradient_accumulation_steps: micro-batches that each process computes per step.
         joint: split into ``gradient_accumulation_steps`` micro-batches only, and divide each of
             them among all processes (synchronised batch norm).
     """

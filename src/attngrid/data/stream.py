@@ -32,13 +32,8 @@ class Stream(Split):
 
     The draws for an image depend on the generator, the epoch and the image alone, so any number of
     workers and any restart give the same batches. An image that cannot be read is a DataError that
-    names its file.
-
-    Args:
-        transforms: applied in their order.
-        device: device of the batches.
-        workers: processes that read ahead; 0 reads in this process.
-        files, batch_size, generator, share: as in ``Split``.
+    names its file. ``workers`` processes read ahead; with 0 this process reads. The other arguments
+    are those of ``Split``; ``transforms`` are applied in their order.
     """
 
     def __init__(
@@ -89,10 +84,7 @@ class Stream(Split):
 class DecodedBatches(Dataset[Any]):
     """Batches of decoded and augmented images, by their positions in a split.
 
-    Args:
-        files: the split.
-        transforms: applied in their order.
-        seed: of the epoch; None for test images, which draw nothing.
+    ``seed`` is the epoch's; None for test images, which draw nothing.
     """
 
     def __init__(
