@@ -28,7 +28,7 @@ rule count_papers:
 
 
 # The models that this study trains, at their own size.
-rule count_study:
+use rule count_papers as count_study with:
     input:
         models=study.snapshot,
         user_files=study.user_files,
@@ -36,12 +36,3 @@ rule count_study:
         study.results / "complexity.csv",
     log:
         f"logs/{study.study}/complexity.log",
-    priority: 1
-    conda:
-        "../envs/attngrid.yaml"
-    threads: 1
-    resources:
-        **cluster().options(gpus=0),
-        mem_mb=2600,
-    shell:
-        "attngrid complexity {input.models:q} --output {output:q} 2>&1 | tee {log:q} >&2"

@@ -33,7 +33,7 @@ rule draw_figures:
         "attngrid figure {input.study:q} {params.names:q} 2>&1 | tee {log:q} >&2"
 
 
-rule draw_maps:
+use rule draw_figures as draw_maps with:
     input:
         study=study.snapshot,
         frames=rules.collect.output,
@@ -42,10 +42,5 @@ rule draw_maps:
         [f for name in maps_figures for f in captioned(study.figure_files(name), name)],
     log:
         f"logs/{study.study}/maps_figure.log",
-    localrule: True
-    conda:
-        "../envs/attngrid.yaml"
     params:
         names=maps_figures,
-    shell:
-        "attngrid figure {input.study:q} {params.names:q} 2>&1 | tee {log:q} >&2"

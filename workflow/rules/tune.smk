@@ -2,25 +2,9 @@
 # A trial with a record is not repeated, and a choice that exists is not made again.
 
 
-rule trial:
-    input:
-        train_input,
+use rule train as trial with:
     output:
         train_output(f"{study.results}/trials/{{cell}}.json"),
-    log:
-        f"logs/{study.study}/{{cell}}.log",
-    priority: train_priority
-    group:
-        train_group if submitted and workflow.is_main_process else None
-    conda:
-        "../envs/attngrid.yaml"
-    threads: train_threads
-    resources:
-        **train_resources,
-    params:
-        study=str(study.snapshot),
-    shell:
-        "trap '' TERM USR1; attngrid train {params.study:q} {wildcards.cell:q} 2>&1 | tee {log:q} >&2"
 
 
 rule tune:

@@ -37,15 +37,8 @@ def open_study(workflow: Any, config: Mapping[str, Any]) -> tuple[Study, Planner
 
     The process of a single job reads the same files, but it neither prints nor changes anything.
 
-    Args:
-        workflow: Snakemake's workflow, while it reads the Snakefile.
-        config: the study's configuration as Snakemake has read it.
-
     Returns:
-        The study and the planner of its jobs' wall times.
-
-    Raises:
-        WorkflowError: a file is missing or wrong.
+        The study of ``config``, and the planner of its jobs' wall times.
     """
     configure_logging()
     set_home(workflow.current_basedir)
@@ -79,11 +72,7 @@ def open_study(workflow: Any, config: Mapping[str, Any]) -> tuple[Study, Planner
 
 
 def before_jobs(workflow: Any, study: Study) -> None:
-    """Check, before the first job starts, that the needed jobs can run.
-
-    Raises:
-        ConfigError: images or a package are missing, or a name would break a Slurm command.
-    """
+    """Raise a ConfigError, before the first job starts, if a needed job could not run."""
     jobs = list(workflow.dag.needrun_jobs())
     trained = [job.wildcards.cell for job in jobs if job.rule.name in ("trial", "train")]
     require_runnable(study, trained)

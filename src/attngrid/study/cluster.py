@@ -75,9 +75,7 @@ class Cluster(Strict):
     def options(self, gpus: int, *, signal: bool = False) -> dict[str, Any]:
         """A job's resources for Snakemake's Slurm plugin.
 
-        Args:
-            gpus: number of GPUs, or 0.
-            signal: whether Slurm sends USR1 to the job before its time limit.
+        With ``signal``, Slurm sends USR1 to the job before its time limit.
         """
         extra = [*self.extra, *([f"--signal=USR1@{self.warning_s}"] if signal else [])]
         options: dict[str, Any] = {
@@ -97,11 +95,7 @@ class Cluster(Strict):
 
 
 def cluster() -> Cluster:
-    """The settings in ``$ATTNGRID_CLUSTER`` or ``config/cluster.yaml``.
-
-    Raises:
-        ConfigError: a named file is missing, a key is unknown or a value is wrong.
-    """
+    """The settings in ``$ATTNGRID_CLUSTER`` or ``config/cluster.yaml``; ConfigError if wrong."""
     file = settings_file("ATTNGRID_CLUSTER", shipped("config/cluster.yaml"))
     return read_settings(Cluster, file)
 
@@ -121,13 +115,10 @@ def _partition_limit(partition: str | None) -> int | None:
 
 
 def require_plain(values: Iterable[object]) -> None:
-    """Check that the parts of a job's command contain no character that a shell would expand.
+    """Raise a ConfigError if a part of a job's command has a character that a shell would expand.
 
     Snakemake quotes them for the job, but the plugin then passes the command to sbatch in double
     quotes, inside which these characters keep their meaning.
-
-    Raises:
-        ConfigError: a value contains one.
     """
     for value in map(str, values):
         if found := set('$`"\\\n') & set(value):

@@ -20,11 +20,7 @@ class Site(Strict):
 
 
 def site() -> Site:
-    """The settings in ``$ATTNGRID_SITE`` or ``site.yaml``; the defaults without a file.
-
-    Raises:
-        ConfigError: a named file is missing, a key is unknown or a type is wrong.
-    """
+    """The settings in ``$ATTNGRID_SITE`` or ``site.yaml``; the defaults without a file."""
     return read_settings(Site, settings_file("ATTNGRID_SITE", Path("site.yaml")).absolute())
 
 

@@ -122,8 +122,9 @@ class Planner:
         for file in (shipped("results/complexity.csv"), self.study.results / "complexity.csv"):
             with suppress(OSError), file.open(encoding="utf-8", newline="") as stream:
                 for row in csv.DictReader(stream):
-                    key = tuple(row[name] for name in MODEL_KEY)
-                    counts[key] = int(row["params"]), int(row["macs"])
+                    if row["macs"]:  # empty where an operator cannot be counted
+                        key = tuple(row[name] for name in MODEL_KEY)
+                        counts[key] = int(row["params"]), int(row["macs"])
         return counts
 
     def _count(self, cell: Cell) -> tuple[int, int] | None:
@@ -186,12 +187,7 @@ class Planner:
         return self.cluster.runtime(seconds, self.limit)
 
     def group(self, cell_id: str, beside: int) -> str | None:
-        """The Snakemake group of a cell: small cells share jobs, large ones have none.
-
-        Args:
-            cell_id: the id of a cell or trial.
-            beside: how many cells share a job, one after the other.
-        """
+        """The Snakemake group of a small cell, ``beside`` of which share a job; None of a large."""
         minutes = self.runtime(cell_id)
         return "small" if minutes <= SMALL_MIN and beside * minutes <= self.limit else None
 

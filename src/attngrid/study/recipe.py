@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -74,5 +74,5 @@ class Recipe(Strict):
 @cache
 def shipped_recipes() -> dict[str, Recipe]:
     """The recipes of ``recipes.yaml``, by name."""
-    text = files("attngrid.study").joinpath("recipes.yaml").read_text("utf-8")
+    text = Path(__file__).with_name("recipes.yaml").read_text("utf-8")
     return {name: Recipe.model_validate(fields) for name, fields in yaml.safe_load(text).items()}

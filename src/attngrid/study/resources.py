@@ -54,11 +54,7 @@ def _reports(study: Study, dataset: str) -> list[Path]:
 
 
 def require_runnable(study: Study, cells: Iterable[str] | None = None) -> None:
-    """Check, before the first training starts, that cells can be trained here.
-
-    Args:
-        study: the study of the cells.
-        cells: their ids; left out: all cells to train.
+    """Check, before the first training starts, that cells (of these ids, or all) can be trained.
 
     Raises:
         ConfigError: a dataset's files are missing and cannot be fetched, or an optional package

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from importlib.resources import as_file, files
 from pathlib import Path
 
 from attngrid.core.errors import ConfigError
@@ -14,11 +13,8 @@ from attngrid.core.files import home
 def init(folder: Path) -> list[Path]:
     """Make a study folder with a working example of everything that a user can add.
 
-    Args:
-        folder: a new or empty folder; the study takes its name.
-
     Returns:
-        The files made.
+        The files made in the folder, which is new or empty; the study takes its name.
 
     Raises:
         ConfigError: the folder is not empty, its name cannot be a study's name, or there is no
@@ -38,10 +34,8 @@ def init(folder: Path) -> list[Path]:
             f"{checkout} is no checkout of attngrid, and the workflow is in one: run this in it, "
             "or set ATTNGRID_HOME to it"
         )
-    with as_file(files("attngrid.study").joinpath("study_folder")) as template:
-        shutil.copytree(
-            template, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__")
-        )
+    template, caches = Path(__file__).with_name("study_folder"), shutil.ignore_patterns("__py*")
+    shutil.copytree(template, folder, dirs_exist_ok=True, ignore=caches)
     (folder / "gitignore").rename(folder / ".gitignore")
     shutil.copytree(checkout / "workflow/profiles", folder / "profiles")
     for name in ("Snakefile", "study.yaml", "README.md"):
