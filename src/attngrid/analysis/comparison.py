@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_ind, ttost_paired
 
 MIN_SEEDS = 10  # for a bootstrap or a correlation
@@ -180,9 +179,12 @@ def compare_to_figure(values: BySeed, figure: float, tolerance: float) -> Compar
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Holm's correction over a family; an untested claim (None) counts with p = 1."""
-    adjusted = multipletests([1.0 if p is None else p for p in p_values], method="holm")[1]
+    p = np.array([1.0 if value is None else value for value in p_values])
+    order = np.argsort(p)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
     pairs = zip(p_values, adjusted, strict=True)
-    return [None if p is None else float(value) for p, value in pairs]
+    return [None if given is None else float(value) for given, value in pairs]
 
 
 def seeds_to_find(effect: float, std: float, alpha: float, power: float, test: str) -> int | None:

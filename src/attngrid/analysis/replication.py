@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 from scipy import stats
 
-from attngrid.core.errors import AttngridError, RecordError
+from attngrid.core.errors import AttngridError
 from attngrid.core.files import write_atomically
 from attngrid.records.record import read_record
 from attngrid.study.cell import Cell
