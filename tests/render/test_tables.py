@@ -201,12 +201,14 @@ def test_published_file_is_the_sources_print() -> None:
 
 
 def test_a_published_figure_that_is_no_number_is_escaped(study: Study, tmp_path: Path) -> None:
-    (tmp_path / "printed.csv").write_text("backbone,attention,a\nresnet50,none,about 24_5%\n")
+    Path("reference").unlink()
+    Path("reference").mkdir()
+    Path("reference/printed.csv").write_text("backbone,attention,a\nresnet50,none,about 24_5%\n")
     description = tmp_path / "odd.yaml"
     description.write_text(
         "caption: x\npublished: printed.csv\ncolumns: [{title: A, published: a}]\n"
     )
-    made = build_table(study, collect(study).summary, description, reference=tmp_path)
+    made = build_table(study, collect(study).summary, description)
     assert made.rows[0].values[0].tex == r"{about 24\_5\%}"
 
 

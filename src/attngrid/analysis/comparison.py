@@ -7,6 +7,7 @@ import warnings
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from scipy import stats
@@ -19,31 +20,19 @@ BySeed = Mapping[int, float]
 
 @dataclass(frozen=True)
 class Comparison:
-    """How much better one sample is than another, and how certain that is.
+    """How much better one sample is than another, and how certain that is."""
 
-    Attributes:
-        test: ``welch``, ``paired``, ``prediction`` or ``order``.
-        n: seeds of each sample.
-        gain: difference of the means in points; positive in the direction of the claim.
-        low, high: the test's 95 % interval of the gain.
-        bootstrap_low, bootstrap_high: the same by BCa bootstrap; None below ten seeds.
-        p: two-sided p-value against no difference.
-        p_equivalent: of two one-sided tests against a difference that matters.
-        std: standard deviation over seeds, pooled over both samples.
-        correlation: of the common seeds; None below ten.
-    """
-
-    test: str
-    n: tuple[int, ...]
-    gain: float
-    low: float | None = None
+    test: Literal["welch", "paired", "prediction", "order"]
+    n: tuple[int, ...]  # seeds of each sample
+    gain: float  # difference of the means in points; positive in the direction of the claim
+    low: float | None = None  # of the test's 95 % interval of the gain
     high: float | None = None
-    bootstrap_low: float | None = None
+    bootstrap_low: float | None = None  # the same by BCa bootstrap; None below ten seeds
     bootstrap_high: float | None = None
-    p: float | None = None
-    p_equivalent: float | None = None
-    std: float | None = None
-    correlation: float | None = None
+    p: float | None = None  # two-sided, against no difference
+    p_equivalent: float | None = None  # two one-sided tests against a difference that matters
+    std: float | None = None  # over seeds, pooled over both samples
+    correlation: float | None = None  # of the common seeds; None below ten
 
     @property
     def standard_error(self) -> float | None:

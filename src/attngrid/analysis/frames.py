@@ -52,21 +52,13 @@ EPOCH_COLUMNS = [*GROUP, "seed", "id", *Epoch.model_fields]
 
 @dataclass(frozen=True)
 class Results:
-    """A study's frames.
+    """A study's frames, and its attention maps."""
 
-    Attributes:
-        cells: one row per cell.
-        epochs: one row per cell and epoch.
-        summary: one row per model and condition, over its seeds.
-        maps: the attention maps; None before they are made.
-        trials: one row per tuning trial; None in a study without tuning.
-    """
-
-    cells: pd.DataFrame
-    epochs: pd.DataFrame
-    summary: pd.DataFrame
-    maps: Maps | None = None
-    trials: pd.DataFrame | None = None
+    cells: pd.DataFrame  # one row per cell
+    epochs: pd.DataFrame  # one row per cell and epoch
+    summary: pd.DataFrame  # one row per model and condition, over its seeds
+    maps: Maps | None = None  # None before they are made
+    trials: pd.DataFrame | None = None  # one row per tuning trial; None without tuning
 
 
 def load_results(study: str, folder: str | Path | None = None) -> Results:

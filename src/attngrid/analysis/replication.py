@@ -29,21 +29,13 @@ GRACE_S = 60  # for a last checkpoint
 
 @dataclass(frozen=True)
 class Replication:
-    """Repeated trainings of one condition.
+    """Repeated trainings of one condition."""
 
-    Attributes:
-        trained: how many finished.
-        identical: how many of them have the metrics of the record to the bit.
-        records: how many records they are compared with.
-        difference: the new mean of the top-1 error minus the records', in points.
-        limit: the largest consistent difference.
-    """
-
-    trained: int
-    identical: int
-    records: int
-    difference: float
-    limit: float
+    trained: int  # that finished
+    identical: int  # of them, those with the metrics of the record to the bit
+    records: int  # with which they are compared
+    difference: float  # new mean of the top-1 error minus the records', in points
+    limit: float  # the largest consistent difference
 
     @property
     def consistent(self) -> bool:
