@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from attngrid.analysis.frames import collect, read_frame
-from attngrid.core.errors import AttngridError, ConfigError, RecordError
-from attngrid.core.files import shipped
+from attngrid.core.errors import ConfigError, RecordError
 from attngrid.records.record import Record, read_record
 from attngrid.render.claims import claims_table
 from attngrid.render.layout import Row, Table
 from attngrid.render.tables import build_table
 from attngrid.study.cell import Cell
+from attngrid.study.find import find_study_file
 from attngrid.study.paths import results_folder
 from attngrid.study.schema import Study, load_study
 
@@ -25,8 +24,7 @@ def trace(key: str) -> tuple[Study, Path, Table, Row, list[Cell]]:
     """Find a row of a study's table.
 
     Args:
-        key: ``tables/demo.csm_table3.tex:ROW``. ROW is the row's label or its number from 1. The
-            study may be left out where only one has the table.
+        key: ``tables/demo.csm_table3.tex:ROW``. ROW is the row's label or its number from 1.
 
     Returns:
         The study, its file, the table, the row, and the cells of its measured figures.
@@ -35,7 +33,12 @@ def trace(key: str) -> tuple[Study, Path, Table, Row, list[Cell]]:
         ConfigError: no such table, study or row; the message lists the known ones.
     """
     stem, wanted = _split(key)
-    study, file, name = _find_study(stem)
+    study_name, _, name = stem.partition(".")
+    if not name:
+        raise ConfigError(f"{key}: of which study? tables/STUDY.{stem}.tex")
+    collected = results_folder() / study_name / "study.json"
+    file = collected if collected.is_file() else find_study_file(study_name)
+    study = load_study(file)
     if name not in study.descriptions:
         known = ", ".join(study.descriptions)
         raise ConfigError(f"{key}: study {study.study} has the tables {known}")
@@ -67,25 +70,6 @@ def _find_rows(key: str, table: Table, wanted: str) -> list[Row]:
         labels = ", ".join(dict.fromkeys(row.label for row in table.rows))
         raise ConfigError(f"{key}: found no row {wanted!r} in 1 to {len(table.rows)} or {labels}")
     return rows
-
-
-def _find_study(stem: str) -> tuple[Study, Path, str]:
-    """A table's study, its file and the table's name; the study as last collected comes first."""
-    name, dot, table = stem.partition(".")
-    if not dot:
-        table = name
-        files = sorted(Path("tables").glob(f"*.{table}.tex"))
-        if len(files) != 1:
-            tables = ", ".join(map(str, files)) or f"no tables/STUDY.{table}.tex"
-            raise ConfigError(f"tables/{stem}.tex: of which study? found {tables}")
-        name = files[0].name.partition(".")[0]
-    collected = results_folder() / name / "study.json"
-    configured = sorted(Path("config").glob("*.yaml"))
-    for file in (collected, shipped(f"config/{name}.yaml"), *configured, Path("study.yaml")):
-        with suppress(AttngridError):
-            if (study := load_study(file)).study == name:
-                return study, file, table
-    raise ConfigError(f"tables/{stem}.tex: found no study {name!r} in {collected} or config/")
 
 
 def explain(key: str) -> Iterator[str]:
