@@ -82,9 +82,12 @@ def load_results(study: str, folder: str | Path | None = None) -> Results:
             "`snakemake current --configfile ...` collects whatever records exist, and `folder` "
             "says where results/ is"
         )
+    cells, epochs, summary = map(read_frame, files)
     maps, trials = home / "maps.npz", home / "trials.csv"
     return Results(
-        *map(read_frame, files),
+        cells,
+        epochs,
+        summary,
         maps=read_maps(maps) if maps.is_file() else None,
         trials=read_frame(trials) if trials.is_file() else None,
     )

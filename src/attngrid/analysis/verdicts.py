@@ -210,7 +210,7 @@ def _compare(claim: Claim, claims: Claims, samples: Sequence[BySeed]) -> Compari
         printed = float(claim.published[0] or "")
         return comparison.compare_to_figure(signed[0], sign * printed, margin)
     if isinstance(claim.block, Better):
-        return comparison.compare(*signed, margin, test=claim.block.test)
+        return comparison.compare(signed[0], signed[1], margin, test=claim.block.test)
     return comparison.in_order([comparison.compare(a, b, margin) for a, b in pairwise(signed)])
 
 

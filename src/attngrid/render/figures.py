@@ -87,7 +87,8 @@ def ordering(results: Results) -> Figure:
                 _draw_curve(axis, curve, "test_top1_error", label)
         axis.set_ylabel("top-1 accuracy on the\ntest set (%), mean ± std")
         axis.legend()
-        _set_epochs(axis)
+        axis.set_xlabel("epoch")
+        axis.locator_params(axis="x", integer=True)
     return figure
 
 
@@ -110,15 +111,11 @@ def maf_curve(results: Results) -> Figure:
         axis.set_ylabel("top-1 accuracy (%), mean ± std")
     for axis in (published, *(axis for axis, _ in panels)):
         axis.legend(loc="lower right")
-        _set_epochs(axis)
+        axis.set_xlabel("epoch")
+        axis.locator_params(axis="x", integer=True)
     if not panels:
         others[0].set(title="Ours", xticks=[], yticks=[])
     return figure
-
-
-def _set_epochs(axis: Axes) -> None:
-    axis.set_xlabel("epoch")
-    axis.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _draw_curve(axis: Axes, epochs: pd.DataFrame, error: str, label: str) -> None:

@@ -261,8 +261,9 @@ def _frame(
 ) -> pd.DataFrame:
     """The table as a tidy frame: one row per model, condition and machine, unrounded."""
     columns, lines = sources.description.columns, []
-    for model, rows in by_model.items():
-        for ours, machine in product([*rows.values()] or [None], sources.costs or [""]):
+    for model, by_condition in by_model.items():
+        rows: list[Ours] = [*by_condition.values()]
+        for ours, machine in product(rows or [None], sources.costs or [""]):
             line: dict[str, Any] = {"backbone": model[0], "attention": model[1]}
             for column, kind in product(columns, ("published", "counted")):
                 if name := getattr(column, kind):
