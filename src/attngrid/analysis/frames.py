@@ -130,10 +130,7 @@ def all_cells() -> pd.DataFrame:
 def collect(study: Study, *, ended: bool = False) -> Results:
     """Read all records of a study that exist.
 
-    Args:
-        study: the configuration.
-        ended: no training of this study is running on any machine, so that a cell whose status
-            is still ``running`` has failed.
+    ``ended``: no cell of it runs on any machine, so that one whose status says so has failed.
     """
     file = study.results / "complexity.csv"
     counted = read_frame(file).to_dict("records") if file.is_file() else []

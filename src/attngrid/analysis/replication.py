@@ -49,12 +49,6 @@ def retrain(study: Study, cells: Sequence[Cell], folder: Path, budget_s: float) 
     At the end of the budget a training is stopped at a checkpoint. The next call with the same
     folder continues it and repeats no finished training.
 
-    Args:
-        study: the cells' study.
-        cells: in the order of training.
-        folder: gets ``site.yaml`` and ``results/``.
-        budget_s: seconds for all cells together.
-
     Returns:
         The cells that finished.
 
@@ -100,16 +94,7 @@ def _run(command: Sequence[str], environment: dict[str, str], seconds: float) ->
 
 
 def compare(cells: Sequence[Cell], again: Sequence[Cell], folder: Path) -> Replication:
-    """Compare new trainings of one condition with its records.
-
-    Args:
-        cells: all of the row that have a record.
-        again: those that were trained again.
-        folder: as in ``retrain``.
-
-    Raises:
-        RecordError: a record of another cell.
-    """
+    """Compare new trainings of one condition, those of ``retrain``, with its records."""
     old = {cell.id: read_record(cell.record, cell).metrics for cell in cells}
     new = {cell.id: read_record(_record(folder, cell), cell).metrics for cell in again}
     before = [metrics.top1_error for metrics in old.values()]

@@ -93,10 +93,7 @@ def ordering(results: Results) -> Figure:
 
 
 def maf_curve(results: Results) -> Figure:
-    """The training of MobileNetV1 with MAF_C: its authors' published log, and ours.
-
-    Each has its own panels; ours show mean and standard deviation over seeds.
-    """
+    """The training of MobileNetV1 with MAF_C: its authors' published log, and ours (mean ± std)."""
     epochs = results.epochs
     ours = (epochs["backbone"] == "mobilenet_v1") & (epochs["attention"] == "maf_c")
     figure, (published, *others), panels = _panels(epochs[ours], others=1)
@@ -256,11 +253,7 @@ def add_legend(
 def _panels(
     frame: pd.DataFrame, others: int = 0
 ) -> tuple[Figure, np.ndarray, list[tuple[Axes, pd.DataFrame]]]:
-    """A titled panel for each condition and backbone; without any, one that says so.
-
-    Returns:
-        The figure, all of its panels, and ours with their rows; ``others`` are before them.
-    """
+    """A titled panel for each condition and backbone, after ``others``; without any, it says so."""
     groups = list(frame.groupby(["condition", "backbone"], sort=False))
     figure, axes = _figure(others + max(1, len(groups)))
     panels = []

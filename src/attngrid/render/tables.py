@@ -38,15 +38,7 @@ class Sources:
     costs: dict[str, dict[Model, dict[str, str]]]  # by machine
 
     def figure(self, kind: str, column: Column, model: Model, ours: Ours, machine: str) -> Any:
-        """An unrounded figure of a model, or None; a published one is text.
-
-        Args:
-            kind: ``published``, ``counted``, ``cost`` or ``recipe``.
-            column: its field of that name says which figure.
-            model: backbone and attention.
-            ours: the model's row of the summary.
-            machine: of a cost.
-        """
+        """A column's ``published`` (text), ``counted``, ``cost`` or ``recipe`` figure, or None."""
         name = getattr(column, kind)
         if kind == "published":
             return self.published.get(model, {}).get(name)
@@ -106,24 +98,25 @@ def build_table(
         for group in groups:
             own = [ours[model].get(condition or group[0]) for model, condition in lines]
             shown += _study_columns(description, group, lines, own)
-    rows = [
-        Row(
+    return Table(
+        stem=f"{study.study}.{file.stem}" if study else file.stem,
+        caption=description.caption,
+        heads=tuple(head for head, _ in shown),
+        rows=tuple(_rows(lines, shown)),
+        frame=_frame(sources, ours),
+        provenance=tuple(_provenance(study, cells, models, description)),
+    )
+
+
+def _rows(lines: Sequence[tuple[Model, str]], shown: Sequence[Shown]) -> Iterator[Row]:
+    for index, (model, condition) in enumerate(lines):
+        yield Row(
             model_label(*model),
             tuple(values[index] for _, values in shown),
             starts_backbone=index > 0 and model[0] != lines[index - 1][0][0],
             model=model,
             condition=condition or None,
         )
-        for index, (model, condition) in enumerate(lines)
-    ]
-    return Table(
-        stem=f"{study.study}.{file.stem}" if study else file.stem,
-        caption=description.caption,
-        heads=tuple(head for head, _ in shown),
-        rows=tuple(rows),
-        frame=_frame(sources, ours),
-        provenance=tuple(_provenance(study, cells, models, description)),
-    )
 
 
 def _by_condition(model: Model, summary: pd.DataFrame) -> dict[str, dict[Any, Any]]:
@@ -171,10 +164,7 @@ def _study_columns(
     lines: Sequence[tuple[Model, str]],
     rows: Sequence[Ours],
 ) -> Iterator[Shown]:
-    """The study's own counts, errors and hyperparameters under one head.
-
-    The head has what its conditions share; a column has the rest of each line's.
-    """
+    """The study's own counts, errors and hyperparameters, under a head of what conditions share."""
     parts = {condition: condition.split(", ") for condition in conditions}
     shared = [part for part in parts[conditions[0]] if all(part in p for p in parts.values())]
     head = f"Ours: {', '.join(shared)}"
