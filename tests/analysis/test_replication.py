@@ -6,8 +6,6 @@ import json
 import math
 import shutil
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -57,31 +55,21 @@ def test_the_same_bits_are_consistent_whatever_their_deviation(
 
 
 @pytest.mark.slow
-def test_replicate_trains_elsewhere_and_answers_by_its_exit_status(study: Study) -> None:
+def test_replicate_trains_elsewhere_and_answers_by_its_exit_status(
+    study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A real training, the same again; then a record that no training makes."""
     se = next(cell for cell in study.cells if cell.attention == "se" and cell.seed == 0)
     run_cell(study, se, se.record)
     before = {file: file.stat().st_mtime_ns for file in Path("results").rglob("*")}
-    command = [
-        sys.executable,
-        "-m",
-        "attngrid.cli",
-        "replicate",
-        "tables/tiny.grid.tex:ResNet-18 + SE",
-    ]
-
-    def replicate(*options: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*command, *options], capture_output=True, text=True, timeout=300)
-
-    done = replicate("--budget", "1ms")
-    assert done.returncode == 2  # argparse
-    assert "90s, 30m or 2h" in done.stderr
-    done = replicate("--budget", "0.01s")
-    assert done.returncode == 4, done.stderr
-    assert "no training finished within 0.01 s" in done.stderr
-    done = replicate("--budget", "5m")
-    assert done.returncode == 0, done.stderr
-    assert "1 trained again, 1 equal to the bit" in done.stdout
+    command = ["replicate", "tables/tiny.grid.tex:ResNet-18 + SE", "--budget"]
+    with pytest.raises(SystemExit):
+        main([*command, "1ms"])
+    assert "90s, 30m or 2h" in capsys.readouterr().err
+    assert main([*command, "0.01s"]) == 4
+    assert "no training finished within 0.01 s" in capsys.readouterr().err
+    assert main([*command, "5m"]) == 0
+    assert "1 trained again, 1 equal to the bit" in capsys.readouterr().out
     assert {file: file.stat().st_mtime_ns for file in before} == before
     record = json.loads(se.record.read_text())
     for line in (record["metrics"], record["metrics"]["curve"][-1]):
@@ -89,9 +77,8 @@ def test_replicate_trains_elsewhere_and_answers_by_its_exit_status(study: Study)
             if name.endswith("top1_error") and name != "train_top1_error":
                 line[name] = 3.0
     se.record.write_text(json.dumps(record))
-    done = replicate("--budget", "5m")
-    assert done.returncode == 3, done.stdout + done.stderr
-    assert "not consistent" in done.stdout
+    assert main([*command, "5m"]) == 3
+    assert "not consistent" in capsys.readouterr().out
 
 
 def test_replicate_without_a_record_says_so(

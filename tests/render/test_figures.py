@@ -108,6 +108,7 @@ def counted(study: Study) -> str:
     return "\n".join([",".join([*MODEL_KEY, *COUNTS]), *dict.fromkeys(rows)]) + "\n"
 
 
+@pytest.mark.slow
 def test_the_same_numbers_give_the_same_bytes(study: Study) -> None:
     results = collect(study)
     first = {}

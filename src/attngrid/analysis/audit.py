@@ -27,20 +27,12 @@ RESNET50 = ((3, 256, 56), (4, 512, 28), (6, 1024, 14), (3, 2048, 7))
 
 @dataclass(frozen=True)
 class Line:
-    """One figure of a finding.
+    """One figure of a finding."""
 
-    Attributes:
-        finding: its section of ``tables/audit.md``.
-        key: name of the figure within the finding, letters only.
-        quantity: what the figure is, in words.
-        arithmetic: its calculation from printed or counted figures.
-        value: the result, as text.
-    """
-
-    finding: str
-    key: str
+    finding: str  # its section of ``tables/audit.md``
+    key: str  # name of the figure within the finding, letters only
     quantity: str
-    arithmetic: str
+    arithmetic: str  # on printed or counted figures
     value: str
 
 
@@ -106,19 +98,24 @@ def _accuracies(table3: Printed, public: Printed) -> Figures:
 def _gains(table3: Printed) -> Figures:
     for backbone in dict.fromkeys(backbone for backbone, _ in table3):
         a, b = (table3[backbone, name]["accuracy"] for name in ("csm", "none"))
-        quantity = f"{backbone_label(backbone)}: gain, points"
-        yield _letters(backbone), quantity, f"{a} - {b}", f"{a - b:+}"
+        yield _letters(backbone), f"{backbone_label(backbone)}: gain, points", *_less(a, b)
     share = float(sum(row["accuracy"] for row in table3.values())) / len(table3) / 100
     scatter = 100 * math.sqrt(2 * share * (1 - share) / IMAGES["cifar100"])
-    quantity = "standard error of a gain by 10,000 images, points"
-    arithmetic = f"100 × √(2 × {share:.4f} × {1 - share:.4f} / 10000)"
-    yield "scatter", quantity, arithmetic, f"{scatter:.2f}"
+    yield (
+        "scatter",
+        "standard error of a gain by 10,000 images, points",
+        f"100 × √(2 × {share:.4f} × {1 - share:.4f} / 10000)",
+        f"{scatter:.2f}",
+    )
     normal = NormalDist(0, scatter)
     bins = [(k - 0.5, k + 0.5) for k in range(-100, 101)]
     same = sum((normal.cdf(high / 10) - normal.cdf(low / 10)) ** 4 for low, high in bins)
-    quantity = "four such gains round to one tenth, once in"
-    arithmetic = f"1 / Σ over tenths of (their share at σ = {scatter:.2f})⁴"
-    yield "same", quantity, arithmetic, f"{1 / same:.0f}"
+    yield (
+        "same",
+        "four such gains round to one tenth, once in",
+        f"1 / Σ over tenths of (their share at σ = {scatter:.2f})⁴",
+        f"{1 / same:.0f}",
+    )
 
 
 def _neighbours(table2: Printed, table4: Printed) -> Figures:
@@ -133,8 +130,7 @@ def _neighbours(table2: Printed, table4: Printed) -> Figures:
                 _letters(backbone) + attention + word,
                 f"{backbone_label(backbone)}, {attention_label(attention)} less "
                 f"{attention_label(other)}, top-{digit} error, points",
-                f"{ours} - {theirs}",
-                f"{ours - theirs:+}",
+                *_less(ours, theirs),
             )
     total, n = sum(sizes), len(sizes)
     yield "mean", "mean distance, points", f"{total} / {n}", f"{total / n:.3f}"
@@ -157,11 +153,9 @@ def _stride(table4: Printed, counts: Counts) -> Figures:
 
 def _resnext(table4: Printed) -> Figures:
     cbam, se = (table4["resnext50_32x4d", name]["top1_error"] for name in ("cbam", "se"))
-    difference = cbam - se
-    yield "points", "CBAM less SE, points", f"{cbam} - {se}", f"{difference:+}"
-    images = difference / 100 * IMAGES["imagenet"]
-    quantity = "the same in validation images"
-    yield "images", quantity, f"{difference} / 100 × 50000", f"{images:.0f}"
+    yield "points", "CBAM less SE, points", *_less(cbam, se)
+    images = (cbam - se) / 100 * IMAGES["imagenet"]
+    yield "images", "the same in validation images", f"{cbam - se} / 100 × 50000", f"{images:.0f}"
 
 
 def _small(table4: Printed) -> Figures:
@@ -225,7 +219,12 @@ def _selection(file: Path) -> Figures:
     what, epoch = "top-1 accuracy, %", log.index(best) + 1
     yield "best", f"best epoch, {epoch} of {len(log)}: {what}", "", str(best)
     yield "last", f"last epoch: {what}", "", str(last)
-    yield "gain", "by the choice, points", f"{best} - {last}", f"{best - last:+}"
+    yield "gain", "by the choice, points", *_less(best, last)
+
+
+def _less(a: Decimal, b: Decimal) -> tuple[str, str]:
+    """The arithmetic and the value of a difference."""
+    return f"{a} - {b}", f"{a - b:+}"
 
 
 def _letters(name: str) -> str:

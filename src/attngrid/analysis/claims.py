@@ -97,7 +97,6 @@ class Order(Tested):
 
     kind: Literal["order"]
     order: Annotated[tuple[Attention, ...], Field(strict=False, min_length=3)]
-    test: Literal["welch"] = "welch"
 
 
 class Value(Tested):
@@ -106,7 +105,6 @@ class Value(Tested):
     kind: Literal["value"]
     attention: Attention
     tolerance: Positive = Field(description="in points")
-    test: Literal["prediction"] = "prediction"
 
 
 class Geometry(Strict):
@@ -163,20 +161,13 @@ class Claims(Strict):
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim: a block's statement about one backbone and one metric.
-
-    Attributes:
-        block: the statement.
-        backbone, metric: its subject.
-        attentions: best first; one only where a figure is claimed.
-        published: the printed figures in the order of ``attentions``; None where none is printed.
-    """
+    """One claim: a block's statement about one backbone and one metric."""
 
     block: AnyBlock
     backbone: str
     metric: str
-    attentions: tuple[str, ...]
-    published: tuple[str | None, ...]
+    attentions: tuple[str, ...]  # best first; one only where a figure is claimed
+    published: tuple[str | None, ...]  # the figure of each; None where none is printed
 
     @property
     def id(self) -> str:

@@ -7,10 +7,10 @@ import warnings
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_ind, ttost_paired
 
 MIN_SEEDS = 10  # for a bootstrap or a correlation
@@ -20,31 +20,19 @@ BySeed = Mapping[int, float]
 
 @dataclass(frozen=True)
 class Comparison:
-    """How much better one sample is than another, and how certain that is.
+    """How much better one sample is than another, and how certain that is."""
 
-    Attributes:
-        test: ``welch``, ``paired``, ``prediction`` or ``order``.
-        n: seeds of each sample.
-        gain: difference of the means in points; positive in the direction of the claim.
-        low, high: the test's 95 % interval of the gain.
-        bootstrap_low, bootstrap_high: the same by BCa bootstrap; None below ten seeds.
-        p: two-sided p-value against no difference.
-        p_equivalent: of two one-sided tests against a difference that matters.
-        std: standard deviation over seeds, pooled over both samples.
-        correlation: of the common seeds; None below ten.
-    """
-
-    test: str
-    n: tuple[int, ...]
-    gain: float
-    low: float | None = None
+    test: Literal["welch", "paired", "prediction", "order"]
+    n: tuple[int, ...]  # seeds of each sample
+    gain: float  # difference of the means in points; positive in the direction of the claim
+    low: float | None = None  # of the test's 95 % interval of the gain
     high: float | None = None
-    bootstrap_low: float | None = None
+    bootstrap_low: float | None = None  # the same by BCa bootstrap; None below ten seeds
     bootstrap_high: float | None = None
-    p: float | None = None
-    p_equivalent: float | None = None
-    std: float | None = None
-    correlation: float | None = None
+    p: float | None = None  # two-sided, against no difference
+    p_equivalent: float | None = None  # two one-sided tests against a difference that matters
+    std: float | None = None  # over seeds, pooled over both samples
+    correlation: float | None = None  # of the common seeds; None below ten
 
     @property
     def standard_error(self) -> float | None:
@@ -180,9 +168,12 @@ def compare_to_figure(values: BySeed, figure: float, tolerance: float) -> Compar
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Holm's correction over a family; an untested claim (None) counts with p = 1."""
-    adjusted = multipletests([1.0 if p is None else p for p in p_values], method="holm")[1]
+    p = np.array([1.0 if value is None else value for value in p_values])
+    order = np.argsort(p)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
     pairs = zip(p_values, adjusted, strict=True)
-    return [None if p is None else float(value) for p, value in pairs]
+    return [None if given is None else float(value) for given, value in pairs]
 
 
 def seeds_to_find(effect: float, std: float, alpha: float, power: float, test: str) -> int | None:

@@ -33,11 +33,7 @@ def measured(study: Study) -> Iterator[tuple[Cell, Record]]:
 
 
 def to_tensorboard(study: Study, folder: Path) -> int:
-    """Write one event file per record, ``folder/<id>/``; return how many.
-
-    Raises:
-        AttngridError: tensorboardX is not installed.
-    """
+    """Write one event file per record, ``folder/<id>/``; return how many."""
     writers = _import("tensorboardX")
     count = 0
     for cell, record in measured(study):
@@ -57,11 +53,7 @@ def to_tensorboard(study: Study, folder: Path) -> int:
 
 
 def to_wandb(study: Study, project: str, folder: Path) -> int:
-    """Write each record as an offline run for ``wandb sync``; return how many.
-
-    Raises:
-        AttngridError: wandb is not installed.
-    """
+    """Write each record as an offline run for ``wandb sync``; return how many."""
     wandb = _import("wandb")
     folder.mkdir(parents=True, exist_ok=True)
     count = 0
@@ -86,6 +78,7 @@ def to_wandb(study: Study, project: str, folder: Path) -> int:
 
 
 def _import(name: str) -> Any:
+    """An optional package; an AttngridError says how to install it."""
     try:
         return import_module(name)
     except ImportError:

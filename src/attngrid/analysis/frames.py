@@ -52,21 +52,13 @@ EPOCH_COLUMNS = [*GROUP, "seed", "id", *Epoch.model_fields]
 
 @dataclass(frozen=True)
 class Results:
-    """A study's frames.
+    """A study's frames, and its attention maps."""
 
-    Attributes:
-        cells: one row per cell.
-        epochs: one row per cell and epoch.
-        summary: one row per model and condition, over its seeds.
-        maps: the attention maps; None before they are made.
-        trials: one row per tuning trial; None in a study without tuning.
-    """
-
-    cells: pd.DataFrame
-    epochs: pd.DataFrame
-    summary: pd.DataFrame
-    maps: Maps | None = None
-    trials: pd.DataFrame | None = None
+    cells: pd.DataFrame  # one row per cell
+    epochs: pd.DataFrame  # one row per cell and epoch
+    summary: pd.DataFrame  # one row per model and condition, over its seeds
+    maps: Maps | None = None  # None before they are made
+    trials: pd.DataFrame | None = None  # one row per tuning trial; None without tuning
 
 
 def load_results(study: str, folder: str | Path | None = None) -> Results:
@@ -90,9 +82,12 @@ def load_results(study: str, folder: str | Path | None = None) -> Results:
             "`snakemake current --configfile ...` collects whatever records exist, and `folder` "
             "says where results/ is"
         )
+    cells, epochs, summary = map(read_frame, files)
     maps, trials = home / "maps.npz", home / "trials.csv"
     return Results(
-        *map(read_frame, files),
+        cells,
+        epochs,
+        summary,
         maps=read_maps(maps) if maps.is_file() else None,
         trials=read_frame(trials) if trials.is_file() else None,
     )
@@ -135,10 +130,7 @@ def all_cells() -> pd.DataFrame:
 def collect(study: Study, *, ended: bool = False) -> Results:
     """Read all records of a study that exist.
 
-    Args:
-        study: the configuration.
-        ended: no training of this study is running on any machine, so that a cell whose status
-            is still ``running`` has failed.
+    ``ended``: no cell of it runs on any machine, so that one whose status says so has failed.
     """
     file = study.results / "complexity.csv"
     counted = read_frame(file).to_dict("records") if file.is_file() else []

@@ -74,11 +74,6 @@ def _state(cell: Cell) -> tuple[str, str]:
     return "running", f"{cell.id}: {', '.join(parts)}"
 
 
-def has_failed(cell: Cell) -> bool:
-    """Whether a cell's last training ended with an error."""
-    return (read_status(cell.status) or {}).get("state") in ("failed", "diverged")
-
-
 def _last_line(cell: Cell) -> str:
     with suppress(OSError):
         lines = Path(f"logs/{cell.study}/{cell.id}.log").read_text("utf-8", "replace").split("\n")
@@ -116,3 +111,8 @@ def used(study: Study) -> str:
     text = f"{hours}, {cells} cells in {attempts} attempts, {retries}"
     share = 100 * useful / held if held else 0.0
     return f"{text}, {share:.0f} % of the finished cells' time in their records" if held else text
+
+
+def has_failed(cell: Cell) -> bool:
+    """Whether a cell's last training ended with an error."""
+    return (read_status(cell.status) or {}).get("state") in ("failed", "diverged")

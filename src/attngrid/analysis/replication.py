@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 from scipy import stats
 
-from attngrid.core.errors import AttngridError, RecordError
+from attngrid.core.errors import AttngridError
 from attngrid.core.files import write_atomically
 from attngrid.records.record import read_record
 from attngrid.study.cell import Cell
@@ -29,21 +29,13 @@ GRACE_S = 60  # for a last checkpoint
 
 @dataclass(frozen=True)
 class Replication:
-    """Repeated trainings of one condition.
+    """Repeated trainings of one condition."""
 
-    Attributes:
-        trained: how many finished.
-        identical: how many of them have the metrics of the record to the bit.
-        records: how many records they are compared with.
-        difference: the new mean of the top-1 error minus the records', in points.
-        limit: the largest consistent difference.
-    """
-
-    trained: int
-    identical: int
-    records: int
-    difference: float
-    limit: float
+    trained: int  # that finished
+    identical: int  # of them, those with the metrics of the record to the bit
+    records: int  # with which they are compared
+    difference: float  # new mean of the top-1 error minus the records', in points
+    limit: float  # the largest consistent difference
 
     @property
     def consistent(self) -> bool:
@@ -56,12 +48,6 @@ def retrain(study: Study, cells: Sequence[Cell], folder: Path, budget_s: float) 
 
     At the end of the budget a training is stopped at a checkpoint. The next call with the same
     folder continues it and repeats no finished training.
-
-    Args:
-        study: the cells' study.
-        cells: in the order of training.
-        folder: gets ``site.yaml`` and ``results/``.
-        budget_s: seconds for all cells together.
 
     Returns:
         The cells that finished.
@@ -108,16 +94,7 @@ def _run(command: Sequence[str], environment: dict[str, str], seconds: float) ->
 
 
 def compare(cells: Sequence[Cell], again: Sequence[Cell], folder: Path) -> Replication:
-    """Compare new trainings of one condition with its records.
-
-    Args:
-        cells: all of the row that have a record.
-        again: those that were trained again.
-        folder: as in ``retrain``.
-
-    Raises:
-        RecordError: a record of another cell.
-    """
+    """Compare new trainings of one condition, those of ``retrain``, with its records."""
     old = {cell.id: read_record(cell.record, cell).metrics for cell in cells}
     new = {cell.id: read_record(_record(folder, cell), cell).metrics for cell in again}
     before = [metrics.top1_error for metrics in old.values()]

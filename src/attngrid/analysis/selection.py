@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import pandas as pd
 from scipy import stats
 
@@ -19,18 +16,14 @@ def selection(cells: pd.DataFrame) -> pd.DataFrame:
     are the gains: error of the last epoch minus error of the best one, in points.
     """
     measured = cells[cells["state"] == "measured"].drop_duplicates("id")
-    groups = [(str(name), group) for name, group in measured.groupby("condition", sort=False)]
+    groups = [*measured.groupby("condition", sort=False), ("all", measured)]
     rows = []
-    for condition, group in [*groups, ("all", measured)] if groups else []:
+    for condition, group in groups if len(measured) else []:
         chosen = int((group["top1_error"] > group["best_top1_error"]).sum())
         for metric in ("top1_error", "top5_error"):
             gains = (group[metric] - group[f"best_{metric}"]).astype(float)
             n, mean = len(gains), gains.mean()
-            row: dict[str, Any] = {"condition": condition, "metric": metric, "cells": n}
-            row |= {"chosen": chosen, "mean": mean, "largest": gains.max()}
-            if n > 1:
-                half = stats.t.ppf(0.975, n - 1) * gains.std(ddof=1)
-                half /= math.sqrt(n)
-                row |= {"low": mean - half, "high": mean + half}
-            rows.append(row)
+            half = stats.t.ppf(0.975, n - 1) * gains.sem()  # nan of one cell
+            low, high = mean - half, mean + half
+            rows.append((condition, metric, n, chosen, mean, low, high, gains.max()))
     return pd.DataFrame(rows, columns=COLUMNS)

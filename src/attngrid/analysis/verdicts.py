@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from attngrid.analysis import comparison
-from attngrid.analysis.claims import UNITS, Claim, Claims, Cost, Family, Tested, Value
+from attngrid.analysis.claims import UNITS, Better, Claim, Claims, Cost, Family, Tested, Value
 from attngrid.analysis.comparison import BySeed, Comparison
 from attngrid.analysis.frames import COMPLEXITY, read_counts
 from attngrid.analysis.reference import Model
@@ -209,9 +209,8 @@ def _compare(claim: Claim, claims: Claims, samples: Sequence[BySeed]) -> Compari
     if isinstance(claim.block, Value):
         printed = float(claim.published[0] or "")
         return comparison.compare_to_figure(signed[0], sign * printed, margin)
-    if len(signed) == 2:
-        test = getattr(claim.block, "test", "welch")
-        return comparison.compare(signed[0], signed[1], margin, test=test)
+    if isinstance(claim.block, Better):
+        return comparison.compare(signed[0], signed[1], margin, test=claim.block.test)
     return comparison.in_order([comparison.compare(a, b, margin) for a, b in pairwise(signed)])
 
 

@@ -29,12 +29,7 @@ Line = dict[Any, Any]  # of claims.csv
 
 
 def claims_table(results: pd.DataFrame, study: str = "") -> Table:
-    """Every claim; printed counts have one row per statement.
-
-    Args:
-        results: of ``judge_claims``.
-        study: show only what was measured in this study's conditions.
-    """
+    """Every claim, or what was measured of a study; printed counts have one row per statement."""
     caption = CAPTION
     if study:
         results = results[results["condition"] != ""]

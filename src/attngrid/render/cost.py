@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import fill
-from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -60,10 +59,6 @@ def draw_costs(costs: list[Row], added: Mapping[tuple[str, ...], float]) -> Figu
 
     The colour is the attention module's, the marker the backbone's, the bar the quartiles over
     the rounds. On the dashed line time grows as the multiply-accumulates do.
-
-    Args:
-        costs: the rows of ``results/cost.csv``.
-        added: of ``added_macs``.
     """
     points = [
         (row, added[key])
@@ -88,8 +83,18 @@ def draw_costs(costs: list[Row], added: Mapping[tuple[str, ...], float]) -> Figu
             axis.set_title(f"{TITLES[name]}, {line[-1]}×{line[-1]}\n{machine}", fontsize=7)
             for row, macs in points:
                 if _line(row) == line:
-                    style = {"color": colours[row["attention"]], "fmt": markers[row["backbone"]]}
-                    _draw(axis, row, name, macs, style)
+                    columns = (f"{name}_ratio{quartile}" for quartile in ("_q1", "", "_q3"))
+                    low, time, high = (100 * (float(row[column]) - 1) for column in columns)
+                    axis.errorbar(
+                        [macs],
+                        [time],
+                        yerr=[[time - low], [high - time]],
+                        fmt=markers[row["backbone"]],
+                        color=colours[row["attention"]],
+                        alpha=0.8,
+                        markersize=4,
+                        elinewidth=0.8,
+                    )
             _set_axes(axis)
     diagonal = Line2D([], [], ls="--", color="#999999")
     labels = [attention_label(name) for name in colours]
@@ -100,14 +105,6 @@ def draw_costs(costs: list[Row], added: Mapping[tuple[str, ...], float]) -> Figu
 def _line(row: Row) -> tuple[str, ...]:
     """What the panels of one row share."""
     return (machine_label(row), *(row[name] for name in GEOMETRY))
-
-
-def _draw(axis: Axes, row: Row, name: str, macs: float, style: dict[str, Any]) -> None:
-    """A model's point."""
-    ratio = f"{name}_ratio"
-    low, time, high = (100 * (float(row[c]) - 1) for c in (f"{ratio}_q1", ratio, f"{ratio}_q3"))
-    bars = [[time - low], [high - time]]
-    axis.errorbar([macs], [time], yerr=bars, alpha=0.8, markersize=4, elinewidth=0.8, **style)
 
 
 def _set_axes(axis: Axes) -> None:

@@ -51,9 +51,7 @@ def write_page(study: Study) -> None:
 def render_current(study: Study, ended: bool) -> None:
     """Collect the records that exist; write tables, verdicts, figures and report.
 
-    Args:
-        study: the configuration.
-        ended: whether no cell of the study runs any more.
+    ``ended``: no cell of the study runs any more.
 
     Raises:
         AttngridError: a line for each file that could not be made; all others are written.

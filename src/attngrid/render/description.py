@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeInt, model_validator
 
 from attngrid.analysis.claims import Geometry, Metric
-from attngrid.analysis.reference import REFERENCE, Model, read_published
+from attngrid.analysis.reference import Model, read_published
 from attngrid.core.errors import ConfigError
 from attngrid.core.files import read_yaml, shipped
 from attngrid.core.types import Strict
@@ -112,14 +112,8 @@ def load_description(file: Path) -> Description:
     return validate(Description, read_yaml(file), file)
 
 
-def read_figures(
-    description: Description, file: Path, reference: Path = REFERENCE
-) -> dict[Model, dict[str, str]]:
-    """The published figures of a description, by model.
-
-    Raises:
-        ConfigError: as ``read_published``.
-    """
+def read_figures(description: Description, file: Path) -> dict[Model, dict[str, str]]:
+    """The published figures of a description, by model; raises as ``read_published``."""
     if description.published is None:
         return {}
     columns = {
@@ -127,15 +121,11 @@ def read_figures(
         for number, column in enumerate(description.columns)
         if column.published
     }
-    return read_published(description.published, columns, f"{file}: ", reference)
+    return read_published(description.published, columns, f"{file}: ")
 
 
 def check_descriptions(study: Study, source: str) -> None:
     """Check every table that a study names, before any job starts.
-
-    Args:
-        study: the configuration.
-        source: its file, for the error message.
 
     Raises:
         ConfigError: a description is missing or wrong, or its published file is.

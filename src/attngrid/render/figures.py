@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.resources import files as resources
 from itertools import cycle
 from pathlib import Path
@@ -45,15 +45,16 @@ def modules(results: Results) -> Figure:
     The published bars have their own panel. Ours show every seed as a dot and the standard
     deviation over seeds; the state of the cells stands where there is no bar.
     """
-    panels = list(_panels(results.cells[results.cells["attention"].isin(MODULES)]))
-    figure, axes = _figure(1 + max(1, len(panels)))
+    cells = results.cells[results.cells["attention"].isin(MODULES)]
+    figure, (published, *others), panels = _panels(cells, others=1)
     labels = [attention_label(name) for name in MODULES]
     printed = read_published("csm_table1.csv", {}, "")
     errors = [float(printed["resnet50", name]["top1_error"]) for name in MODULES]
-    axes[0].bar(range(4), errors, color="#999999", width=0.6)
-    axes[0].set_title("Published: ImageNet-1K, ResNet-50")
-    for axis, (title, panel) in zip(axes[1:], panels, strict=False):
-        axis.set_title(title)
+    published.bar(range(4), errors, color="#999999", width=0.6)
+    published.set_title("Published: ImageNet-1K, ResNet-50")
+    published.set_xticks(range(4), labels)
+    published.set_ylabel("top-1 error (%)")
+    for axis, panel in panels:
         ticks = []
         for place, (name, label) in enumerate(zip(MODULES, labels, strict=True)):
             rows = panel[panel["attention"] == name]
@@ -70,60 +71,47 @@ def modules(results: Results) -> Figure:
         axis.set_ylabel("top-1 error (%), mean ± std")
         if panel["top1_error"].isna().all():
             write_in(axis)
-    if not panels:
-        write_in(axes[1])
-    axes[0].set_xticks(range(4), labels)
-    axes[0].set_ylabel("top-1 error (%)")
-    for axis in axes:
+    for axis in (published, *others):
         axis.grid(axis="x", visible=False)
     return figure
 
 
 def ordering(results: Results) -> Figure:
     """Fig. 6: the test curves of CAM first and SAM first, mean and std over seeds."""
-    panels = list(_panels(results.epochs[results.epochs["attention"].isin(ORDERS)]))
-    figure, axes = _figure(max(1, len(panels)))
-    for axis, (title, panel) in zip(axes, panels, strict=False):
-        axis.set_title(title)
+    epochs = results.epochs[results.epochs["attention"].isin(ORDERS)]
+    figure, _, panels = _panels(epochs)
+    for axis, panel in panels:
         for name, label in ORDERS.items():
             curve = panel[panel["attention"] == name]
             if not curve.empty:
                 _draw_curve(axis, curve, "test_top1_error", label)
-        axis.set_xlabel("epoch")
         axis.set_ylabel("top-1 accuracy on the\ntest set (%), mean ± std")
         axis.legend()
-        axis.xaxis.get_major_locator().set_params(integer=True)
-    if not panels:
-        write_in(axes[0])
+        axis.set_xlabel("epoch")
+        axis.locator_params(axis="x", integer=True)
     return figure
 
 
 def maf_curve(results: Results) -> Figure:
-    """The training of MobileNetV1 with MAF_C: its authors' published log, and ours.
-
-    Each has its own panels; ours show mean and standard deviation over seeds.
-    """
+    """The training of MobileNetV1 with MAF_C: its authors' published log, and ours (mean ± std)."""
     epochs = results.epochs
     ours = (epochs["backbone"] == "mobilenet_v1") & (epochs["attention"] == "maf_c")
-    panels = list(_panels(epochs[ours]))
-    figure, axes = _figure(1 + max(1, len(panels)))
+    figure, (published, *others), panels = _panels(epochs[ours], others=1)
     log = pd.read_csv(shipped(REFERENCE / "maf_c_mobilenet_v1_imagenet_curve.csv"))
-    axes[0].set_title("Published: MobileNetV1 + MAF_C\nImageNet-1K, 224×224")
-    axes[0].plot(log["epoch"], log["val_top1_accuracy"], label="validation")
-    axes[0].plot(log["epoch"], log["train_top1_accuracy"], label="training")
-    axes[0].set_ylabel("top-1 accuracy (%)")
-    for axis, (title, panel) in zip(axes[1:], panels, strict=False):
-        axis.set_title(title)
+    published.set_title("Published: MobileNetV1 + MAF_C\nImageNet-1K, 224×224")
+    published.plot(log["epoch"], log["val_top1_accuracy"], label="validation")
+    published.plot(log["epoch"], log["train_top1_accuracy"], label="training")
+    published.set_ylabel("top-1 accuracy (%)")
+    for axis, panel in panels:
         _draw_curve(axis, panel, "test_top1_error", "held out")
         _draw_curve(axis, panel, "train_top1_error", "training")
         axis.set_ylabel("top-1 accuracy (%), mean ± std")
-    for axis in axes[: 1 + len(panels)]:
-        axis.set_xlabel("epoch")
+    for axis in (published, *(axis for axis, _ in panels)):
         axis.legend(loc="lower right")
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.set_xlabel("epoch")
+        axis.locator_params(axis="x", integer=True)
     if not panels:
-        axes[1].set(title="Ours", xticks=[], yticks=[])
-        write_in(axes[1])
+        others[0].set(title="Ours", xticks=[], yticks=[])
     return figure
 
 
@@ -182,7 +170,8 @@ def maps(results: Results) -> Figure:
     compute the same function share a column; a column without maps says why.
     """
     made = results.maps or Maps({}, {})
-    blocks = [panel.drop_duplicates("attention") for _, panel in _panels(results.cells)]
+    groups = results.cells.groupby(["condition", "backbone"], sort=False)
+    blocks = [rows.drop_duplicates("attention") for _, rows in groups]
     block = next((block for block in blocks if block["id"].isin(list(made.cells)).any()), None)
     if block is None:
         figure, (axis,) = _figure(1)
@@ -261,10 +250,19 @@ def add_legend(
     figure.legend([*handles, *(more or {}).values()], labels, loc="outside right center")
 
 
-def _panels(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """One panel per condition and backbone, with its title."""
-    for (condition, backbone), panel in frame.groupby(["condition", "backbone"], sort=False):
-        yield f"{backbone_label(str(backbone))}\n{fill(str(condition), TITLE)}", panel
+def _panels(
+    frame: pd.DataFrame, others: int = 0
+) -> tuple[Figure, np.ndarray, list[tuple[Axes, pd.DataFrame]]]:
+    """A titled panel for each condition and backbone, after ``others``; without any, it says so."""
+    groups = list(frame.groupby(["condition", "backbone"], sort=False))
+    figure, axes = _figure(others + max(1, len(groups)))
+    panels = []
+    for axis, ((condition, backbone), rows) in zip(axes[others:], groups, strict=False):
+        axis.set_title(f"{backbone_label(str(backbone))}\n{fill(str(condition), TITLE)}")
+        panels.append((axis, rows))
+    if not groups:
+        write_in(axes[others])
+    return figure, axes, panels
 
 
 def _figure(panels: int) -> tuple[Figure, np.ndarray]:

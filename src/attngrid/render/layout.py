@@ -21,7 +21,7 @@ PAGE_ROWS = 42  # that fit on a page, with heads and rules
 class Value:
     """What a cell of a table shows: a number, with its std over seeds, or a word.
 
-    It is bold where it is significantly better than all others of its backbone and condition.
+    Bold: significantly better than all others of its backbone and condition.
     """
 
     word: str = MISSING
@@ -48,58 +48,37 @@ class Value:
 
 @dataclass(frozen=True)
 class Head:
-    """A column's heads: that of its group, such as ``Published``, and its own.
-
-    Attributes:
-        decimals: of its numbers; None for a column of words.
-        span: LaTeX columns: two where a std follows the number.
-    """
+    """A column's heads: that of its group, such as ``Published``, and its own."""
 
     group: str
     title: str
-    decimals: int | None = None
-    span: int = 1
+    decimals: int | None = None  # of its numbers; None for a column of words
+    span: int = 1  # LaTeX columns: two where a std follows the number
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table.
-
-    Attributes:
-        label, values: what is printed; the values in the order of the heads.
-        starts_backbone: whether a rule comes first.
-        model: backbone and attention; None where the row is of several.
-        condition: None where the row is of all.
-        claims: the ids of its claims.
-    """
+    """A row of a table; its values in the order of the heads."""
 
     label: str
     values: tuple[Value, ...]
-    starts_backbone: bool = False
-    model: Model | None = None
-    condition: str | None = None
-    claims: tuple[str, ...] = ()
+    starts_backbone: bool = False  # a rule comes first
+    model: Model | None = None  # None where the row is of several
+    condition: str | None = None  # None where the row is of all
+    claims: tuple[str, ...] = ()  # their ids
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table to print, and the same as a frame with one row per model and condition.
+    """A table to print, and the same as an unrounded frame."""
 
-    Attributes:
-        stem: of its files: ``demo.grid``, or ``claims`` for a table of no study.
-        caption, heads, rows: what is printed.
-        frame: the same, unrounded.
-        stub: the head over the rows' labels.
-        provenance: sources and records, line by line; a comment in the LaTeX.
-    """
-
-    stem: str
+    stem: str  # of its files: ``demo.grid``, or ``claims`` for a table of no study
     caption: str
     heads: tuple[Head, ...]
     rows: tuple[Row, ...]
     frame: pd.DataFrame
-    stub: str = "Model"
-    provenance: tuple[str, ...] = ()
+    stub: str = "Model"  # the head over the rows' labels
+    provenance: tuple[str, ...] = ()  # sources and records; a comment in the LaTeX
 
     @property
     def files(self) -> list[Path]:

@@ -18,17 +18,17 @@ def replicate(row: str, folder: Path, budget_s: float) -> Iterator[str]:
         InconclusiveError: no training finished within the budget.
         InconsistentError: the new trainings are not consistent with the records.
     """
-    found = trace(row)
-    cells = list({cell.id: cell for cell in found.cells if cell.record.is_file()}.values())
+    study, _, _, found, cells = trace(row)
+    cells = [cell for cell in cells if cell.record.is_file()]
     if not cells:
         raise RecordError(f"{row}: no record of it is here, so there is nothing to repeat")
-    again = retrain(found.study, cells, folder, budget_s)
+    again = retrain(study, cells, folder, budget_s)
     consistent = True
     for condition in dict.fromkeys(cell.condition for cell in again):
         old, new = ([c for c in some if c.condition == condition] for some in (cells, again))
         result = compare(old, new, folder)
         consistent &= result.consistent
-        yield f"{found.row.label}: {condition}"
+        yield f"{found.label}: {condition}"
         yield f"  {result.trained} trained again, {result.identical} equal to the bit"
         yield (
             f"  top-1 error: new mean less the {result.records} records' "

@@ -6,7 +6,7 @@ A published number and a measured one never share a column. A figure that was no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, product
 from pathlib import Path
@@ -16,7 +16,7 @@ import pandas as pd
 
 from attngrid.analysis.dependencies import has_statistics
 from attngrid.analysis.frames import COMPLEXITY, LOST, read_counts
-from attngrid.analysis.reference import REFERENCE, Model, is_number
+from attngrid.analysis.reference import Model, is_number
 from attngrid.measure.cost_file import FILE, by_machine, read_costs
 from attngrid.models.registry import trained_attention
 from attngrid.render.description import Column, Description, load_description, read_figures
@@ -38,15 +38,7 @@ class Sources:
     costs: dict[str, dict[Model, dict[str, str]]]  # by machine
 
     def figure(self, kind: str, column: Column, model: Model, ours: Ours, machine: str) -> Any:
-        """An unrounded figure of a model, or None; a published one is text.
-
-        Args:
-            kind: ``published``, ``counted``, ``cost`` or ``recipe``.
-            column: its field of that name says which figure.
-            model: backbone and attention.
-            ours: the model's row of the summary.
-            machine: of a cost.
-        """
+        """A column's ``published`` (text), ``counted``, ``cost`` or ``recipe`` figure, or None."""
         name = getattr(column, kind)
         if kind == "published":
             return self.published.get(model, {}).get(name)
@@ -65,7 +57,6 @@ def build_table(
     file: Path,
     *,
     cells: pd.DataFrame | None = None,
-    reference: Path = REFERENCE,
     complexity: Path = COMPLEXITY,
     cost: Path = FILE,
 ) -> Table:
@@ -76,7 +67,6 @@ def build_table(
         summary: the study's models over their seeds.
         file: the description.
         cells: the cells behind the summary, for the table's provenance.
-        reference: the folder of the published CSVs.
         complexity: the counts at the papers' full size.
         cost: times and memory at that size.
 
@@ -86,51 +76,53 @@ def build_table(
     description = load_description(file)
     if description.attentions is not None:
         summary = summary[summary["attention"].isin(description.attentions)]
+    published = read_figures(description, file)
     counted, costs = {}, {}
     if description.counted_at:
         at = description.counted_at.model_dump()
         counted = read_counts(complexity, **at)
         if any(column.cost for column in description.columns):
             costs = by_machine(read_costs(cost), **at) or {"nothing yet": {}}
-    published = read_figures(description, file, reference)
     sources = Sources(description, published, counted, costs)
     models = _models(description, published, summary)
-    ours: dict[tuple[Model, str], Ours] = {
-        ((row["backbone"], row["attention"]), row["condition"]): row
-        for row in summary.to_dict("records")
-        if (row["backbone"], row["attention"]) in models
-    }
-    conditions = list(dict.fromkeys(condition for _, condition in ours))
+    ours = {model: _by_condition(model, summary) for model in models}
+    known = {condition for rows in ours.values() for condition in rows}
+    conditions = [name for name in dict.fromkeys(summary["condition"]) if name in known]
     lines = [(model, "") for model in models]
-    if by_rows := description.conditions == "rows" and len(conditions) > 1:
-        lines = [
-            (model, condition)
-            for model in models
-            for condition in [c for c in conditions if (model, c) in ours] or [""]
-        ]
+    groups = [[condition] for condition in conditions]
+    if description.conditions == "rows" and len(conditions) > 1:
+        groups = [conditions]
+        lines = [(model, condition) for model in models for condition in ours[model] or [""]]
     shown = list(_reference_columns(sources, lines))
     if not description.counted_at or any(column.measured for column in description.columns):
-        for group in [""] if by_rows else conditions:
-            own = [ours.get((model, group or condition)) for model, condition in lines]
-            shown += _study_columns(description, conditions if by_rows else [group], lines, own)
-    rows = [
-        Row(
+        for group in groups:
+            own = [ours[model].get(condition or group[0]) for model, condition in lines]
+            shown += _study_columns(description, group, lines, own)
+    return Table(
+        stem=f"{study.study}.{file.stem}" if study else file.stem,
+        caption=description.caption,
+        heads=tuple(head for head, _ in shown),
+        rows=tuple(_rows(lines, shown)),
+        frame=_frame(sources, ours),
+        provenance=tuple(_provenance(study, cells, models, description)),
+    )
+
+
+def _rows(lines: Sequence[tuple[Model, str]], shown: Sequence[Shown]) -> Iterator[Row]:
+    for index, (model, condition) in enumerate(lines):
+        yield Row(
             model_label(*model),
             tuple(values[index] for _, values in shown),
             starts_backbone=index > 0 and model[0] != lines[index - 1][0][0],
             model=model,
             condition=condition or None,
         )
-        for index, (model, condition) in enumerate(lines)
-    ]
-    return Table(
-        stem=f"{study.study}.{file.stem}" if study else file.stem,
-        caption=description.caption,
-        heads=tuple(head for head, _ in shown),
-        rows=tuple(rows),
-        frame=_frame(sources, models, summary),
-        provenance=tuple(_provenance(study, cells, models, description)),
-    )
+
+
+def _by_condition(model: Model, summary: pd.DataFrame) -> dict[str, dict[Any, Any]]:
+    """A model's rows of the summary."""
+    rows = summary[(summary["backbone"] == model[0]) & (summary["attention"] == model[1])]
+    return {row["condition"]: row for row in rows.to_dict("records")}
 
 
 def _models(
@@ -172,10 +164,7 @@ def _study_columns(
     lines: Sequence[tuple[Model, str]],
     rows: Sequence[Ours],
 ) -> Iterator[Shown]:
-    """The study's own counts, errors and hyperparameters under one head.
-
-    The head has what its conditions share; a column has the rest of each line's.
-    """
+    """The study's own counts, errors and hyperparameters, under a head of what conditions share."""
     parts = {condition: condition.split(", ") for condition in conditions}
     shared = [part for part in parts[conditions[0]] if all(part in p for p in parts.values())]
     head = f"Ours: {', '.join(shared)}"
@@ -257,14 +246,14 @@ def _seeds(ours: Ours) -> Value:
     return Value(", ".join([str(ours["n"]), *(lost if ours["n"] else ())]))
 
 
-def _frame(sources: Sources, models: Sequence[Model], summary: pd.DataFrame) -> pd.DataFrame:
+def _frame(
+    sources: Sources, by_model: Mapping[Model, Mapping[str, dict[Any, Any]]]
+) -> pd.DataFrame:
     """The table as a tidy frame: one row per model, condition and machine, unrounded."""
-    by_model: dict[Model, list[Ours]] = {}
-    for row in summary.to_dict("records"):
-        by_model.setdefault((row["backbone"], row["attention"]), []).append(row)
     columns, lines = sources.description.columns, []
-    for model in models:
-        for ours, machine in product(by_model.get(model, [None]), sources.costs or [""]):
+    for model, by_condition in by_model.items():
+        rows: list[Ours] = [*by_condition.values()]
+        for ours, machine in product(rows or [None], sources.costs or [""]):
             line: dict[str, Any] = {"backbone": model[0], "attention": model[1]}
             for column, kind in product(columns, ("published", "counted")):
                 if name := getattr(column, kind):

@@ -57,11 +57,8 @@ def escape(text: str) -> str:
 def render(name: str, **content: Any) -> str:
     r"""Fill a template.
 
-    LaTeX templates have the delimiters ``\VAR{}`` and ``\BLOCK{}``, and all text is escaped.
-
-    Args:
-        name: of the template, such as ``table.tex.j2``.
-        content: its variables; a missing one is an error.
+    LaTeX templates have the delimiters ``\VAR{}`` and ``\BLOCK{}``, and all text is escaped. A
+    missing variable is an error.
     """
     kind = name.removesuffix(".j2").rpartition(".")[2]
     environment = jinja2.Environment(

@@ -4,70 +4,61 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from attngrid.analysis.frames import collect, read_frame
-from attngrid.core.errors import AttngridError, ConfigError, RecordError
-from attngrid.core.files import shipped
+from attngrid.core.errors import ConfigError, RecordError
 from attngrid.records.record import Record, read_record
 from attngrid.render.claims import claims_table
 from attngrid.render.layout import Row, Table
 from attngrid.render.tables import build_table
 from attngrid.study.cell import Cell
+from attngrid.study.find import find_study_file
 from attngrid.study.paths import results_folder
 from attngrid.study.schema import Study, load_study
 
-_KEY = re.compile(r"(?:.*/)?(?P<stem>[^/:]+)\.(?:tex|md|csv):(?P<row>.+)")
-CLAIMS = "claims"
+_KEY = re.compile(r"(?:.*/)?([^/:]+)\.(?:tex|md|csv):(.+)")
 
 
-@dataclass(frozen=True)
-class Traced:
-    """A row of a study's table and the cells of its measured figures."""
-
-    study: Study
-    file: Path
-    table: Table
-    row: Row
-    cells: list[Cell]
-
-
-def trace(key: str) -> Traced:
+def trace(key: str) -> tuple[Study, Path, Table, Row, list[Cell]]:
     """Find a row of a study's table.
 
     Args:
-        key: ``tables/demo.csm_table3.tex:ROW``. ROW is the row's label or its number from 1. The
-            study may be left out where only one has the table.
+        key: ``tables/demo.csm_table3.tex:ROW``. ROW is the row's label or its number from 1.
+
+    Returns:
+        The study, its file, the table, the row, and the cells of its measured figures.
 
     Raises:
         ConfigError: no such table, study or row; the message lists the known ones.
     """
     stem, wanted = _split(key)
-    study, file, name = _find_study(stem)
+    study_name, _, name = stem.partition(".")
+    if not name:
+        raise ConfigError(f"{key}: of which study? tables/STUDY.{stem}.tex")
+    collected = results_folder() / study_name / "study.json"
+    file = collected if collected.is_file() else find_study_file(study_name)
+    study = load_study(file)
     if name not in study.descriptions:
         known = ", ".join(study.descriptions)
         raise ConfigError(f"{key}: study {study.study} has the tables {known}")
     results = collect(study)
     table = build_table(study, results.summary, study.descriptions[name], cells=results.cells)
     rows = _find_rows(key, table, wanted)
-    cells = [
-        cell
+    cells = {
+        cell.id: cell
         for cell in study.cells
-        if any(
-            (cell.backbone, cell.attention) == row.model and row.condition in (None, cell.condition)
-            for row in rows
-        )
-    ]
-    return Traced(study, file, table, rows[0], cells)
+        for row in rows
+        if (cell.backbone, cell.attention) == row.model and row.condition in (None, cell.condition)
+    }
+    return study, file, table, rows[0], list(cells.values())
 
 
 def _split(key: str) -> tuple[str, str]:
     match = _KEY.fullmatch(key)
     if match is None:
         raise ConfigError(f"{key}: expected tables/STUDY.TABLE.tex:ROW, ROW a label or a number")
-    return match["stem"], match["row"].strip()
+    return match[1], match[2].strip()
 
 
 def _find_rows(key: str, table: Table, wanted: str) -> list[Row]:
@@ -81,25 +72,6 @@ def _find_rows(key: str, table: Table, wanted: str) -> list[Row]:
     return rows
 
 
-def _find_study(stem: str) -> tuple[Study, Path, str]:
-    """A table's study, its file and the table's name; the study as last collected comes first."""
-    name, dot, table = stem.partition(".")
-    if not dot:
-        table = name
-        files = sorted(Path("tables").glob(f"*.{table}.tex"))
-        if len(files) != 1:
-            tables = ", ".join(map(str, files)) or f"no tables/STUDY.{table}.tex"
-            raise ConfigError(f"tables/{stem}.tex: of which study? found {tables}")
-        name = files[0].name.partition(".")[0]
-    collected = results_folder() / name / "study.json"
-    configured = sorted(Path("config").glob("*.yaml"))
-    for file in (collected, shipped(f"config/{name}.yaml"), *configured, Path("study.yaml")):
-        with suppress(AttngridError):
-            if (study := load_study(file)).study == name:
-                return study, file, table
-    raise ConfigError(f"tables/{stem}.tex: found no study {name!r} in {collected} or config/")
-
-
 def explain(key: str) -> Iterator[str]:
     """The chain from a table's row to its records and the commands that make them, line by line.
 
@@ -107,15 +79,15 @@ def explain(key: str) -> Iterator[str]:
         ConfigError: as ``trace``.
     """
     stem, wanted = _split(key)
-    if stem.rpartition(".")[2] == CLAIMS:
+    if stem.rpartition(".")[2] == "claims":
         yield from _explain_claim(key, stem, wanted)
         return
-    found = trace(key)
-    yield f"tables/{found.table.stem}.tex: {found.row.label}"
-    for head, value in zip(found.table.heads, found.row.values, strict=True):
+    _, file, table, row, cells = trace(key)
+    yield f"tables/{table.stem}.tex: {row.label}"
+    for head, value in zip(table.heads, row.values, strict=True):
         yield f"  {head.group}, {head.title}: {value.text}"
-    yield from (f"from {source}" for source in found.table.provenance if source.endswith(".csv"))
-    for cell in {cell.id: cell for cell in found.cells}.values():
+    yield from (f"from {source}" for source in table.provenance if source.endswith(".csv"))
+    for cell in cells:
         yield f"{cell.label}: {cell.condition}"
         if not cell.record.is_file():
             yield f"  not run: there is no {cell.record}"
@@ -124,11 +96,11 @@ def explain(key: str) -> Iterator[str]:
                 yield from _explain_record(cell.record, read_record(cell.record, cell))
             except RecordError as error:
                 yield f"  refused: {error}"
-        yield f"  made by: attngrid train {found.file} {cell.id}"
+        yield f"  made by: attngrid train {file} {cell.id}"
 
 
 def _explain_claim(key: str, stem: str, wanted: str) -> Iterator[str]:
-    study = stem.removesuffix(CLAIMS).removesuffix(".")
+    study = stem.removesuffix("claims").removesuffix(".")
     file = results_folder() / study / "claims.csv"
     if not file.is_file():
         raise ConfigError(f"{key}: there is no {file}; `attngrid claims` makes it")

@@ -22,11 +22,7 @@ Number = tuple[str, str]  # the text that a macro prints, and its source
 
 
 def write_verdicts(study: Study | None) -> None:
-    """Judge the claims by the records of all studies, and write all that follows from it.
-
-    Args:
-        study: also judged by its own conditions alone; None: no study.
-    """
+    """Judge the claims by the records of all studies, and by those of one study if it is given."""
     # SciPy and statsmodels are an extra: without them tables and figures are still rendered.
     from attngrid.analysis.selection import selection
     from attngrid.analysis.verdicts import judge_claims, write_claims
@@ -87,11 +83,7 @@ def numbers(
 ) -> dict[str, Number]:
     """The macros by name, letters only; a figure that was not measured is ``--``.
 
-    Args:
-        claims: for the levels of their families.
-        results: of ``judge_claims``.
-        choices: of ``selection``.
-        lines: of ``audit``.
+    They are of ``judge_claims``, ``selection`` and ``audit``, and the levels of the families.
     """
     found = {
         f"Audit{_name(line.finding, line.key)}": (line.value, line.arithmetic) for line in lines
