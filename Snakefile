@@ -7,7 +7,7 @@ from snakemake.utils import min_version
 min_version("9.10")
 
 
-# Without --configfile the study is the demo. With one, Snakemake would merge both files.
+# The demo, but only without --configfile, because Snakemake would merge both files.
 if not workflow.configfiles:
 
     configfile: "config/config.yaml"
@@ -53,6 +53,6 @@ onsuccess:
     after_run(study)
 
 
-# A failed cell does not stop the others, and the records that exist are rendered.
+# A failed cell does not stop the others, and the existing records are rendered.
 onerror:
     after_run(study, failed=True)

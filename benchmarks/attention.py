@@ -89,7 +89,7 @@ def measure(
 def main() -> int:
     """Measure, print, compare with the bounds."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     add_options(parser)
     parser.add_argument("--starts", type=int, help="starts of all processes (2, on a GPU 1)")
     parser.add_argument("--rounds", type=int, help="rounds after each start (3, on a GPU 5)")

@@ -4,7 +4,7 @@
 
 It times dry runs of a CIFAR-100 study with this number of cells, for this machine and for a Slurm
 cluster, and of a bare Snakefile with as many jobs of one rule. They run in turns, in one folder.
-Peak memory is the figure that the system reports when Snakemake ends. The exit code is 1 if the
+The system reports the peak memory when Snakemake ends. The exit code is 1 if the
 study takes more than 1.5 times the bare time.
 """
 
@@ -74,7 +74,7 @@ def dry_run(folder: Path, options: tuple[str, ...]) -> tuple[float, float]:
 def main() -> int:
     """Measure, print and compare with the bound."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     parser.add_argument("--cells", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()

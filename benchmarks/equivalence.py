@@ -66,7 +66,7 @@ def top1_error(device: str, attention: str, form: str, seed: int) -> float:
 def main() -> int:
     """Train, print, compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     add_device(parser)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--attentions", nargs="+", default=["none", "cbam"])

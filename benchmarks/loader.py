@@ -106,7 +106,7 @@ def images_per_s(batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=1000)
     options = parser.parse_args()

@@ -59,7 +59,7 @@ def images_per_s(batches: Iterable[tuple[Tensor, Tensor]]) -> float:
 def main() -> int:
     """Measure, print, compare with the bound."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     parser.add_argument("--threads", type=int, default=processors())
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=50_000)

@@ -1,4 +1,4 @@
-"""Sides of a comparison: each has its own process, and they take turns."""
+"""The compared programs, called sides: each has its own process, and they take turns."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def headline(run: Mapping[str, Any]) -> str:
 
 
 def report(file: Path | None, run: Mapping[str, Any], **content: Any) -> None:
-    """Write a benchmark's figures to a file, if one is given."""
+    """Write a benchmark's results to a file, if one is given."""
     if file is not None:
         write_atomically(file, json.dumps({"run": run, **content}, indent=1) + "\n")
 

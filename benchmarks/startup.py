@@ -106,7 +106,7 @@ def help_s() -> float:
 def main() -> int:
     """Measure, print, compare with the bounds."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     parser.add_argument("--study", type=Path, default=ROOT / "config" / "config.yaml")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of `attngrid --help`")
     options = parser.parse_args()

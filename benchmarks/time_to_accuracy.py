@@ -58,7 +58,7 @@ def train(block: dict[str, Any], compute: dict[str, Any], start: float) -> list[
 def main() -> int:
     """Train, print, compare with the bound."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     add_device(parser)
     parser.add_argument("--threads", type=int, default=processors())
     parser.add_argument("--dataset", default="cifar100")

@@ -145,7 +145,7 @@ def make_sides(
 def main() -> int:
     """Measure, print, compare with the bounds."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     add_options(parser)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--switches", action="store_true", help="also without single options")

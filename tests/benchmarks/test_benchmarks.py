@@ -26,7 +26,7 @@ BATCH, STEPS, SAMPLES = 2, 1, 2
 
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
-    """Import a module of ``benchmarks/`` anew; some test packages have the same names."""
+    """Import a module of ``benchmarks/`` again; some test packages have the same names."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     for file in BENCHMARKS.glob("*.py"):
         monkeypatch.delitem(sys.modules, file.stem, raising=False)
@@ -128,7 +128,7 @@ def parameters(model: nn.Module) -> int:
 def test_added_time_is_relative_to_the_baseline_just_before(
     module: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The figures are right on a machine that becomes slower before each baseline."""
+    """The result is right on a machine that becomes slower before each baseline."""
     attention, setting = module("attention"), module("setting")
     seconds = {"none": 1.0, "maf": 1.5, "se": 1.1}
 

@@ -1,4 +1,4 @@
-# The verdicts on the papers' claims: from this study alone, and from all studies in the results'
+# The verdicts on the papers' claims: from this study alone, and from all studies in the results
 # folder.
 
 

@@ -1,4 +1,4 @@
-# Records to tidy frames: one row per cell, per cell and epoch, and per model over its seeds.
+# From records to tidy frames: one row per cell, per cell and epoch, and per model over its seeds.
 from attngrid.records.collected import collected
 
 

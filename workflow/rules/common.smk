@@ -15,12 +15,12 @@ wildcard_constraints:
     dataset="|".join(map(re.escape, prepared)) or "-",
 
 
-# Whether jobs are submitted to a cluster, or this process runs one such job.
+# True if jobs are submitted to a cluster, also in the process that runs such a job.
 submitted = workflow.nodes is not None or not workflow.is_main_process
 
-# The records of the study. A cell that has a record of another configuration is not trained until
-# `attngrid archive` has put that record aside. Targets name the records, because Snakemake does not
-# look at the inputs of a table that exists.
+# The records of the study. A cell with a record of another configuration is not trained until
+# `attngrid archive` has moved that record. Targets name the records, because Snakemake does not
+# look at the inputs of an existing table.
 superseded = study.superseded
 records = [c.record for c in study.trainings.values() if c.id not in superseded]
 
@@ -29,14 +29,14 @@ def train_records(wildcards):
     return records
 
 
-# A cell with a record has no input, so that nothing can make Snakemake train it again.
+# A cell with a record has no input, so no changed file can make Snakemake train it again.
 def train_input(wildcards):
     if study.training(wildcards.cell).record.is_file():
         return []
     return resources.train_needs(study, wildcards.cell)
 
 
-# A choice that exists has no input either.
+# An existing choice of hyperparameters has no input either.
 def tune_input(wildcards):
     cell = study.choices[wildcards.choice]
     return [] if cell.choice.is_file() else [trial.record for trial in cell.trials]
@@ -54,7 +54,7 @@ def train_runtime(wildcards):
     return planner.runtime(wildcards.cell)
 
 
-# Cells start in the order of the configuration. Within a submitted job of several cells, those that
+# Cells start in the order of the configuration. In a submitted job of several cells, those that
 # failed before come last, because a failure ends the job.
 def train_priority(wildcards):
     failed = not workflow.is_main_process and has_failed(study.training(wildcards.cell))
@@ -78,8 +78,8 @@ else:
     train_resources = {"mem_mb": train_memory, "gpu": study.gpus}
 
 
-# A job that is submitted again may find records that its first attempt has written. Snakemake would
-# remove them; `update` keeps them, and `attngrid train` skips their cells.
+# A job that is submitted again may find records of its first attempt. Snakemake would remove them;
+# `update` keeps them, and `attngrid train` skips their cells.
 def train_output(record):
     return update(record) if submitted else record
 

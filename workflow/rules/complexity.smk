@@ -1,4 +1,4 @@
-# Parameters and multiply-accumulates; no training needed.
+# Parameters and multiply-accumulates, counted without training.
 
 
 rule complexity:
@@ -8,7 +8,7 @@ rule complexity:
     localrule: True
 
 
-# The models of the papers' tables at full size. A study in its own folder reads the checkout's file.
+# The models of the papers' tables at full size. A study in another folder reads the checkout's file.
 rule count_papers:
     input:
         models="config/complexity.yaml",

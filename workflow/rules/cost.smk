@@ -1,6 +1,6 @@
 # Time and memory of the attention modules on this machine, with their tables and figure. Only
 # `snakemake cost` runs it. It declares no outputs, because other machines add rows to the same files,
-# and therefore always runs; it skips what this machine has measured. It asks for all cores, so that
+# and therefore always runs; it skips what this machine has measured. It requests all cores, so that
 # no other job disturbs the times.
 
 

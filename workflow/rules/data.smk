@@ -1,5 +1,5 @@
-# Each dataset is checked, unpacked or fetched once, before the first training that reads it. The
-# report is beside the images, so that studies with one data folder share it.
+# Each dataset is downloaded, unpacked and checked once, before the first training that reads it. The
+# report is in the data folder, so that studies with the same data folder share it.
 
 
 # A local rule, because the nodes of a cluster often have no network.

@@ -2,7 +2,7 @@
 
 
 figure_files = [file for name in study.figures for file in study.figure_files(name)]
-# A rule of its own draws the attention maps, so that the other figures need not wait for them.
+# A separate rule draws the attention maps, so that the other figures need not wait for them.
 maps_figures = [name for name in study.figures if name == "maps"]
 other_figures = [name for name in study.figures if name != "maps"]
 

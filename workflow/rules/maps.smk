@@ -1,8 +1,8 @@
-# Grad-CAM and each module's own map, for the networks whose weights were kept. The weights are not
+# Grad-CAM and each module's own map, for the networks with saved weights. The weights are not
 # declared as input, because a clone has records without weights.
 
 
-# `update` keeps the maps of cells whose weights are gone.
+# `update` keeps the maps of cells whose weights were removed.
 rule maps:
     input:
         study=study.snapshot,

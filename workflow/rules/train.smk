@@ -1,5 +1,6 @@
-# One training per cell. A cell is trained again when its id changes, which contains the digest of
-# its configuration, or when its record is removed. No file's time causes a training.
+# One training per cell. A cell is trained again if its record is removed, or if its configuration
+# changes: then its id, which contains the digest of the configuration, changes, too. The times of
+# files never cause a training.
 
 
 rule records:
@@ -8,7 +9,7 @@ rule records:
     localrule: True
 
 
-# At TERM and USR1 the training writes its last checkpoint while the shell waits for it.
+# After TERM or USR1 the shell waits until the training has written its last checkpoint.
 rule train:
     input:
         train_input,

@@ -1,5 +1,5 @@
 # For a study with `tuning:`, the trials of every model and the choice of its best hyperparameters.
-# A trial with a record is not repeated, and a choice that exists is not made again.
+# A trial with a record is not trained again, and an existing choice is not made again.
 
 
 use rule train as trial with:

@@ -1,6 +1,6 @@
 "use strict";
-// The study's cells as a table that sorts and filters, their curves, accuracy against cost, and the
-// record behind each. Everything is in this page; nothing is fetched.
+// A table of the study's cells to sort and filter, their curves, accuracy against cost, and the record
+// of each. The page contains all data and loads nothing.
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
@@ -30,7 +30,7 @@ function shape(name, attributes, ...children) {
   return made;
 }
 
-// What is not measured goes last, whichever way the rest is sorted.
+// Missing values are always last.
 function compare(a, b) {
   const [x, y] = [a[state.sort], b[state.sort]];
   if (x === y) return 0;
@@ -67,7 +67,7 @@ function drawTable() {
   }));
 }
 
-// Axes with round numbers: the frame of a drawing, and what places a value in it.
+// Draw axes with round numbers; return the functions from values to positions in the plot.
 function frame(drawing, xs, ys, titles, log) {
   const [width, height, left, right, top, bottom] = [560, 320, 52, 12, 10, 42];
   const range = (values, pad) => {
