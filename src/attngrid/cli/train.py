@@ -54,8 +54,8 @@ def train(arguments: argparse.Namespace) -> None:
 
 def tune(arguments: argparse.Namespace) -> None:
     """Choose a model's learning rate and weight decay by its trials."""
+    from attngrid.records.tuning import choose_hyperparameters
     from attngrid.study.labels import setting_label
-    from attngrid.training.start import choose_hyperparameters
 
     file, choice = choose_hyperparameters(read_study(arguments), arguments.name)
     setting = setting_label(choice.chosen.learning_rate, choice.chosen.weight_decay)

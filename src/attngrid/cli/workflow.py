@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -103,6 +104,6 @@ def after_run(study: Study, *, failed: bool = False) -> None:
 
     A run with a deadline only trains; its records are rendered elsewhere.
     """
-    if failed and deadline() is None:
+    if failed and deadline() == math.inf:
         subprocess.run(["attngrid", "current", "--ended", str(study.snapshot)])
     print(used(study), file=sys.stderr)

@@ -27,8 +27,7 @@ STATES = ("done", "running", "waiting", "failed", "diverged")
 STOPPED = "stopped before its end; the next run goes on from its last checkpoint"
 # The environment variable with the time at which the current Snakemake run began.
 RUN_BEGAN = "ATTNGRID_RUN_BEGAN"
-# Seconds between two tries to take a lock, and tries between two messages about it.
-RETRY_S, REMIND = 1.0, 60
+RETRY_S = 1.0  # between two tries to take a lock
 
 
 def write_status(file: Path, state: str, message: str = "", **more: Any) -> None:
@@ -59,8 +58,7 @@ def read_status(file: Path) -> dict[str, Any] | None:
     status = _read(file)
     if status is None or status["state"] != "running":
         return status
-    here = status.get("host") == socket.gethostname()
-    gone = here and not _is_alive(status.get("pid"))
+    gone = status.get("host") == socket.gethostname() and not _is_alive(status["pid"])
     return {**status, "state": "failed", "message": STOPPED} if gone else status
 
 
@@ -80,18 +78,15 @@ def reached(file: Path) -> dict[str, int]:
     return {name: status[name] for name in ("epoch", "epochs") if isinstance(status.get(name), int)}
 
 
+def epochs_in_checkpoint(cell: Cell) -> int:
+    """Epochs that a training of this cell does not repeat."""
+    return reached(cell.status).get("epoch", 0) if cell.checkpoint.is_file() else 0
+
+
 def _read(file: Path) -> dict[str, Any] | None:
-    with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+    with suppress(OSError, ValueError, KeyError, TypeError):
         status: dict[str, Any] = json.loads(file.read_text("utf-8"))
-        attempts = status.get("attempts", []) if isinstance(status, dict) else None
-        numbers = [one[name] for one in attempts or () for name in ("began", "heard", "gpus")]
-        texts = [status["message"], *(one["state"] for one in attempts or ())]
-        valid = status["state"] in STATES and isinstance(attempts, list)
-        if (
-            valid
-            and all(isinstance(number, int | float) for number in numbers)
-            and all(isinstance(text, str) for text in texts)
-        ):
+        if status["state"] in STATES and isinstance(status["message"], str):
             return status
     return None
 
@@ -100,21 +95,17 @@ def _read(file: Path) -> dict[str, Any] | None:
 def attempt(file: Path, gpus: int, **more: Any) -> Iterator[None]:
     """Add an attempt to a cell's status, which says ``running``; note how the attempt ends.
 
+    A training goes on where its status cannot be written.
+
     Args:
         file: ``Cell.status``.
         gpus: how many GPUs the attempt holds.
         more: as for ``write_status``.
     """
     began = time.time()
-    this = {
-        **_process(),
-        "gpus": gpus,
-        "devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
-        "began": began,
-        "heard": began,
-        "state": "running",
-    }
-    with suppress(OSError):  # a training goes on without its status
+    this = {**_process(), "gpus": gpus, "devices": os.environ.get("CUDA_VISIBLE_DEVICES")}
+    this |= {"began": began, "heard": began, "state": "running"}
+    with suppress(OSError):
         _write_attempts(file, [*read_attempts(file), this])
         write_status(file, "running", **more)
     state = "done"
@@ -149,13 +140,11 @@ def _process() -> dict[str, Any]:
     return {"pid": os.getpid(), "host": host, "node": node, "job": slurm_job()}
 
 
-def _is_alive(pid: object) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
-        os.kill(int(str(pid)), 0)
-    except (ProcessLookupError, ValueError, OverflowError):
-        return False
-    except PermissionError:
-        return True
+        os.kill(pid, 0)
+    except OSError as error:
+        return error.errno == errno.EPERM  # another user's process
     return True
 
 
@@ -174,29 +163,29 @@ def locked(cell: Cell, *, wait: bool = False) -> Iterator[None]:
 
     Args:
         cell: whose lock it is.
-        wait: until the other process releases it; a line every minute says so.
+        wait: until the other process releases it, and say so.
 
     Raises:
         BusyCellError: another process holds it, and ``wait`` is false.
         WriteError: the file system has no locks.
     """
     cell.lock.parent.mkdir(parents=True, exist_ok=True)
-    tries = 0
+    told = False
     while True:
         # opened anew for each try: a lock file that was removed locks nothing
         with cell.lock.open("ab") as stream:
             if _take(stream.fileno(), cell.lock):
                 yield
                 return
-        status = read_status(cell.status) or {}
-        process = f"process {status.get('pid', '?')} on {status.get('node', '?')}"
-        busy = f"{cell.id}: is being trained by {process}"
-        if not wait:
-            raise BusyCellError(f"{busy}; nothing was done")
-        if tries % REMIND == 0:
+        if not told:
+            status = read_status(cell.status) or {}
+            process = f"process {status.get('pid', '?')} on {status.get('node', '?')}"
+            busy = f"{cell.id}: is being trained by {process}"
+            if not wait:
+                raise BusyCellError(f"{busy}; nothing was done")
             remedy = f"If that process is gone, remove {cell.lock}"
             logger.info("%s; waiting for its end. %s", busy, remedy)
-        tries += 1
+            told = True
         time.sleep(RETRY_S)
 
 
