@@ -35,8 +35,6 @@ logger = logging.getLogger(__name__)
 ID = re.compile(r".+-[0-9a-f]{8}")
 # The folders that have files of each kind.
 FOLDERS = {".json": ("records", "trials"), ".ckpt": ("checkpoints",)}
-# Folders of records that were put aside.
-ARCHIVES = {"archive", "retired"}
 # An error is a number of images; rounding may change it by this share of them.
 ROUNDING = 1e-6
 
@@ -100,7 +98,7 @@ def import_folder(folder: Path, studies: Sequence[Study]) -> Imported:
         studies: the cells may be of any of these.
 
     Raises:
-        RecordError: the folder has no records and no checkpoints.
+        RecordError: the folder has neither.
     """
     if not folder.is_dir():
         raise RecordError(f"{folder}: there is no such folder")
@@ -135,7 +133,7 @@ def _find(folder: Path, suffix: str) -> Iterator[Path]:
     for file in sorted(folder.rglob(f"*{suffix}")):
         place = file.relative_to(folder).parts[:-1]
         expected = not place or place[-1] in FOLDERS[suffix]
-        if expected and not ARCHIVES & set(place) and ID.fullmatch(file.stem):
+        if expected and "archive" not in place and ID.fullmatch(file.stem):
             yield file
 
 
@@ -175,13 +173,13 @@ def _file_record(file: Path, cell: Cell) -> bool:
 def _file_checkpoint(file: Path, cell: Cell) -> bool:
     """Copy a checkpoint unless the cell has a record, or has come as far here."""
     status = _status_beside(file)
-    there, here = reached(status), reached(cell.status)
-    as_far = here.get("epoch", 0) >= there.get("epoch", 0)
-    if cell.record.is_file() or (cell.checkpoint.is_file() and as_far):
+    as_far = cell.checkpoint.is_file() and reached(cell.status) >= reached(status)
+    if cell.record.is_file() or as_far:
         return False
     write_atomically(cell.checkpoint, file.read_bytes())
     merge_attempts(cell.status, status)
-    write_status(cell.status, "waiting", STOPPED, **there)
+    epochs = {"epoch": reached(status), "epochs": cell.recipe.epochs}
+    write_status(cell.status, "waiting", STOPPED, **epochs)
     return True
 
 
@@ -201,11 +199,7 @@ def _status_beside(file: Path) -> Path:
 
 
 def _checked_metrics(file: Path, cell: Cell) -> Metrics | None:
-    """The metrics of a record whose figures are possible for its cell; a trial may have none.
-
-    Raises:
-        RecordError: names the field.
-    """
+    """The metrics of a record whose figures are possible for its cell; a trial may have none."""
     record = read_trial(file, cell) if cell.validation else read_record(file, cell)
     name = record.config["recipe"].get("name")
     if name != cell.recipe_name:

@@ -80,15 +80,10 @@ def stale_records(study: Study) -> dict[str, tuple[Path, str]]:
 
 
 def archive(study: Study, *, other_code: bool = False) -> list[tuple[Path, Path]]:
-    """Move a study's superseded records to its ``archive/``, which nothing reads.
+    """Move a study's superseded records to its ``archive/``; return each file's two paths.
 
-    Args:
-        study: whose records they are.
-        other_code: also move the records of other code and of an unknown version, and what their
-            trials chose.
-
-    Returns:
-        For each file its old and its new path.
+    With ``other_code`` also move the records of other code and of an unknown version, and what
+    their trials chose.
     """
     files = list(study.superseded.values())
     if other_code:

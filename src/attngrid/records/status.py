@@ -31,29 +31,24 @@ RETRY_S = 1.0  # between two tries to take a lock
 
 
 def write_status(file: Path, state: str, message: str = "", **more: Any) -> None:
-    """Write a cell's state; its attempts, and the epoch that it has reached, are kept.
+    """Write a cell's state, one of ``STATES``; its attempts and the epoch it has reached are kept.
 
-    Args:
-        file: ``Cell.status``.
-        state: one of ``STATES``.
-        message: why the cell has no record.
-        more: for instance ``epoch`` and ``epochs``, ``top1_accuracy`` and ``left_s``.
+    The message says why the cell has no record. ``more`` may be ``epoch`` and ``epochs``,
+    ``top1_accuracy`` and ``left_s``.
     """
-    attempts = read_attempts(file)
-    this = {"state": "running", **_process()}
-    if attempts and this.items() <= attempts[-1].items():
+    old, process = _read(file) or {}, _process()
+    attempts = old.get("attempts", [])
+    if attempts and {"state": "running", **process}.items() <= attempts[-1].items():
         attempts[-1]["heard"] = time.time()
-    status = {"state": state, "message": message, **_process(), "time": now()}
-    status |= {**reached(file), **more, "attempts": attempts}
-    write_atomically(file, json.dumps(status) + "\n")
+    status = {"state": state, "message": message, **process, "time": now()}
+    status |= {name: old[name] for name in ("epoch", "epochs") if name in old}
+    write_atomically(file, json.dumps(status | more | {"attempts": attempts}) + "\n")
 
 
 def read_status(file: Path) -> dict[str, Any] | None:
-    """Read a cell's status.
+    """Read a cell's status; None without a readable file.
 
-    Returns:
-        None without a readable status file. A status that says ``running``, of a process of this
-        machine that has ended, is returned as ``failed``.
+    A status that says ``running``, of a process of this machine that has ended, is ``failed``.
     """
     status = _read(file)
     if status is None or status["state"] != "running":
@@ -72,15 +67,14 @@ def read_attempts(file: Path) -> list[dict[str, Any]]:
     return attempts
 
 
-def reached(file: Path) -> dict[str, int]:
-    """The ``epoch`` that a cell has reached, and its ``epochs``, as far as its status has them."""
-    status = _read(file) or {}
-    return {name: status[name] for name in ("epoch", "epochs") if isinstance(status.get(name), int)}
+def reached(file: Path) -> int:
+    """The epoch that a cell has reached, according to its status."""
+    return int((_read(file) or {}).get("epoch", 0))
 
 
 def epochs_in_checkpoint(cell: Cell) -> int:
     """Epochs that a training of this cell does not repeat."""
-    return reached(cell.status).get("epoch", 0) if cell.checkpoint.is_file() else 0
+    return reached(cell.status) if cell.checkpoint.is_file() else 0
 
 
 def _read(file: Path) -> dict[str, Any] | None:
@@ -95,12 +89,8 @@ def _read(file: Path) -> dict[str, Any] | None:
 def attempt(file: Path, gpus: int, **more: Any) -> Iterator[None]:
     """Add an attempt to a cell's status, which says ``running``; note how the attempt ends.
 
-    A training goes on where its status cannot be written.
-
-    Args:
-        file: ``Cell.status``.
-        gpus: how many GPUs the attempt holds.
-        more: as for ``write_status``.
+    The attempt holds so many GPUs; ``more`` is as for ``write_status``. A training goes on where
+    its status cannot be written.
     """
     began = time.time()
     this = {**_process(), "gpus": gpus, "devices": os.environ.get("CUDA_VISIBLE_DEVICES")}
@@ -159,11 +149,8 @@ def has_diverged(file: Path) -> str:
 def locked(cell: Cell, *, wait: bool = False) -> Iterator[None]:
     """Hold a cell's lock, so that one process trains it or files its record.
 
-    The operating system releases the lock when the process ends, however it ends.
-
-    Args:
-        cell: whose lock it is.
-        wait: until the other process releases it, and say so.
+    The operating system releases the lock when the process ends, however it ends. With ``wait``,
+    wait for that, and say so.
 
     Raises:
         BusyCellError: another process holds it, and ``wait`` is false.

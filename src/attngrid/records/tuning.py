@@ -55,14 +55,9 @@ def _best(trials: Iterable[TrialResult]) -> Hyperparameters | None:
 
 
 def choose_hyperparameters(study: Study, name: str) -> tuple[Path, TuningResult]:
-    """Choose the best hyperparameters of a model by its trials, for all of its seeds.
+    """Choose the best hyperparameters of a model by its trials; return the file and its content.
 
-    Args:
-        study: has ``tuning``.
-        name: of the choice's file, without ``.json``.
-
-    Returns:
-        The file that is written, and its content.
+    The name is that of the file in the study's ``tuning/``, without ``.json``.
 
     Raises:
         UnknownNameError: no choice of the study has this name.
@@ -97,8 +92,7 @@ def read_tuning_result(cell: Cell) -> TuningResult:
     """Read the result of a tuned cell's trials.
 
     Raises:
-        RecordError: no JSON, a field that is missing or invalid, or the result of other trials;
-            the message names the file.
+        RecordError: no JSON, a field that is missing or invalid, or the result of other trials.
     """
     file = cell.choice
     assert file is not None
@@ -113,11 +107,7 @@ def read_tuning_result(cell: Cell) -> TuningResult:
 
 
 def with_best_hyperparameters(cell: Cell) -> Cell:
-    """A tuned cell with its chosen hyperparameters; any other cell as it is.
-
-    Raises:
-        RecordError: as ``read_tuning_result``.
-    """
+    """A tuned cell with its chosen hyperparameters; any other cell as it is."""
     if cell.tuning is None:
         return cell
     chosen = read_tuning_result(cell).chosen

@@ -124,11 +124,8 @@ class Checkpoints:
     def save(self, shared: dict[str, Any], own: dict[str, Any]) -> None:
         """Write the newest checkpoint atomically and keep the one before it.
 
-        A full disk ends no training: a line says that there is no new checkpoint.
-
-        Args:
-            shared: the state that is equal in all processes: model and optimizer.
-            own: the state of this process; those of its random generators are added.
+        A full disk ends no training: a line says that there is no new checkpoint. Model and
+        optimizer are ``shared``, equal in all processes; the rest of the state is each one's own.
 
         Raises:
             InterruptedTrainingError: a signal, or the end of the run, asked for the last one.
@@ -165,10 +162,7 @@ class Checkpoints:
         """Read the newest usable checkpoint and restore the state of every random generator.
 
         A checkpoint that is damaged, or of another cell, other code or another number of
-        processes, is put aside, and a line says so.
-
-        Returns:
-            The ``shared`` and the ``own`` state of this process; None without a usable checkpoint.
+        processes, is put aside, and a line says so. None without a usable one.
         """
         # the first process decides for all
         state = self.processes.broadcast(self._newest() if self.processes.rank == 0 else None)
@@ -221,11 +215,7 @@ class Checkpoints:
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
-    """The content of a checkpoint's file.
-
-    Raises:
-        ValueError: it is not what was written; torch raises other errors for other content.
-    """
+    """The content of a checkpoint's file; a ValueError if it is not what was written."""
     content = file.read_bytes()
     payload = content[SHA256_BYTES:]
     if content[:SHA256_BYTES] != hashlib.sha256(payload).digest():

@@ -30,12 +30,8 @@ TIMEOUT = timedelta(minutes=10)
 class Processes:
     """The processes that train one cell, and this one's place among them.
 
-    Attributes:
-        rank: number of this process; rank 0 writes all files and messages.
-        count: number of processes on all machines.
-        local_rank: number on this machine, which is the number of its GPU.
-        local_count: number of processes on this machine.
-        parent: process ID of the launcher.
+    Rank 0 writes all files and messages. ``local_rank`` counts on this machine, and is the number
+    of the process's GPU.
     """
 
     rank: int = 0

@@ -349,8 +349,7 @@ def too_slow(precision: Precision, device: torch.device) -> str | None:
         lacks = lacks_bfloat16()
     if precision != "bfloat16" or not lacks:
         return None
-    name = device_name(device)
     return (
-        f"precision: found bfloat16, for which {name} has no instructions; "
+        f"precision: found bfloat16, for which {device_name(device)} has no instructions; "
         "float32 takes a fraction of the time here"
     )

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -171,9 +172,20 @@ def _train_and_record(study: Study, cell: Cell, record: Path, processes: Process
     start = time.perf_counter()
     run = _environment(device)  # taken now: the checkout may have changed when the training ends
     try:
-        metrics, speed, model = _train(study, cell, processes, _progress(cell, label))
+        metrics, speed, model = _train(study, cell, processes, partial(_report, cell, label))
         run |= {**speed, "peak_memory_mb": _peak_memory_mb(device), "cpu_s": time.process_time()}
-        _write(study, cell, record, metrics, run, model)
+        # a record elsewhere is somebody's own, and the study keeps the weights that it has
+        ours = record.absolute() == cell.record.absolute()
+        if study.keep.weights == "last" and ours and not cell.validation:
+            _keep_weights(cell, model)
+        try:
+            write_record(record, cell, metrics, run)
+        except OSError as error:
+            if not ours:
+                raise
+            logger.warning("%s: %s; removed its weights to make room", record, error.strerror)
+            cell.weights.unlink(missing_ok=True)
+            write_record(record, cell, metrics, run)
         result = f"done, top-1 {100 - metrics['top1_error']:.1f} %"
     except DivergedError as error:
         if not cell.validation:
@@ -189,48 +201,24 @@ def _train_and_record(study: Study, cell: Cell, record: Path, processes: Process
     logger.info("%s: %s in %s; %d of %d cells", label, result, wall, done, len(cells))
 
 
-def _progress(cell: Cell, label: str) -> Progress:
-    """Write each epoch to the cell's status and to the log."""
-    epochs = cell.recipe.epochs
-
-    def progress(line: dict[str, Any], elapsed: float) -> None:
-        done = line["epoch"]
-        accuracy, left = 100 - line["test_top1_error"], elapsed / done * (epochs - done)
-        more = {"epoch": done, "epochs": epochs, "top1_accuracy": accuracy, "left_s": left}
-        with suppress(OSError):  # a training goes on without its status
-            write_status(cell.status, "running", **more)
-        text = f"epoch {done}/{epochs}, top-1 {accuracy:.1f} %, {duration(left)} left"
-        logger.info("%s: %s", label, text)
-
-    return progress
+def _report(cell: Cell, label: str, line: dict[str, Any], elapsed: float) -> None:
+    """Write an epoch to the cell's status and to the log."""
+    done, epochs = line["epoch"], cell.recipe.epochs
+    accuracy, left = 100 - line["test_top1_error"], elapsed / done * (epochs - done)
+    more = {"epoch": done, "epochs": epochs, "top1_accuracy": accuracy, "left_s": left}
+    with suppress(OSError):  # a training goes on without its status
+        write_status(cell.status, "running", **more)
+    text = f"epoch {done}/{epochs}, top-1 {accuracy:.1f} %, {duration(left)} left"
+    logger.info("%s: %s", label, text)
 
 
-def _write(
-    study: Study,
-    cell: Cell,
-    record: Path,
-    metrics: dict[str, Any],
-    run: dict[str, Any],
-    model: nn.Module,
-) -> None:
-    """Write record and weights; a disk without room for both gets the record."""
-    # a record elsewhere is somebody's own, and the study keeps the weights that it has
-    ours = record.absolute() == cell.record.absolute()
-    if study.keep.weights == "last" and ours and not cell.validation:
-        try:
-            write_weights(cell.weights, cell, model)
-        except Exception as error:
-            cell.weights.unlink(missing_ok=True)  # those of an earlier training
-            reason = f"{type(error).__name__}: {error}"
-            logger.warning("%s: weights not kept: %s", cell.label, reason)
+def _keep_weights(cell: Cell, model: nn.Module) -> None:
+    """Write the weights; where that fails, the record is written all the same."""
     try:
-        write_record(record, cell, metrics, run)
-    except OSError as error:
-        if not ours:
-            raise
-        logger.warning("%s: %s; removed its weights to make room", record, error.strerror)
-        cell.weights.unlink(missing_ok=True)
-        write_record(record, cell, metrics, run)
+        write_weights(cell.weights, cell, model)
+    except Exception as error:
+        cell.weights.unlink(missing_ok=True)  # those of an earlier training
+        logger.warning("%s: weights not kept: %s: %s", cell.label, type(error).__name__, error)
 
 
 def _environment(device: torch.device) -> dict[str, Any]:

@@ -46,9 +46,9 @@ def _is_training(command: list[str]) -> bool:
     names = [Path(word).name for word in command[:2]]  # the script may follow its interpreter
     if "attngrid" not in names:
         return False
-    arguments = command[names.index("attngrid") + 1 :]
     # no option before the command takes a value
-    return next((word for word in arguments if not word.startswith("-")), None) == "train"
+    arguments = [w for w in command[names.index("attngrid") + 1 :] if not w.startswith("-")]
+    return arguments[:1] == ["train"]
 
 
 def hold_signals() -> None:
