@@ -40,8 +40,6 @@ class TrainState:
         epoch: the current one, from 1.
         step: the next one of the epoch, from 0.
         losses: of each micro-batch of the epoch so far, summed over the images of this process.
-        seen: images of the epoch so far, over all processes.
-        images_seen: images of all earlier epochs.
         curve: one line for each earlier epoch.
         training_s, testing_s: seconds so far.
         resumed: how often the training continued from a checkpoint.
@@ -52,8 +50,6 @@ class TrainState:
     epoch: int = 1
     step: int = 0
     losses: list[Tensor] = field(default_factory=list)
-    seen: int = 0
-    images_seen: int = 0
     curve: list[dict[str, Any]] = field(default_factory=list)
     training_s: float = 0.0
     testing_s: float = 0.0
@@ -62,8 +58,7 @@ class TrainState:
     def end_epoch(self, line: dict[str, Any]) -> None:
         """Add the epoch's line to the curve and start the next epoch."""
         self.curve.append(line)
-        self.images_seen += self.seen
-        self.epoch, self.step, self.seen, self.losses = self.epoch + 1, 0, 0, []
+        self.epoch, self.step, self.losses = self.epoch + 1, 0, []
         self.correct = torch.zeros_like(self.correct)
 
     def state_dict(self) -> dict[str, Any]:

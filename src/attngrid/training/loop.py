@@ -137,6 +137,7 @@ def train(
         workers=min(compute.workers, max(1, processors() // processes.local_count)),
         share=Share(processes.rank, processes.count, micro_steps, joint=sync_bn),
     )
+    images_per_epoch = sum(map(len, batches.places))
     model = create_model(**cell.model_arguments())
     performance = resolve(
         compute.performance,
@@ -194,7 +195,6 @@ def train(
             )
             state.losses += losses
             state.correct += correct
-            state.seen += images
             state.step += 1
             state.training_s += elapsed()
             save_if_due()
@@ -215,8 +215,8 @@ def train(
         line = {
             "epoch": state.epoch,
             "learning_rate": recipe.learning_rate_at(last_step),
-            "train_loss": float(loss_sums.double().sum()) / state.seen,
-            "train_top1_error": percent_wrong(correct, state.seen),
+            "train_loss": float(loss_sums.double().sum()) / images_per_epoch,
+            "train_top1_error": percent_wrong(correct, images_per_epoch),
             **test,
         }
         state.testing_s += elapsed()
@@ -234,7 +234,7 @@ def train(
         "wall_s": state.training_s + state.testing_s,
         "training_s": state.training_s,
         "loop_cpu_s": time.process_time() - cpu_s_before,
-        "images_per_s": state.images_seen / state.training_s,
+        "images_per_s": recipe.epochs * images_per_epoch / state.training_s,
         "resumed": state.resumed,
         "processes": processes.count,
         **compute.model_dump(include={"deterministic", "gradient_accumulation_steps", "sync_bn"}),
