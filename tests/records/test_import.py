@@ -245,7 +245,7 @@ def test_a_record_of_a_cell_that_is_being_trained_waits(made: Path, capsys: Say)
     write_status(first.status, "running", epoch=0, epochs=1)
     with locked(first):
         assert main(["import", str(made)]) == 1
-    assert "is being trained here; import it again after that" in capsys.readouterr().err
+    assert "is being trained by process" in capsys.readouterr().err
     assert not first.record.exists()
     assert first.status.is_file()
     assert main(["import", str(made)]) == 0

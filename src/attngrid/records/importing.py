@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from attngrid.core.errors import AttngridError, BusyCellError, ConfigError, RecordError
+from attngrid.core.errors import AttngridError, ConfigError, RecordError
 from attngrid.core.files import home, read_yaml, write_atomically
 from attngrid.core.validation import validate
 from attngrid.data.registry import find_dataset
@@ -88,17 +88,14 @@ def known_studies() -> list[Study]:
 def import_folder(folder: Path, studies: Sequence[Study]) -> Imported:
     """File the records of a folder, and the checkpoints of cells without a record.
 
-    A record is a JSON file with a cell's id as its name, in the folder itself or in a folder
-    ``records`` or ``trials`` below it. A checkpoint is a ``.ckpt`` file with such a name in a
-    folder ``checkpoints``; its content is checked when its training continues. A folder
+    The folder is for instance a copy of another machine's ``results``; the cells may be of any of
+    the studies. A record is a JSON file with a cell's id as its name, in the folder itself or in a
+    folder ``records`` or ``trials`` below it. A checkpoint is a ``.ckpt`` file with such a name in
+    a folder ``checkpoints``; its content is checked when its training continues. A folder
     ``status`` beside them says how far a cell has come, and what it took.
 
-    Args:
-        folder: for instance a copy of another machine's ``results``.
-        studies: the cells may be of any of these.
-
     Raises:
-        RecordError: the folder has neither.
+        RecordError: the folder has neither records nor checkpoints.
     """
     if not folder.is_dir():
         raise RecordError(f"{folder}: there is no such folder")
@@ -118,10 +115,6 @@ def import_folder(folder: Path, studies: Sequence[Study]) -> Imported:
                     result.filed.append(cell.record)
                 else:
                     result.skipped.append(cell.record)
-        except BusyCellError:
-            result.refused.append(
-                f"{file}: its cell is being trained here; import it again after that"
-            )
         except (AttngridError, OSError) as error:
             result.refused.append(f"{file}: {str(error).removeprefix(f'{file}: ')}")
     _copy_failures(folder, studies)

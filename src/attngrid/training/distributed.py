@@ -75,7 +75,7 @@ class Processes:
         """Rank 0's value, on all ranks."""
         values = [value]
         if self.count > 1:
-            dist.broadcast_object_list(values, device=torch.device("cpu"))
+            dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
         return values[0]
 
     def wait(self) -> None:
