@@ -28,7 +28,7 @@ from sides import headline, machine_info, report, table
 
 from attngrid.core.hardware import processors
 from attngrid.core.validation import validate
-from attngrid.study.compute import Performance
+from attngrid.study.compute import Compute
 from attngrid.study.schema import Study
 
 FORMS = ("fast", "reference")
@@ -53,13 +53,8 @@ def top1_error(device: str, attention: str, form: str, seed: int) -> float:
         "compute": {"device": device, "precision": precision, "threads": 1},
     }
     (cell,) = validate(Study, content, "equivalence").cells
-    metrics, _ = loop.train(
-        cell,
-        torch.device(device),
-        Path(),
-        progress=lambda *_: None,
-        performance=Performance.model_validate(performance),
-    )
+    compute = Compute.model_validate({"performance": performance})
+    metrics, *_ = loop.train(cell, torch.device(device), Path(), compute=compute)
     return float(metrics["top1_error"])
 
 

@@ -10,7 +10,7 @@ from setting import Setting
 from sides import Wait
 
 from attngrid.core.validation import validate
-from attngrid.study.compute import Performance
+from attngrid.study.compute import Compute
 from attngrid.study.schema import Study
 from attngrid.training.checkpoint import Checkpoints
 
@@ -83,8 +83,8 @@ def train(
         cell,
         torch.device(setting.device),
         Path(),
-        progress=lambda *_: None,
         checkpoints=Samples(Path("none"), cell.digest, share=0),
-        deterministic=deterministic,
-        performance=Performance.model_validate(performance),
+        compute=Compute.model_validate(
+            {"deterministic": deterministic, "performance": performance}
+        ),
     )

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from attngrid.core.validation import validate
-from attngrid.records.record import write_record
+from attngrid.records.record import headline, write_record
 from attngrid.study.cell import Cell
 from attngrid.study.schema import Study
 
@@ -64,11 +64,7 @@ def fake_record(cell: Cell, *errors: float) -> None:
         for epoch, error in enumerate(errors, 1)
     ]
     metrics = {
-        "top1_error": errors[-1],
-        "top5_error": errors[-1] / 2,
-        "best_epoch": errors.index(min(errors)) + 1,
-        "best_top1_error": min(errors),
-        "best_top5_error": min(errors) / 2,
+        **headline(curve),
         "train_images": 1442,
         "test_images": 355,
         "params": 1000,

@@ -16,6 +16,7 @@ import torch
 
 from attngrid.core.errors import InterruptedTrainingError
 from attngrid.study.cell import Cell
+from attngrid.study.compute import Compute
 from attngrid.study.schema import load_study
 from attngrid.training import loop
 from attngrid.training.checkpoint import Checkpoints
@@ -44,16 +45,15 @@ def train(
     gradient_accumulation_steps: int,
     checkpoints: Checkpoints | None = None,
 ) -> dict[str, Any]:
-    metrics, speed = loop.train(
+    metrics, run, _ = loop.train(
         cell,
         CPU,
         Path("data"),
-        progress=lambda line, elapsed: None,
         checkpoints=checkpoints,
         processes=processes,
-        gradient_accumulation_steps=gradient_accumulation_steps,
+        compute=Compute(gradient_accumulation_steps=gradient_accumulation_steps),
     )
-    return metrics | {"resumed": speed["resumed"]}
+    return metrics | {"resumed": run["resumed"]}
 
 
 def stopped(cell: Cell, processes: Processes, gradient_accumulation_steps: int) -> list[Any]:

@@ -21,7 +21,7 @@ from attngrid.cli.main import main
 from attngrid.core.errors import RecordError
 from attngrid.core.validation import validate
 from attngrid.records import staleness
-from attngrid.records.record import read_record
+from attngrid.records.record import headline, read_record
 from attngrid.records.staleness import code_digest
 from attngrid.study.schema import Study
 from attngrid.training.run import run_cell
@@ -50,13 +50,13 @@ def fields_of(attention: str, backbone: str = "resnet18", **recipe: Any) -> dict
                 "attentions": [attention],
                 "recipes": ["tiny"],
                 "seeds": [0],
-                "options": {"width": 0.0625},
+                "options": {"width": 0.0625, "classes": 2},
             }
         ],
         "recipes": {
             "tiny": {
-                "epochs": 2,
-                "batch_size": 256,
+                "epochs": 1,
+                "batch_size": 100,
                 "learning_rate": 0.02,
                 "schedule": {"kind": "one_cycle"},
                 **recipe,
@@ -106,10 +106,9 @@ def test_evaluate_ends_non_zero_where_the_weights_do_not_make_the_errors(
     inside: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = json.loads(inside.read_text())
-    for block in (content["metrics"], content["metrics"]["curve"][-1]):
-        for name in ("top5_error", "best_top5_error", "test_top5_error"):
-            if name in block:
-                block[name] += 0.5
+    line = content["metrics"]["curve"][0]
+    line["test_top1_error"] += 0.5
+    content["metrics"] |= headline([line])
     inside.write_text(json.dumps(content))
     assert main(["evaluate", str(inside)]) == 1
     assert "these weights do not make its errors" in capsys.readouterr().err
@@ -126,7 +125,7 @@ def test_evaluate_names_the_weights_that_are_not_there(
 
 def test_create_model_loads_a_records_weights(inside: Path) -> None:
     model = attngrid.create_model(
-        "resnet18", "cbam", num_classes=10, stem="cifar", width=0.0625, pretrained=inside
+        "resnet18", "cbam", num_classes=2, stem="cifar", width=0.0625, pretrained=inside
     )
     (weights,) = Path("results/tiny/weights").glob("*.safetensors")
     expected = load_file(weights)
@@ -147,7 +146,7 @@ def test_create_model_refuses_the_weights_of_another_network(
 ) -> None:
     with pytest.raises(RecordError, match=message):
         attngrid.create_model(
-            "resnet18", attention, num_classes=10, stem="cifar", width=width, pretrained=inside
+            "resnet18", attention, num_classes=2, stem="cifar", width=width, pretrained=inside
         )
 
 
@@ -173,7 +172,7 @@ def test_a_digest_covers_every_source_that_decides_a_result(
         return before != after
 
     for file in staleness.OTHERS:
-        assert not (package / file).exists() or not changes(package / file), file
+        assert not changes(package / "training" / file), file
     for name in ("render/tables.py", "cli/main.py", "records/status.py", "study/plan.py"):
         assert not (package / name).exists() or not changes(package / name), name
     wanted = ["study/recipe.py", "study/recipes.yaml", "training/loop.py", "data/transforms.py"]
@@ -192,6 +191,7 @@ def state(study: Study) -> tuple[str, str]:
     return row["state"], row["message"]
 
 
+@pytest.mark.slow
 def test_a_record_of_another_configuration_is_stale_until_it_is_archived(
     inside: Path,
     snakemake: Callable[..., subprocess.CompletedProcess[str]],

@@ -27,7 +27,6 @@ from attngrid.records.tuning import (
     choose_hyperparameters,
     read_tuning_result,
     with_best_hyperparameters,
-    write_tuning_result,
 )
 from attngrid.render.tables import build_table
 from attngrid.study.cell import Cell
@@ -67,6 +66,11 @@ def cell(study: Study, attention: str = "none", seed: int = 0) -> Cell:
 
 def setting(cell: Cell) -> tuple[float, float]:
     return cell.recipe.learning_rate, cell.recipe.weight_decay
+
+
+def choose(study: Study, cell: Cell) -> None:
+    assert cell.choice is not None
+    choose_hyperparameters(study, cell.choice.stem)
 
 
 def diverge(trial: Cell) -> None:
@@ -246,17 +250,16 @@ def test_the_smallest_class_of_the_digits_is_what_the_configuration_is_held_agai
     assert DATASETS["digits"].smallest_class == int(torch.bincount(whole.labels_N).min())
 
 
-def test_no_test_image_reaches_a_trial(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_test_image_reaches_a_trial(small: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """A test split of noise changes a frozen cell's figures and no trial's."""
-    trial, frozen = cell(study).trials[0], study.cells[0]
+    trial, frozen = cell(small).trials[0], small.cells[0]
 
     def metrics(cell: Cell) -> dict[str, Any]:
-        folder, device = Path("data"), torch.device("cpu")
-        return loop.train(cell, device, folder, progress=lambda line, elapsed: None)[0]
+        return loop.train(cell, torch.device("cpu"), Path("data"))[0]
 
     before = metrics(trial), metrics(frozen)
-    assert (before[0]["train_images"], before[0]["test_images"]) == (1142, 300)
-    assert (before[1]["train_images"], before[1]["test_images"]) == (1442, 355)
+    assert (before[0]["train_images"], before[0]["test_images"]) == (229, 60)
+    assert (before[1]["train_images"], before[1]["test_images"]) == (289, 71)
     from attngrid.data import digits as module
     from attngrid.data.images import Images
 
@@ -289,7 +292,7 @@ def test_the_least_validation_error_is_chosen(
 ) -> None:
     tuned_cell = cell(study)
     fake_trials(tuned_cell, *errors)
-    write_tuning_result(tuned_cell, choose_hyperparameters(tuned_cell))
+    choose(study, tuned_cell)
     for seed in (0, 1):
         trained = with_best_hyperparameters(cell(study, seed=seed))
         assert setting(trained) == expected
@@ -304,7 +307,7 @@ def test_where_all_trials_diverge_the_model_has(
 ) -> None:
     fake_trials(cell(study), *[None] * 6)
     with pytest.raises(DivergedTrialsError, match="all 6 trials diverged; add smaller"):
-        choose_hyperparameters(cell(study))
+        choose(study, cell(study))
     choice = cell(study).choice
     assert choice is not None
     assert main(["tune", "tiny.json", choice.stem]) == 1
@@ -324,34 +327,34 @@ def test_a_missing_or_edited_trial_is_named(study: Study) -> None:
     file = tuned_cell.trials[2].record
     file.write_text(file.read_text().replace('"validation": 300', '"validation": 200'))
     with pytest.raises(RecordError, match=r"trials/.*config: is not that of this cell"):
-        choose_hyperparameters(tuned_cell)
+        choose(study, tuned_cell)
     (line,) = unfinished(collect(study))
     assert f"{tuned_cell.trials[2].id}: refused" in line
     diverge(tuned_cell.trials[2])
     file.write_text(file.read_text().replace('"diverged":', '"message":'))
-    with pytest.raises(RecordError, match=r"trials/.*: run: .*either metrics or, in its run"):
-        choose_hyperparameters(tuned_cell)
+    with pytest.raises(RecordError, match=r"trials/.*: .*either metrics or, in its run"):
+        choose(study, tuned_cell)
     file.unlink()
     with pytest.raises(RecordError, match=r"trials/.*cannot be read"):
-        choose_hyperparameters(tuned_cell)
+        choose(study, tuned_cell)
 
 
 def test_a_choice_that_is_not_the_best_of_these_trials_is_refused(
     tuned: dict[str, Any], study: Study
 ) -> None:
     tuned_cell, other = cell(study), cell(study, "se")
-    with pytest.raises(RecordError, match=r"tuning/.*cannot be read.*attngrid tune"):
+    with pytest.raises(RecordError, match=r"tuning/.*is not there; `attngrid tune` makes it"):
         run_cell(study, tuned_cell, tuned_cell.record)
     for each in (tuned_cell, other):
         fake_trials(each, 50.0, 40.0, 30.0, 20.0, 10.0, 60.0)
-        write_tuning_result(each, choose_hyperparameters(each))
+        choose(study, each)
     assert tuned_cell.choice is not None
     assert other.choice is not None
     good = tuned_cell.choice.read_text()
     edited = json.loads(good)
     edited["chosen"] = {"learning_rate": 0.02, "weight_decay": 0.0}
     for content, message in {
-        json.dumps(edited): "chosen: .*is not the setting of the least",
+        json.dumps(edited): "chosen is not the setting of the least",
         other.choice.read_text(): "trials: are not those of this cell",
         good[:40]: "cannot be read",
     }.items():
@@ -389,7 +392,7 @@ def test_a_tuned_record_of_another_setting_than_the_choice_is_refused(study: Stu
         (50.0, 50.0, 50.0, 50.0, 60.0, 50.0): "refused",
     }.items():
         fake_trials(tuned_cell, *errors)
-        write_tuning_result(tuned_cell, choose_hyperparameters(tuned_cell))
+        choose(study, tuned_cell)
         results = collect(study)
         assert results.cells.set_index("id")["state"][tuned_cell.id] == expected
     (line,) = unfinished(results)
@@ -399,8 +402,16 @@ def test_a_tuned_record_of_another_setting_than_the_choice_is_refused(study: Stu
 # Training
 
 
+@pytest.fixture
+def small(tuned: dict[str, Any], study: Study) -> Study:
+    """Of two classes, to be trained."""
+    tuned["grid"][0]["options"] |= {"classes": 2}
+    tuned["tuning"]["validation_images"] = 60
+    return validate(Study, tuned, "t")
+
+
 def test_a_trial_that_diverges_leaves_a_record_and_raises_nothing(
-    tuned: dict[str, Any], study: Study, caplog: pytest.LogCaptureFixture
+    tuned: dict[str, Any], small: Study, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     tuned["recipes"]["tiny"] |= {"schedule": {"kind": "step"}}
@@ -418,10 +429,9 @@ def test_a_trial_that_diverges_leaves_a_record_and_raises_nothing(
         read_record(trial.record)  # no measured cell's
 
 
-def test_a_tuned_cell_is_trained_as_a_recipe_with_that_setting_is(
-    tuned: dict[str, Any], study: Study
-) -> None:
+def test_a_tuned_cell_is_trained_as_a_recipe_with_that_setting_is(small: Study) -> None:
     """On all training images, and to the bits of a frozen cell that has what was chosen."""
+    study = small
     tuned_cell, frozen = cell(study), study.cells[0]
     assert setting(frozen) == GRID[0]
     for trial in tuned_cell.trials[1:]:
@@ -429,11 +439,11 @@ def test_a_tuned_cell_is_trained_as_a_recipe_with_that_setting_is(
     trial = tuned_cell.trials[0]
     for each in (trial, frozen):
         run_cell(study, each, each.record)
-    write_tuning_result(tuned_cell, choose_hyperparameters(tuned_cell))
+    choose(study, tuned_cell)
     run_cell(study, tuned_cell, tuned_cell.record)
     record = read_record(tuned_cell.record, tuned_cell)
     assert record.metrics == read_record(frozen.record, frozen).metrics
-    assert record.metrics.train_images == 1442
+    assert record.metrics.train_images == 289
     assert record.config["recipe"]["name"] == "tiny+tuned"
     assert (tuned_cell.weights.is_file(), trial.weights.exists()) == (True, False)
     assert not list(Path("results/tiny/checkpoints").glob("*"))
@@ -441,8 +451,9 @@ def test_a_tuned_cell_is_trained_as_a_recipe_with_that_setting_is(
 
 
 def test_a_tuned_cell_does_not_go_on_from_the_checkpoint_of_another_choice(
-    study: Study, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    small: Study, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    study = small
     tuned_cell, digests = cell(study), []
 
     class Noted(Checkpoints):
@@ -452,13 +463,13 @@ def test_a_tuned_cell_does_not_go_on_from_the_checkpoint_of_another_choice(
 
     monkeypatch.setattr(run, "Checkpoints", Noted)
     fake_trials(tuned_cell, 40.0, 50.0, 50.0, 50.0, 50.0, 50.0)
-    write_tuning_result(tuned_cell, choose_hyperparameters(tuned_cell))
+    choose(study, tuned_cell)
     run_cell(study, tuned_cell, tuned_cell.record)
-    Checkpoints(tuned_cell.checkpoint, digests[0], 1.0).save({})
+    Checkpoints(tuned_cell.checkpoint, digests[0], 1.0).save({}, {})
     fake_trials(tuned_cell, 50.0, 40.0, 50.0, 50.0, 50.0, 50.0)
-    write_tuning_result(tuned_cell, choose_hyperparameters(tuned_cell))
+    choose(study, tuned_cell)
     run_cell(study, tuned_cell, tuned_cell.record)
-    assert "is of another cell, not used" in caplog.text
+    assert "not used, of cell" in caplog.text
     assert read_record(tuned_cell.record, tuned_cell).run["resumed"] == 0
 
 
@@ -469,7 +480,7 @@ def test_trials_are_a_tidy_frame(study: Study) -> None:
     fake_trials(cell(study), 50.0, 40.0, None, 20.0, 10.0, 60.0)
     fake_trials(cell(study, "se"), *[30.0] * 6)
     cell(study, "se").trials[5].record.unlink()
-    write_tuning_result(cell(study), choose_hyperparameters(cell(study)))
+    choose(study, cell(study))
     results = collect(study)
     frame = results.trials
     assert frame is not None
@@ -522,6 +533,7 @@ def test_frozen_and_tuned_stand_side_by_side_or_below_each_other(study: Study) -
 # The DAG
 
 
+@pytest.mark.slow
 def test_the_dag_tries_chooses_and_trains_and_records_alone_decide(
     clone: Path, snakemake: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
@@ -539,18 +551,16 @@ def test_the_dag_tries_chooses_and_trains_and_records_alone_decide(
         (clone / file).write_text("{}")
 
     assert found() == [24, 4, 24, 1]
-    first, *others = study.choices.values()
+    first, second, third, _ = study.choices.values()
     # a trial that has been made is not made again, nor one whose model has its choice
-    write(first.trials[0].record)
-    assert found() == [23, 4, 24, 1]
+    write(third.trials[0].record)
     assert first.choice is not None
     write(first.choice)
-    assert found() == [18, 3, 24, 1]
     # nor is anything chosen for a cell that has its record
     for cell in study.trainings.values():
-        if cell.choice in (first.choice, others[0].choice):
+        if cell.choice in (first.choice, second.choice):
             write(cell.record)
-    assert found() == [12, 2, 18, 1]
+    assert found() == [11, 2, 18, 1]
     for cell in study.trainings.values():
         write(cell.record)
     assert found() == [0, 0, 0, 0]
@@ -564,9 +574,10 @@ def test_a_study_is_tuned_from_its_trials_to_its_tables(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Most is done in this process: Snakemake starts one trial, which diverges, and a training."""
-    tuned["grid"][0] |= {"attentions": ["none", "se"], "seeds": [0]}
+    options = {"width": 0.0625, "classes": 2}
+    tuned["grid"][0] |= {"attentions": ["none", "se"], "seeds": [0], "options": options}
     tuned["recipes"]["tiny"] |= {"schedule": {"kind": "step"}}
-    tuned["tuning"]["learning_rates"] = [0.02, 1e20]
+    tuned["tuning"] |= {"learning_rates": [0.02, 1e20], "validation_images": 60}
     tuned |= {"tables": ["tuned"], "figures": [], "keep": {"weights": "none"}}
     (clone / "tiny.yaml").write_text(yaml.safe_dump(tuned))
     monkeypatch.chdir(clone)
@@ -599,7 +610,7 @@ def test_a_study_is_tuned_from_its_trials_to_its_tables(
         assert chosen.loc[name, "validation_top1_error"] == least
         for key in ("learning_rate", "weight_decay"):
             assert cells.loc[name, key] == chosen.loc[name, key]
-    assert cells["train_images"].tolist() == [1442, 1442]
+    assert cells["train_images"].tolist() == [289, 289]
     assert " -- " not in table.read_text("utf-8")
 
 

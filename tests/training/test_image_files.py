@@ -20,6 +20,7 @@ from attngrid.core.errors import InterruptedTrainingError, OutOfMemoryError
 from attngrid.core.validation import validate
 from attngrid.data.stream import DecodedBatches
 from attngrid.records.status import read_status
+from attngrid.study.compute import Compute
 from attngrid.study.recipe import shipped_recipes
 from attngrid.study.schema import Study
 from attngrid.training import loop
@@ -61,15 +62,8 @@ def birds(tiny: dict[str, Any], workers: int, epochs: int = 2) -> Study:
 
 def trained(study: Study, checkpoints: Checkpoints | None = None, workers: int = 0) -> Any:
     (cell,) = study.trainings.values()
-    metrics, _ = loop.train(
-        cell,
-        CPU,
-        study.data_folder,
-        progress=lambda line, elapsed: None,
-        checkpoints=checkpoints,
-        workers=workers,
-    )
-    return metrics
+    compute = Compute(workers=workers)
+    return loop.train(cell, CPU, study.data_folder, checkpoints=checkpoints, compute=compute)[0]
 
 
 @pytest.mark.slow
@@ -95,9 +89,9 @@ def test_a_training_on_files_goes_on_from_the_middle_of_an_epoch_to_the_bit(stud
             self.saved += 1
             return self.saved == 6
 
-        def save(self, state: dict[str, Any]) -> None:
+        def save(self, *state: dict[str, Any]) -> None:
             self.stopped_by = signal.SIGTERM
-            super().save(state)
+            super().save(*state)
 
     with pytest.raises(InterruptedTrainingError):
         trained(study, Once(cell.checkpoint, cell.digest, 1.0))

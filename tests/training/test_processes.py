@@ -29,17 +29,19 @@ from attngrid.records.record import read_record
 from attngrid.records.status import read_status
 from attngrid.study import resources
 from attngrid.study.cell import Cell
+from attngrid.study.compute import Compute
 from attngrid.study.schema import Study, load_study
 from attngrid.training import loop
 from attngrid.training.distributed import ALONE
 from attngrid.training.evaluation import evaluate_record
+from attngrid.training.launch import launch
 from attngrid.training.micro_batches import MicroBatches
 from attngrid.training.run import run_cell
 from conftest import ROOT, environment
 from training.test_resume import DRAWS
 
 CPU = torch.device("cpu")
-SPREADS = [(1, 1), (2, 1), (1, 2), (2, 2), (3, 1), (1, 6), (3, 2), (8, 4)]
+SPREADS = [(1, 1), (2, 1), (1, 6), (3, 2)]
 
 
 # A deep network with ReLU turns the last bit of a float32 into percents of a loss within an epoch;
@@ -259,23 +261,17 @@ def agrees(
     )
 
 
-@pytest.mark.parametrize("parts", [1, 2, 4])
-def test_accumulation_is_a_batch_normalised_part_by_part(study: Path, parts: int) -> None:
-    cell = only_cell(study)
-    metrics, _ = loop.train(
-        cell,
-        CPU,
-        Path("data"),
-        progress=lambda line, elapsed: None,
-        gradient_accumulation_steps=parts,
-    )
+def test_accumulation_is_a_batch_normalised_part_by_part(study: Path) -> None:
+    cell, parts = only_cell(study), 4
+    compute = Compute(gradient_accumulation_steps=parts)
+    metrics, *_ = loop.train(cell, CPU, Path("data"), compute=compute)
     assert agrees(metrics["curve"], literally(cell, parts))
     # another number of parts is another training, and would be seen
     assert not agrees(metrics["curve"], literally(cell, parts + 1), 1e-3)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "gradient_accumulation_steps"), [(2, 1), (2, 2), (3, 1)])
+@pytest.mark.parametrize(("processes", "gradient_accumulation_steps"), [(2, 2), (3, 1)])
 def test_several_processes_find_the_losses_of_one_that_takes_their_parts(
     tiny: dict[str, Any], study: Path, processes: int, gradient_accumulation_steps: int
 ) -> None:
@@ -288,16 +284,13 @@ def test_several_processes_find_the_losses_of_one_that_takes_their_parts(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 3])
 def test_processes_that_are_stopped_end_with_the_same_bits(
-    tiny: dict[str, Any], study: Path, processes: int
+    tiny: dict[str, Any], study: Path
 ) -> None:
-    """With dropout and draws of each process's own, and three that sum in another order."""
+    """With dropout and draws of each process's own; three could sum in another order."""
     Path("draws.py").write_text(DRAWS)
     tiny["grid"][0]["attentions"] = ["draws.py:Draws"]
-    undisturbed, *resumed = together(
-        "stopped", written(tiny, gradient_accumulation_steps=2), processes
-    )[0]
+    undisturbed, *resumed = together("stopped", written(tiny, gradient_accumulation_steps=2), 3)[0]
     assert len(resumed) == 4
     assert all(metrics == undisturbed | {"resumed": 1} for metrics in resumed)
 
@@ -393,17 +386,10 @@ def test_a_training_that_wants_processes_does_not_begin_alone(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is what this machine should lack")
 def test_sync_bn_without_a_gpu_is_an_error_of_its_own(tiny: dict[str, Any], study: Path) -> None:
-    file = written(tiny, gpus=2, sync_bn=True, device="auto")
-    done = subprocess.run(
-        ["attngrid", "train", file, only_cell(file).id],
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1
-    assert done.stderr == (
-        "attngrid: error: compute.sync_bn: found true; there is no GPU here, and it needs one\n"
-    )
+    wanted = load_study(written(tiny, gpus=2, sync_bn=True, device="auto"))
+    (cell,) = wanted.trainings.values()
+    with pytest.raises(ConfigError, match=r"compute.sync_bn: found true; there is no GPU here"):
+        launch(wanted, cell, [])
 
 
 def test_the_workflow_asks_for_what_a_cell_takes(tiny: dict[str, Any]) -> None:
@@ -440,7 +426,8 @@ def alive(pid: int) -> bool:
     return True
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 240) -> None:
+    """Processes import torch first, on a machine that may be busy."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -461,10 +448,7 @@ def running(
     cell, launcher = only_cell(file), start(file)
     ranks: list[int] = []
     try:
-        wait_until(
-            lambda: status(cell).get("epoch", 0) >= 1 or launcher.poll() is not None,
-            seconds=240,  # three processes import torch first, on a machine that may be busy
-        )
+        wait_until(lambda: status(cell).get("epoch", 0) >= 1 or launcher.poll() is not None)
         assert launcher.poll() is None, launcher.communicate()[1]
         first = status(cell)["pid"]
         ranks = sorted(children(launcher.pid), key=lambda pid: pid != first)
@@ -480,16 +464,20 @@ def running(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("whom", "number"),
-    [(0, signal.SIGTERM), (0, signal.SIGUSR1), (0, signal.SIGINT), (2, signal.SIGUSR1)],
-)
+@pytest.mark.parametrize(("whom", "number"), [(0, signal.SIGTERM), (2, signal.SIGUSR1)])
 def test_a_signal_to_any_of_them_ends_all_with_one_checkpoint(
     running: tuple[Cell, subprocess.Popen[str], list[int]], whom: int, number: signal.Signals
 ) -> None:
+    """And a second training of the cell is refused before that."""
     cell, launcher, ranks = running
+    if whom == 0:
+        second = start(Path("study.yaml"))
+        _, told = second.communicate(timeout=240)
+        assert second.returncode == 1
+        assert f"{cell.id}: is being trained by process {ranks[0]} on" in told
+        assert status(cell)["state"] == "running"
     os.kill([launcher.pid, *ranks][whom], number)
-    _, told = launcher.communicate(timeout=60)
+    _, told = launcher.communicate(timeout=240)
     assert launcher.returncode == 128 + number
     message = f"stopped by {number.name}; the next run goes on from its checkpoint"
     assert told.count(message) == 1
@@ -501,15 +489,14 @@ def test_a_signal_to_any_of_them_ends_all_with_one_checkpoint(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("whom", [0, 1])
 def test_a_process_that_is_killed_ends_the_others_and_is_named(
-    running: tuple[Cell, subprocess.Popen[str], list[int]], whom: int
+    running: tuple[Cell, subprocess.Popen[str], list[int]],
 ) -> None:
     cell, launcher, ranks = running
-    os.kill(ranks[whom], signal.SIGKILL)
-    _, told = launcher.communicate(timeout=60)
+    os.kill(ranks[1], signal.SIGKILL)
+    _, told = launcher.communicate(timeout=240)
     assert launcher.returncode == 1
-    message = f"process {whom + 1} of 2 was ended by SIGKILL"
+    message = "process 2 of 2 was ended by SIGKILL"
     assert f"attngrid: error: {cell.id}: {message}" in told
     assert "Traceback" not in told
     assert status(cell)["state"] == "failed"
@@ -530,20 +517,6 @@ def test_processes_without_their_launcher_leave_a_checkpoint_and_end(
 
 
 @pytest.mark.slow
-def test_a_cell_is_trained_once_however_many_train_it(
-    running: tuple[Cell, subprocess.Popen[str], list[int]],
-) -> None:
-    cell, launcher, ranks = running
-    second = start(Path("study.yaml"))
-    _, told = second.communicate(timeout=60)
-    assert second.returncode == 1
-    assert f"{cell.id}: is being trained by process {ranks[0]} on" in told
-    assert status(cell)["state"] == "running"
-    launcher.terminate()
-    launcher.communicate(timeout=60)
-
-
-@pytest.mark.slow
 def test_an_error_of_one_process_is_the_message_of_all(tiny: dict[str, Any], study: Path) -> None:
     """The second one runs out of memory; the first one waits for it, and has nothing to say."""
     Path("large.py").write_text(
@@ -559,7 +532,7 @@ def test_an_error_of_one_process_is_the_message_of_all(tiny: dict[str, Any], stu
     tiny["grid"][0]["attentions"] = ["large.py:Large"]
     file = written(tiny, gpus=2)
     process = start(file)
-    _, told = process.communicate(timeout=120)
+    _, told = process.communicate(timeout=240)
     assert process.returncode == 1
     (line,) = told.splitlines()
     assert line.startswith(f"attngrid: error: {only_cell(file).id}: out of memory at batches of")

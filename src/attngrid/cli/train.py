@@ -71,8 +71,8 @@ def train(file: str | None, cell: str, record: Path | None, max_runtime: float |
 @command(STEPS, STUDY, argument("name", metavar="NAME", help="of a file in its tuning/, no .json"))
 def tune(study: Study, name: str) -> None:
     """Choose a model's learning rate and weight decay by its trials."""
+    from attngrid.records.tuning import choose_hyperparameters
     from attngrid.study.labels import setting_label
-    from attngrid.training.start import choose_hyperparameters
 
     file, choice = choose_hyperparameters(study, name)
     setting = setting_label(choice.chosen.learning_rate, choice.chosen.weight_decay)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -91,6 +92,6 @@ def after_run(study: Study, *, failed: bool = False) -> None:
 
     A run with a deadline only trains; its records are rendered elsewhere.
     """
-    if failed and deadline() is None:
+    if failed and deadline() == math.inf:
         subprocess.run(["attngrid", "current", "--ended", str(study.snapshot)])
     log.info("%s", used(study))

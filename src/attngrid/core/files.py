@@ -49,18 +49,6 @@ def write_atomically(file: Path, content: str | bytes) -> None:
         scratch.unlink(missing_ok=True)
 
 
-def keep_as(file: Path, kept: Path) -> None:
-    """Give ``file`` the second name ``kept``, replacing an older file of that name.
-
-    A hard link keeps ``file`` in place for its readers. File systems without links move it.
-    """
-    kept.unlink(missing_ok=True)
-    try:
-        os.link(file, kept)
-    except OSError:
-        file.replace(kept)
-
-
 def modified_ns(file: Path) -> int:
     """Modification time in ns since 1970; 0 for a missing file."""
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 
 from attngrid.records.staleness import code_digest
@@ -33,9 +32,7 @@ def prepare_collection(study: Study) -> None:
     ``collected`` file disappeared later, a run that has just made it would fail.
     """
     study.write_snapshot()
-    found = None
-    with suppress(FileNotFoundError):
-        found = latest(study).read_text("utf-8")
+    found = latest(study).read_text("utf-8") if latest(study).is_file() else None
     if found != (mark := collected(study)).name:
         mark.unlink(missing_ok=True)
         if found is not None:

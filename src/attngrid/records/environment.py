@@ -1,51 +1,16 @@
-"""What a training runs on: versions, commit, device and operating system."""
+"""The time, and which code runs."""
 
 from __future__ import annotations
 
 import os
-import platform
 import subprocess
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
-
-LIBRARIES = ("torchvision", "numpy", "scikit-learn")
 
 
 def now() -> str:
     """The time as UTC, in ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def environment(
-    device_type: str, device_name: str, versions: Mapping[str, str | None]
-) -> dict[str, Any]:
-    """Versions of the code and its libraries, the device and the operating system.
-
-    Args:
-        device_type: ``cpu`` or ``cuda``.
-        device_name: the processor's or the GPU's.
-        versions: those of torch and CUDA, which this module does not import.
-    """
-    return {
-        "attngrid": version("attngrid"),
-        "commit": code_version(),
-        "python": platform.python_version(),
-        **versions,
-        **{name.replace("-", "_"): _version(name) for name in LIBRARIES},
-        "device": device_type,
-        "device_name": device_name,
-        "platform": platform.platform(),
-    }
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None
 
 
 def code_version() -> str | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
-from pydantic import Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, Field, PositiveInt, ValidationError, model_validator
 
 from attngrid.core.errors import AttngridError, RecordError
 from attngrid.core.files import write_atomically
@@ -15,6 +15,7 @@ from attngrid.core.types import Strict
 from attngrid.study.cell import Cell
 
 Percent = Annotated[float, Field(ge=0, le=100)]
+AnyModel = TypeVar("AnyModel", bound=BaseModel)
 AnyRecord = TypeVar("AnyRecord", bound="Record")
 
 
@@ -45,14 +46,22 @@ class Metrics(Strict):
 
     @model_validator(mode="after")
     def _headline_is_the_curves(self) -> Metrics:
-        last = self.curve[-1]
-        if (self.top1_error, self.top5_error) != (last.test_top1_error, last.test_top5_error):
-            raise ValueError("top1_error and top5_error are not the last epoch's")
-        best = min(self.curve, key=lambda line: line.test_top1_error)
-        found = (self.best_epoch, self.best_top1_error, self.best_top5_error)
-        if found != (best.epoch, best.test_top1_error, best.test_top5_error):
-            raise ValueError("best_epoch and the best errors are not the best epoch's")
+        for name, value in headline([vars(line) for line in self.curve]).items():
+            if getattr(self, name) != value:
+                raise ValueError(f"{name}: found {getattr(self, name)}; the curve has {value}")
         return self
+
+
+def headline(curve: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The errors of a curve's last epoch, and those of its epoch of the least top-1 error."""
+    last, best = curve[-1], min(curve, key=lambda line: line["test_top1_error"])
+    return {
+        "top1_error": last["test_top1_error"],
+        "top5_error": last["test_top5_error"],
+        "best_epoch": best["epoch"],
+        "best_top1_error": best["test_top1_error"],
+        "best_top5_error": best["test_top5_error"],
+    }
 
 
 class Record(Strict):
@@ -80,8 +89,9 @@ def write_record(
 ) -> None:
     """Write the record of a finished cell atomically; only a trial may have no metrics."""
     kind = Trial if cell.validation else Record
-    record = kind.model_validate({"config": cell.config(), "metrics": metrics, "run": run})
-    write_atomically(file, json.dumps(record.model_dump(mode="json"), indent=1) + "\n")
+    write_model(
+        file, kind.model_validate({"config": cell.config(), "metrics": metrics, "run": run})
+    )
 
 
 def read_record(file: Path, cell: Cell | None = None) -> Record:
@@ -100,16 +110,7 @@ def read_trial(file: Path, cell: Cell) -> Trial:
 
 
 def _read(kind: type[AnyRecord], file: Path, cell: Cell | None) -> AnyRecord:
-    try:
-        record = kind.model_validate(json.loads(file.read_text("utf-8")))
-    except ValidationError as error:
-        item = error.errors(include_url=False)[0]
-        field = ".".join(map(str, item["loc"])) or "run"
-        raise RecordError(f"{file}: {field}: {item['msg']}") from None
-    except OSError as error:
-        raise RecordError(f"{file}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise RecordError(f"{file}: cannot be read: {error}") from None
+    record = read_model(kind, file)
     try:
         matches = cell is None or cell.matches(record.config)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -131,3 +132,32 @@ def read_cell(file: Path) -> tuple[Cell, Record]:
     except (AttngridError, KeyError, TypeError, ValueError) as error:
         raise RecordError(f"{file}: config: {error}") from None
     return cell, read_record(file, cell)
+
+
+def write_model(file: Path, model: BaseModel) -> None:
+    """Write a model as JSON, atomically."""
+    write_atomically(file, json.dumps(model.model_dump(mode="json"), indent=1) + "\n")
+
+
+def read_model(kind: type[AnyModel], file: Path) -> AnyModel:
+    """Read a model from JSON, in which each number is finite.
+
+    Raises:
+        RecordError: not JSON, or a missing or impossible field; the message names the file, the
+            field and the value.
+    """
+    try:
+        text = file.read_text("utf-8")
+        return kind.model_validate(json.loads(text, parse_constant=_refuse_constant))
+    except ValidationError as error:
+        item = error.errors(include_url=False)[0]
+        place = ".".join(map(str, item["loc"]))
+        raise RecordError(": ".join(filter(None, (str(file), place, item["msg"])))) from None
+    except OSError as error:
+        raise RecordError(f"{file}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{file}: cannot be read: {error}") from None
+
+
+def _refuse_constant(found: str) -> NoReturn:
+    raise ValueError(f"found {found}; needs finite numbers")

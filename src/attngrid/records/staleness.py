@@ -25,11 +25,14 @@ REMEDY = "`attngrid archive` puts it aside, and the next run trains this cell ag
 SOURCES = ("models", "data", "training", "study/recipe.py", "study/recipes.yaml")
 # Files of ``training`` that start, stop, save and test a training.
 OTHERS = {
-    f"training/{name}.py"
-    for name in (
-        *("start", "launch", "run", "checkpoint", "max_runtime", "signals", "devices"),
-        *("weights", "evaluation"),
-    )
+    "devices.py",
+    "evaluation.py",
+    "launch.py",
+    "max_runtime.py",
+    "run.py",
+    "signals.py",
+    "start.py",
+    "weights.py",
 }
 
 
@@ -41,9 +44,9 @@ def code_digest() -> str:
     for source in SOURCES:
         path = package / source
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            name = file.relative_to(package).as_posix()
-            if name not in OTHERS:
-                digest.update(name.encode() + b"\0" + file.read_bytes() + b"\0")
+            if source != "training" or file.name not in OTHERS:
+                name = file.relative_to(package).as_posix().encode()
+                digest.update(name + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()
 
 
@@ -77,30 +80,22 @@ def stale_records(study: Study) -> dict[str, tuple[Path, str]]:
 
 
 def archive(study: Study, *, other_code: bool = False) -> list[tuple[Path, Path]]:
-    """Move a study's superseded records to its ``archive/``, which nothing reads.
+    """Move a study's superseded records to its ``archive/``; return each file's two paths.
 
-    Args:
-        study: whose records they are.
-        other_code: also move the records of other code and of an unknown version, and what their
-            trials chose.
-
-    Returns:
-        For each file its old and its new path.
+    With ``other_code`` also move the records of other code and of an unknown version, and what
+    their trials chose.
     """
-    files = [file for file, _ in stale_records(study).values()]
+    files = list(study.superseded.values())
     if other_code:
-        cells = (*study.trials.values(), *study.trainings.values())
         others = {
             cell.id: cell.record
-            for cell in cells
+            for cell in (*study.trials.values(), *study.trainings.values())
             if (run := read_run(cell)) is not None and describe_code(run)
         }
         files += others.values()
-        files += [
-            cell.choice
-            for cell in study.choices.values()
-            if cell.choice and cell.choice.is_file() and any(t.id in others for t in cell.trials)
-        ]
+        for cell in study.choices.values():
+            if cell.choice is not None and any(trial.id in others for trial in cell.trials):
+                files += filter(Path.is_file, [cell.choice])
     return [(file, _move(file, study.results / "archive")) for file in dict.fromkeys(files)]
 
 
@@ -111,5 +106,4 @@ def _move(file: Path, archive: Path) -> Path:
         number += 1
         target = target.with_name(f"{file.stem}.{number}.json")
     target.parent.mkdir(parents=True, exist_ok=True)
-    file.rename(target)
-    return target
+    return file.rename(target)

@@ -27,40 +27,33 @@ STATES = ("done", "running", "waiting", "failed", "diverged")
 STOPPED = "stopped before its end; the next run goes on from its last checkpoint"
 # The environment variable with the time at which the current Snakemake run began.
 RUN_BEGAN = "ATTNGRID_RUN_BEGAN"
-# Seconds between two tries to take a lock, and tries between two messages about it.
-RETRY_S, REMIND = 1.0, 60
+RETRY_S = 1.0  # between two tries to take a lock
 
 
 def write_status(file: Path, state: str, message: str = "", **more: Any) -> None:
-    """Write a cell's state; its attempts, and the epoch that it has reached, are kept.
+    """Write a cell's state, one of ``STATES``; its attempts and the epoch it has reached are kept.
 
-    Args:
-        file: ``Cell.status``.
-        state: one of ``STATES``.
-        message: why the cell has no record.
-        more: for instance ``epoch`` and ``epochs``, ``top1_accuracy`` and ``left_s``.
+    The message says why the cell has no record. ``more`` may be ``epoch`` and ``epochs``,
+    ``top1_accuracy`` and ``left_s``.
     """
-    attempts = read_attempts(file)
-    this = {"state": "running", **_process()}
-    if attempts and this.items() <= attempts[-1].items():
+    old, process = _read(file) or {}, _process()
+    attempts = old.get("attempts", [])
+    if attempts and {"state": "running", **process}.items() <= attempts[-1].items():
         attempts[-1]["heard"] = time.time()
-    status = {"state": state, "message": message, **_process(), "time": now()}
-    status |= {**reached(file), **more, "attempts": attempts}
-    write_atomically(file, json.dumps(status) + "\n")
+    status = {"state": state, "message": message, **process, "time": now()}
+    status |= {name: old[name] for name in ("epoch", "epochs") if name in old}
+    write_atomically(file, json.dumps(status | more | {"attempts": attempts}) + "\n")
 
 
 def read_status(file: Path) -> dict[str, Any] | None:
-    """Read a cell's status.
+    """Read a cell's status; None without a readable file.
 
-    Returns:
-        None without a readable status file. A status that says ``running``, of a process of this
-        machine that has ended, is returned as ``failed``.
+    A status that says ``running``, of a process of this machine that has ended, is ``failed``.
     """
     status = _read(file)
     if status is None or status["state"] != "running":
         return status
-    here = status.get("host") == socket.gethostname()
-    gone = here and not _is_alive(status.get("pid"))
+    gone = status.get("host") == socket.gethostname() and not _is_alive(status["pid"])
     return {**status, "state": "failed", "message": STOPPED} if gone else status
 
 
@@ -74,24 +67,20 @@ def read_attempts(file: Path) -> list[dict[str, Any]]:
     return attempts
 
 
-def reached(file: Path) -> dict[str, int]:
-    """The ``epoch`` that a cell has reached, and its ``epochs``, as far as its status has them."""
-    status = _read(file) or {}
-    return {name: status[name] for name in ("epoch", "epochs") if isinstance(status.get(name), int)}
+def reached(file: Path) -> int:
+    """The epoch that a cell has reached, according to its status."""
+    return int((_read(file) or {}).get("epoch", 0))
+
+
+def epochs_in_checkpoint(cell: Cell) -> int:
+    """Epochs that a training of this cell does not repeat."""
+    return reached(cell.status) if cell.checkpoint.is_file() else 0
 
 
 def _read(file: Path) -> dict[str, Any] | None:
-    with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+    with suppress(OSError, ValueError, KeyError, TypeError):
         status: dict[str, Any] = json.loads(file.read_text("utf-8"))
-        attempts = status.get("attempts", []) if isinstance(status, dict) else None
-        numbers = [one[name] for one in attempts or () for name in ("began", "heard", "gpus")]
-        texts = [status["message"], *(one["state"] for one in attempts or ())]
-        valid = status["state"] in STATES and isinstance(attempts, list)
-        if (
-            valid
-            and all(isinstance(number, int | float) for number in numbers)
-            and all(isinstance(text, str) for text in texts)
-        ):
+        if status["state"] in STATES and isinstance(status["message"], str):
             return status
     return None
 
@@ -100,21 +89,13 @@ def _read(file: Path) -> dict[str, Any] | None:
 def attempt(file: Path, gpus: int, **more: Any) -> Iterator[None]:
     """Add an attempt to a cell's status, which says ``running``; note how the attempt ends.
 
-    Args:
-        file: ``Cell.status``.
-        gpus: how many GPUs the attempt holds.
-        more: as for ``write_status``.
+    The attempt holds so many GPUs; ``more`` is as for ``write_status``. A training goes on where
+    its status cannot be written.
     """
     began = time.time()
-    this = {
-        **_process(),
-        "gpus": gpus,
-        "devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
-        "began": began,
-        "heard": began,
-        "state": "running",
-    }
-    with suppress(OSError):  # a training goes on without its status
+    this = {**_process(), "gpus": gpus, "devices": os.environ.get("CUDA_VISIBLE_DEVICES")}
+    this |= {"began": began, "heard": began, "state": "running"}
+    with suppress(OSError):
         _write_attempts(file, [*read_attempts(file), this])
         write_status(file, "running", **more)
     state = "done"
@@ -149,13 +130,11 @@ def _process() -> dict[str, Any]:
     return {"pid": os.getpid(), "host": host, "node": node, "job": slurm_job()}
 
 
-def _is_alive(pid: object) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
-        os.kill(int(str(pid)), 0)
-    except (ProcessLookupError, ValueError, OverflowError):
-        return False
-    except PermissionError:
-        return True
+        os.kill(pid, 0)
+    except OSError as error:
+        return error.errno == errno.EPERM  # another user's process
     return True
 
 
@@ -170,33 +149,30 @@ def has_diverged(file: Path) -> str:
 def locked(cell: Cell, *, wait: bool = False) -> Iterator[None]:
     """Hold a cell's lock, so that one process trains it or files its record.
 
-    The operating system releases the lock when the process ends, however it ends.
-
-    Args:
-        cell: whose lock it is.
-        wait: until the other process releases it; a line every minute says so.
+    The operating system releases the lock when the process ends, however it ends. With ``wait``,
+    wait for that, and say so.
 
     Raises:
         BusyCellError: another process holds it, and ``wait`` is false.
         WriteError: the file system has no locks.
     """
     cell.lock.parent.mkdir(parents=True, exist_ok=True)
-    tries = 0
+    told = False
     while True:
         # opened anew for each try: a lock file that was removed locks nothing
         with cell.lock.open("ab") as stream:
             if _take(stream.fileno(), cell.lock):
                 yield
                 return
-        status = read_status(cell.status) or {}
-        process = f"process {status.get('pid', '?')} on {status.get('node', '?')}"
-        busy = f"{cell.id}: is being trained by {process}"
-        if not wait:
-            raise BusyCellError(f"{busy}; nothing was done")
-        if tries % REMIND == 0:
+        if not told:
+            status = read_status(cell.status) or {}
+            process = f"process {status.get('pid', '?')} on {status.get('node', '?')}"
+            busy = f"{cell.id}: is being trained by {process}"
+            if not wait:
+                raise BusyCellError(f"{busy}; nothing was done")
             remedy = f"If that process is gone, remove {cell.lock}"
             logger.info("%s; waiting for its end. %s", busy, remedy)
-        tries += 1
+            told = True
         time.sleep(RETRY_S)
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from attngrid.core.errors import DivergedTrialsError, RecordError
-from attngrid.core.files import write_atomically
+from attngrid.core.errors import DivergedTrialsError, RecordError, UnknownNameError
 from attngrid.core.types import Positive, Strict, WeightDecay
-from attngrid.records.record import Percent, read_trial
+from attngrid.records.record import Percent, read_model, read_trial, write_model
+from attngrid.records.status import write_status
 from attngrid.study.cell import Cell
+from attngrid.study.schema import Study
 
 
 class Hyperparameters(Strict):
@@ -45,69 +46,59 @@ class TuningResult(Strict):
         return self
 
 
-def _best(trials: tuple[TrialResult, ...]) -> Hyperparameters | None:
-    ended = [
-        (trial.validation_top1_error, trial.learning_rate, trial.weight_decay)
-        for trial in trials
-        if trial.validation_top1_error is not None
-    ]
+def _best(trials: Iterable[TrialResult]) -> Hyperparameters | None:
+    ended = [trial for trial in trials if trial.validation_top1_error is not None]
     if not ended:
         return None
-    _, learning_rate, weight_decay = min(ended)
-    return Hyperparameters(learning_rate=learning_rate, weight_decay=weight_decay)
+    best = min(ended, key=lambda t: (t.validation_top1_error, t.learning_rate, t.weight_decay))
+    return Hyperparameters(learning_rate=best.learning_rate, weight_decay=best.weight_decay)
 
 
-def choose_hyperparameters(cell: Cell) -> TuningResult:
-    """Choose the hyperparameters of a tuned cell by the records of its trials.
+def choose_hyperparameters(study: Study, name: str) -> tuple[Path, TuningResult]:
+    """Choose the best hyperparameters of a model by its trials; return the file and its content.
+
+    The name is that of the file in the study's ``tuning/``, without ``.json``.
 
     Raises:
-        DivergedTrialsError: all of them diverged.
-        RecordError: a missing record, or one of another trial.
+        UnknownNameError: no choice of the study has this name.
+        DivergedTrialsError: all trials diverged; the status of each tuned cell says so, too.
+        RecordError: a trial's record is missing, or of another trial.
     """
+    if name not in study.choices:
+        raise UnknownNameError(f"choice of study {study.study}", name, study.choices)
+    cell = study.choices[name]
+    assert cell.choice is not None
     results = []
     for trial in cell.trials:
         metrics = read_trial(trial.record, trial).metrics
-        results.append(
-            TrialResult(
-                learning_rate=trial.recipe.learning_rate,
-                weight_decay=trial.recipe.weight_decay,
-                id=trial.id,
-                validation_top1_error=None if metrics is None else metrics.top1_error,
-            )
-        )
-    chosen = _best(tuple(results))
-    if chosen is None:
-        raise DivergedTrialsError(
+        setting = trial.recipe.model_dump(include={"learning_rate", "weight_decay"})
+        error = None if metrics is None else metrics.top1_error
+        results.append(TrialResult(**setting, id=trial.id, validation_top1_error=error))
+    if (chosen := _best(results)) is None:
+        diverged = DivergedTrialsError(
             f"{cell.label}, {cell.recipe_name}: all {len(results)} trials diverged; add smaller "
             "values to tuning.learning_rates"
         )
-    return TuningResult(chosen=chosen, trials=tuple(results))
-
-
-def write_tuning_result(cell: Cell, result: TuningResult) -> Path:
-    """Write the result for all seeds of a tuned cell, atomically."""
-    assert cell.choice is not None
-    write_atomically(cell.choice, json.dumps(result.model_dump(mode="json"), indent=1) + "\n")
-    return cell.choice
+        for other in study.trainings.values():
+            if other.choice == cell.choice:
+                write_status(other.status, "diverged", str(diverged))
+        raise diverged
+    result = TuningResult(chosen=chosen, trials=tuple(results))
+    write_model(cell.choice, result)
+    return cell.choice, result
 
 
 def read_tuning_result(cell: Cell) -> TuningResult:
     """Read the result of a tuned cell's trials.
 
     Raises:
-        RecordError: no JSON, a field that is missing or invalid, or the result of other trials;
-            the message names the file.
+        RecordError: no JSON, a field that is missing or invalid, or the result of other trials.
     """
     file = cell.choice
     assert file is not None
-    try:
-        result = TuningResult.model_validate(json.loads(file.read_text("utf-8")))
-    except ValidationError as error:
-        item = error.errors(include_url=False)[0]
-        field = ".".join(map(str, item["loc"])) or "chosen"
-        raise RecordError(f"{file}: {field}: {item['msg']}") from None
-    except (OSError, ValueError) as error:
-        raise RecordError(f"{file}: cannot be read: {error}; `attngrid tune` makes it") from None
+    if not file.is_file():
+        raise RecordError(f"{file}: is not there; `attngrid tune` makes it")
+    result = read_model(TuningResult, file)
     # The id of a trial contains its digest, so equal ids are equal trials.
     expected = [(t.id, t.recipe.learning_rate, t.recipe.weight_decay) for t in cell.trials]
     if [(t.id, t.learning_rate, t.weight_decay) for t in result.trials] != expected:
@@ -116,11 +107,7 @@ def read_tuning_result(cell: Cell) -> TuningResult:
 
 
 def with_best_hyperparameters(cell: Cell) -> Cell:
-    """A tuned cell with its chosen hyperparameters; any other cell as it is.
-
-    Raises:
-        RecordError: as ``read_tuning_result``.
-    """
+    """A tuned cell with its chosen hyperparameters; any other cell as it is."""
     if cell.tuning is None:
         return cell
     chosen = read_tuning_result(cell).chosen

@@ -9,40 +9,79 @@ import math
 import random
 import signal
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from attngrid.core.errors import DeadlineError, InterruptedTrainingError
-from attngrid.core.files import keep_as, write_atomically
+from attngrid.core.files import write_atomically
 from attngrid.records.staleness import code_digest
 from attngrid.training.distributed import ALONE, Processes
-from attngrid.training.signals import hear_signals
+from attngrid.training.signals import SIGNALS, hear_signals
 
 logger = logging.getLogger(__name__)
 
 FIRST_COST_S = 0.1  # the guess before the first checkpoint is written
-SHARED = {"model", "optimizer"}
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-# A file starts with this line; the SHA-256 of the content follows on the next one.
-HEADER = b"attngrid checkpoint 1\n"
-HEADER_BYTES = len(HEADER) + 65
-# Why a checkpoint is not used, in the order in which several processes agree on one reason. The
-# file is renamed to end in it, so that no later checkpoint takes its place.
-ABSENT, DAMAGED, OTHER_CELL, OTHER_CODE = REASONS = ("", "damaged", "other-cell", "other-code")
+SHA256_BYTES = 32
+
+
+@dataclass
+class TrainState:
+    """What a checkpoint keeps of a training, beside its model and its optimizer.
+
+    Attributes:
+        generator: state of the generator of order and augmentation, at the start of the epoch.
+        correct: correctly classified images of the epoch so far, in this process.
+        epoch: the current one, from 1.
+        step: the next one of the epoch, from 0.
+        losses: of each micro-batch of the epoch so far, summed over the images of this process.
+        curve: one line for each earlier epoch.
+        training_s, testing_s: seconds so far.
+        resumed: how often the training continued from a checkpoint.
+    """
+
+    generator: Tensor
+    correct: Tensor
+    epoch: int = 1
+    step: int = 0
+    losses: list[Tensor] = field(default_factory=list)
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    training_s: float = 0.0
+    testing_s: float = 0.0
+    resumed: int = 0
+
+    def end_epoch(self, line: dict[str, Any]) -> None:
+        """Add the epoch's line to the curve and start the next epoch."""
+        self.curve.append(line)
+        self.epoch, self.step, self.losses = self.epoch + 1, 0, []
+        self.correct = torch.zeros_like(self.correct)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as a checkpoint holds it, on the CPU."""
+        losses = torch.stack(self.losses) if self.losses else torch.zeros(0)
+        return {**vars(self), "losses": losses.cpu(), "correct": self.correct.cpu()}
+
+    @classmethod
+    def restore(cls, saved: dict[str, Any], device: torch.device) -> TrainState:
+        """The state of a ``state_dict``, on the device."""
+        losses, correct = saved["losses"].to(device), saved["correct"].to(device)
+        changes = {"losses": list(losses), "correct": correct}
+        return cls(**{**saved, **changes, "resumed": saved["resumed"] + 1})
 
 
 class Checkpoints:
-    """The newest two checkpoints of a cell, written within a share of its time.
+    """The newest two checkpoints of a cell; all of its processes call each method.
 
     Args:
         file: of the newest one; the one before lies beside it.
-        digest: of the cell; a checkpoint of another cell is not used.
+        digest: of the cell.
         share: of the training's time that writing may take; 0 writes at signals only.
-        processes: that train the cell together; all call each method, the first one writes.
+        processes: that train the cell together; the first one writes.
         end: of the run, in seconds since 1970; the last checkpoint is written then.
     """
 
@@ -54,8 +93,7 @@ class Checkpoints:
         processes: Processes = ALONE,
         end: float = math.inf,
     ) -> None:
-        self.file = file
-        self.new, self.previous = file.with_suffix(".new"), file.with_suffix(".previous")
+        self.file, self.previous = file, file.with_suffix(".previous")
         self.digest, self.share = digest, share
         self.processes, self.end = processes, end
         self.start = time.perf_counter()
@@ -78,24 +116,19 @@ class Checkpoints:
             self.stopped_by = signal.Signals(number)
         return bool(number or due)
 
-    def save(self, state: dict[str, Any]) -> None:
+    def save(self, shared: dict[str, Any], own: dict[str, Any]) -> None:
         """Write the newest checkpoint atomically and keep the one before it.
 
-        A full disk ends no training: a line says that there is no new checkpoint.
-
-        Args:
-            state: ``model`` and ``optimizer``, equal in all processes, and the process's own rest.
+        A full disk ends no training: a line says that there is no new checkpoint. Model and
+        optimizer are ``shared``, equal in all processes; the rest of the state is each one's own.
 
         Raises:
             InterruptedTrainingError: a signal, or the end of the run, asked for the last one.
         """
         start = time.perf_counter()
-        state = {"rng": _random_states(), **state}
-        own = {name: state[name] for name in state.keys() - SHARED}
-        others = self.processes.gathered(own)[1:]
+        every = self.processes.gathered({"rng": _random_states(), **own})
         if self.processes.rank == 0:
-            identity = {"digest": self.digest, "code": code_digest()}
-            self._write({**identity, **state, "others": others})
+            self._write({**self._identity(), **shared, "by_rank": every})
         self.cost = time.perf_counter() - start
         self.spent += self.cost
         if self.stopped_by is not None:
@@ -104,78 +137,62 @@ class Checkpoints:
                 raise DeadlineError
             raise InterruptedTrainingError(self.stopped_by)
 
+    def _identity(self) -> dict[str, Any]:
+        """What has to be the same for a training to continue to the same bits."""
+        return {"cell": self.digest, "code": code_digest(), "processes": self.processes.count}
+
     def _write(self, content: dict[str, Any]) -> None:
         buffer = io.BytesIO()
         torch.save(content, buffer)
-        payload = buffer.getbuffer()
+        payload = buffer.getvalue()
         try:
-            # whole on the disk before the older ones move: a full disk costs none of them
-            write_atomically(self.new, seal(payload) + payload)
+            # whatever ends the writing, the newest whole checkpoint has one of the two names
             if self.file.is_file():
-                keep_as(self.file, self.previous)
-            self.new.replace(self.file)
+                self.file.replace(self.previous)
+            write_atomically(self.file, hashlib.sha256(payload).digest() + payload)
         except OSError as error:
             logger.warning("no checkpoint written: %s: %s", self.file, error.strerror or error)
 
     def load(self) -> dict[str, Any] | None:
         """Read the newest usable checkpoint and restore the state of every random generator.
 
-        A checkpoint that is damaged, of another cell or of other code is put aside, and a line
-        says so. In the result, ``processes`` has the own state of each process that saved. With
-        another number of processes now the results are equal within rounding only.
-
-        Returns:
-            None without a usable checkpoint.
+        A checkpoint that is damaged, or of another cell, other code or another number of
+        processes, is put aside, and a line says so. None without a usable one.
         """
+        # the first process decides for all
+        state = self.processes.broadcast(self._newest() if self.processes.rank == 0 else None)
+        if state is None:
+            return None
+        own = state.pop("by_rank")[self.processes.rank]
+        _restore_random_states(own["rng"])
+        return {**state, **own}
+
+    def _newest(self) -> dict[str, Any] | None:
         put_aside = False
-        for file in (self.file, self.previous):
-            state, reason, detail = self._read(file)
-            # all of them have read it, and agree, before it is renamed
-            (code,) = self.processes.all_reduce_max(REASONS.index(reason) if state is None else -1)
-            if code >= 0:
-                if self.processes.rank == 0 and (reason := REASONS[code]):
-                    aside = file.with_name(f"{file.name}.{reason}")
-                    file.replace(aside)
-                    logger.warning("%s: %s; it is now %s", file, detail, aside.name)
-                    put_aside = True
-                continue
-            assert state is not None
-            state["processes"] = [state, *state.pop("others", [])]
-            count, rank = len(state["processes"]), self.processes.rank
-            if count != self.processes.count and rank == 0:
-                logger.warning("%s: saved by %s processes; the bits will differ", file, count)
-            if rank < count:
-                _restore_random_states(state["processes"][rank]["rng"])
-            return state
+        for file in filter(Path.is_file, (self.file, self.previous)):
+            try:
+                state = read_checkpoint(file)
+                found = {name: state[name] for name in self._identity()}
+            except Exception as error:  # torch's reader raises anything
+                ending, why = "damaged", f"damaged: {type(error).__name__}: {error}"
+            else:
+                expected = self._identity()
+                if found == expected:
+                    return state
+                name = next(name for name in found if found[name] != expected[name])
+                ending, why = f"other-{name}", f"of {name} {found[name]}, not {expected[name]}"
+            aside = file.with_name(f"{file.name}.{ending}")
+            file.replace(aside)
+            logger.warning("%s: not used, %s; it is now %s", file, why, aside.name)
+            put_aside = True
         if put_aside:
             logger.warning("%s: the training starts from its first epoch", self.file)
         return None
 
-    def _read(self, file: Path) -> tuple[dict[str, Any] | None, str, str]:
-        """A checkpoint, or None with the reason not to use it, as a word and as a message."""
-        if not file.is_file():
-            return None, ABSENT, ""
-        try:
-            state = read_checkpoint(file.read_bytes())
-            digest, code = state["digest"], state.get("code")
-        except Exception as error:  # a torn file raises anything in torch's reader
-            return None, DAMAGED, f"damaged, not used: {type(error).__name__}: {error}"
-        if digest != self.digest:
-            found = f"found the digest {digest}, expected {self.digest}"
-            return None, OTHER_CELL, f"is of another cell, not used: {found}"
-        if code != code_digest():
-            return None, OTHER_CODE, "is of other code, not used"
-        return state, "", ""
-
     def remove(self) -> None:
         """Remove the checkpoints of a training whose record is written."""
-        for file in (self.new, self.file, self.previous):
+        for file in (self.file, self.previous):
             file.unlink(missing_ok=True)
-
-    def remove_previous(self) -> None:
-        """Make room on the disk: the newest checkpoint is enough."""
-        if self.file.is_file():
-            self.previous.unlink(missing_ok=True)
 
     def __enter__(self) -> Checkpoints:
         """From here on a signal asks for a last checkpoint instead of ending the process."""
@@ -192,22 +209,13 @@ class Checkpoints:
         self.received = signal.Signals(number)
 
 
-def seal(payload: bytes | memoryview) -> bytes:
-    """The first bytes of a checkpoint, by which a torn or damaged one is found."""
-    return HEADER + hashlib.sha256(payload).hexdigest().encode() + b"\n"
-
-
-def read_checkpoint(content: bytes) -> dict[str, Any]:
-    """The content of a checkpoint's file.
-
-    Raises:
-        ValueError: it is not what was written; torch raises other errors for other content.
-    """
-    payload = memoryview(content)[HEADER_BYTES:]
-    if content[:HEADER_BYTES] != seal(payload):
+def read_checkpoint(file: Path) -> dict[str, Any]:
+    """The content of a checkpoint's file; a ValueError if it is not what was written."""
+    content = file.read_bytes()
+    payload = content[SHA256_BYTES:]
+    if content[:SHA256_BYTES] != hashlib.sha256(payload).digest():
         raise ValueError("its content is not what was written")
-    buffer = io.BytesIO(payload)
-    state: dict[str, Any] = torch.load(buffer, weights_only=True, map_location="cpu")
+    state: dict[str, Any] = torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
     return state
 
 

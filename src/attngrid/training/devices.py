@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-
-from attngrid.core.errors import ConfigError
 
 
 @contextmanager
@@ -20,9 +19,6 @@ def claimed(number: int) -> Iterator[None]:
 
     It has to be called before CUDA starts. Nothing happens if no more GPUs are visible. If too
     few are free, this process shares some with others.
-
-    Raises:
-        ConfigError: the folder of the locks belongs to another user.
     """
     # CUDA then numbers GPUs as the driver does; by default the fastest one comes first.
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
@@ -30,27 +26,26 @@ def claimed(number: int) -> Iterator[None]:
     if number == 0 or len(visible) <= number:
         yield
         return
+    # the locks of this machine; each user has a folder of them
+    folder = Path(tempfile.gettempdir()) / f"attngrid-gpus-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
     with ExitStack() as stack:
         mine: list[str] = []
         for device in visible:
-            lock = FileLock(_folder() / f"{device.replace('/', '_')}.lock")
-            try:
-                stack.enter_context(lock.acquire(timeout=0))
-            except Timeout:
-                continue
-            mine.append(device)
-            if len(mine) == number:
-                break
-        shared = [device for device in visible if device not in mine]
-        start = os.getpid() % max(1, len(shared))
-        mine += (shared[start:] + shared[:start])[: number - len(mine)]
+            lock = FileLock(folder / f"{device.replace('/', '_')}.lock")
+            if len(mine) < number:
+                with suppress(Timeout):
+                    stack.enter_context(lock.acquire(timeout=0))
+                    mine.append(device)
+        taken = [device for device in visible if device not in mine]
+        mine += random.sample(taken, number - len(mine))
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
         yield
 
 
 def gpu_name() -> str | None:
     """The name of the first visible GPU, or None if there is no GPU."""
-    gpus = [line.split(", ", 2) for line in _query("index,uuid,name")]
+    gpus = _gpus()
     if not gpus or not (visible := _visible()):
         return None
     for index, uuid, name in gpus:
@@ -65,23 +60,14 @@ def _visible() -> list[str]:
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [device.strip() for device in named.split(",") if device.strip()]
-    return _query("index")
+    return [index for index, _, _ in _gpus()]
 
 
-def _query(fields: str) -> list[str]:
-    """A line for each GPU with these fields of nvidia-smi; empty without a GPU."""
-    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
+def _gpus() -> list[list[str]]:
+    """Index, UUID and name of each GPU of this machine."""
+    command = ["nvidia-smi", "--query-gpu=index,uuid,name", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):
         return []
-    return done.stdout.splitlines()
-
-
-def _folder() -> Path:
-    """The folder of this machine's locks; each user has one."""
-    folder = Path(tempfile.gettempdir()) / f"attngrid-gpus-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.lstat().st_uid != os.getuid():
-        raise ConfigError(f"{folder}: belongs to another user; set TMPDIR to a folder of your own")
-    return folder
+    return [line.split(", ", 2) for line in done.stdout.splitlines()]

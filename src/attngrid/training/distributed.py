@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 
 import torch
@@ -25,31 +24,21 @@ from attngrid.core.errors import AttngridError, ConfigError, LostProcessError
 
 # A process waits this long for the others: for a checkpoint, for an epoch, for the start.
 TIMEOUT = timedelta(minutes=10)
-# The process ID of ``attngrid train``, which starts torchrun's workers.
-LAUNCHER = "ATTNGRID_LAUNCHER_PID"
-
-
-def _launcher_pid() -> int:
-    return int(os.environ.get(LAUNCHER) or os.getppid())
 
 
 @dataclass(frozen=True)
 class Processes:
     """The processes that train one cell, and this one's place among them.
 
-    Attributes:
-        rank: number of this process; rank 0 writes all files and messages.
-        count: number of processes on all machines.
-        local_rank: number on this machine, which is the number of its GPU.
-        local_count: number of processes on this machine.
-        parent: process ID of the launcher.
+    Rank 0 writes all files and messages. ``local_rank`` counts on this machine, and is the number
+    of the process's GPU.
     """
 
     rank: int = 0
     count: int = 1
     local_rank: int = 0
     local_count: int = 1
-    parent: int = field(default_factory=_launcher_pid)
+    parent: int = field(default_factory=os.getppid)
 
     @property
     def orphaned(self) -> bool:
@@ -82,6 +71,13 @@ class Processes:
         dist.gather_object(value, found or None)
         return found
 
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value, on all ranks."""
+        values = [value]
+        if self.count > 1:
+            dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
+        return values[0]
+
     def wait(self) -> None:
         """Wait until all processes are here."""
         self.all_reduce_max(0)
@@ -97,11 +93,7 @@ def launched() -> bool:
 
 @contextmanager
 def process_group(count: int, device: torch.device) -> Iterator[Processes]:
-    """Join the processes that train a cell; does nothing for a single process.
-
-    Args:
-        count: the number of processes in the study.
-        device: the kind of device that each process has.
+    """Join the ``count`` processes that train a cell; does nothing for a single process.
 
     Raises:
         ConfigError: torchrun started another number of processes.
@@ -116,16 +108,14 @@ def process_group(count: int, device: torch.device) -> Iterator[Processes]:
     if count == 1:
         yield ALONE
         return
-    processes = Processes(
-        *(int(os.environ[n]) for n in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"))
-    )
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    processes = Processes(*(int(os.environ[name]) for name in names))
     if device.type == "cuda":
         torch.cuda.set_device(processes.local_rank)
     try:
         # CPU tensors go through gloo, so that no GPU has to wait for them.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        with _end_with_launcher(processes):
-            dist.init_process_group(backend, timeout=TIMEOUT)
+        dist.init_process_group(backend, timeout=TIMEOUT)
         yield processes
         dist.destroy_process_group()
     except RuntimeError as error:
@@ -136,23 +126,6 @@ def process_group(count: int, device: torch.device) -> Iterator[Processes]:
             f"process {processes.rank + 1} of {count}: another one ended or does not answer: "
             f"{first_line}"
         ) from error
-
-
-@contextmanager
-def _end_with_launcher(processes: Processes) -> Iterator[None]:
-    """End this process if the launcher ends inside; joining the others would wait for minutes."""
-    joined = Event()
-
-    def watch() -> None:
-        while not joined.wait(0.5):
-            if processes.orphaned:
-                os._exit(LostProcessError.exit_code)
-
-    Thread(target=watch, daemon=True).start()
-    try:
-        yield
-    finally:
-        joined.set()
 
 
 def is_peer_failure(error: BaseException) -> bool:

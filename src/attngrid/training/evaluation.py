@@ -7,10 +7,14 @@ from pathlib import Path
 from attngrid.models.create import create_model
 from attngrid.records.record import Record, read_cell
 from attngrid.study.cell import Cell
+from attngrid.study.compute import Performance
 from attngrid.training.batches import make_batches
-from attngrid.training.compile import compiler_problem
 from attngrid.training.loop import autocast, choose_device, evaluate, make_deterministic
-from attngrid.training.performance import callable_network, memory_format, recorded_performance
+from attngrid.training.performance import (
+    callable_network,
+    compiler_problem,
+    memory_format,
+)
 from attngrid.training.weights import load_weights, weights_of
 
 
@@ -22,10 +26,7 @@ def evaluate_record(
     The errors equal the record's exactly on the kind of device that it was trained on, if the
     training was deterministic and a network that was compiled can be compiled here.
 
-    Args:
-        file: the record; its weights are where the study keeps them.
-        folder: holds the datasets.
-        device: ``auto``, ``cpu`` or ``cuda``.
+    ``folder`` holds the datasets; the device is ``auto``, ``cpu`` or ``cuda``.
 
     Returns:
         The cell, its record, and ``test_loss``, ``test_top1_error`` and ``test_top5_error``.
@@ -40,13 +41,10 @@ def evaluate_record(
     _, test_batches = make_batches(cell, folder, where)
     model = create_model(**cell.model_arguments())
     load_weights(model, weights_of(file), cell.digest)
-    performance = recorded_performance(record.run)
-    # Tests ran in compiled form only if the whole network was compiled.
-    if (
-        performance.compile is not True
-        or where.type != record.run["device"]
-        or compiler_problem(where.type)
-    ):
+    # Older records do not name their options; tests ran compiled if the whole network was.
+    performance = Performance.model_validate(record.run.get("performance", {}))
+    same_device = where.type == record.run["device"]
+    if performance.compile is not True or not same_device or compiler_problem(where.type):
         performance = performance.model_copy(update={"compile": False, "cuda_graphs": False})
     model.to(device=where, memory_format=memory_format(performance)).eval()  # type: ignore[call-overload]
     with autocast(cell.precision, where):

@@ -26,9 +26,8 @@ from attngrid.core.errors import (
 from attngrid.records.status import STOPPED, read_status, write_status
 from attngrid.study.cell import Cell
 from attngrid.study.schema import Study
-from attngrid.training.checkpoint import SIGNALS
-from attngrid.training.distributed import LAUNCHER
 from attngrid.training.loop import choose_device
+from attngrid.training.signals import SIGNALS
 
 # Seconds in which the processes end their step and write a checkpoint after a signal.
 GRACE_S = 120
@@ -44,19 +43,21 @@ def launch(study: Study, cell: Cell, arguments: Sequence[str]) -> None:
         InterruptedTrainingError: a signal, after a last checkpoint.
         EndedProcessError: the message of the first process that failed, or how it ended.
     """
-    processes = study.compute.gpus
-    _require_devices(study)
+    compute, there = study.compute, torch.cuda.device_count()
+    if choose_device(compute.device).type == "cuda" and there < compute.gpus:
+        raise ConfigError(f"compute.gpus: found {compute.gpus}; this process sees {there} of them")
+    if compute.sync_bn and there == 0:
+        raise ConfigError("compute.sync_bn: found true; there is no GPU here, and it needs one")
     # The errors raised below replace torchrun's own messages.
     logging.disable(logging.CRITICAL)
-    os.environ[LAUNCHER] = str(os.getpid())
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    os.environ.setdefault("OMP_NUM_THREADS", str(study.compute.threads))
+    os.environ.setdefault("OMP_NUM_THREADS", str(compute.threads))
     # These are no options of torchrun, because torch 2.10 does not have the second one.
-    others = (signal.SIGHUP, signal.SIGQUIT)
-    os.environ["PET_SIGNALS_TO_HANDLE"] = ",".join(number.name for number in (*SIGNALS, *others))
+    handled = (*SIGNALS, signal.SIGHUP, signal.SIGQUIT)
+    os.environ["PET_SIGNALS_TO_HANDLE"] = ",".join(number.name for number in handled)
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(GRACE_S))
     with TemporaryDirectory(prefix="attngrid-", ignore_cleanup_errors=True) as folder:
-        options = ["--standalone", "--local-addr=localhost", f"--nproc-per-node={processes}"]
+        options = ["--standalone", "--local-addr=localhost", f"--nproc-per-node={compute.gpus}"]
         # With -P, Python does not import packages from the study's folder.
         command = ["--no-python", sys.executable, "-P", "-m", "attngrid.cli", *arguments]
         try:
@@ -64,27 +65,18 @@ def launch(study: Study, cell: Cell, arguments: Sequence[str]) -> None:
         except SignalException as error:
             raise InterruptedTrainingError(error.sigval) from None
         except ChildFailedError as error:
-            raise _ended(cell, error.failures, processes) from None
+            raise _first_error(cell, error.failures, compute.gpus) from None
 
 
-def _require_devices(study: Study) -> None:
-    """Raise if the machine lacks the GPUs that a cell needs."""
-    compute = study.compute
-    if choose_device(compute.device).type == "cpu":
-        if compute.sync_bn:
-            raise ConfigError("compute.sync_bn: found true; there is no GPU here, and it needs one")
-    elif (there := torch.cuda.device_count()) < compute.gpus:
-        raise ConfigError(f"compute.gpus: found {compute.gpus}; this process sees {there} of them")
-
-
-def _ended(cell: Cell, failures: Mapping[int, ProcessFailure], processes: int) -> AttngridError:
+def _first_error(
+    cell: Cell, failures: Mapping[int, ProcessFailure], processes: int
+) -> AttngridError:
     """The error that names the failure which caused all others."""
 
-    def order(rank: int) -> tuple[bool, int, bool]:
-        code = failures[rank].exitcode
-        # The launcher terminates the remaining processes; some notice the loss and end before.
-        consequence = code in (-signal.SIGTERM, LostProcessError.exit_code)
-        return consequence, failures[rank].timestamp, code > 0
+    def order(rank: int) -> tuple[bool, int]:
+        # torchrun terminates the remaining processes; some notice the loss and end before that
+        consequence = failures[rank].exitcode in (-signal.SIGTERM, LostProcessError.exit_code)
+        return consequence, failures[rank].timestamp
 
     rank = min(failures, key=order)
     failure = failures[rank]
@@ -94,10 +86,7 @@ def _ended(cell: Cell, failures: Mapping[int, ProcessFailure], processes: int) -
     if failure.exitcode < 0:
         how = f"was ended by {failure.signal_name()}"
     if failure.exitcode == -signal.SIGKILL:
-        how += ", as the system does where memory is short"
-        # The others end at once, and the launcher kills this one half a minute later.
-        if any(other.timestamp < failure.timestamp - 3 for other in failures.values()):
-            how = "does not answer"
+        how += ", since memory was short or it did not answer"
     message = (
         f"process {rank + 1} of {processes} {how}; the next run goes on from the last checkpoint"
     )

@@ -17,26 +17,29 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from attngrid.core.errors import DivergedError
-from attngrid.core.hardware import lacks_bfloat16, processor_name
+from attngrid.core.hardware import lacks_bfloat16, processor_name, processors
+from attngrid.data.images import Split
 from attngrid.data.registry import find_dataset
 from attngrid.data.sharding import Share
 from attngrid.models.create import create_model
+from attngrid.records.record import headline
 from attngrid.study.cell import Cell
-from attngrid.study.compute import Performance
+from attngrid.study.compute import Compute
 from attngrid.study.options import Precision
 from attngrid.study.recipe import Recipe
-from attngrid.training.batches import Split, make_batches
-from attngrid.training.checkpoint import Checkpoints
-from attngrid.training.compile import attention_modules
+from attngrid.training.batches import make_batches
+from attngrid.training.checkpoint import Checkpoints, TrainState
 from attngrid.training.distributed import ALONE, Processes
 from attngrid.training.micro_batches import MicroBatch, MicroBatches
-from attngrid.training.performance import callable_network, memory_format, resolve
-from attngrid.training.state import TrainState
+from attngrid.training.performance import (
+    attention_modules,
+    callable_network,
+    memory_format,
+    resolve,
+)
 
 # Called after each epoch with its line of the curve and the seconds since the start.
 Progress = Callable[[dict[str, Any], float], None]
-# Called once with the trained model.
-Finished = Callable[[nn.Module], None]
 
 
 def train_step(
@@ -62,7 +65,7 @@ def train_step(
         epoch_progress: epochs since the start of the training, 1.5 in the middle of the second one.
         images: images of the step, in all processes.
         precision: of the forward pass.
-        processes: their number; DistributedDataParallel averages gradients over them.
+        processes: DistributedDataParallel averages gradients over so many.
 
     Returns:
         The loss of each micro-batch, summed over its images, and the number of images that were
@@ -89,82 +92,67 @@ def train(
     device: torch.device,
     folder: Path,
     *,
-    progress: Progress,
-    finished: Finished | None = None,
-    checkpoints: Checkpoints | None = None,
-    download: bool = False,
-    deterministic: bool = True,
-    workers: int = 0,
-    performance: Performance | None = None,
+    compute: Compute | None = None,
     processes: Processes = ALONE,
-    gradient_accumulation_steps: int = 1,
-    sync_bn: bool = False,
-) -> tuple[dict[str, Any], dict[str, Any]]:
+    checkpoints: Checkpoints | None = None,
+    progress: Progress = lambda line, seconds: None,
+    download: bool = False,
+) -> tuple[dict[str, Any], dict[str, Any], nn.Module]:
     """Train a cell from its seed or from its checkpoint, and test it after every epoch.
 
-    The tests only fill the curve; no decision uses them. A tuning trial is tested on its
-    validation images.
+    The tests only fill the curve; no decision uses them.
 
     Args:
         cell: what to train.
-        device: where to train it.
+        device: of this process.
         folder: holds the datasets.
-        progress: called after every epoch.
-        finished: called with the model after the last epoch.
-        checkpoints: from which an interrupted training continues to the same bits.
-        download: fetch a dataset that is missing.
-        deterministic: refuse operators that are not deterministic.
-        workers: processes that read image files.
-        performance: options of the study.
+        compute: how to train; by default as a study without this section does.
         processes: the processes that train the cell together.
-        gradient_accumulation_steps: micro-batches of a batch in each process.
-        sync_bn: BatchNorm normalises a micro-batch across the processes.
+        checkpoints: from which an interrupted training continues to the same bits.
+        progress: called after every epoch.
+        download: fetch a dataset that is missing.
 
     Returns:
-        The ``metrics`` block of the record, with errors in percent of the test images, and
-        seconds, images per second and performance options for the ``run`` block.
+        The ``metrics`` block of the record, with errors in percent of the test images; what the
+        ``run`` block says of the loop; and the trained model.
 
     Raises:
         DivergedError: an infinite or undefined loss, with its epoch and step.
         DataError: missing images.
         InterruptedTrainingError: a signal, after a last checkpoint.
-        RecordError: a checkpoint of another cell.
         RuntimeError: another process ended; ``is_peer_failure`` recognises it.
     """
     # Data, model and optimizer, all from the cell's seed
-    recipe, performance = cell.recipe, performance or Performance()
-    make_deterministic(
-        cell.seed,
-        cell.threads,
-        strict=deterministic,
-        fill_memory=performance.fill_uninitialized_memory,
-    )
+    recipe, compute = cell.recipe, compute or Compute()
+    micro_steps, sync_bn = compute.gradient_accumulation_steps, compute.sync_bn
+    fill = compute.performance.fill_uninitialized_memory
+    make_deterministic(cell.seed, cell.threads, strict=compute.deterministic, fill_memory=fill)
     generator = torch.Generator().manual_seed(cell.seed)  # of order and augmentation
-    share = Share(processes.rank, processes.count, gradient_accumulation_steps, joint=sync_bn)
     batches, test_batches = make_batches(
         cell,
         folder,
         device,
         generator=generator,
         download=download,
-        workers=workers,
-        share=share,
+        workers=min(compute.workers, max(1, processors() // processes.local_count)),
+        share=Share(processes.rank, processes.count, micro_steps, joint=sync_bn),
     )
+    images_per_epoch = sum(map(len, batches.places))
     model = create_model(**cell.model_arguments())
-    in_all = processes.count * gradient_accumulation_steps
     performance = resolve(
-        performance,
+        compute.performance,
         device,
         recipe.batch_size * find_dataset(cell.dataset).input_size ** 2,
         steps=recipe.epochs * len(batches) if any(attention_modules(model)) else 0,
-        micro_batches=in_all,
+        micro_batches=processes.count * micro_steps,
         sync_bn=sync_bn,
     )
     if sync_bn and processes.count > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     model.to(device=device, memory_format=memory_format(performance))  # type: ignore[call-overload]
-    micro_batches = MicroBatches(model, processes, gradient_accumulation_steps)
-    network = callable_network(micro_batches.network, performance, recipe.batch_size // in_all)
+    micro_batches = MicroBatches(model, processes, micro_steps)
+    full_size = recipe.batch_size // (processes.count * micro_steps)
+    network = callable_network(micro_batches.network, performance, full_size)
     optimizer = make_optimizer(model, recipe, fused=performance.fused_optimizer)
     if processes.rank:
         seed_all((cell.seed + processes.rank * 0x9E3779B1) % 2**32)  # each rank has own dropout
@@ -174,13 +162,13 @@ def train(
     if checkpoints is not None and (saved := checkpoints.load()) is not None:
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
-        state = TrainState.restore(saved, processes, device)
+        state = TrainState.restore(saved["train_state"], device)
         generator.set_state(state.generator)
 
     def save_if_due() -> None:
         if checkpoints is not None and checkpoints.due():
             shared = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            checkpoints.save({**shared, "train_state": state.state_dict()})
+            checkpoints.save(shared, {"train_state": state.state_dict()})
 
     last = time.perf_counter()
 
@@ -207,7 +195,6 @@ def train(
             )
             state.losses += losses
             state.correct += correct
-            state.seen += images
             state.step += 1
             state.training_s += elapsed()
             save_if_due()
@@ -217,8 +204,7 @@ def train(
         state.training_s += elapsed()
         if not (finite := loss_sums.isfinite()).all():
             first = int((~finite).nonzero()[0])
-            step = first // gradient_accumulation_steps + 1
-            raise DivergedError(state.epoch, step, float(loss_sums[first]))
+            raise DivergedError(state.epoch, first // micro_steps + 1, float(loss_sums[first]))
 
         model.eval()
         with autocast(cell.precision, device):
@@ -229,36 +215,32 @@ def train(
         line = {
             "epoch": state.epoch,
             "learning_rate": recipe.learning_rate_at(last_step),
-            "train_loss": float(loss_sums.double().sum()) / state.seen,
-            "train_top1_error": percent_wrong(correct, state.seen),
+            "train_loss": float(loss_sums.double().sum()) / images_per_epoch,
+            "train_top1_error": percent_wrong(correct, images_per_epoch),
             **test,
         }
         state.testing_s += elapsed()
         state.end_epoch(line)
         progress(line, state.training_s + state.testing_s)
 
-    if finished is not None:
-        finished(model)
-    best = min(state.curve, key=lambda line: line["test_top1_error"])
     metrics = {
-        "top1_error": state.curve[-1]["test_top1_error"],
-        "top5_error": state.curve[-1]["test_top5_error"],
-        "best_epoch": best["epoch"],
-        "best_top1_error": best["test_top1_error"],
-        "best_top5_error": best["test_top5_error"],
+        **headline(state.curve),
         "train_images": batches.count,
         "test_images": test_batches.count,
         "params": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "curve": state.curve,
     }
-    return metrics, {
+    run = {
         "wall_s": state.training_s + state.testing_s,
         "training_s": state.training_s,
         "loop_cpu_s": time.process_time() - cpu_s_before,
-        "images_per_s": state.images_seen / state.training_s,
+        "images_per_s": recipe.epochs * images_per_epoch / state.training_s,
         "resumed": state.resumed,
+        "processes": processes.count,
+        **compute.model_dump(include={"deterministic", "gradient_accumulation_steps", "sync_bn"}),
         "performance": performance.model_dump(),
     }
+    return metrics, run, model
 
 
 @torch.no_grad()
@@ -268,29 +250,23 @@ def evaluate(
     after_batch: Callable[[], None] = lambda: None,
     processes: Processes = ALONE,
 ) -> dict[str, float]:
-    """Loss, top-1 and top-5 error in percent, over all images of ``batches``.
+    """Loss, top-1 and top-5 error in percent, over the batches of all processes.
 
-    Args:
-        network: images to logits, in evaluation mode.
-        batches: normalised images and labels; each process gives its own.
-        after_batch: called after each batch, equally often in all processes.
-        processes: whose images are counted together.
+    The network, in evaluation mode, maps normalised images to logits. ``after_batch`` is called
+    equally often in all processes.
     """
-    losses, hits_1, hits_5, seen = [], [], [], 0
-    for images, labels in batches:
-        logits = network(images).float()
-        losses.append(cross_entropy(logits, labels, reduction="sum"))
-        ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-        hits_1.append(ranked[:, 0].sum())
-        hits_5.append(ranked.sum())
-        seen += len(labels)
+    found, seen = [], 0
+    for images_NCHW, labels_N in batches:
+        logits = network(images_NCHW).float()
+        loss = cross_entropy(logits, labels_N, reduction="sum")
+        ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels_N[:, None]
+        found.append((loss, ranked[:, 0].sum(), ranked.sum()))
+        seen += len(labels_N)
         after_batch()
-    if len(losses) * processes.count < len(batches):
+    if len(found) * processes.count < len(batches):
         after_batch()  # other processes have one batch more
-    sums = [
-        float(torch.stack(values).double().sum()) if values else 0
-        for values in (losses, hits_1, hits_5)
-    ]
+    columns = zip(*found, strict=True)
+    sums = [float(torch.stack(column).double().sum()) for column in columns] or [0.0] * 3
     totals = processes.all_reduce_sum(torch.tensor([*sums, seen], dtype=torch.float64))
     loss, top1, top5, images_in_all = totals.tolist()
     return {
@@ -312,6 +288,11 @@ def choose_device(device: str) -> torch.device:
     return torch.device(device)
 
 
+def device_name(device: torch.device) -> str:
+    """The name of a GPU, or of the processor with its vector instructions."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
+
+
 def seed_all(seed: int) -> None:
     """Seed every generator that a user's module may draw from."""
     torch.manual_seed(seed)
@@ -322,12 +303,8 @@ def seed_all(seed: int) -> None:
 def make_deterministic(seed: int, threads: int, *, strict: bool, fill_memory: bool = False) -> None:
     """Make the results depend on the seed, the machine and the versions only.
 
-    Args:
-        seed: of all generators.
-        threads: of this process on the CPU.
-        strict: an operator without a deterministic form is an error. Otherwise cuDNN chooses the
-            fastest kernels in the first step.
-        fill_memory: PyTorch writes NaN to new memory, if strict.
+    If strict, an operator without a deterministic form is an error, and ``fill_memory`` writes NaN
+    to new memory. Otherwise cuDNN chooses the fastest kernels in the first step.
     """
     # cuBLAS reads this variable when it starts; deterministic products need it.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -366,16 +343,13 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
 
 def too_slow(precision: Precision, device: torch.device) -> str | None:
     """A warning if the device has no instructions for bfloat16; None otherwise."""
-    if precision != "bfloat16":
-        return None
     if device.type == "cuda":
-        supported = torch.cuda.is_bf16_supported(including_emulation=False)
-        name = torch.cuda.get_device_name(device)
+        lacks = not torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        supported, name = not lacks_bfloat16(), processor_name()
-    if supported:
+        lacks = lacks_bfloat16()
+    if precision != "bfloat16" or not lacks:
         return None
     return (
-        f"precision: found bfloat16, for which {name} has no instructions; "
+        f"precision: found bfloat16, for which {device_name(device)} has no instructions; "
         "float32 takes a fraction of the time here"
     )

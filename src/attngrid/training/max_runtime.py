@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 
 from attngrid.core.errors import ConfigError, NotStartedError
-from attngrid.records.status import reached, read_status, write_status
+from attngrid.records.status import epochs_in_checkpoint, read_status, write_status
 from attngrid.study.cell import Cell
 from attngrid.study.plan import Planner, duration
 from attngrid.study.schema import Study
@@ -25,20 +25,20 @@ START_S, MARGIN = 10.0, 1.1
 
 def set_max_runtime(seconds: float) -> None:
     """End this process, and the processes that it starts, within so many seconds from now."""
-    os.environ[DEADLINE] = str(min(time.time() + seconds, deadline() or math.inf))
+    os.environ[DEADLINE] = str(min(time.time() + seconds, deadline()))
 
 
-def deadline() -> float | None:
-    """When the run ends, in seconds since 1970; None without a limit.
+def deadline() -> float:
+    """When the run ends, in seconds since 1970; infinite without a limit.
 
     Raises:
         ConfigError: the environment variable is not a number.
     """
     text = os.environ.get(DEADLINE) or "inf"
-    with suppress(ValueError):
-        if not math.isnan(end := float(text)):
-            return None if end == math.inf else end
-    raise ConfigError(f"{DEADLINE}: found {text!r}; needs a number of seconds")
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"{DEADLINE}: found {text!r}; needs a number of seconds") from None
 
 
 def require_time(study: Study, cell: Cell) -> None:
@@ -50,14 +50,14 @@ def require_time(study: Study, cell: Cell) -> None:
     Raises:
         NotStartedError: with the time that the cell needs and the time that is left.
     """
-    if (end := deadline()) is None:
+    if (end := deadline()) == math.inf:
         return
     gpu = None if study.compute.device == "cpu" else gpu_name()
     seconds = Planner(study, gpu=gpu, on_cpu=gpu is None).estimate(cell).seconds
     left, needs, wanted = end - time.time(), START_S, ""
     if seconds is not None:
-        done = reached(cell.status).get("epoch", 0) if cell.checkpoint.is_file() else 0
-        needs += MARGIN * seconds * (1 - min(1, done / cell.recipe.epochs))
+        done = min(1, epochs_in_checkpoint(cell) / cell.recipe.epochs)
+        needs += MARGIN * seconds * (1 - done)
         wanted = f"needs some {duration(needs)}, "
     if needs <= left:
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from itertools import islice
 from warnings import catch_warnings
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from attngrid.training.batches import Split
+from attngrid.data.images import Split
 from attngrid.training.distributed import Processes
 
 MicroBatch = tuple[Tensor, Tensor]
@@ -42,10 +42,10 @@ class MicroBatches:
     ) -> None:
         self.processes = processes
         self.gradient_accumulation_steps = gradient_accumulation_steps
-        self.parallel: DistributedDataParallel | None = None
+        self.network = model
         if processes.count > 1:
             with catch_warnings(action="ignore", category=FutureWarning):
-                self.parallel = DistributedDataParallel(
+                self.network = DistributedDataParallel(
                     model,
                     broadcast_buffers=False,  # torch 2.14 renames it, 2.10 has only this name
                     gradient_as_bucket_view=True,
@@ -53,7 +53,6 @@ class MicroBatches:
                     # the gradient buckets, so that a resumed training sums in the same order.
                     find_unused_parameters=True,
                 )
-        self.network = self.parallel or model
         self.buffers = list(model.buffers())
         self.float_buffers = [buffer for buffer in self.buffers if buffer.is_floating_point()]
 
@@ -77,25 +76,21 @@ class MicroBatches:
             before = [buffer.clone() for buffer in self.buffers]
             means = [torch.zeros_like(buffer) for buffer in self.float_buffers]
             for number, micro_batch in enumerate(islice(epoch, count), 1):
-                _copy(self.buffers, before)
+                _copy(before, self.buffers)
                 # The processes exchange gradients once a step, with the last micro-batch.
-                local = self.parallel if number < count else None
-                with local.no_sync() if local is not None else nullcontext():
+                local = number < count and self.processes.count > 1
+                with self.network.no_sync() if local else nullcontext():  # type: ignore[operator]
                     yield micro_batch
                 for mean, buffer in zip(means, self.float_buffers, strict=True):
                     mean.add_(buffer, alpha=1 / count)
-            _copy(self.float_buffers, means)
+            _copy(means, self.float_buffers)
         if self.processes.count > 1 and self.float_buffers:
-            self._average_over_processes()
-
-    def _average_over_processes(self) -> None:
-        flat = torch.cat([buffer.flatten() for buffer in self.float_buffers])
-        means = self.processes.all_reduce_sum(flat).div_(self.processes.count)
-        sizes = [buffer.numel() for buffer in self.float_buffers]
-        pairs = zip(torch.split(means, sizes), self.float_buffers, strict=True)
-        _copy(self.float_buffers, [mean.view_as(buffer) for mean, buffer in pairs])
+            flat = torch.cat([buffer.flatten() for buffer in self.float_buffers])
+            flat = self.processes.all_reduce_sum(flat).div_(self.processes.count)
+            sizes = [buffer.numel() for buffer in self.float_buffers]
+            _copy(torch.split(flat, sizes), self.float_buffers)
 
 
-def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:
-    for target, source in zip(targets, sources, strict=True):
-        target.copy_(source)
+def _copy(sources: Iterable[Tensor], targets: list[Tensor]) -> None:
+    for source, target in zip(sources, targets, strict=True):
+        target.copy_(source.view_as(target))

@@ -1,20 +1,23 @@
-"""Applying the performance options of a study to a network."""
+"""Applying the performance options of a study to a network, torch.compile among them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 
 from attngrid.core.errors import ConfigError
 from attngrid.study.compute import Performance
-from attngrid.training.compile import compile_attention, compile_network, compiler_problem
 
 log = logging.getLogger(__name__)
 
+ATTENTION_PACKAGE = "attngrid.models.attention"
+# Before this version, the code for a CPU depends on the number of threads, and torch.compile takes
+# no limit of recompilations.
+MINIMUM_TORCH = (2, 14)
 # With fewer pixels in a step, a GPU waits for kernel launches longer than it computes. A batch of
 # 256 CIFAR images has fewer, a batch of 256 ImageNet images has more.
 SMALL_STEP_PIXELS = 2**19
@@ -33,14 +36,13 @@ def resolve(
 ) -> Performance:
     """Replace each ``auto`` by a decision.
 
-    A CUDA graph overwrites its gradients when it runs again, so it needs whole batches.
-
     Args:
         performance: options of a study.
         device: where the training runs.
         step_pixels: pixels of all images of a step.
         steps: steps of the training in which attention modules run.
-        micro_batches: parts of a batch, over all processes.
+        micro_batches: parts of a batch, over all processes. A CUDA graph overwrites its gradients
+            when it runs again, so it needs whole batches.
         sync_bn: whether BatchNorm communicates across processes.
 
     Raises:
@@ -65,6 +67,22 @@ def resolve(
     graphs = small if performance.cuda_graphs == "auto" else performance.cuda_graphs
     graphs = cuda and compiled is True and graphs and micro_batches == 1
     return performance.model_copy(update={"compile": compiled, "cuda_graphs": graphs})
+
+
+@cache
+def compiler_problem(device_type: str, *, attention_only: bool = False) -> str | None:
+    """Why torch.compile cannot be used on ``cpu`` or ``cuda``, found by using it; else None."""
+    version = tuple(map(int, torch.__version__.split(".")[:2]))
+    if (device_type == "cpu" or attention_only) and version < MINIMUM_TORCH:
+        return f"needs torch {'.'.join(map(str, MINIMUM_TORCH))}"
+    try:
+        x = torch.ones(64, device=device_type, requires_grad=True)
+        torch.compile(lambda x: (x.sin() * x).sum())(x).backward()
+    except Exception as error:  # torch.compile raises many types
+        lines = str(error).strip().splitlines() or [""]
+        cause = next((line for line in lines if "error:" in line), lines[0])
+        return f"fails here: {type(error).__name__}: {cause}"
+    return None
 
 
 def memory_format(performance: Performance) -> torch.memory_format:
@@ -109,9 +127,38 @@ def callable_network(
     return call
 
 
-def recorded_performance(run: Mapping[str, Any]) -> Performance:
-    """The resolved options in the ``run`` block of a record; old records call them ``fast``."""
-    if "performance" in run:
-        return Performance.model_validate(run["performance"])
-    names = ("channels_last", "compile", "cuda_graphs")
-    return Performance.model_validate({name: run["fast"][name] for name in names})
+def compile_network(model: nn.Module, *, cuda_graphs: bool) -> Callable[[Tensor], Tensor]:
+    """A compiled form of a network, which recompiles for each batch size and mode."""
+    # torch.compile takes either a mode or options. These options are the mode "reduce-overhead"
+    # and the rounding of intermediate values as in eager mode. Without that rounding, the maximum
+    # of a map can differ from all values that the backward pass sees; its gradient is then NaN.
+    return torch.compile(
+        model,
+        dynamic=False,
+        options={"triton.cudagraphs": cuda_graphs, "emulate_precision_casts": True},
+    )
+
+
+def compile_attention(model: nn.Module) -> None:
+    """Compile the attention modules of a network, each by itself, and leave the backbone eager.
+
+    PyTorch reuses compiled code for modules of the same class and shape.
+    """
+    modules = list(attention_modules(model))
+    for module in modules:
+        # All modules share one limit, because they share the code of nn.Module.__call__.
+        module.compile(
+            dynamic=False,
+            recompile_limit=max(8, len(modules)),
+            options={"emulate_precision_casts": True},
+        )
+
+
+def attention_modules(model: nn.Module) -> Iterator[nn.Module]:
+    """The attention modules of this package in a network; of a sequence of modules, each one."""
+    for child in model.children():
+        ours = type(child).__module__.startswith(ATTENTION_PACKAGE)
+        if ours and not isinstance(child, nn.Sequential):
+            yield child
+        else:
+            yield from attention_modules(child)

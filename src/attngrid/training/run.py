@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-import math
+import platform
 import resource
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,11 @@ from attngrid.core.errors import (
     RecordError,
     WriteError,
 )
-from attngrid.core.hardware import peak_memory_mb, processor_name, processors
-from attngrid.data.registry import find_dataset
-from attngrid.records.environment import environment, now
+from attngrid.core.hardware import peak_memory_mb
+from attngrid.records.environment import code_version, now
 from attngrid.records.record import read_trial, write_record
 from attngrid.records.staleness import code_digest
-from attngrid.records.status import attempt, locked, reached, read_status, write_status
+from attngrid.records.status import attempt, epochs_in_checkpoint, locked, write_status
 from attngrid.records.tuning import with_best_hyperparameters
 from attngrid.study.cell import Cell
 from attngrid.study.cluster import slurm_job
@@ -39,25 +39,20 @@ from attngrid.study.schema import Study
 from attngrid.study.tuning import TUNED_KEYS
 from attngrid.training.checkpoint import Checkpoints
 from attngrid.training.distributed import Processes, is_peer_failure, process_group
-from attngrid.training.loop import Finished, Progress, choose_device, too_slow, train
+from attngrid.training.loop import Progress, choose_device, device_name, too_slow, train
 from attngrid.training.max_runtime import deadline
 from attngrid.training.weights import write_weights
 
 logger = logging.getLogger(__name__)
-
-# The errors of a full disk, a quota, or a limit on the size of a file.
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run_cell(study: Study, cell: Cell, record: Path) -> None:
     """Train a cell of a study, write its record, and keep its weights if the study does.
 
     With ``compute.gpus`` above 1 this is one of the processes that torchrun has started, and only
-    the first of them writes. The training continues from the cell's checkpoint. Where it ends
-    early, the cell's status says why. A trial that diverges has a record that says so.
-
-    A record that is there already is kept. Inside a Slurm job, a cell that another process trains
-    is waited for: a job of a Snakemake that was killed may still run.
+    the first of them writes. Where the training ends early, the cell's status says why. A trial
+    that diverges has a record that says so. A record that is there already is kept. In a Slurm job,
+    a cell that another process trains is waited for: a killed Snakemake's job may still run.
 
     Raises:
         BusyCellError: another process trains this cell.
@@ -72,13 +67,14 @@ def run_cell(study: Study, cell: Cell, record: Path) -> None:
             return
         with process_group(study.compute.gpus, choose_device(study.compute.device)) as processes:
             if processes.rank:
-                _take_part(study, with_best_hyperparameters(cell), processes)
+                # the first process reports and writes; these two errors come in all alike
+                with _failure_noted(cell), suppress(DivergedError, InterruptedTrainingError):
+                    _train(study, with_best_hyperparameters(cell), processes)
                 return
             alone = processes.count == 1  # several processes would wait for each other
             with locked(cell, wait=alone and slurm_job() is not None):
                 if not (alone and _is_done(cell, record)):  # by another process, meanwhile
-                    done = reached(cell.status).get("epoch", 0) if cell.checkpoint.is_file() else 0
-                    epochs = {"epoch": done, "epochs": cell.recipe.epochs}
+                    epochs = {"epoch": epochs_in_checkpoint(cell), "epochs": cell.recipe.epochs}
                     with attempt(cell.status, study.gpus, **epochs), _failure_noted(cell):
                         _train_and_record(study, with_best_hyperparameters(cell), record, processes)
 
@@ -140,84 +136,51 @@ def _is_done(cell: Cell, record: Path) -> bool:
     return True
 
 
-def _checkpoints(cell: Cell, share: float, processes: Processes) -> Checkpoints:
+def _checkpoints(study: Study, cell: Cell, processes: Processes) -> Checkpoints:
     # of what is trained: a tuned cell's own digest does not depend on its chosen setting
-    digest = replace(cell, tuning=None).digest
-    return Checkpoints(cell.checkpoint, digest, share, processes, deadline() or math.inf)
-
-
-def _take_part(study: Study, cell: Cell, processes: Processes) -> None:
-    """Train together with the first process, which reports and writes."""
-    checkpoints = _checkpoints(cell, 0.0, processes)
-    # these two errors come in all processes alike
-    with _failure_noted(cell), suppress(DivergedError, InterruptedTrainingError):
-        _train(study, cell, processes, checkpoints, lambda *line: None)
+    digest, share = replace(cell, tuning=None).digest, study.compute.checkpoint_share
+    return Checkpoints(cell.checkpoint, digest, share, processes, deadline())
 
 
 def _train(
-    study: Study,
-    cell: Cell,
-    processes: Processes,
-    checkpoints: Checkpoints,
-    progress: Progress,
-    finished: Finished | None = None,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Train as the study's ``compute`` says; the ``metrics`` block, and the speed for ``run``."""
-    compute = study.compute
-    in_files = find_dataset(cell.dataset).target is None
-    workers = min(compute.workers, max(1, processors() // processes.local_count)) if in_files else 0
-    how: dict[str, Any] = {"deterministic": compute.deterministic, "workers": workers}
-    if cell.micro_batches > 1 or compute.gpus > 1:
-        how |= {
-            "gradient_accumulation_steps": compute.gradient_accumulation_steps,
-            "sync_bn": compute.sync_bn,
-        }
-    with checkpoints:
-        metrics, speed = train(
+    study: Study, cell: Cell, processes: Processes, progress: Progress = lambda line, seconds: None
+) -> tuple[dict[str, Any], dict[str, Any], nn.Module]:
+    device = processes.device(choose_device(study.compute.device))
+    with _checkpoints(study, cell, processes) as checkpoints:
+        return train(
             cell,
-            processes.device(choose_device(compute.device)),
+            device,
             study.data_folder,
-            progress=progress,
-            finished=finished,
-            checkpoints=checkpoints,
-            download=study.data.download,
-            performance=compute.performance,
+            compute=study.compute,
             processes=processes,
-            **how,
+            checkpoints=checkpoints,
+            progress=progress,
+            download=study.data.download,
         )
-    return metrics, {**speed, **how, "processes": processes.count}
 
 
 def _train_and_record(study: Study, cell: Cell, record: Path, processes: Processes) -> None:
     device = processes.device(choose_device(study.compute.device))
     cells = study.trials if cell.validation else study.trainings
     label = f"[{list(cells).index(cell.id) + 1}/{len(cells)}] {cell.label}"
-    checkpoints = _checkpoints(cell, study.compute.checkpoint_share, processes)
-    started, start = now(), time.perf_counter()
-    # taken now: the checkout may have changed when the training ends
-    run = {"started": started, **_machine(device), "code": code_digest()}
     if slow := too_slow(cell.precision, device):
         logger.warning("%s: %s", label, slow)
-    trained: list[nn.Module] = []
+    start = time.perf_counter()
+    run = _environment(device)  # taken now: the checkout may have changed when the training ends
     try:
-        progress = _progress(cell, label)
-        metrics, speed = _train(study, cell, processes, checkpoints, progress, trained.append)
-        run |= speed | {
-            "peak_memory_mb": _peak_memory_mb(device),
-            "cpu_s": time.process_time(),
-        }
+        metrics, speed, model = _train(study, cell, processes, partial(_report, cell, label))
+        run |= {**speed, "peak_memory_mb": _peak_memory_mb(device), "cpu_s": time.process_time()}
         # a record elsewhere is somebody's own, and the study keeps the weights that it has
         ours = record.absolute() == cell.record.absolute()
         if study.keep.weights == "last" and ours and not cell.validation:
-            _keep_weights(cell, trained[0])
+            _keep_weights(cell, model)
         try:
             write_record(record, cell, metrics, run)
         except OSError as error:
-            if not ours or error.errno not in FULL:
+            if not ours:
                 raise
             logger.warning("%s: %s; removed its weights to make room", record, error.strerror)
             cell.weights.unlink(missing_ok=True)
-            checkpoints.remove_previous()
             write_record(record, cell, metrics, run)
         result = f"done, top-1 {100 - metrics['top1_error']:.1f} %"
     except DivergedError as error:
@@ -226,27 +189,23 @@ def _train_and_record(study: Study, cell: Cell, record: Path, processes: Process
         run |= {"wall_s": time.perf_counter() - start, "diverged": str(error)}
         write_record(record, cell, None, run)
         result = str(error)
-    checkpoints.remove()
+    _checkpoints(study, cell, processes).remove()
     with suppress(OSError):
         write_status(cell.status, "done")
-    wall_s = time.perf_counter() - start
-    logger.info("%s: %s in %s; %s", label, result, duration(wall_s), _remaining(cells, wall_s))
+    done = sum(one.record.is_file() for one in cells.values())
+    wall = duration(time.perf_counter() - start)
+    logger.info("%s: %s in %s; %d of %d cells", label, result, wall, done, len(cells))
 
 
-def _progress(cell: Cell, label: str) -> Progress:
-    """Write each epoch to the cell's status and to the log."""
-    epochs = cell.recipe.epochs
-
-    def progress(line: dict[str, Any], elapsed: float) -> None:
-        done = line["epoch"]
-        accuracy, left = 100 - line["test_top1_error"], elapsed / done * (epochs - done)
-        more = {"epoch": done, "epochs": epochs, "top1_accuracy": accuracy, "left_s": left}
-        with suppress(OSError):  # a training goes on without its status
-            write_status(cell.status, "running", **more)
-        text = f"epoch {done}/{epochs}, top-1 {accuracy:.1f} %, {duration(left)} left"
-        logger.info("%s: %s", label, text)
-
-    return progress
+def _report(cell: Cell, label: str, line: dict[str, Any], elapsed: float) -> None:
+    """Write an epoch to the cell's status and to the log."""
+    done, epochs = line["epoch"], cell.recipe.epochs
+    accuracy, left = 100 - line["test_top1_error"], elapsed / done * (epochs - done)
+    more = {"epoch": done, "epochs": epochs, "top1_accuracy": accuracy, "left_s": left}
+    with suppress(OSError):  # a training goes on without its status
+        write_status(cell.status, "running", **more)
+    text = f"epoch {done}/{epochs}, top-1 {accuracy:.1f} %, {duration(left)} left"
+    logger.info("%s: %s", label, text)
 
 
 def _keep_weights(cell: Cell, model: nn.Module) -> None:
@@ -254,33 +213,29 @@ def _keep_weights(cell: Cell, model: nn.Module) -> None:
     try:
         write_weights(cell.weights, cell, model)
     except Exception as error:
-        with suppress(OSError):
-            cell.weights.unlink()  # those of an earlier training
+        cell.weights.unlink(missing_ok=True)  # those of an earlier training
         logger.warning("%s: weights not kept: %s: %s", cell.label, type(error).__name__, error)
 
 
-def _remaining(cells: Mapping[str, Cell], wall_s: float) -> str:
-    """How much of the grid is left, if all cells take as long as this one."""
-    missing = [cell for cell in cells.values() if not cell.record.is_file()]
-    text = f"{len(cells) - len(missing)} of {len(cells)} cells"
-    if not missing:
-        return text
-    running = sum((read_status(cell.status) or {}).get("state") == "running" for cell in missing)
-    # the next cell takes the place of this one
-    left_s = len(missing) * wall_s / min(1 + running, len(missing))
-    return f"{text}, about {duration(left_s)} left"
-
-
-def _machine(device: torch.device) -> dict[str, Any]:
+def _environment(device: torch.device) -> dict[str, Any]:
+    """When and on what a training runs, and with which code."""
     cuda = torch.cuda.is_available()
-    versions = {
+    return {
+        "started": now(),
+        "attngrid": version("attngrid"),
+        "commit": code_version(),
+        "code": code_digest(),
+        "python": platform.python_version(),
         "torch": str(torch.__version__),
         "cuda": torch.version.cuda if cuda else None,
         "cudnn": str(torch.backends.cudnn.version()) if cuda else None,  # type: ignore[no-untyped-call]
+        "torchvision": version("torchvision"),
+        "numpy": version("numpy"),
+        "scikit_learn": version("scikit-learn"),
+        "device": device.type,
+        "device_name": device_name(device),
+        "platform": platform.platform(),
     }
-    on_gpu = device.type == "cuda"
-    name = torch.cuda.get_device_name(device) if on_gpu else processor_name()
-    return environment(device.type, name, versions)
 
 
 def _peak_memory_mb(device: torch.device) -> float:

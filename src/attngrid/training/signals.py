@@ -11,6 +11,11 @@ from pathlib import Path
 
 from attngrid.study.cluster import slurm_job
 
+# A training writes a checkpoint and ends after one of these.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+# Slurm sends these before its time limit and at a preemption.
+WARNINGS = {signal.SIGUSR1, signal.SIGTERM}
+
 
 def forward_signals() -> None:
     """Forward Slurm's warnings to the trainings that this Snakemake has started.
@@ -41,12 +46,9 @@ def _is_training(command: list[str]) -> bool:
     names = [Path(word).name for word in command[:2]]  # the script may follow its interpreter
     if "attngrid" not in names:
         return False
-    arguments = command[names.index("attngrid") + 1 :]
     # no option before the command takes a value
-    return next((word for word in arguments if not word.startswith("-")), None) == "train"
-
-
-WARNINGS = {signal.SIGUSR1, signal.SIGTERM}
+    arguments = [w for w in command[names.index("attngrid") + 1 :] if not w.startswith("-")]
+    return arguments[:1] == ["train"]
 
 
 def hold_signals() -> None:
@@ -64,8 +66,7 @@ def hear_signals() -> None:
 
 def requeue() -> bool:
     """Put the Slurm job of this process back into the queue; False outside of Slurm."""
-    job = slurm_job()
-    if job is None:
+    if (job := slurm_job()) is None:
         return False
     done = subprocess.run(["scontrol", "requeue", job], capture_output=True, timeout=60)
     return done.returncode == 0

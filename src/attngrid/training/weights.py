@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from attngrid.core.errors import RecordError
 from attngrid.core.files import write_atomically
@@ -29,24 +29,6 @@ def write_weights(file: Path, cell: Cell, model: nn.Module) -> None:
     }
     metadata = {"digest": cell.digest, "config": json.dumps(cell.config())}
     write_atomically(file, save(tensors, metadata))
-
-
-def read_weights(file: Path, digest: str) -> dict[str, Tensor]:
-    """Read the state dict of the cell with this digest, onto the CPU.
-
-    Raises:
-        RecordError: no safetensors file, or that of another cell; the message names the file.
-    """
-    try:
-        with safe_open(file, framework="pt") as stream:
-            found = (stream.metadata() or {}).get("digest")
-            if found != digest:
-                raise RecordError(
-                    f"{file}: is of another cell: found the digest {found}, expected {digest}"
-                )
-            return {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise RecordError(f"{file}: cannot be read: {error}") from None
 
 
 def create_model(
@@ -71,41 +53,29 @@ def create_model(
 
     Raises:
         UnknownNameError, ConfigError: as ``attngrid.models.create.create_model``.
-        RecordError: as ``load_pretrained``.
+        RecordError: a record of another backbone or attention module, or without kept weights of
+            this network.
     """
     model = create.create_model(backbone, attention, **arguments)
     if pretrained is not None:
-        trained_as = find_attention(attention).alias_of or attention
-        load_pretrained(model, Path(pretrained), backbone, trained_as)
+        record = Path(pretrained)
+        config = read_record(record).config
+        trained = (config["backbone"], config["attention"])
+        wanted = (backbone, find_attention(attention).alias_of or attention)
+        if trained != wanted:
+            raise RecordError(
+                f"{record}: is of {trained[0]!r} with {trained[1]!r}, expected {wanted[0]!r} with "
+                f"{wanted[1]!r}"
+            )
+        load_weights(model, weights_of(record), config["digest"])
     return model
 
 
 def load_model(cell: Cell) -> nn.Module:
-    """Build the network of a cell and load its kept weights.
-
-    Raises:
-        RecordError: as ``read_weights``, or weights that are not this network's.
-    """
+    """Build the network of a cell and load its kept weights, as ``load_weights`` does."""
     model = create.create_model(**cell.model_arguments())
     load_weights(model, cell.weights, cell.digest)
     return model
-
-
-def load_pretrained(model: nn.Module, record: Path, backbone: str, attention: str) -> None:
-    """Load the kept weights of a record's training into a network.
-
-    Raises:
-        RecordError: as ``read_record`` and ``read_weights``; a record of another backbone or
-            attention module; weights that are not this network's.
-    """
-    config = read_record(record).config
-    trained = (config["backbone"], config["attention"])
-    if trained != (backbone, attention):
-        raise RecordError(
-            f"{record}: is of {trained[0]!r} with {trained[1]!r}, expected {backbone!r} with "
-            f"{attention!r}"
-        )
-    load_weights(model, weights_of(record), config["digest"])
 
 
 def weights_of(record: Path) -> Path:
@@ -117,10 +87,21 @@ def load_weights(model: nn.Module, file: Path, digest: str) -> None:
     """Load the weights of the cell with this digest into a network.
 
     Raises:
-        RecordError: as ``read_weights``, or weights that are not this network's.
+        RecordError: no safetensors file, that of another cell, or weights that are not this
+            network's; the message names the file.
     """
     try:
-        model.load_state_dict(read_weights(file, digest))
+        with safe_open(file, framework="pt") as stream:
+            found = (stream.metadata() or {}).get("digest")
+            weights = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise RecordError(f"{file}: cannot be read: {error}") from None
+    if found != digest:
+        raise RecordError(
+            f"{file}: is of another cell: found the digest {found}, expected {digest}"
+        )
+    try:
+        model.load_state_dict(weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise RecordError(f"{file}: does not fit its network: {reason}") from None
