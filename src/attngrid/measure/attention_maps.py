@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from attngrid.core.errors import ConfigError
-from attngrid.data.images import normalize
+from attngrid.data.images import Split, normalize
 from attngrid.measure.maps_file import CellMaps, Maps, with_weights
 from attngrid.study.schema import Study
-from attngrid.training.batches import Split, make_batches
+from attngrid.training.batches import make_batches
 from attngrid.training.loop import choose_device, make_deterministic
 from attngrid.training.weights import load_model
 
