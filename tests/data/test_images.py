@@ -55,6 +55,14 @@ def marked(images: int, side: int) -> Images:
     return Images(one.expand(images, -1, -1, -1).contiguous(), torch.arange(images))
 
 
+def test_averaged_pixels_are_the_means_of_squares() -> None:
+    pixels = torch.randint(256, (3, 3, 32, 32), generator=seeded(0), dtype=torch.uint8)
+    found = Images(pixels, torch.arange(3)).averaged(16).pixels_NCHW
+    means = pixels.numpy().reshape(3, 3, 16, 2, 16, 2).mean(axis=(3, 5))
+    assert found.dtype == torch.uint8
+    np.testing.assert_array_equal(found.numpy(), np.rint(means))
+
+
 @pytest.fixture(scope="module")
 def drawn() -> tuple[Tensor, Tensor, Tensor]:
     """Of 8,100 images with CIFAR's augmentation: how far down and right each was cut, and whether

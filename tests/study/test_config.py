@@ -80,6 +80,11 @@ def change(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("grid.0.options", {"width": True}, ["grid.0.options.width", "True", "number"]),
         ("grid.0.options", {"width": "0.5"}, ["grid.0.options.width", "'0.5'", "number"]),
         ("grid.0.options", {"classes": 10}, ["options.classes", "found 10", "digits has 10"]),
+        (
+            "grid.0.options",
+            {"input_size": 10},
+            ["options.input_size: found 10; images of digits", "from 16×16, so it must divide 16"],
+        ),
         ("grid.0.attentions", "se", ["grid.0.attentions", "'se'", "needs a list, such as [se]"]),
         ("tables", ["grid", "mine/grid.yaml"], ["tables", "a file name of its own"]),
         ("recipes.tiny.schedule", {}, ["recipes.tiny.schedule.kind", "is required"]),
@@ -403,6 +408,7 @@ def test_digest_is_what_it_was() -> None:
         {"attention": "csm"},
         {"options": Options(width=0.5)},
         {"options": Options(classes=20)},
+        {"options": Options(input_size=16)},
         {"precision": "bfloat16"},
         {"threads": 2},
         {"recipe": shipped_recipes()["cifar_200ep"].model_copy(update={"weight_decay": 1e-4})},
@@ -426,6 +432,17 @@ def test_what_does_not_change_the_numbers_does_not() -> None:
     recipe = shipped_recipes()["cifar_200ep"].model_copy(update={"source": "elsewhere"})
     assert cell(study="other", recipe=recipe).digest == cell().digest
     assert cell(options=Options(width=1.0, reduction=16)).digest == cell().digest
+    assert cell(options=Options(input_size=32)).digest == cell().digest
+
+
+def test_a_smaller_input_reaches_the_model_and_its_cost() -> None:
+    small = Options(input_size=16)
+    assert cell(options=small).condition.startswith("CIFAR-100, 16×16, cifar_200ep")
+    assert cell(options=small).model_key[3:] == (100, 16, "")
+    assert "input_size" not in cell(options=small).model_arguments()
+    # a control of equal MACs depends on the size
+    wide = cell(attention="none_wide:csm:macs", options=small)
+    assert wide.model_arguments()["input_size"] == 16
 
 
 def test_cam_reads_the_record_of_se() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from attngrid.data.sharding import ALL, Share
 from attngrid.data.transforms import Brightness, CropTo, Flip, RandomCrop, Transform
@@ -32,6 +33,15 @@ class Images:
     def only(self, kept_N: Tensor) -> Images:
         """Only the images where ``kept_N`` is true."""
         return Images(self.pixels_NCHW[kept_N], self.labels_N[kept_N])
+
+    def averaged(self, side: int) -> Images:
+        """Images of ``side`` × ``side`` pixels, each the rounded mean of a square of pixels."""
+        factor = self.pixels_NCHW.shape[-1] // side
+        parts = [
+            avg_pool2d(some_NCHW.float(), factor).round().to(torch.uint8)
+            for some_NCHW in self.pixels_NCHW.split(1000)  # float32 takes 4 bytes a pixel
+        ]
+        return Images(torch.cat(parts), self.labels_N)
 
     def to(self, device: torch.device) -> Images:
         """The same images on another device."""

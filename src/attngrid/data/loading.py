@@ -19,7 +19,13 @@ AnyImages = TypeVar("AnyImages", Images, ImageFiles)
 
 
 def load(
-    name: str, folder: Path, *, download: bool, classes: int | None, validation: int = 0
+    name: str,
+    folder: Path,
+    *,
+    download: bool,
+    classes: int | None,
+    validation: int = 0,
+    input_size: int | None = None,
 ) -> tuple[Images, Images]:
     """Read a dataset's training and held-out split into memory.
 
@@ -29,6 +35,7 @@ def load(
         download: fetch missing files.
         classes: keep the first so many classes only; None keeps all.
         validation: hold out so many training images instead of the test images.
+        input_size: average images down to so many pixels a side, unless transforms crop them.
 
     Raises:
         DataError: missing or damaged files, or too few images; the message says what to do.
@@ -40,7 +47,10 @@ def load(
         train, test = _load_user_dataset(name, dataset, folder)
     else:
         train, test = pkgutil.resolve_name(dataset.target)(folder)
-    return _choose(train, test, classes, validation)
+    train, test = _choose(train, test, classes, validation)
+    if input_size is not None and dataset.stored_size is None:
+        train, test = train.averaged(input_size), test.averaged(input_size)
+    return train, test
 
 
 def load_files(

@@ -191,9 +191,9 @@ class Cell:
     @property
     def condition(self) -> str:
         """A readable label of everything but backbone, attention and seed."""
-        dataset = find_dataset(self.dataset)
-        parts = [dataset.label, f"{dataset.input_size}×{dataset.input_size}"]
+        parts = [find_dataset(self.dataset).label, f"{self.input_size}×{self.input_size}"]
         changed = self.options.changed()
+        changed.pop("input_size", None)
         if (classes := changed.pop("classes", None)) is not None:
             parts.append(f"first {classes} classes")
         if (width := changed.pop("width", None)) is not None:
@@ -219,33 +219,41 @@ class Cell:
         """Outputs of the classifier."""
         return self.options.classes or find_dataset(self.dataset).num_classes
 
+    @property
+    def input_size(self) -> int:
+        """Height and width of the network's images, in pixels."""
+        return self.options.input_size or find_dataset(self.dataset).input_size
+
     @cached_property
     def effective_options(self) -> Options:
         """The options that this cell's model uses: a baseline has no reduction or placement."""
-        used = {"width", "classes"} | find_attention(self.attention).accepts
+        used = {"width", "classes", "input_size"} | find_attention(self.attention).accepts
         used |= find_backbone(self.backbone).accepts
         if self.attention == "none":
             used -= {"placement"}
+        if self.input_size == find_dataset(self.dataset).input_size:
+            used -= {"input_size"}
         return Options(**{name: v for name, v in self.options.changed().items() if name in used})
 
     @property
     def model_options(self) -> dict[str, Any]:
         """The options that are arguments of ``create_model``."""
         options = self.effective_options.changed()
+        for name in ("classes", "input_size"):  # of the images
+            options.pop(name, None)
         entry = find_attention(self.attention)
         if entry.sha256 is not None and "reduction" in entry.accepts:
             # the configuration's default, not the one of the user's class
             options["reduction"] = self.options.reduction
         if entry.needs_feature_size or entry.quantity == "macs":
-            options["input_size"] = find_dataset(self.dataset).input_size
-        return {name: value for name, value in sorted(options.items()) if name != "classes"}
+            options["input_size"] = self.input_size
+        return dict(sorted(options.items()))
 
     @property
     def model_key(self) -> tuple[str, str, str, int, int, str]:
         """The values of ``MODEL_KEY``, on which the model's cost depends."""
-        dataset = find_dataset(self.dataset)
-        options, size = pairs(self.model_options), dataset.input_size
-        return (self.backbone, self.attention, dataset.stem, self.num_classes, size, options)
+        stem, options = find_dataset(self.dataset).stem, pairs(self.model_options)
+        return (self.backbone, self.attention, stem, self.num_classes, self.input_size, options)
 
     def model_arguments(self) -> dict[str, Any]:
         """The arguments of ``create_model`` for this cell."""

@@ -70,8 +70,9 @@ def check_recipes(study: Study) -> None:
             try:
                 recipe = study.recipe(name)
                 where += f"{name!r}: "
-                _check_transforms(recipe.train_transforms, "train", block.dataset)
-                _check_transforms(recipe.test_transforms, "test", block.dataset)
+                for split in ("train", "test"):
+                    transforms = getattr(recipe, f"{split}_transforms")
+                    _check_transforms(transforms, split, block.dataset, block.options.input_size)
             except ValueError as error:
                 raise ValueError(f"{where}{error}") from None
             size = recipe.batch_size
@@ -111,10 +112,19 @@ def check_tuning(study: Study) -> None:
             )
 
 
-def _check_transforms(transforms: Sequence[Transform], split: str, name: str) -> None:
+def _check_transforms(
+    transforms: Sequence[Transform], split: str, name: str, input_size: int | None
+) -> None:
     """Each transform can be applied, and the last one makes the network's input size."""
     dataset = find_dataset(name)
     resident = dataset.target is not None
+    size = input_size or dataset.input_size
+    averaged = resident and dataset.stored_size is None  # to the input size, before transforms
+    if averaged and dataset.input_size % size:
+        raise ValueError(
+            f"options.input_size: found {size}; images of {name} are averaged from "
+            f"{dataset.input_size}×{dataset.input_size}, so it must divide {dataset.input_size}"
+        )
     crop = "random_crop" if resident else "random_resized_crop"
     allowed = ["resize", "crop_to"]
     if split == "train":
@@ -126,7 +136,7 @@ def _check_transforms(transforms: Sequence[Transform], split: str, name: str) ->
             f"{name} can have {', '.join(allowed)}, each once"
         )
     # after each transform, the images' shorter side, 0 if unknown, and whether they are square
-    shorter = (dataset.stored_size or dataset.input_size) if resident else 0
+    shorter = (dataset.stored_size or size) if resident else 0
     square = resident
     for transform in transforms:
         match transform:
@@ -145,7 +155,7 @@ def _check_transforms(transforms: Sequence[Transform], split: str, name: str) ->
                 )
             case CropTo() | RandomResizedCrop():
                 shorter, square = transform.size, True
-    if (shorter, square) != (size := dataset.input_size, True):
+    if (shorter, square) != (size, True):
         made = f"{shorter}×{shorter}" if square else "images of any shape"
         raise ValueError(
             f"{split}_transforms: make {made} of {name}, whose networks see {size}×{size}; "

@@ -61,6 +61,9 @@ class Options(Strict):
     classes: Annotated[int, Field(ge=2)] | None = Field(
         None, description="train and test on the first so many classes only"
     )
+    input_size: PositiveInt | None = Field(
+        None, description="pixels a side of the network's images, if not the dataset's own"
+    )
 
     def changed(self) -> dict[str, Any]:
         """The options that differ from their defaults, sorted by name."""

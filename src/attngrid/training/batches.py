@@ -45,7 +45,12 @@ def make_batches(
             stream(test_index, STREAMED_TEST_BATCH, recipe.test_transforms),
         )
     train, test = load(
-        cell.dataset, folder, download=download, classes=classes, validation=cell.validation
+        cell.dataset,
+        folder,
+        download=download,
+        classes=classes,
+        validation=cell.validation,
+        input_size=cell.options.input_size,
     )
     mean_C, std_C = (statistic.to(device) for statistic in channel_statistics(train))
     train, test = train.to(device), test.to(device)

@@ -19,7 +19,6 @@ from torch.nn.functional import cross_entropy
 from attngrid.core.errors import DivergedError
 from attngrid.core.hardware import lacks_bfloat16, processor_name, processors
 from attngrid.data.images import Split
-from attngrid.data.registry import find_dataset
 from attngrid.data.sharding import Share
 from attngrid.models.create import create_model
 from attngrid.records.record import headline
@@ -142,7 +141,7 @@ def train(
     performance = resolve(
         compute.performance,
         device,
-        recipe.batch_size * find_dataset(cell.dataset).input_size ** 2,
+        recipe.batch_size * cell.input_size**2,
         steps=recipe.epochs * len(batches) if any(attention_modules(model)) else 0,
         micro_batches=processes.count * micro_steps,
         sync_bn=sync_bn,
