@@ -510,7 +510,7 @@ def test_processes_without_their_launcher_leave_a_checkpoint_and_end(
 ) -> None:
     cell, launcher, ranks = running
     launcher.kill()
-    launcher.communicate()
+    launcher.communicate(timeout=240)
     wait_until(lambda: not any(map(alive, ranks)))
     assert "stopped by SIGTERM" in status(cell)["message"]
     assert cell.checkpoint.is_file()
