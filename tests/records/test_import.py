@@ -129,7 +129,7 @@ def test_what_cannot_be_is_refused_and_nothing_of_it_filed(
 ) -> None:
     first = cells()[0]
     change(made / first.record.name, how)
-    assert main(["import", str(made)]) == 1
+    assert main(["import", str(made), "--study", "tiny.yaml"]) == 1
     told = capsys.readouterr().err
     assert f"{made / first.record.name}: " in told
     assert why in told
@@ -148,7 +148,7 @@ def test_an_error_is_a_number_of_images(made: Path, error: float, capsys: Say) -
         metrics["curve"][0]["test_top1_error"] = error
 
     change(made / first.record.name, how)
-    assert main(["import", str(made)]) == 1
+    assert main(["import", str(made), "--study", "tiny.yaml"]) == 1
     told = capsys.readouterr().err
     assert "is no number of images" in told or "top-5 error above top-1 error" in told
 

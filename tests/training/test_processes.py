@@ -73,8 +73,8 @@ def study(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     Path("smooth.py").write_text(SMOOTH)
     tiny["grid"][0] |= {"backbones": ["smooth.py:Smooth"], "attentions": ["se"], "seeds": [0]}
-    del tiny["grid"][0]["options"]
-    tiny["recipes"]["tiny"] |= {"epochs": 3, "batch_size": 84, "learning_rate": 1.0}
+    tiny["grid"][0]["options"] = {"classes": 3}
+    tiny["recipes"]["tiny"] |= {"epochs": 2, "batch_size": 84, "learning_rate": 1.0}
     tiny["recipes"]["tiny"] |= {"weight_decay": 5e-4, "label_smoothing": 0.1}
     return written(tiny)
 
@@ -180,7 +180,7 @@ def literally(cell: Cell, parts: int) -> list[dict[str, float]]:
     """
     recipe = cell.recipe
     torch.manual_seed(cell.seed)
-    train, test = load(cell.dataset, Path("data"), download=False, classes=None)
+    train, test = load(cell.dataset, Path("data"), download=False, classes=cell.options.classes)
     statistics = channel_statistics(train)
     order = torch.Generator().manual_seed(cell.seed)
     batches = Batches(train, recipe.batch_size, *statistics, recipe.train_transforms, order)
@@ -510,7 +510,7 @@ def test_processes_without_their_launcher_leave_a_checkpoint_and_end(
 ) -> None:
     cell, launcher, ranks = running
     launcher.kill()
-    launcher.communicate()
+    launcher.communicate(timeout=240)
     wait_until(lambda: not any(map(alive, ranks)))
     assert "stopped by SIGTERM" in status(cell)["message"]
     assert cell.checkpoint.is_file()
