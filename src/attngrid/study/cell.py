@@ -105,7 +105,7 @@ class Cell:
         }
 
     def _optional_keys(self) -> dict[str, Any]:
-        """The parts of digest and configuration that most cells do not have."""
+        """The keys of digest and configuration that most cells do not have."""
         found: dict[str, Any] = {}
         if self.tuning is not None:
             found["tuning"] = self.tuning.digested()
@@ -314,11 +314,7 @@ class Cell:
         return {kind: entry.sha256 for kind, (_, entry) in entries if entry.sha256 is not None}
 
     def matches(self, config: Mapping[str, Any]) -> bool:
-        """Whether a record's ``config`` block is this cell's; later defaults do not matter.
-
-        Raises:
-            KeyError, TypeError, ValueError: the block does not describe a cell.
-        """
+        """Whether a record's ``config`` block is this cell's; raises as ``from_config``."""
         if config["digest"] != self.digest or config["sha256"] != self.sha256:
             return False
         # a user's file may be anywhere
