@@ -648,6 +648,7 @@ def test_a_dataset_is_prepared_before_the_first_training_and_wanted_by_no_finish
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", cifar.sitecustomize(clone / "site"))
     study = on(tiny, "cifar10") | {"tables": []}
+    study["grid"][0]["attentions"] = ["none"]
     (clone / "tiny.yaml").write_text(yaml.safe_dump(study))
     # "all" would make the report of everything, which another test does
     arguments = ("records", "--cores", "2", "--configfile", "tiny.yaml")
@@ -660,10 +661,9 @@ def test_a_dataset_is_prepared_before_the_first_training_and_wanted_by_no_finish
     shutil.copy(cifar.archive, clone / "data")
     done = snakemake(clone, *arguments)
     assert done.returncode == 0, done.stderr
-    cells = [clone / cell.record for cell in load_study(clone / "tiny.yaml").trainings.values()]
+    (cell,) = load_study(clone / "tiny.yaml").trainings.values()
     report = report_file("cifar10", clone / "data")
-    assert all(report.stat().st_mtime_ns < cell.stat().st_mtime_ns for cell in cells)
-    records = [cell.read_bytes() for cell in cells]
+    assert report.stat().st_mtime_ns < (clone / cell.record).stat().st_mtime_ns
 
     # a folder that is gone, in a clone with other times
     shutil.move(clone / "data", clone / "moved")
@@ -675,7 +675,5 @@ def test_a_dataset_is_prepared_before_the_first_training_and_wanted_by_no_finish
     study["grid"][0]["seeds"] = [0, 1]
     (clone / "tiny.yaml").write_text(yaml.safe_dump(study | {"data": {"folder": "moved"}}))
     report_file("cifar10", clone / "moved").unlink()
-    done = snakemake(clone, *arguments)
-    found = jobs(done)
-    assert (found["train"], found["prepare"]) == (2, 1)
-    assert [cell.read_bytes() for cell in cells] == records
+    found = jobs(snakemake(clone, "-n", *arguments))
+    assert (found["train"], found["prepare"]) == (1, 1)
