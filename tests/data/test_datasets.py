@@ -495,6 +495,12 @@ def test_a_prepared_folder_is_looked_at_again_when_files_come_or_go(
     shutil.copy(birds / "train/owl/owl 0.JPEG", birds / "train/owl/owl 9.JPEG")
     assert prepare(name, folder) != first
     assert len(load_files(name, folder)[0]) == 10
+    # so soon after that the folder's time is the same
+    before = (birds / "train/owl").stat()
+    (birds / "train/owl/owl 9.JPEG").unlink()
+    os.utime(birds / "train/owl", ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(DataError, match=r"its files have changed; remove .*birds_3\.json"):
+        load_files(name, folder)
 
 
 def test_imagenet_is_refused_by_its_counts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
