@@ -18,6 +18,7 @@ import yaml
 from attngrid.cli.main import main
 from attngrid.core.errors import InterruptedTrainingError, OutOfMemoryError
 from attngrid.core.validation import validate
+from attngrid.data import folders
 from attngrid.data.stream import DecodedBatches
 from attngrid.records.status import read_status
 from attngrid.study.compute import Compute
@@ -106,14 +107,21 @@ def train_images() -> Iterator[Path]:
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_file_that_vanishes_while_training_is_named(
-    tiny: dict[str, Any], study: Study, workers: int, capfd: pytest.CaptureFixture[str]
+    tiny: dict[str, Any],
+    study: Study,
+    workers: int,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     study = birds(tiny, workers)
-    assert main(["prepare", "study.yaml"]) == 0
-    file = next(train_images())
-    inside = file.parent.stat()
-    file.unlink()
-    os.utime(file.parent, ns=(inside.st_atime_ns, inside.st_mtime_ns))  # after it was prepared
+    file, list_files = next(train_images()), folders.list_files
+
+    def list_and_remove(name: str, folder: Path) -> Any:
+        found = list_files(name, folder)
+        file.unlink()
+        return found
+
+    monkeypatch.setattr(folders, "list_files", list_and_remove)
     (cell,) = study.trainings.values()
     earlier = cell.record.parent / "another.json"
     earlier.parent.mkdir(parents=True)

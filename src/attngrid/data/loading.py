@@ -12,7 +12,7 @@ from torch import Tensor
 from attngrid.core.errors import DataError
 from attngrid.core.user_code import load_user_class
 from attngrid.data.images import ImageFiles, Images
-from attngrid.data.prepare import prepare
+from attngrid.data.prepare import prepare, report_file
 from attngrid.data.registry import Dataset, find_dataset
 
 AnyImages = TypeVar("AnyImages", Images, ImageFiles)
@@ -57,10 +57,13 @@ def load_files(
     name: str, folder: Path, *, classes: int | None = None, validation: int = 0
 ) -> tuple[ImageFiles, ImageFiles]:
     """The same for a dataset whose images stay in their files: ``imagenet``, ``imagefolder:``."""
-    from attngrid.data.folders import list_files  # imports torchvision, which takes a second
+    from attngrid.data import folders  # imports torchvision, which takes a second
 
-    prepare(name, folder)
-    return _choose(*list_files(name, folder), classes, validation)
+    report = prepare(name, folder)
+    train, test = folders.list_files(name, folder)
+    if report is None or report["images"] != {"train": len(train), "test": len(test)}:
+        raise DataError(f"{name}: its files have changed; remove {report_file(name, folder)}")
+    return _choose(train, test, classes, validation)
 
 
 def _choose(

@@ -73,11 +73,11 @@ def prepare(
                 write_atomically(file, json.dumps(report, indent=1) + "\n")
             return report
     except OSError as error:
-        where = error.filename or folder
+        # torchvision's own errors have no number, and say what is wrong
+        known = f"{error.filename or folder}: {error.strerror}" if error.strerror else str(error)
         raise DataError(
-            f"{dataset.label} could not be prepared: {where}: {error.strerror or error}. Nothing "
-            f"was deleted; {folder} must be writable and have room (a link in it may lead to "
-            "images that are not)"
+            f"{dataset.label} could not be prepared: {known}. Nothing was deleted; {folder} must "
+            "be writable and have room (a link in it may lead to images that are not)"
         ) from error
 
 
