@@ -290,6 +290,7 @@ def test_machines_share_no_column_and_what_was_not_measured_is_dashes(folder: Pa
     assert set(lines["ResNet-18 + CBAM"][2:]) == {"--"}
 
 
+@pytest.mark.slow
 def test_nothing_measured_is_said_in_tables_and_figure(folder: Path) -> None:
     assert imported("cost", "config/cost.yaml", "--render-only").isdisjoint({"torch", "scipy"})
     text = Path("tables/cost.md").read_text("utf-8")

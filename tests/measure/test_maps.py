@@ -76,6 +76,7 @@ def visualize(study: Study) -> Maps:
 # Weights
 
 
+@pytest.mark.slow
 def test_the_loaded_network_is_the_trained_one_to_the_bit(study: Study) -> None:
     cell = study.cells[1]
     *_, trained = loop.train(cell, CPU, Path("data"))

@@ -62,13 +62,10 @@ def visualize(study: Study, kept: Maps) -> Maps:
 
 
 def grad_cam(model: nn.Module, x_NCHW: Tensor, labels_N: Tensor) -> Tensor:
-    """Grad-CAM of each image's class on the output A of the last stage, by captum.
+    """Grad-CAM of each image's class on the output A of the last stage, by captum, N×H×W.
 
     ``ReLU(Σ_c α_c A_c)``, where α_c is the mean of ∂logit/∂A_c over positions (Selvaraju et al.,
     ICCV 2017, eqs. 1 and 2).
-
-    Returns:
-        N×H×W at that stage's resolution.
     """
     from captum.attr import LayerGradCam
 
@@ -96,11 +93,9 @@ def own_map(model: nn.Module, x_NCHW: Tensor) -> tuple[Tensor, tuple[str, Tensor
         for name, module in model.named_modules()
         if callable(getattr(module, "spatial_map", None))
     ]
-    try:
-        logits: Tensor = model(x_NCHW)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    logits: Tensor = model(x_NCHW)
+    for hook in hooks:
+        hook.remove()
     if not sites:
         return logits, None
     name, module, inside = max(reversed(sites), key=lambda site: min(SIDE, *site[2].shape[2:]))
