@@ -80,7 +80,7 @@ def compare(better: BySeed, than: BySeed, smallest: float, *, test: str = "welch
         correlated = correlation.confidence_interval(0.95).low > 0
         if test == "by_correlation" and correlated and not _is_constant(x - y):
             paired = _compare_pairs(found, x, y, smallest)
-            if paired is not found:
+            if paired is not None:
                 found, samples = paired, (x - y,)
     drawn = stats.bootstrap(samples, _difference_of_means, vectorized=True, method="BCa", rng=0)
     low, high = drawn.confidence_interval
@@ -97,14 +97,16 @@ def _difference_of_means(*samples: np.ndarray, axis: int = -1) -> float:
     return means[0] - means[1] if len(means) == 2 else means[0]  # type: ignore[no-any-return]
 
 
-def _compare_pairs(welch: Comparison, x: np.ndarray, y: np.ndarray, smallest: float) -> Comparison:
-    """The paired test where its interval is narrower, else Welch's."""
+def _compare_pairs(
+    welch: Comparison, x: np.ndarray, y: np.ndarray, smallest: float
+) -> Comparison | None:
+    """The paired test; None where its interval is no narrower than Welch's."""
     test = stats.ttest_rel(x, y)
     interval = test.confidence_interval(0.95)
     assert welch.low is not None
     assert welch.high is not None
     if interval.high - interval.low >= welch.high - welch.low:
-        return welch
+        return None
     return replace(
         welch,
         test="paired",
