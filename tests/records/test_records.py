@@ -23,6 +23,7 @@ from attngrid.core.validation import validate
 from attngrid.records import staleness
 from attngrid.records.record import headline, read_record
 from attngrid.records.staleness import code_digest
+from attngrid.render.tables import build_table
 from attngrid.study.schema import Study
 from attngrid.training.run import run_cell
 from conftest import ROOT, jobs
@@ -238,6 +239,10 @@ def test_a_record_of_other_code_counts_and_is_shown_as_such(
     told = capsys.readouterr().out
     assert "1 cells: 1 done" in told
     assert "1 records: other code, commit 01234567" in told
+    results = collect(study)
+    grid = ROOT / "workflow/tables/grid.yaml"
+    table = build_table(study, results.summary, grid, cells=results.cells)
+    assert table.provenance[-1].endswith(", of other code than this table's")
     # it is put aside only on request
     assert main(["archive", "study.yaml"]) == 0
     assert inside.is_file()

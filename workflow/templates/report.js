@@ -174,7 +174,7 @@ function open(cell) {
   $("record").hidden = false;
   $("record-title").textContent = `${cell.model}, seed ${cell.seed}: ${cell.condition}`;
   $("record-file").textContent = record ? record.file : `no record: ${cell.state.replace("_", " ")}`;
-  $("record-body").textContent = record ? JSON.stringify(record.content, null, 1) : cell.message || "";
+  $("record-body").textContent = [cell.message, record && JSON.stringify(record.content, null, 1)].filter(Boolean).join("\n\n");
   draw();
 }
 

@@ -39,7 +39,7 @@ class Images:
         factor = self.pixels_NCHW.shape[-1] // side
         parts = [
             avg_pool2d(some_NCHW.float(), factor).round().to(torch.uint8)
-            for some_NCHW in self.pixels_NCHW.split(1000)  # float32 takes 4 bytes a pixel
+            for some_NCHW in torch.split(self.pixels_NCHW, 1000)  # float32 takes 4 bytes a pixel
         ]
         return Images(torch.cat(parts), self.labels_N)
 

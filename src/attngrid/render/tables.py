@@ -298,10 +298,12 @@ def _provenance(
         if (row["backbone"], row["attention"]) in models
         and row["attention"] in (description.attentions or [row["attention"]])
     ]
-    commits = {row["id"]: row["commit"] for row in rows}
-    if not commits:
+    records = {row["id"]: row for row in rows}
+    if not records:
         yield "no record: nothing of it was measured"
         return
-    yield f"study {study.study}, configuration {study.digest[:12]}, {len(commits)} records:"
-    for id, commit in commits.items():
-        yield f"{id}, commit {'unknown' if pd.isna(commit) else commit}"
+    yield f"study {study.study}, configuration {study.digest[:12]}, {len(records)} records:"
+    for id, row in records.items():
+        commit = "unknown" if pd.isna(row["commit"]) else row["commit"]
+        other = ", of other code than this table's" if row["message"] else ""
+        yield f"{id}, commit {commit}{other}"

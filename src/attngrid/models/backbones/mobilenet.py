@@ -192,10 +192,8 @@ class MobileNet(nn.Module):
         # Below 1, V2's last convolution keeps its 1280 channels, as in the original.
         scale = max(1.0, width) if version == "v2" else width
         widths = [make_divisible(channels * scale) for channels in design.head]
-        head = [
-            *(conv_bn(inputs, widths[0], activation=design.activation) if widths else []),
-            nn.AdaptiveAvgPool2d(1),
-        ]
+        head = conv_bn(inputs, widths[0], activation=design.activation) if widths else []
+        head.append(nn.AdaptiveAvgPool2d(1))
         if len(widths) == 2:
             head += [nn.Conv2d(widths[0], widths[1], 1, bias=False), design.activation()]
         self.head, features = nn.Sequential(*head), [inputs, *widths][-1]
