@@ -71,6 +71,7 @@ def test_a_committed_row_of_each_module_and_backbone_is_what_is_counted(
     assert {name: str(value) for name, value in counted.items()} == row
 
 
+@pytest.mark.slow
 def test_counts_do_not_depend_on_the_content_of_new_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Deterministic mode fills new memory with NaN and with invalid indices."""
     model = Model("resnet18", "timm:bottleneck", "cifar", 10, 16, NARROW)
