@@ -7,6 +7,8 @@ A multiply-accumulate counts once: fvcore calls it a flop, and CBAM's Table 4 pr
 
 from __future__ import annotations
 
+import csv
+import io
 import logging
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +16,6 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import nn
 
@@ -134,17 +135,18 @@ def table(models: Iterable[Model], *, strict: bool) -> str:
         AttngridError: a model that cannot be counted, if ``strict``; otherwise its counts stay
             empty, and a warning says why.
     """
-    rows = []
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*MODEL_KEY, *COUNTED], lineterminator="\n")
+    writer.writeheader()
     for model in models:
         try:
-            rows.append(model.count())
+            writer.writerow(model.count())
         except AttngridError as error:
             if strict:
                 raise
             log.warning("not counted: %s", error)
-            rows.append(model.key())
-    frame = pd.DataFrame(rows, columns=[*MODEL_KEY, *COUNTED], dtype=object)
-    return frame.to_csv(index=False, lineterminator="\n")
+            writer.writerow(model.key())
+    return text.getvalue()
 
 
 def count(model: nn.Module, input_size: int) -> dict[str, int]:
