@@ -190,7 +190,8 @@ def test_evaluate_counts_by_hand() -> None:
 
 @pytest.mark.slow
 def test_bfloat16_learns_what_float32_does(tiny: dict[str, Any], study: Study) -> None:
-    tiny["recipes"]["tiny"]["epochs"] = 3
+    tiny["recipes"]["tiny"] |= {"epochs": 3, "batch_size": 256}
+    tiny["grid"][0]["options"] = {"width": 0.25}
     losses = {}
     for precision in ("float32", "bfloat16"):
         tiny["compute"]["precision"] = precision
