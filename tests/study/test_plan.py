@@ -32,15 +32,15 @@ def test_every_line_of_the_profile_is_explained() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("partition: ''", r"partition: found ''; needs to match \^"),
-        ('partition: "a\\nb"', r"partition: found 'a\\nb'; needs to match \^"),
-        ("account: --wrap=x", "account: found '--wrap=x'; needs to match"),
-        ("time_limit: 1 day", "time_limit: found '1 day'; needs to match"),
-        ("time_limit: 0-12:00", "time_limit: found '0-12:00'; needs to match"),
+        ("partition: ''", r"partition: found ''; needs ASCII characters"),
+        ('partition: "a\\nb"', r"partition: found 'a\\nb'; needs ASCII characters"),
+        ("account: --wrap=x", "account: found '--wrap=x'; needs ASCII characters, with a letter"),
+        ("time_limit: 1 day", "time_limit: found '1 day'; needs .days-.hours:minutes:seconds"),
+        ("time_limit: 0-12:00", "time_limit: found '0-12:00'; needs .days-.hours"),
         ("gpu_model: a100;reboot", "gpu_model: found 'a100;reboot'"),
         ("gpu_request: --gpus", "gpu_request: found '--gpus'"),
-        ("extra: [-x y]", r"extra\.0: found '-x y'; needs to match \^--"),
-        ("partitoin: gpu", "partitoin: unknown key 'partitoin': did you mean partition"),
+        ("extra: [-x y]", r"extra\.0: found '-x y'; needs an option of sbatch"),
+        ("partitoin: gpu", "unknown key 'partitoin': did you mean partition"),
         ("margin: 0", "margin: found 0"),
     ],
 )

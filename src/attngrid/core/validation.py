@@ -18,12 +18,12 @@ from attngrid.core.files import read_yaml
 
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
-# Allowed names, as a pattern and in words.
-NAMES = {
+# Patterns of allowed text, and the same in words.
+PATTERNS = {
     r"^[a-z0-9][a-z0-9_-]*$": "small letters, digits, _ and -, a letter or digit first",
     r"^[A-Za-z0-9][A-Za-z0-9_.-]*$": "letters, digits, _, . and -, a letter or digit first",
 }
-STUDY_NAME, RECIPE_NAME = NAMES
+STUDY_NAME, RECIPE_NAME = PATTERNS
 
 
 def validate(model: type[AnyModel], content: Any, source: str | os.PathLike[str]) -> AnyModel:
@@ -80,7 +80,7 @@ def _need(item: ErrorDetails) -> str:
             return "at least 1 item"
         case "string_pattern_mismatch":
             pattern = item["ctx"]["pattern"]
-            return NAMES.get(pattern, f"to match {pattern}")
+            return PATTERNS.get(pattern, f"to match {pattern}")
         case "model_type" | "model_attributes_type" | "dict_type":
             return "keys and values"
         case "bool_type" | "bool_parsing":

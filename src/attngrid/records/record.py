@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
-from pydantic import BaseModel, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, Field, PositiveInt, model_validator
 
-from attngrid.core.errors import AttngridError, RecordError
+from attngrid.core.errors import AttngridError, ConfigError, RecordError
 from attngrid.core.files import write_atomically
 from attngrid.core.types import Strict
+from attngrid.core.validation import validate
 from attngrid.study.cell import Cell
 
 Percent = Annotated[float, Field(ge=0, le=100)]
@@ -147,12 +148,10 @@ def read_model(kind: type[AnyModel], file: Path) -> AnyModel:
             field and the value.
     """
     try:
-        text = file.read_text("utf-8")
-        return kind.model_validate(json.loads(text, parse_constant=_refuse_constant))
-    except ValidationError as error:
-        item = error.errors(include_url=False)[0]
-        place = ".".join(map(str, item["loc"]))
-        raise RecordError(": ".join(filter(None, (str(file), place, item["msg"])))) from None
+        content = json.loads(file.read_text("utf-8"), parse_constant=_refuse_constant)
+        return validate(kind, content, file)
+    except ConfigError as error:
+        raise RecordError(str(error).splitlines()[0]) from None
     except OSError as error:
         raise RecordError(f"{file}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:

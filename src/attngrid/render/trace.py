@@ -13,9 +13,8 @@ from attngrid.render.claims import claims_table
 from attngrid.render.layout import Row, Table
 from attngrid.render.tables import build_table
 from attngrid.study.cell import Cell
-from attngrid.study.find import find_study_file
 from attngrid.study.paths import results_folder
-from attngrid.study.schema import Study, load_study
+from attngrid.study.schema import Study, find_study_file, load_study
 
 _KEY = re.compile(r"(?:.*/)?([^/:]+)\.(?:tex|md|csv):(.+)")
 

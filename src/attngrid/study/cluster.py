@@ -15,15 +15,22 @@ from pydantic import Field, PositiveInt
 from attngrid.core.errors import ConfigError
 from attngrid.core.files import shipped
 from attngrid.core.types import Positive, Strict
-from attngrid.core.validation import read_settings, settings_file
+from attngrid.core.validation import PATTERNS, read_settings, settings_file
 
 DAY = 1440
 # Slurm's days-hours:minutes:seconds; without days, the hours are optional too.
 DURATION = r"^(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)$"
 
-Word = Annotated[str, Field(pattern=r"^[\w\[(][ -~]*$")]
-Model = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]+$")]
-SbatchOption = Annotated[str, Field(pattern=r"^--[ -~]+$")]
+WORD, MODEL, OPTION = r"^[\w\[(][ -~]*$", r"^[A-Za-z0-9_.]+$", r"^--[ -~]+$"
+PATTERNS |= {
+    DURATION: "[days-]hours:minutes:seconds, such as 1-00:00:00",
+    WORD: "ASCII characters, with a letter, digit, _, [ or ( first",
+    MODEL: "letters, digits, _ and .",
+    OPTION: "an option of sbatch, --name or --name=value",
+}
+Word = Annotated[str, Field(pattern=WORD)]
+Model = Annotated[str, Field(pattern=MODEL)]
+SbatchOption = Annotated[str, Field(pattern=OPTION)]
 
 
 def _minutes(text: str) -> int | None:
