@@ -215,16 +215,18 @@ def summary(planner: Planner) -> str:
     left = [planner.estimate(cell) for cell in cells if not cell.record.is_file()]
     known = [one.seconds for one in left if one.seconds is not None]
     kind = "CPU hours" if planner.on_cpu else "GPU hours"
-    hours = f"no {kind} left"
-    if left:
+    if not left:
+        hours = f"no {kind} left"
+    elif not known:
+        hours = f"{kind} unknown until the models are counted"
+    else:
         counts = Counter(estimate.source for estimate in left)
         sources = ", ".join(f"{count} {source}" for source, count in sorted(counts.items()))
-        some = f"some {number(sum(known) / 3600)}" if known else "--"
-        hours = f"{some} {kind} left ({planner.device}: {sources})"
-    space = "--" if disk is None else number(disk)
+        hours = f"some {number(sum(known) / 3600)} {kind} left ({planner.device}: {sources})"
     return (
         f"study {study.study}{': ' if study.title else ''}{study.title}\n"
-        f"{len(cells)} cells, {len(cells) - len(left)} done; {hours}; {space} GB on disk"
+        f"{len(cells)} cells, {len(cells) - len(left)} done; {hours}"
+        + ("" if disk is None else f"; {number(disk)} GB on disk")
     )
 
 
