@@ -130,7 +130,9 @@ def test_a_measured_speed_takes_the_place_of_macs(
     monkeypatch.chdir(tmp_path)
     tiny["compute"] = {"device": "auto"}
     study = validate(Study, tiny, "tiny.yaml")
-    assert "4 cells, 0 done; GPU hours unknown until the models are counted" in summary(Planner(study))
+    assert "4 cells, 0 done; GPU hours unknown until the models are counted" in summary(
+        Planner(study)
+    )
     first = next(iter(study.trainings.values()))
     first.record.parent.mkdir(parents=True)
     run = {"device": "cuda", "device_name": "NVIDIA H100 80GB HBM3", "wall_s": 7200}

@@ -253,7 +253,7 @@ def test_a_study_runs_with_its_results_elsewhere(
     clone: Path, snakemake: Snakemake, tiny: dict[str, Any]
 ) -> None:
     tiny["grid"][0] |= {"attentions": ["none"], "seeds": [0]}
-    (clone / "site.yaml").write_text("results: ../else where\nscratch: ../scratch\n")
+    (clone / "site.yaml").write_text("results: ../else where\n")
     arguments = (
         "tables",
         "--cores",

@@ -62,7 +62,8 @@ def read_study(text: str | None) -> Study:
 
 
 def duration(text: str) -> float:
-    """``90s``, ``30m`` or ``2h`` in seconds."""
-    if not (match := re.fullmatch(r"([1-9]\d*)([smh])", text)):
+    """``90s``, ``30m`` or ``1.5h`` in seconds."""
+    match = re.fullmatch(r"(\d+\.?\d*)([smh])", text)
+    if not match or not float(match[1]):
         raise argparse.ArgumentTypeError(f"found {text!r}; 90s, 30m or 2h")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]

@@ -24,6 +24,7 @@ from attngrid.records.environment import now
 from attngrid.records.status import RUN_BEGAN
 from attngrid.render.description import check_descriptions
 from attngrid.study.cluster import cluster, require_plain
+from attngrid.study.paths import results_folder
 from attngrid.study.plan import Planner, summary
 from attngrid.study.resources import require_captum, require_runnable
 from attngrid.study.schema import Study
@@ -48,6 +49,7 @@ def open_study(workflow: Any, config: Mapping[str, Any]) -> tuple[Study, Planner
         study = validate(Study, config, source)
         check_descriptions(study, source)
         load_claims()
+        results_folder()
         cluster()
         deadline()
     except AttngridError as error:

@@ -213,7 +213,8 @@ def _keep_weights(cell: Cell, model: nn.Module) -> None:
     try:
         write_weights(cell.weights, cell, model)
     except Exception as error:
-        cell.weights.unlink(missing_ok=True)  # those of an earlier training
+        with suppress(OSError):
+            cell.weights.unlink()  # those of an earlier training
         logger.warning("%s: weights not kept: %s: %s", cell.label, type(error).__name__, error)
 
 
