@@ -88,7 +88,7 @@ def change(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("grid.0.attentions", "se", ["grid.0.attentions", "'se'", "needs a list, such as [se]"]),
         ("tables", ["grid", "mine/grid.yaml"], ["tables", "a file name of its own"]),
         ("recipes.tiny.schedule", {}, ["recipes.tiny.schedule.kind", "is required"]),
-        ("study", "../up", ["study", "'../up'", "needs small letters, digits, _ and -"]),
+        ("study", "../up", ["study", "'../up'", "needs lowercase letters, digits, _ and -"]),
         ("figures", ["modles"], ["figures.0", "'modles'", "'modules'"]),
         ("keep", {"weights": "best"}, ["keep.weights", "'best'", "'none' or 'last'"]),
         (
