@@ -182,7 +182,7 @@ def test_a_control_says_what_it_matches() -> None:
     assert attention_label("none_wide:my.py:Mine:macs") == "wide (Mine's MACs)"
     assert find_attention("none_wide:cam:macs").alias_of == "none_wide:se:macs"
     for name, message in {
-        "none_wide": "say which module",
+        "none_wide": "names no module to match",
         "none_wide:cbma": "did you mean cbam",
         "none_wide:none": "adds nothing",
     }.items():
@@ -260,7 +260,7 @@ def test_a_users_backbone_takes_every_attention(
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (OWN_BACKBONE.format(outputs="5"), r"makes \(2, 5\) of images .* logits are \(2, 10\)"),
+        (OWN_BACKBONE.format(outputs="5"), r"returns shape \(2, 5\) for images .* needs \(2, 10\)"),
         (OWN_BACKBONE.format(outputs="nothing"), "NameError.*nothing"),
         (OWN_BACKBONE.replace("Net", "Other").format(outputs=5), "has no class 'Net'; it has"),
     ],
@@ -296,9 +296,9 @@ class Set:
         (
             "np.uint8",
             "np.float32",
-            r"training images are \(torch.float32, 12, 3, 8, 8\), its 12 labels want",
+            r"training images are \(torch.float32, 12, 3, 8, 8\); needs \(torch.uint8, 12,",
         ),
-        ("input_size = 8", "input_size = 9", r"labels want \(torch.uint8, 12, 3, 9, 9\)"),
+        ("input_size = 8", "input_size = 9", r"needs \(torch.uint8, 12, 3, 9, 9\) for 12 labels"),
         ("% 3", "% 4", r"labels must be 0 to 2, found \[0, 1, 2, 3\]"),
         ("load(folder)", "read(folder)", "AttributeError"),
         ("np.arange(12)", "np.arrange(12)", "load: AttributeError.*arrange"),
