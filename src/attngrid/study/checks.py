@@ -23,7 +23,7 @@ def check_options(block: Block) -> None:
     known = find_dataset(block.dataset).num_classes
     if classes is not None and classes >= known:
         raise ValueError(
-            f"options.classes: found {classes}; {block.dataset} has {known}: take fewer or omit the key"
+            f"options.classes: found {classes}; {block.dataset} has {known}; take fewer, or omit it"
         )
     if rates is None:
         return

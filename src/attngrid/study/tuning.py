@@ -33,9 +33,7 @@ class Tuning(Strict):
         strict=False, min_length=1, description="learning rates to try, before the schedule"
     )
     weight_decays: Annotated[tuple[WeightDecay, ...], AfterValidator(_each_once)] = Field(
-        strict=False,
-        min_length=1,
-        description="weight decays to try, each with every learning rate",
+        strict=False, min_length=1, description="weight decays to try with every learning rate"
     )
     validation_images: PositiveInt = Field(
         description="number of training images to test trials on, equally many of each class"
