@@ -1,4 +1,4 @@
-"""A recipe that does not fit its images."""
+"""Recipes whose transforms do not fit the images are errors."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ IMAGENET = shipped_recipes()["imagenet_100ep"]
         ("imagenet", "test", [SHORTER], "give images of any shape; networks for imagenet"),
     ],
 )
-def test_a_recipe_that_does_not_fit_its_images_is_one_clear_error(
+def test_transforms_that_do_not_fit_the_images_are_one_error(
     tiny: dict[str, Any], dataset: str, split: str, kinds: list[Transform], message: str
 ) -> None:
     tiny["grid"][0] |= {"dataset": dataset}
     recipe = tiny["recipes"]["tiny"]
     if dataset == "imagenet":
         for name in ("train", "test"):
-            fitting = getattr(IMAGENET, f"{name}_transforms")
-            recipe[f"{name}_transforms"] = [t.model_dump() for t in fitting]
+            transforms = getattr(IMAGENET, f"{name}_transforms")
+            recipe[f"{name}_transforms"] = [t.model_dump() for t in transforms]
     recipe[f"{split}_transforms"] = [t.model_dump() for t in kinds]
     with pytest.raises(
         ConfigError, match=rf"grid\.0\.recipes: 'tiny': {split}_transforms: {message}"

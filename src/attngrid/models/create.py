@@ -49,8 +49,7 @@ def create_model(
             module (``reduction``).
 
     Returns:
-        A module that maps N×3×H×W images to N×num_classes logits. It can also be built under
-        ``torch.device("meta")``.
+        A module from N×3×H×W images to N×num_classes logits. ``torch.device("meta")`` works, too.
 
     Raises:
         UnknownNameError: an unknown backbone or attention; the message lists similar names.

@@ -16,7 +16,7 @@ class Site(Strict):
     """A site's folders. Each job expands environment variables such as ``$SCRATCH``."""
 
     data: str = Field("data", description="folder of the datasets, cifar-100-python/ and so on")
-    results: str = Field("results", description="folder that has a folder for each study")
+    results: str = Field("results", description="folder of the results, a subfolder for each study")
 
 
 def site() -> Site:
