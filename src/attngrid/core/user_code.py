@@ -32,7 +32,7 @@ class UserClass:
     body: list[ast.stmt]
 
     def keywords(self, skip: int) -> frozenset[str]:
-        """The constructor's argument names, without ``self`` and the ``skip`` next ones."""
+        """The constructor's argument names, without ``self`` and the first ``skip`` after it."""
         for method in reversed(self.body):
             if isinstance(method, ast.FunctionDef) and method.name == "__init__":
                 arguments = [*method.args.args[1 + skip :], *method.args.kwonlyargs]

@@ -31,7 +31,7 @@ MD5 = {
 def prepare(name: str, folder: Path, *, download: bool, thorough: bool) -> dict[str, Any]:
     """Decode the images of each split into one array.
 
-    Each image is resized to 256×256 without its aspect ratio, bilinearly and antialiased, as
+    Each image is resized to 256×256, whatever its aspect ratio, bilinearly and antialiased, as
     torchvision resizes a PIL image. ``thorough`` has no effect: every image is decoded anyway.
 
     Raises:

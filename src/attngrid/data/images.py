@@ -37,7 +37,7 @@ class Images:
     def averaged(self, side: int) -> Images:
         """Images of ``side`` × ``side`` pixels, each the rounded mean of a square of pixels."""
         factor = self.pixels_NCHW.shape[-1] // side
-        chunks = [  # which limit the memory of the float32 copy
+        chunks = [  # limits the memory of float32 copies
             avg_pool2d(chunk_NCHW.float(), factor).round().to(torch.uint8)
             for chunk_NCHW in torch.split(self.pixels_NCHW, 1000)
         ]
@@ -206,7 +206,7 @@ class Batches(Split):
         return picked_NCP.reshape(*picked_NCP.shape[:2], self.height, self.width)
 
     def _draw(self, upper: int) -> Tensor:
-        """Draw an integer below ``upper`` for each image; no draw if it can only be 0."""
+        """Draw an integer below ``upper`` for each image; no draw if ``upper`` is 1."""
         drawn_N1 = torch.zeros((self.count, 1), dtype=torch.int64)
         if upper > 1:
             drawn_N1 = torch.randint(upper, (self.count, 1), generator=self.generator)

@@ -39,7 +39,7 @@ def prepare(
 ) -> dict[str, Any] | None:
     """Check a dataset and unpack its archives, unless its report says that this is done.
 
-    Several processes may call this at once: one works, the others wait. ``download`` downloads
+    Several processes may call this at once: one works, the others wait. ``download`` fetches
     missing files; ``thorough`` decodes every image of a dataset whose images stay in files.
 
     Returns:

@@ -35,7 +35,7 @@ class Sites:
     def any_block(
         self, channels: int, stage: int, stages: int, *, listed: bool = True
     ) -> nn.Module:
-        """For a block's output; ``listed``: the block has it in the ``default`` placement."""
+        """The module of a block's output, by default only if the block is ``listed``."""
         if self.placement == "default":
             placed = listed and self.site != "stages"
         else:
@@ -44,19 +44,19 @@ class Sites:
         return self.make(channels, stage) if placed else nn.Identity()
 
     def block(self, channels: int, stage: int, stages: int, *, listed: bool = True) -> nn.Module:
-        """For the output of an inverted residual."""
+        """The module of an inverted residual's output."""
         if self.site == "expanded":
             return nn.Identity()
         return self.any_block(channels, stage, stages, listed=listed)
 
     def expanded(self, channels: int, stage: int, stages: int, *, listed: bool = True) -> nn.Module:
-        """For the expanded channels of an inverted residual."""
+        """The module of an inverted residual's expanded channels."""
         if self.site != "expanded":
             return nn.Identity()
         return self.any_block(channels, stage, stages, listed=listed)
 
     def after_stage(self, channels: int, stage: int, stages: int) -> nn.Module:
-        """For the output of a stage."""
+        """The module of a stage's output."""
         default = self.placement == "default" and self.site == "stages" and stage <= 3
         placed = default or self.placement == "stage_end"
         return self.make(channels, stage) if placed else nn.Identity()

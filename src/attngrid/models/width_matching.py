@@ -37,7 +37,7 @@ def matched_width(
     input_size: int,
     width: float,
 ) -> float:
-    """The width, a multiple of 1/512, at which the baseline's cost is nearest to the network's.
+    """The multiple of 1/512 at which the baseline's cost is closest to the network's.
 
     Args:
         create: builds the backbone from the name of its attention and its width.

@@ -27,8 +27,8 @@ def maximum(x_NCHW: Tensor, dims: Dims) -> Tensor:
 def std(x_NCHW: Tensor, dims: Dims) -> Tensor:
     """The standard deviation over ``dims`` (÷ n−1), 0 for n = 1; where it is 0, so is its gradient.
 
-    The first value is subtracted before. Equal values are then zeros, and their deviation is
-    exactly 0 in compiled code, too; a small deviation of large values keeps its digits.
+    The first value is subtracted from all. Equal values are then zeros, and their deviation is
+    exactly 0 in compiled code, too; a small deviation of large values keeps its precision.
     """
     first_value = x_NCHW.detach()
     for dim in dims:
