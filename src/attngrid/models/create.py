@@ -106,8 +106,8 @@ def _widened(
 
     def create(attention: str, width: float) -> nn.Module:
         options = {} if attention == "none" else module_options
-        sizes = {"width": width, "input_size": input_size}
-        return create_model(backbone, attention, **sizes, **arguments, **options)
+        keywords = {"width": width, "input_size": input_size, **arguments, **options}
+        return create_model(backbone, attention, **keywords)
 
     assert control.matches is not None
     matched = matched_width(
