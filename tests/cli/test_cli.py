@@ -131,7 +131,7 @@ def test_a_cell_is_found_by_a_unique_beginning_of_its_id(tiny: dict[str, Any]) -
         assert study.find_cell(cell.id) is cell
         assert study.find_cell(cell.id[:-7]) is cell
     both = [cell.id for cell in study.trainings.values() if cell.attention == "none"]
-    with pytest.raises(ConfigError, match=f"2 ids begin so: {', '.join(both)}$"):
+    with pytest.raises(ConfigError, match=f"2 cell ids begin with .*: {', '.join(both)}$"):
         study.find_cell("digits-resnet18-none")
     with pytest.raises(UnknownNameError, match="did you mean digits-resnet18-se"):
         study.find_cell("digits-resnet18-ss-tiny-s0")

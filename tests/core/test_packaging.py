@@ -1,4 +1,4 @@
-"""One source of versions, an environment without torch, and nothing of this machine."""
+"""Versions agree, rendering needs no torch, and no file names this machine."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def test_the_conda_environment_takes_its_versions_from_the_lock() -> None:
     *conda, pip = environment["dependencies"]
     assert [re.split("[=<>]", name)[0] for name in conda] == ["python", "cxx-compiler", "pip"]
     assert pip == {"pip": ["-r requirements.lock", "-e ."]}
-    of_rules = yaml.safe_load((ROOT / "workflow/envs/attngrid.yaml").read_text("utf-8"))
-    assert of_rules["dependencies"] == [*conda, {"pip": ["-r ../../requirements.lock", "-e ../.."]}]
+    rules = yaml.safe_load((ROOT / "workflow/envs/attngrid.yaml").read_text("utf-8"))
+    assert rules["dependencies"] == [*conda, {"pip": ["-r ../../requirements.lock", "-e ../.."]}]
     (python,) = [Requirement(name) for name in conda if name.startswith("python")]
     assert python.specifier == SpecifierSet(PROJECT["requires-python"])
 
@@ -71,7 +71,7 @@ def tracked_texts() -> dict[str, str]:
     return texts
 
 
-def test_no_path_of_this_machine_and_no_registry_is_in_the_repository() -> None:
+def test_the_repository_contains_no_path_of_this_machine_and_no_package_index() -> None:
     home = str(Path.home())
     for name, text in tracked_texts().items():
         assert str(ROOT) not in text, name
@@ -81,7 +81,7 @@ def test_no_path_of_this_machine_and_no_registry_is_in_the_repository() -> None:
         ), name
 
 
-def test_help_is_there_for_every_command() -> None:
+def test_help_lists_the_commands() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "attngrid.cli", "--help"], capture_output=True, text=True, check=True
     )
@@ -90,7 +90,7 @@ def test_help_is_there_for_every_command() -> None:
 
 
 def installed_by_default() -> dict[str, Distribution]:
-    """What `pip install .` installs, with what that requires in turn, by normalised name."""
+    """What `pip install .` installs, with all dependencies, by normalised name."""
     found: dict[str, Distribution] = {}
     wanted = [Requirement(text) for text in PROJECT["dependencies"]]
     while wanted:
@@ -106,9 +106,9 @@ def installed_by_default() -> dict[str, Distribution]:
 def test_rendering_needs_an_environment_of_less_than_250_mb(
     tmp_path: Path, clone: Path, tiny: dict[str, Any]
 ) -> None:
-    """`attngrid current`, with what the README's `pip install --no-compile .` brings and no more.
+    """`attngrid current` runs with the packages of the README's `pip install --no-compile .`.
 
-    pip's bytecode of every module of every package, tests included, would be 90 MB more.
+    The bytecode of all packages and their tests would take 90 MB more.
     """
     site = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "--no-compile", "--quiet", "--no-index"]
@@ -119,9 +119,9 @@ def test_rendering_needs_an_environment_of_less_than_250_mb(
     size = 0
     for package in packages.values():
         for file in package.files or ():
-            place, top = Path(str(package.locate_file(file))), file.parts[0]
-            if file.suffix != ".pyc" and place.is_file():
-                size += place.stat().st_size
+            located, top = Path(str(package.locate_file(file))), file.parts[0]
+            if file.suffix != ".pyc" and located.is_file():
+                size += located.stat().st_size
             if top != ".." and not (site / top).exists():
                 (site / top).symlink_to(package.locate_file(top))
     assert size < 250e6

@@ -1,4 +1,4 @@
-"""What a machine computes on is named, and told apart by what it multiplies."""
+"""Processors are named with their instruction sets, and GPUs as the driver names them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from attngrid.training import run
 from attngrid.training.devices import gpu_name
 from attngrid.training.loop import too_slow
 
-# Lines of /proc/cpuinfo, of two cores where there are two.
+# Lines of /proc/cpuinfo; MILAN has two cores.
 MILAN = "model name\t: AMD EPYC\nflags\t\t: fpu sse2 avx2 fma\n\nflags\t\t: avx2 amx_bf16\n"
 GENOA = "model name\t: AMD EPYC\nflags\t\t: fpu sse2 avx2 avx512f avx512_bf16\n"
 SAPPHIRE = "model name\t: Intel(R) Xeon(R) Processor\nflags\t: avx2 avx512f avx512_bf16 amx_bf16\n"
@@ -25,8 +25,8 @@ GRAVITON_3 = "processor\t: 0\nFeatures\t: fp asimd sve bf16\n"
 
 
 @pytest.fixture(autouse=True)
-def asked_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A file in the place of /proc/cpuinfo, read again in each test."""
+def cpuinfo_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A file in place of /proc/cpuinfo, which is read again in each test."""
     file = tmp_path / "cpuinfo"
     monkeypatch.setattr(processor, "CPUINFO", file)
     processor._cpuinfo.cache_clear()
@@ -45,16 +45,16 @@ def asked_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     ],
 )
 def test_a_processor_is_named_with_its_instructions(
-    asked_anew: Path, cpuinfo: str, name: str, lacks: bool
+    cpuinfo_file: Path, cpuinfo: str, name: str, lacks: bool
 ) -> None:
-    asked_anew.write_text(cpuinfo)
+    cpuinfo_file.write_text(cpuinfo)
     found = processor.processor_name()
     assert found.endswith(name)
-    assert (found == name) == ("model name" in cpuinfo)  # elsewhere Python says what it is
+    assert (found == name) == ("model name" in cpuinfo)  # else the model name is Python's
     assert processor.lacks_bfloat16() == lacks
 
 
-def test_where_nothing_is_known_nothing_is_said() -> None:
+def test_an_unknown_processor_gives_no_warning() -> None:
     assert processor.processor_name()
     assert not processor.lacks_bfloat16()
     assert too_slow("bfloat16", torch.device("cpu")) is None
@@ -73,7 +73,7 @@ def test_where_nothing_is_known_nothing_is_said() -> None:
         ("2", None),
     ],
 )
-def test_the_gpu_that_a_process_may_see_is_named(
+def test_gpu_name_is_the_first_visible_gpus(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, name: str | None
 ) -> None:
     driver = tmp_path / "nvidia-smi"
@@ -89,23 +89,23 @@ def test_the_gpu_that_a_process_may_see_is_named(
     assert gpu_name() == name
 
 
-@pytest.mark.parametrize(("precision", "said"), [("bfloat16", True), ("float32", False)])
-def test_a_training_says_that_the_processor_lacks_its_precision(
+@pytest.mark.parametrize(("precision", "warned"), [("bfloat16", True), ("float32", False)])
+def test_a_training_warns_if_the_processor_has_no_bfloat16_instructions(
     tiny: dict[str, Any],
-    asked_anew: Path,
+    cpuinfo_file: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     precision: str,
-    said: bool,
+    warned: bool,
 ) -> None:
-    """Before it trains, which is left out here."""
+    """The warning comes before the training, which this test replaces."""
     caplog.set_level("INFO")
-    monkeypatch.chdir(asked_anew.parent)
+    monkeypatch.chdir(cpuinfo_file.parent)
     monkeypatch.setattr(run, "_train", None)
-    asked_anew.write_text(MILAN)
+    cpuinfo_file.write_text(MILAN)
     tiny["compute"]["precision"] = precision
     study = validate(Study, tiny, "t")
     with pytest.raises(TypeError, match="'NoneType' object is not callable"):
         run.run_cell(study, study.cells[0], study.cells[0].record)
     expected = "precision: found bfloat16, for which AMD EPYC (AVX2) has no instructions"
-    assert (expected in caplog.text) == said
+    assert (expected in caplog.text) == warned

@@ -1,4 +1,4 @@
-"""Datasets on disk: they are checked once, and missing or damaged files are named."""
+"""Datasets on disk are checked once; errors name missing or damaged files."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def tar(file: Path, members: dict[str, bytes]) -> str:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder, but what the preparation keeps for itself."""
+    """Every file of a folder, except those of the preparation in ``.attngrid``."""
     return {
         str(file.relative_to(folder)): file.read_bytes()
         for file in sorted(folder.rglob("*"))
@@ -70,11 +70,11 @@ def tree(folder: Path) -> dict[str, bytes]:
     }
 
 
-# CIFAR, by files in the format that its authors describe, with checksums of their own
+# CIFAR: files in its authors' format, with checksums of these files
 
 
 class Cifar:
-    """A few random images as CIFAR-10's archive has them."""
+    """A few random images in an archive like CIFAR-10's."""
 
     def __init__(self, folder: Path) -> None:
         rng = np.random.default_rng(0)
@@ -100,7 +100,7 @@ class Cifar:
         }
 
     def sitecustomize(self, folder: Path) -> str:
-        """A folder for PYTHONPATH with which every attngrid command takes these for official."""
+        """A folder for PYTHONPATH that replaces the official checksums by those of these files."""
         folder.mkdir()
         (folder / "sitecustomize.py").write_text(
             "import sys\n"
@@ -114,7 +114,7 @@ class Cifar:
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], str]]:
-    """Serve a folder on this machine alone; give its address."""
+    """Serve a folder on localhost; return its address."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     servers = []
 
@@ -150,7 +150,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_checksums_are_the_official_ones() -> None:
-    """As www.cs.toronto.edu/~kriz/cifar.html prints them beside the archives."""
+    """www.cs.toronto.edu/~kriz/cifar.html prints these checksums."""
     assert datasets.CIFAR10.tgz_md5 == "c58f30108f718f92721af3b95e74349a"
     assert datasets.CIFAR100.tgz_md5 == "eb9058c3a382ffc7106e4002c42a8d85"
 
@@ -169,7 +169,7 @@ def test_cifar10_is_unpacked_from_its_archive_and_read(cifar: Cifar, folder: Pat
     )
 
 
-def test_an_archive_is_fetched_only_if_the_configuration_says_so(
+def test_an_archive_is_downloaded_only_if_the_configuration_allows_it(
     cifar: Cifar, folder: Path
 ) -> None:
     with pytest.raises(DataError) as raised:
@@ -180,7 +180,7 @@ def test_an_archive_is_fetched_only_if_the_configuration_says_so(
     assert tree(folder).keys() == {"cifar-10-python.tar.gz", *cifar.files}
 
 
-def test_a_source_that_is_not_there_names_the_file_to_put_by_hand(
+def test_after_a_failed_download_the_error_says_where_to_put_the_file(
     cifar: Cifar, folder: Path
 ) -> None:
     cifar.archive.unlink()
@@ -195,7 +195,7 @@ def test_a_wrong_checksum_deletes_nothing(cifar: Cifar, folder: Path, download: 
     with pytest.raises(DataError, match="Nothing was deleted: move it away"):
         prepare("cifar10", folder, download=download)
     assert tree(folder) == before
-    # a damaged file among the unpacked ones
+    # one of the unpacked files is damaged
     shutil.copy(cifar.archive, folder)
     prepare("cifar10", folder)
     (folder / "cifar-10-batches-py/test_batch").write_bytes(b"damaged")
@@ -205,7 +205,7 @@ def test_a_wrong_checksum_deletes_nothing(cifar: Cifar, folder: Path, download: 
     assert tree(folder) == before
 
 
-def test_a_download_with_a_wrong_checksum_is_kept_aside(
+def test_a_download_with_a_wrong_checksum_keeps_a_temporary_name(
     cifar: Cifar, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", "0" * 32)
@@ -226,12 +226,12 @@ def test_an_archive_cannot_write_outside_its_folder(
     assert not list(folder.parent.rglob("evil"))
 
 
-def test_what_is_prepared_is_not_looked_at_again_until_it_changes(
+def test_prepared_files_are_checked_again_only_after_a_change(
     cifar: Cifar, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(cifar.archive, folder)
     first = prepare("cifar10", folder)
-    (folder / "cifar-10-python.tar.gz").unlink()  # has served
+    (folder / "cifar-10-python.tar.gz").unlink()  # not needed any more
     checked: list[Path] = []
 
     def note(file: Path, md5: str) -> str:
@@ -244,13 +244,13 @@ def test_what_is_prepared_is_not_looked_at_again_until_it_changes(
     os.utime(folder / "cifar-10-batches-py/test_batch", (1, 1))
     prepare("cifar10", folder)
     assert len(checked) == 7
-    # a report that nobody understands is no obstacle
+    # an unreadable report is written again
     report_file("cifar10", folder).write_text("[]")
     prepare("cifar10", folder)
     assert len(checked) == 14
 
 
-def test_what_a_killed_preparation_left_is_no_obstacle(cifar: Cifar, folder: Path) -> None:
+def test_the_files_of_a_killed_preparation_do_no_harm(cifar: Cifar, folder: Path) -> None:
     shutil.copy(cifar.archive, folder)
     left = folder / ".attngrid/cifar10.unfinished/cifar-10-batches-py"
     left.mkdir(parents=True)
@@ -258,36 +258,36 @@ def test_what_a_killed_preparation_left_is_no_obstacle(cifar: Cifar, folder: Pat
     (folder / ".cifar-10-python.tar.gz.part").write_bytes(b"half")
     prepare("cifar10", folder)
     assert not left.exists()
-    # half a download, too
+    # nor does half a download
     (folder / "cifar-10-python.tar.gz").unlink()
     shutil.rmtree(folder / "cifar-10-batches-py")
     prepare("cifar10", folder, download=True)
     assert tree(folder).keys() == {"cifar-10-python.tar.gz", *cifar.files}
 
 
-def test_a_data_folder_that_cannot_be_written_is_named(folder: Path) -> None:
+def test_a_read_only_data_folder_is_named_in_the_error(folder: Path) -> None:
     (folder / ".attngrid").write_text("a file where a folder should be")
     with pytest.raises(DataError, match=r"CIFAR-10 could not be prepared: .*must be writable"):
         prepare("cifar10", folder)
 
 
-def test_processes_that_want_the_same_dataset_at_once_do_the_work_once(
+def test_of_several_processes_only_one_prepares_a_dataset(
     cifar: Cifar, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(cifar.archive, folder)
     context = multiprocessing.get_context("fork")
-    together, works = context.Barrier(3), context.Value("i", 0)
+    barrier, calls = context.Barrier(3), context.Value("i", 0)
 
     def slowly(*arguments: Any, **options: Any) -> Path:
-        with works:
-            works.value += 1
+        with calls:
+            calls.value += 1
         time.sleep(0.5)
         return fetch(*arguments, **options)
 
     monkeypatch.setattr("attngrid.data.cifar.fetch", slowly)
 
     def work() -> None:
-        together.wait()
+        barrier.wait()
         report = prepare("cifar10", folder)
         assert report is not None
         assert report["images"]["train"] == 50_000
@@ -298,7 +298,7 @@ def test_processes_that_want_the_same_dataset_at_once_do_the_work_once(
     for process in running:
         process.join(60)
     assert [process.exitcode for process in running] == [0, 0, 0]
-    assert works.value == 1
+    assert calls.value == 1
     assert tree(folder).keys() == {"cifar-10-python.tar.gz", *cifar.files}
 
 
@@ -306,7 +306,7 @@ def test_processes_that_want_the_same_dataset_at_once_do_the_work_once(
 
 
 def picture(number: int, size: tuple[int, int], kind: str = "JPEG", mode: str = "RGB") -> bytes:
-    """A file with a smooth random picture of a width and height."""
+    """The bytes of an image file with a smooth random picture."""
     rng = np.random.default_rng(number)
     channels = {"RGB": 3, "CMYK": 4}[mode]
     small = rng.integers(0, 256, (5, 4, channels), dtype=np.uint8)
@@ -316,7 +316,7 @@ def picture(number: int, size: tuple[int, int], kind: str = "JPEG", mode: str = 
 
 
 class Dogs:
-    """Archives as Stanford's, of 12 breeds with two pictures to train on and one to test on."""
+    """Archives like Stanford's: 12 breeds, each with two training pictures and one test picture."""
 
     def __init__(self, folder: Path) -> None:
         self.pictures: dict[str, bytes] = {}
@@ -342,11 +342,11 @@ class Dogs:
         self.md5 = {"images.tar": self.images, "lists.tar": lists_md5}
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Take these archives for the official ones."""
+        """Replace the official checksums by those of these archives."""
         monkeypatch.setattr(dogs, "MD5", self.md5)
 
 
-def test_stanford_dogs_are_squashed_as_torchvision_does_and_split_as_the_lists_say(
+def test_stanford_dogs_are_resized_like_torchvisions_and_split_by_the_lists(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = Dogs(folder)
@@ -363,17 +363,17 @@ def test_stanford_dogs_are_squashed_as_torchvision_does_and_split_as_the_lists_s
             with Image.open(io.BytesIO(made.pictures[names[number]])) as image:
                 expected = pil_to_tensor(squash(image))
             assert torch.equal(images.pixels_NCHW[number], expected)
-    # the first classes, as a subset is named
+    # a subset has the first classes
     few, _ = load("dogs", folder, download=False, classes=7)
     assert len(few) == 14
-    # nothing is left over, and the archives are not needed any more
+    # no temporary folder remains, and the archives are not needed any more
     assert not list((folder / ".attngrid").glob("*.unfinished"))
     for archive in ("images.tar", "lists.tar"):
         (folder / "stanford-dogs" / archive).unlink()
     prepare("dogs", folder)
 
 
-def test_stanford_dogs_that_are_not_there_name_an_archive_and_its_checksum(folder: Path) -> None:
+def test_the_error_for_missing_stanford_dogs_names_archive_and_checksum(folder: Path) -> None:
     with pytest.raises(DataError) as raised:
         prepare("dogs", folder)
     for part in (
@@ -390,7 +390,7 @@ def test_stanford_dogs_that_are_not_there_name_an_archive_and_its_checksum(folde
 
 @pytest.fixture
 def birds(tmp_path: Path) -> Path:
-    """Three classes, eleven images, among them the kinds that are in ImageNet by mistake."""
+    """Three classes, 12 images; ImageNet also has a CMYK image and a PNG named .JPEG."""
     root = tmp_path / "birds"
     for label, name in enumerate(("wren", "owl", "Heron")):
         for split, count in {"train": 3, "val": 1}.items():
@@ -400,7 +400,7 @@ def birds(tmp_path: Path) -> Path:
                 (root / split / name / f"{name} {number}.JPEG").write_bytes(content)
     (root / "train/owl/owl 1.JPEG").write_bytes(picture(90, (30, 20), mode="CMYK"))
     (root / "train/owl/owl 2.JPEG").write_bytes(picture(91, (30, 20), kind="PNG"))
-    # after its end, as some cameras do
+    # some cameras append bytes after the end
     with (root / "val/owl/owl 0.JPEG").open("ab") as stream:
         stream.write(b"trailing bytes")
     (root / "train/wren/notes.txt").write_text("no image")
@@ -408,7 +408,7 @@ def birds(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("thorough", [False, True])
-def test_an_image_folder_is_indexed_as_torchvisions_imagefolder_has_it(
+def test_an_image_folder_has_the_files_and_labels_of_torchvisions_imagefolder(
     birds: Path, folder: Path, thorough: bool
 ) -> None:
     name = f"imagefolder:{birds}"
@@ -432,7 +432,7 @@ def test_held_out_images_may_be_in_test(birds: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("thorough", [False, True])
-def test_files_that_are_no_whole_images_are_named(
+def test_incomplete_image_files_are_named_in_the_error(
     birds: Path, folder: Path, thorough: bool
 ) -> None:
     wrens = birds / "train/wren"
@@ -452,8 +452,8 @@ def test_files_that_are_no_whole_images_are_named(
     assert not report_file(f"imagefolder:{birds}", folder).exists()
 
 
-def test_damage_inside_a_file_is_found_by_decoding_it(birds: Path, folder: Path) -> None:
-    file = birds / "train/owl/owl 2.JPEG"  # a PNG, whose checksums tell
+def test_damage_inside_a_file_is_found_by_decoding(birds: Path, folder: Path) -> None:
+    file = birds / "train/owl/owl 2.JPEG"  # a PNG has checksums
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 0xFF
     file.write_bytes(content)
@@ -483,7 +483,7 @@ def test_the_classes_of_both_splits_must_be_the_same_and_have_images(
         prepare(name, folder)
 
 
-def test_a_prepared_folder_is_looked_at_again_when_files_come_or_go(
+def test_a_prepared_folder_is_checked_again_after_files_are_added_or_removed(
     birds: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = f"imagefolder:{birds}"
@@ -495,7 +495,7 @@ def test_a_prepared_folder_is_looked_at_again_when_files_come_or_go(
     shutil.copy(birds / "train/owl/owl 0.JPEG", birds / "train/owl/owl 9.JPEG")
     assert prepare(name, folder) != first
     assert len(load_files(name, folder)[0]) == 10
-    # so soon after that the folder's time is the same
+    # so soon that the folder's modification time is the same
     before = (birds / "train/owl").stat()
     (birds / "train/owl/owl 9.JPEG").unlink()
     os.utime(birds / "train/owl", ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -503,7 +503,7 @@ def test_a_prepared_folder_is_looked_at_again_when_files_come_or_go(
         load_files(name, folder)
 
 
-def test_imagenet_is_refused_by_its_counts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imagenet_needs_its_image_counts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(DATASETS, "imagenet", replace(DATASETS["imagenet"], num_classes=2))
     for split in ("train", "val"):
         for wnid in ("n01440764", "n01443537"):
@@ -516,22 +516,22 @@ def test_imagenet_is_refused_by_its_counts(folder: Path, monkeypatch: pytest.Mon
     assert prepare("imagenet", folder) is not None
 
 
-def test_an_image_folder_is_the_same_dataset_wherever_it_is(
+def test_the_location_of_an_image_folder_changes_no_id(
     birds: Path, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def study(name: str) -> Study:
-        return validate(Study, on(tiny, name), "tiny.yaml")
+        return validate(Study, on_dataset(tiny, name), "tiny.yaml")
 
-    there = study(f"imagefolder:{birds}").cells[0]
-    assert there.dataset == f"imagefolder:{birds}:3"
-    assert there.id.startswith("imagefolder_birds_3-resnet18-none-tiny-s0-")
-    # moved, or not there at all, as in a clone
+    first = study(f"imagefolder:{birds}").cells[0]
+    assert first.dataset == f"imagefolder:{birds}:3"
+    assert first.id.startswith("imagefolder_birds_3-resnet18-none-tiny-s0-")
+    # the folder is in another place, or missing as in a clone
     birds.rename(tmp_path / "gone")
-    away = study("imagefolder:other/birds:3").cells[0]
-    assert away.id == there.id
-    assert away.matches(there.config())
-    assert not study("imagefolder:other/birds:4").cells[0].matches(there.config())
-    assert away.num_classes == 3
+    moved = study("imagefolder:other/birds:3").cells[0]
+    assert moved.id == first.id
+    assert moved.matches(first.config())
+    assert not study("imagefolder:other/birds:4").cells[0].matches(first.config())
+    assert moved.num_classes == 3
     with pytest.raises(ConfigError, match=r"no folder .*birds/train to count .* write imagefolder"):
         study(f"imagefolder:{birds}")
     tiny["grid"].append(tiny["grid"][0] | {"dataset": "imagefolder:second/birds:3"})
@@ -547,11 +547,11 @@ def test_an_image_folder_is_the_same_dataset_wherever_it_is(
         ("imagefolder:birds:3", "birds/train"),
     ],
 )
-def test_images_that_are_not_there_are_named_before_a_job(
+def test_missing_images_are_an_error_before_any_job(
     tiny: dict[str, Any], name: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    study = validate(Study, on(tiny, name), "tiny.yaml")
+    study = validate(Study, on_dataset(tiny, name), "tiny.yaml")
     with pytest.raises(ConfigError, match=f"there is no .*{file}; "):
         require_runnable(study)
     require_runnable(study, [])
@@ -561,7 +561,7 @@ def test_images_that_are_not_there_are_named_before_a_job(
 def test_a_cell_is_trained_on_stanford_dogs_by_its_authors_recipe(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On archives of made-up pictures, the first 7 classes, for an epoch."""
+    """The archives have random pictures; the training has 7 classes and one epoch."""
     monkeypatch.chdir(tmp_path)
     Dogs(Path("data")).install(monkeypatch)
     authors = shipped_recipes()["dogs_200ep"].model_dump()
@@ -584,8 +584,8 @@ def test_a_cell_is_trained_on_stanford_dogs_by_its_authors_recipe(
 # The command and the workflow
 
 
-def on(tiny: dict[str, Any], dataset: str) -> dict[str, Any]:
-    """The tiny study, two cells of it, on another dataset, with transforms that fit it."""
+def on_dataset(tiny: dict[str, Any], dataset: str) -> dict[str, Any]:
+    """Two cells of the tiny study on another dataset, with transforms that fit it."""
     authors = {"dogs": "dogs_200ep", "imagenet": "imagenet_100ep", "imagefolder": "imagenet_100ep"}
     if (name := authors.get(dataset.partition(":")[0])) is not None:
         recipe = shipped_recipes()[name].model_dump()
@@ -596,17 +596,18 @@ def on(tiny: dict[str, Any], dataset: str) -> dict[str, Any]:
     return tiny
 
 
-def test_the_command_prepares_what_a_study_reads(
+def test_attngrid_prepare_prepares_the_datasets_of_a_study(
     cifar: Cifar, folder: Path, tiny: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = folder.parent / "tiny.yaml"
-    file.write_text(yaml.safe_dump(on(tiny, "cifar10") | {"data": {"folder": str(folder)}}))
+    study = on_dataset(tiny, "cifar10") | {"data": {"folder": str(folder)}}
+    file.write_text(yaml.safe_dump(study))
     with pytest.raises(ConfigError, match=f"put {folder / cifar.archive.name} there"):
         require_runnable(load_study(file))
     assert main(["prepare", str(file)]) == 1
     assert "attngrid: error: there is no" in capsys.readouterr().err
     shutil.copy(cifar.archive, folder)
-    require_runnable(load_study(file))  # Snakemake asks, before it unpacks them
+    require_runnable(load_study(file))  # archives are enough before Snakemake unpacks them
     assert main(["prepare", str(file), "cifar10"]) == 0
     assert "CIFAR-10: 50,000 training and 10,000 held-out images of 10" in capsys.readouterr().err
     assert main(["prepare", str(file), "cifar100"]) == 1
@@ -614,7 +615,7 @@ def test_the_command_prepares_what_a_study_reads(
 
 
 def jobs(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
-    """The jobs that a dry run announces, by rule."""
+    """The number of jobs of each rule in a dry run."""
     assert done.returncode == 0, done.stdout + done.stderr
     return conftest.jobs(done.stdout + done.stderr)
 
@@ -628,7 +629,7 @@ def shuffle_times(clone: Path) -> None:
 
 
 @pytest.mark.slow
-def test_with_its_records_a_study_asks_for_no_dataset(clone: Path, snakemake: Snakemake) -> None:
+def test_a_study_with_all_records_prepares_no_dataset(clone: Path, snakemake: Snakemake) -> None:
     cells = load_study(clone / "config/placement.yaml").trainings
     arguments = ("-n", "--configfile", "config/placement.yaml")
     for cell in cells.values():
@@ -638,14 +639,14 @@ def test_with_its_records_a_study_asks_for_no_dataset(clone: Path, snakemake: Sn
     found = jobs(snakemake(clone, *arguments))
     assert "collect" in found
     assert not {"train", "prepare"} & set(found)
-    # one of them gone: it alone, after its dataset
+    # without one record, only its cell is trained, after its dataset
     (clone / next(iter(cells.values())).record).unlink()
     found = jobs(snakemake(clone, *arguments))
     assert (found["train"], found["prepare"]) == (1, 1)
 
 
 @pytest.mark.slow
-def test_a_dataset_is_prepared_before_the_first_training_and_wanted_by_no_finished_one(
+def test_a_dataset_is_prepared_before_the_first_training_and_not_for_finished_cells(
     clone: Path,
     snakemake: Snakemake,
     tiny: dict[str, Any],
@@ -653,10 +654,10 @@ def test_a_dataset_is_prepared_before_the_first_training_and_wanted_by_no_finish
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", cifar.sitecustomize(clone / "site"))
-    study = on(tiny, "cifar10") | {"tables": []}
+    study = on_dataset(tiny, "cifar10") | {"tables": []}
     study["grid"][0]["attentions"] = ["none"]
     (clone / "tiny.yaml").write_text(yaml.safe_dump(study))
-    # "all" would make the report of everything, which another test does
+    # the target "all" would also render the report, which another test does
     arguments = ("records", "--cores", "2", "--configfile", "tiny.yaml")
     done = snakemake(clone, *arguments)
     assert done.returncode != 0
@@ -671,13 +672,13 @@ def test_a_dataset_is_prepared_before_the_first_training_and_wanted_by_no_finish
     report = report_file("cifar10", clone / "data")
     assert report.stat().st_mtime_ns < (clone / cell.record).stat().st_mtime_ns
 
-    # a folder that is gone, in a clone with other times
+    # a clone without the data folder and with other modification times
     shutil.move(clone / "data", clone / "moved")
     shutil.rmtree(clone / ".snakemake")
     shuffle_times(clone)
     assert not {"train", "prepare"} & set(jobs(snakemake(clone, "-n", *arguments)))
 
-    # another seed is trained, and it alone; its dataset is prepared for it
+    # only another seed is trained, after its dataset is prepared
     study["grid"][0]["seeds"] = [0, 1]
     (clone / "tiny.yaml").write_text(yaml.safe_dump(study | {"data": {"folder": "moved"}}))
     report_file("cifar10", clone / "moved").unlink()

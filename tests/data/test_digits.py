@@ -1,4 +1,4 @@
-"""The digits are scikit-learn's."""
+"""The digits are equal to scikit-learn's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from attngrid.data.digits import digits
 
 
-def test_the_digits_are_scikit_learns() -> None:
+def test_the_digits_equal_scikit_learns() -> None:
     bunch = load_digits()
     for split in digits(Path("unused")):
         pixels_NHW = split.pixels_NCHW[:, 0].float().numpy()
@@ -20,7 +20,7 @@ def test_the_digits_are_scikit_learns() -> None:
             held_out = np.arange(len(of_digit)) % 5 == 4
             expected = of_digit[held_out == (len(split) < 500)]
             assert len(ours) == len(expected)
-            # enlarging by two, bilinearly and without aligned corners, keeps the corners
+            # bilinear enlargement by two without aligned corners keeps the corner pixels
             for y, x in ((0, 0), (0, 7), (7, 0), (7, 7)):
                 corner = ours[:, 15 * (y > 0), 15 * (x > 0)]
                 np.testing.assert_allclose(corner, (expected[:, y, x] * 255 / 16).round())

@@ -1,4 +1,4 @@
-"""What is done to the images: distributions, and what is read from files."""
+"""Transforms have the right distributions, and image files are read as by torchvision."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def epoch(batches: Any, first: int = 0) -> tuple[Tensor, Tensor]:
 # In memory
 
 
-def marked(images: int, side: int) -> Images:
-    """Images whose pixels are their own row and column; each is its own class."""
+def coordinate_images(images: int, side: int) -> Images:
+    """Images whose pixel values are their row and column; each image is another class."""
     rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     one = torch.stack([rows + 1, columns + 1, torch.full_like(rows, 255)]).to(torch.uint8)
     return Images(one.expand(images, -1, -1, -1).contiguous(), torch.arange(images))
@@ -65,12 +65,12 @@ def test_averaged_pixels_are_the_means_of_squares() -> None:
 
 @pytest.fixture(scope="module")
 def drawn() -> tuple[Tensor, Tensor, Tensor]:
-    """Of 8,100 images with CIFAR's augmentation: how far down and right each was cut, and whether
-    it was flipped, as its own pixels say.
+    """CIFAR's augmentation of 8,100 images: the offsets down and right of each crop, and whether it
+    was flipped, computed from its pixels.
     """
-    batches = Batches(marked(8100, 16), 128, ZERO, ONE, (PAD4, FLIP), seeded(0))
+    batches = Batches(coordinate_images(8100, 16), 128, ZERO, ONE, (PAD4, FLIP), seeded(0))
     images, _ = epoch(batches)
-    middle = images[:, :, 8, 7:9]  # inside whatever the crop
+    middle = images[:, :, 8, 7:9]  # every crop contains these pixels
     flipped = middle[:, 1, 0] > middle[:, 1, 1]
     down = middle[:, 0, 0] - 1 - 8 + 4
     column = torch.where(flipped, middle[:, 1, 1], middle[:, 1, 0]) - 1
@@ -78,14 +78,14 @@ def drawn() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def chi_square(counts: Tensor) -> float:
-    """In standard deviations of its own distribution, about 0 for uniform counts."""
+    """The χ² statistic in standard deviations from its mean, about 0 for uniform counts."""
     expected = counts.sum() / counts.numel()
     freedom = counts.numel() - 1
     statistic = float(((counts - expected) ** 2 / expected).sum())
     return (statistic - freedom) / (2 * freedom) ** 0.5
 
 
-def test_every_offset_is_as_likely_as_any_other(drawn: tuple[Tensor, Tensor, Tensor]) -> None:
+def test_offsets_are_uniform(drawn: tuple[Tensor, Tensor, Tensor]) -> None:
     down, right, flipped = drawn
     assert (int(down.min()), int(down.max())) == (0, 8)
     counts = torch.bincount(down * 9 + right, minlength=81).float()
@@ -95,7 +95,7 @@ def test_every_offset_is_as_likely_as_any_other(drawn: tuple[Tensor, Tensor, Ten
 
 
 def test_offsets_and_flips_are_independent_per_image(drawn: tuple[Tensor, Tensor, Tensor]) -> None:
-    """Of each other, and of the next image's, batches included."""
+    """They are independent of each other and of those of the next image, in any batch."""
     draws = torch.stack([d.double() for d in drawn])
     beside = torch.cat([draws[:, :-1], draws[:, 1:]])
     correlation = torch.corrcoef(beside) - torch.eye(6)
@@ -103,9 +103,9 @@ def test_offsets_and_flips_are_independent_per_image(drawn: tuple[Tensor, Tensor
 
 
 def test_two_epochs_and_two_seeds_draw_differently() -> None:
-    batches = Batches(marked(64, 32), 64, ZERO, ONE, (PAD4, FLIP), seeded(0))
+    batches = Batches(coordinate_images(64, 32), 64, ZERO, ONE, (PAD4, FLIP), seeded(0))
     (one, _), (two, _) = epoch(batches), epoch(batches)
-    other, _ = epoch(Batches(marked(64, 32), 64, ZERO, ONE, (PAD4, FLIP), seeded(1)))
+    other, _ = epoch(Batches(coordinate_images(64, 32), 64, ZERO, ONE, (PAD4, FLIP), seeded(1)))
     assert not torch.equal(one, two)
     assert not torch.equal(one, other)
 
@@ -123,7 +123,7 @@ def test_random_crop_is_a_window_of_the_zero_padded_image() -> None:
 
 def test_crop_to_is_a_window_of_the_image_and_reaches_every_offset() -> None:
     crop = CropTo(kind="crop_to", size=5)
-    images, _ = epoch(Batches(marked(2000, 8), 500, ZERO, ONE, (crop,), seeded(0)))
+    images, _ = epoch(Batches(coordinate_images(2000, 8), 500, ZERO, ONE, (crop,), seeded(0)))
     assert images.shape == (2000, 3, 5, 5)
     assert (images[:, 2] == 255).all()  # no padding
     corners = (images[:, 0, 0, 0] - 1) * 4 + images[:, 1, 0, 0] - 1
@@ -140,14 +140,14 @@ def test_the_test_crop_is_torchvisions_centre_crop(side: int, size: int) -> None
     assert torch.equal(images, transforms.CenterCrop(size)(pixels).float())
 
 
-def test_brightness_is_a_factor_of_each_images_own() -> None:
+def test_brightness_draws_a_factor_for_each_image() -> None:
     grey = torch.full((20_000, 3, 1, 1), 100, dtype=torch.uint8)
     jitter = Brightness(kind="brightness", amount=0.4)
     images, _ = epoch(
         Batches(Images(grey, torch.arange(len(grey))), 5000, ZERO, ONE, (jitter,), seeded(0))
     )
     factor = images[:, :, 0, 0] / 100
-    assert (factor == factor[:, :1]).all()  # of all channels alike
+    assert (factor == factor[:, :1]).all()  # the same factor for all channels
     factor = factor[:, 0]
     assert 0.6 <= float(factor.min()) < 0.601
     assert 1.399 < float(factor.max()) <= 1.4 + 1e-6
@@ -156,7 +156,7 @@ def test_brightness_is_a_factor_of_each_images_own() -> None:
     assert abs(float(torch.corrcoef(torch.stack([factor[:-1], factor[1:]]))[0, 1])) < 0.03
 
 
-def test_brightness_leaves_the_range_of_pixels_as_torchvision_does() -> None:
+def test_brightness_clips_pixels_as_torchvision_does() -> None:
     white = torch.full((100, 3, 1, 1), 250, dtype=torch.uint8)
     jitter = Brightness(kind="brightness", amount=0.4)
     images, _ = epoch(
@@ -167,7 +167,7 @@ def test_brightness_leaves_the_range_of_pixels_as_torchvision_does() -> None:
     assert float(bright.max()) == 1
 
 
-def test_channel_statistics_of_many_images_are_numpys() -> None:
+def test_channel_statistics_of_many_images_equal_numpys() -> None:
     pixels = torch.randint(256, (2500, 3, 2, 2), dtype=torch.uint8, generator=seeded(0))
     mean_C, std_C = channel_statistics(Images(pixels, torch.zeros(2500)))
     np.testing.assert_allclose(mean_C, pixels.numpy().mean((0, 2, 3)), rtol=1e-6)
@@ -178,7 +178,7 @@ def test_channel_statistics_of_many_images_are_numpys() -> None:
 
 
 def write_pictures(root: Path) -> Path:
-    """Two classes of 12 training and 5 held-out JPEGs of many shapes, and a grey PNG."""
+    """Two classes, each with 12 training and 5 test JPEGs of many shapes; and a grey PNG."""
     random = np.random.default_rng(0)
     for split, count in (("train", 12), ("val", 5)):
         for label in ("ash", "oak"):
@@ -215,10 +215,10 @@ def streamed(
     return Stream(split, 4, recipe, CPU, workers=workers, generator=generator)
 
 
-def test_test_images_are_torchvisions_pipeline(
+def test_test_images_equal_torchvisions_pipeline(
     index: tuple[ImageFiles, ImageFiles],
 ) -> None:
-    """Resize 256, centre crop 224, and ImageNet's normalisation, in the order of the files."""
+    """The transforms are resize 256, center crop 224, and ImageNet's normalisation."""
     _, test = index
     found, labels = epoch(streamed(test, seed=None, recipe=IMAGENET.test_transforms))
     theirs = transforms.Compose(
@@ -234,7 +234,7 @@ def test_test_images_are_torchvisions_pipeline(
     assert labels.tolist() == [0] * 5 + [1] * 5
 
 
-def test_the_squashed_dogs_transforms_are_torchvisions(
+def test_test_transforms_of_dogs_equal_torchvisions(
     index: tuple[ImageFiles, ImageFiles],
 ) -> None:
     dogs = shipped_recipes()["dogs_200ep"].test_transforms
@@ -248,22 +248,22 @@ def test_the_squashed_dogs_transforms_are_torchvisions(
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 @pytest.mark.slow
-def test_an_epoch_is_the_same_whoever_reads_it(
+def test_an_epoch_does_not_depend_on_the_number_of_workers(
     index: tuple[ImageFiles, ImageFiles],
 ) -> None:
     train, _ = index
-    (alone, labels), (one, _), (three, _) = (epoch(streamed(train, n)) for n in (0, 1, 3))
-    assert torch.equal(alone, one)
-    assert torch.equal(alone, three)
-    assert len(alone) == len(train) - 1
+    (none, labels), (one, _), (three, _) = (epoch(streamed(train, n)) for n in (0, 1, 3))
+    assert torch.equal(none, one)
+    assert torch.equal(none, three)
+    assert len(none) == len(train) - 1
     assert sorted(labels.tolist()) != labels.tolist()
-    # and from its middle on
+    # the same if it starts at batch 3
     late, late_labels = epoch(streamed(train, 2), first=3)
-    assert torch.equal(late, alone[12:])
+    assert torch.equal(late, none[12:])
     assert torch.equal(late_labels, labels[12:])
 
 
-def test_reading_draws_from_nobody_elses_generator(
+def test_reading_does_not_change_the_global_generator(
     index: tuple[ImageFiles, ImageFiles],
 ) -> None:
     torch.manual_seed(5)
@@ -272,7 +272,7 @@ def test_reading_draws_from_nobody_elses_generator(
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_last_batch_of_one_image_is_left_out_of_training(
+def test_training_drops_a_last_batch_of_one_image(
     index: tuple[ImageFiles, ImageFiles],
 ) -> None:
     train, _ = index
@@ -283,7 +283,7 @@ def test_a_last_batch_of_one_image_is_left_out_of_training(
 
 
 def test_a_streamed_crop_has_torchvisions_distribution(tmp_path: Path) -> None:
-    """Area and shape of each crop, read off an image whose colours are its coordinates."""
+    """Area and shape of each crop are computed from an image whose colours are coordinates."""
     size = 256
     ramp = np.zeros((size, size, 3), np.uint8)
     ramp[..., 0], ramp[..., 1] = np.arange(size)[:, None], np.arange(size)[None]
@@ -296,7 +296,7 @@ def test_a_streamed_crop_has_torchvisions_distribution(tmp_path: Path) -> None:
     train, _ = load_files(f"imagefolder:{tmp_path / 'ramp'}:2", tmp_path / "data")
     images, _ = epoch(streamed(train, recipe=(CROP, FLIP)))
     pixels = images * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
-    # between the centres of the first and the last pixel lie 15/16 of the crop
+    # the centers of the first and last pixel are 15/16 of the crop apart
     height = (pixels[:, 0, -1, 8] - pixels[:, 0, 0, 8]) * 16 / 15
     across = (pixels[:, 1, 8, -1] - pixels[:, 1, 8, 0]) * 16 / 15
     flipped, width = across < 0, across.abs()
@@ -319,10 +319,10 @@ def test_a_streamed_crop_has_torchvisions_distribution(tmp_path: Path) -> None:
     assert abs(float(flipped.float().mean()) - 0.5) < 4 * 0.5 / len(flipped) ** 0.5
     draws = torch.stack([height, width, flipped.float()]).double()
     beside = torch.corrcoef(torch.cat([draws[:, :-1], draws[:, 1:]]))[:3, 3:]
-    assert float(beside.abs().max()) < 4 / len(height) ** 0.5  # of the next image's
+    assert float(beside.abs().max()) < 4 / len(height) ** 0.5  # independent of the next image
 
 
-def test_a_training_crop_is_torchvisions_of_a_pil_image_to_a_grey_level(
+def test_a_training_crop_equals_torchvisions_crop_up_to_one_grey_level(
     index: tuple[ImageFiles, ImageFiles],
 ) -> None:
     train, _ = index
@@ -342,8 +342,8 @@ def test_a_training_crop_is_torchvisions_of_a_pil_image_to_a_grey_level(
     assert whole > len(train) / 2
 
 
-def test_a_large_jpeg_decoded_small_is_nearly_the_one_decoded_whole(tmp_path: Path) -> None:
-    """To a few grey levels; nothing is enlarged for it."""
+def test_a_crop_of_a_jpeg_decoded_at_reduced_size_is_nearly_torchvisions(tmp_path: Path) -> None:
+    """The mean difference is below 1.5 grey levels."""
     random = np.random.default_rng(0)
     small = random.integers(0, 256, (9, 9, 3), dtype=np.uint8)
     Image.fromarray(small).resize((1600, 1200), Image.Resampling.BICUBIC).save(
@@ -363,12 +363,12 @@ def test_a_large_jpeg_decoded_small_is_nearly_the_one_decoded_whole(tmp_path: Pa
 
 
 def test_seeds_of_images_differ_in_their_low_bits() -> None:
-    """torch's generator looks at 32 of them."""
+    """torch's generator uses 32 bits of a seed."""
     low = {mix_seed(seed, place) & 0xFFFFFFFF for seed in range(4) for place in range(5000)}
     assert len(low) > 19_990
 
 
-def test_reading_what_is_not_there_is_a_clear_error(
+def test_a_missing_image_file_is_named_in_the_error(
     index: tuple[ImageFiles, ImageFiles],
 ) -> None:
     train, _ = index

@@ -1,4 +1,4 @@
-"""Each module against its equation written out in NumPy, loop by loop."""
+"""Each module equals its equation, written in NumPy with loops."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def x() -> torch.Tensor:
 
 
 def randomise(module: nn.Module) -> nn.Module:
-    """Double precision, evaluation mode, and no parameter or statistic left at 0 or 1."""
+    """Set double precision, evaluation mode, and random parameters and statistics."""
     generator = torch.Generator().manual_seed(2)
     module = module.double().eval()
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
@@ -85,7 +85,7 @@ def cbam_by_hand(module: CBAM, x: Array) -> Array:
 
 
 def sam_by_hand(module: SpatialSelfAttention, x: Array) -> Array:
-    """Eq. 5 with B the key, C the query and D the value, position by position."""
+    """Eq. 5 for each position; B is the key, C the query and D the value."""
 
     def conv(layer: nn.Conv2d, image: Array) -> Array:
         positions = image.reshape(len(image), -1)
@@ -123,7 +123,7 @@ def se_v3_by_hand(module: SqueezeExcitationV3, x: Array) -> Array:
 
 
 def std(values: Array) -> float:
-    """With Bessel's correction, 0 for one value."""
+    """The standard deviation with Bessel's correction; 0 for one value."""
     values = values.flatten()
     if len(values) == 1:
         return 0.0
@@ -144,7 +144,7 @@ def per_position(name: str, image: Array) -> Array:
 
 
 def batch_norm(module: nn.Module, values: Array) -> Array:
-    """In evaluation mode, over the first dimension's channels."""
+    """BatchNorm in evaluation mode; the first dimension has the channels."""
     shape = (-1,) + (1,) * (values.ndim - 1)
     mean, var, weight, bias = (
         array(getattr(module, name)).reshape(shape)
@@ -154,7 +154,7 @@ def batch_norm(module: nn.Module, values: Array) -> Array:
 
 
 def convolution(layer: nn.Conv2d, image: Array) -> Array:
-    """Sum over channels and kernel at every position, zero-padded, stride 1."""
+    """A zero-padded convolution with stride 1: a sum over channels and kernel."""
     kernel, padding, dilation = array(layer.weight), layer.padding[0], layer.dilation[0]
     outputs, _, size, _ = kernel.shape
     padded = np.pad(image, ((0, 0), (padding, padding), (padding, padding)))
@@ -223,7 +223,7 @@ def bam_by_hand(module: BAM, x: Array) -> Array:
 
 
 def attention_received_by_hand(module: SpatialSelfAttention, image: Array) -> Array:
-    """Eq. 5's s_ij, every one of them; the mean over the queries j of what each i receives."""
+    """The mean over the queries j of eq. 5's s_ij, for each position i."""
     b, c = (
         array(layer.weight)[:, :, 0, 0] @ image.reshape(len(image), -1) + array(layer.bias)[:, None]
         for layer in (module.key, module.query)
@@ -295,7 +295,7 @@ def w_s_by_hand(names: tuple[str, ...]) -> Callable[..., Array]:
     return compute
 
 
-# where the module that has a map sits in the one of this name, and the map
+# the path of the submodule that has the map, and the map
 MAPS = {
     "cbam": ("1", gate_by_hand(("max", "avg"))),
     "maf_c": ("1", gate_by_hand(("avg", "std"))),
@@ -314,27 +314,27 @@ MAPS = {
 
 
 @pytest.mark.parametrize("name", attngrid.list_attentions())
-def test_the_map_of_a_module_is_the_term_of_its_equation(name: str, x: torch.Tensor) -> None:
+def test_spatial_map_is_the_term_of_the_equation(name: str, x: torch.Tensor) -> None:
     module = nn.Identity() if name == "none" else randomise(build(name, 8))
-    having = [where for where, part in module.named_modules() if hasattr(part, "spatial_map")]
-    if name not in MAPS:  # it weighs channels only
-        assert not having
+    found = [path for path, part in module.named_modules() if hasattr(part, "spatial_map")]
+    if name not in MAPS:  # the module has channel attention only
+        assert not found
         return
-    where, by_hand = MAPS[name]
-    assert having == [where]
-    part = module.get_submodule(where)
+    path, by_hand = MAPS[name]
+    assert found == [path]
+    part = module.get_submodule(path)
     expected = np.stack([by_hand(part, image).reshape(1, 5, 4) for image in x.numpy()])
     np.testing.assert_allclose(array(part.spatial_map(x)), expected, rtol=1e-9, atol=1e-11)
 
 
-def test_attention_received_sums_to_one_over_more_positions_than_are_scored_at_once() -> None:
+def test_attention_map_of_several_chunks_sums_to_one() -> None:
     module = randomise(SpatialSelfAttention(2, key_reduction=2))
     x = torch.randn(2, 2, 19, 21, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     received = array(module.spatial_map(x))  # type: ignore[operator]
     np.testing.assert_allclose(received.sum(axis=(1, 2, 3)), 1, rtol=1e-12)
     expected = [attention_received_by_hand(module, image) for image in x.numpy()]  # type: ignore[arg-type]
     np.testing.assert_allclose(received[:, 0], expected, rtol=1e-9)
-    assert not received.std() < 1e-4  # and says something
+    assert not received.std() < 1e-4  # the map is not uniform
 
 
 @pytest.mark.parametrize(
@@ -354,7 +354,7 @@ def test_srap_selects_by_its_rates(
 
 
 def srap_transcribed(module: SRAP, x_NCHW: torch.Tensor) -> torch.Tensor:
-    """SRAP's equations with average and deviation, in training mode, for PyTorch's gradient."""
+    """SRAP's equations with average and deviation in training mode, for autograd."""
 
     def deviation(x: torch.Tensor, dims: tuple[int, ...], n: int) -> torch.Tensor:
         return ((x - x.mean(dims, keepdim=True)) ** 2).sum(dims).div(n - 1).sqrt()
@@ -375,28 +375,28 @@ def srap_transcribed(module: SRAP, x_NCHW: torch.Tensor) -> torch.Tensor:
     return x_NCHW * (1 + (w_c[:, :, None, None] * w_s[:, None]).sigmoid())
 
 
-def test_srap_and_its_gradients_equal_a_transcription(x: torch.Tensor) -> None:
+def test_srap_and_its_gradients_equal_the_equations(x: torch.Tensor) -> None:
     module = randomise(SRAP(8, reduction=2)).train()
     x.requires_grad_()
     found, expected = module(x), srap_transcribed(module, x)  # type: ignore[arg-type]
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
-    to = [x, *module.parameters()]
-    gradients = [torch.autograd.grad(out.square().sum(), to) for out in (found, expected)]
+    inputs = [x, *module.parameters()]
+    gradients = [torch.autograd.grad(out.square().sum(), inputs) for out in (found, expected)]
     assert all(gradient.any() for gradient in gradients[1])
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-10)
 
 
-def test_srap_interleaves_as_far_as_the_shortest_list_and_appends_the_rest() -> None:
-    """a1 m1 c1 a2 m2 c2, then a3 a4, then m3 m4."""
+def test_srap_interleaves_up_to_the_shortest_list_and_appends_the_rest() -> None:
+    """The order is a1 m1 c1 a2 m2 c2 a3 a4 m3 m4, with statistics a, m and c."""
     module = SRAP(10, statistics=("avg", "max", "std"), rates=(0.4, 0.4, 0.2))
-    ranks = torch.arange(10, 0, -1.0)  # descending, so that a value's rank is its place
+    ranks = torch.arange(10, 0, -1.0)  # descending, so a value's rank is its position
     lists = [(offset + ranks)[None] for offset in (100, 200, 300)]
     selected = module.select([values[:, torch.randperm(10)] for values in lists])
     expected = [110, 210, 310, 109, 209, 309, 108, 107, 208, 207]
     assert selected.tolist() == [expected]
 
 
-def test_srap_starts_as_its_authors_do() -> None:
+def test_srap_is_initialised_as_in_its_authors_code() -> None:
     model = attngrid.create_model("mobilenet_v2", "srap", num_classes=10)
     weights = torch.cat([m.mlp[0].weight.flatten() for m in model.modules() if type(m) is SRAP])
     assert weights.std().item() == pytest.approx(0.01, rel=0.02)
@@ -410,7 +410,7 @@ def test_rates_must_be_shares_that_sum_to_one(rates: tuple[float, ...]) -> None:
 
 
 @pytest.mark.parametrize("module", [MAF, MAFInCBAM, MAFInBAM, SRAP])
-def test_an_unknown_statistic_is_named_and_none_refused(module: type[nn.Module]) -> None:
+def test_unknown_statistics_and_an_empty_list_are_errors(module: type[nn.Module]) -> None:
     with pytest.raises(ConfigError, match="statistics must be one or more of avg, max, std"):
         module(8, statistics=())
     with pytest.raises(UnknownNameError, match="unknown statistic 'sdt': did you mean std"):
@@ -421,15 +421,15 @@ def test_every_registered_module_is_covered_by_an_equation() -> None:
     assert set(BY_HAND) | {"none"} == set(attngrid.list_attentions())
 
 
-# the others are these with another width or order
+# the other modules differ from these only in width or order
 DIFFERENT = [name for name in MODULES if not name.endswith(("_r8", "_residual", "_first", "_max"))]
 
 
 @pytest.mark.parametrize("name", DIFFERENT)
 def test_gradients_match_finite_differences(name: str) -> None:
-    """To the input and to every parameter."""
+    """These are the gradients to the input and to every parameter."""
     module = randomise(build(name, 8))
-    # a smooth point: no ties between maxima, no kink of the ReLU nearby; modest scores
+    # a smooth point: no equal maxima, no ReLU near 0, small scores
     for parameter in module.parameters():
         parameter.data.mul_(0.3)
     names, parameters = zip(*module.named_parameters(), strict=True)
@@ -452,7 +452,7 @@ def assert_equal_with_gradient(ours: nn.Module, theirs: Callable[..., torch.Tens
 
 
 def copy_mlp(mlp: nn.Sequential, theirs: nn.Module) -> None:
-    """To timm's pair of 1×1 convolutions."""
+    """Copy weights to timm's pair of 1×1 convolutions."""
     for layer, conv in ((mlp[0], theirs.fc1), (mlp[2], theirs.fc2)):
         conv.weight.data.copy_(layer.weight[:, :, None, None])
         conv.bias.data.copy_(layer.bias)
@@ -467,10 +467,10 @@ def test_se_equals_timms_with_the_same_weights() -> None:
 
 @pytest.mark.parametrize("training", [False, True])
 def test_cbam_equals_timms_with_the_same_weights(training: bool) -> None:
-    """timm's MLP has no biases unless told, and its convolution takes [avg; max], not [max; avg].
+    """timm's MLP has no biases by default, and its convolution takes [avg; max], not [max; avg].
 
-    What copied weights do not show: it rounds C/r to the nearest where ours rounds down, and its
-    BatchNorm has momentum 0.1 and starts at 1, not at 0.01 and 0.
+    Other differences do not show with copied weights: timm rounds C/r to the nearest integer, ours
+    rounds down; timm's BatchNorm has momentum 0.1 and initial weight 1, ours has 0.01 and 0.
     """
     ours = randomise(CBAM(64)).train(training)
     theirs = CbamModule(64, mlp_bias=True).double().train(training)
@@ -483,9 +483,9 @@ def test_cbam_equals_timms_with_the_same_weights(training: bool) -> None:
 
 @pytest.mark.parametrize("name", ["sam", "sam_residual"])
 def test_sam_is_timms_non_local_block_without_its_last_convolution(name: str) -> None:
-    """timm's returns x + BN(z(out)): z is the identity here, and the BatchNorm scales by γ.
+    """timm returns x + BN(z(out)): here z is the identity, and the BatchNorm scales by γ.
 
-    Its values are as narrow as its keys, so that ``sam_r8`` and ``sam_danet`` are not there.
+    Its values have as many channels as its keys, so it cannot be ``sam_r8`` or ``sam_danet``.
     """
     ours = randomise(build(name, 64))
     for parameter in ours.parameters():
@@ -503,7 +503,7 @@ def test_sam_is_timms_non_local_block_without_its_last_convolution(name: str) ->
         assert_equal_with_gradient(ours, theirs)
 
 
-def test_residual_variants_start_as_what_comes_before_them(x: torch.Tensor) -> None:
+def test_residual_sam_starts_as_the_identity(x: torch.Tensor) -> None:
     x = x.float()
     torch.testing.assert_close(build("sam_residual", 8)(x), x)
     csm = build("csm_residual", 8)
@@ -518,13 +518,13 @@ CRITICAL = {
 }
 
 
-@pytest.mark.parametrize("narrow", [False, True], ids=["float32", "autocast"])
+@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "autocast"])
 @pytest.mark.parametrize("name", DIFFERENT)
-def test_values_and_gradients_stay_finite(name: str, narrow: bool) -> None:
+def test_values_and_gradients_stay_finite(name: str, autocast: bool) -> None:
     for values in CRITICAL.values():
         module, x = build(name, 4), values.clone().requires_grad_()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=narrow):
-            out = module(x.bfloat16() if narrow else x)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            out = module(x.bfloat16() if autocast else x)
         out.float().square().sum().backward()
         for tensor in (out, x.grad, *(parameter.grad for parameter in module.parameters())):
             assert tensor is not None
@@ -539,14 +539,14 @@ def test_a_bfloat16_map_is_gated_in_bfloat16() -> None:
 
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Of the whole, in the Euclidean norm."""
+    """The relative error in the Euclidean norm."""
     return float((found.double() - expected.double()).norm() / expected.double().norm())
 
 
-def step(module: nn.Module, x: torch.Tensor, narrow: bool = False) -> list[torch.Tensor]:
-    """The output, and the gradients of its squares' sum to the input and to the parameters."""
+def step(module: nn.Module, x: torch.Tensor, autocast: bool = False) -> list[torch.Tensor]:
+    """The output, and the gradients of its sum of squares to input and parameters."""
     x = x.clone().requires_grad_()
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=narrow):
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         out = module(x)
     out.to(torch.promote_types(out.dtype, torch.float32)).square().sum().backward()
     gradients = torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
@@ -556,14 +556,14 @@ def step(module: nn.Module, x: torch.Tensor, narrow: bool = False) -> list[torch
 
 @pytest.mark.parametrize("name", MODULES)
 def test_bfloat16_autocast_stays_within_1_and_5_percent_of_float32(name: str) -> None:
-    """1% of the outputs, 5% of the gradients; bfloat16 rounds every value by up to 0.4%."""
+    """Outputs differ by 1 % at most, gradients by 5 %; bfloat16 rounds values by up to 0.4 %."""
     torch.manual_seed(1)
     module = build(name, 32)
     for parameter in module.parameters():
-        if not parameter.any():  # γ, biases: a gradient for all that is behind them
+        if not parameter.any():  # γ and biases: else earlier layers have no gradient
             parameter.data.fill_(0.5)
     x = torch.randn(8, 32, 6, 6).bfloat16()
-    found = step(module, x, narrow=True)
+    found = step(module, x, autocast=True)
     module.zero_grad()
     expected = step(module, x.float())
     assert found[0].dtype == x.dtype
@@ -584,7 +584,7 @@ def test_reduction_below_one_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in MODULES if not name.startswith("sam")])
 def test_autocast_does_not_round_the_statistics(name: str) -> None:
-    """Mean 30, deviation 0.01: bfloat16 has no digits left for it, float32 has."""
+    """Mean 30, deviation 0.01: float32 can represent this deviation, bfloat16 cannot."""
     seen: list[torch.Tensor] = []
     module = build(name, 4)
     for layer in module.modules():
@@ -596,5 +596,5 @@ def test_autocast_does_not_round_the_statistics(name: str) -> None:
         module(x)
     assert seen
     assert {statistics.dtype for statistics in seen} == {torch.float32}
-    if not name.startswith(("csm_sam_first", "srap")):  # another's output; sorted
+    if not name.startswith(("csm_sam_first", "srap")):  # SAM's output; sorted values
         torch.testing.assert_close(seen[0][:2, :4], x.mean((2, 3)))

@@ -1,4 +1,4 @@
-"""timm's attention layers, widened baselines, and studies in a folder of the user's own."""
+"""timm's attention layers, widened baselines, and users' classes and study folders."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def baseline_counts() -> dict[str, int]:
     return count(create_model("resnet18", **SMALL), 32)
 
 
-# Each takes a second: one by channels, one built for the size of its feature map
+# one layer that needs channels only, and one that needs the feature map's size
 FAST = ("timm:eca", "timm:bottleneck")
 
 
@@ -83,10 +83,10 @@ def test_timms_layer_trains_and_is_counted(attention: str) -> None:
 
 
 @pytest.mark.parametrize("attention", ["timm:eca", "timm:gc", "timm:nl", "timm:bottleneck"])
-def test_timms_layer_is_timms_with_the_start_timm_gives_it(attention: str) -> None:
+def test_timms_layer_keeps_timms_initialisation(attention: str) -> None:
     from timm.layers.create_attn import create_attn
 
-    # the backbone would start all convolutions anew; a non-local layer starts at x + 0
+    # the backbone initialises all convolutions; timm's non-local layer starts as the identity
     torch.manual_seed(0)
     model = create_model("resnet18", attention, **SMALL)
     ours = next(block for block in model.modules() if isinstance(block, Block)).attention
@@ -103,7 +103,7 @@ def test_timms_layer_is_timms_with_the_start_timm_gives_it(attention: str) -> No
     torch.testing.assert_close(ours.eval()(x_NCHW), theirs.eval()(x_NCHW))
 
 
-def test_timms_gather_excite_is_its_equation() -> None:
+def test_timms_gather_excite_equals_its_equation() -> None:
     model = create_model("resnet18", "timm:ge", **SMALL).double()
     ge = next(block for block in model.modules() if isinstance(block, Block)).attention.eval()
     x_NCHW = torch.randn(2, 16, 5, 4, dtype=torch.float64)
@@ -114,7 +114,7 @@ def test_timms_gather_excite_is_its_equation() -> None:
     torch.testing.assert_close(ge(x_NCHW), expected)
 
 
-def test_without_timm_its_cells_are_named_before_the_first_job(
+def test_missing_timm_is_an_error_before_the_first_job(
     tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny["grid"][0]["attentions"] = ["none", "timm:eca"]
@@ -143,7 +143,7 @@ def test_the_widened_baseline_has_as_many_parameters(backbone: str, module: str)
         control = create_model(backbone, f"none_wide:{module}")
         plain = parameters(create_model(backbone))
     assert type(control) is type(create_model("resnet18")) or backbone == "mobilenet_v2"
-    # channels are whole, and a MobileNet's come in eights
+    # numbers of channels are integers, and multiples of 8 in a MobileNet
     assert abs(parameters(control) - goal) < 0.011 * goal
     assert abs(parameters(control) - goal) < abs(plain - goal)
 
@@ -159,7 +159,7 @@ def test_the_widened_baseline_has_as_many_macs() -> None:
     assert control["params"] > by_params["params"]
 
 
-def test_no_neighbouring_width_is_nearer() -> None:
+def test_no_neighbouring_width_matches_better() -> None:
     goal = parameters(create_model("resnet18", "csm", **SMALL))
     control = parameters(create_model("resnet18", "none_wide:csm", **SMALL))
     sizes = [
@@ -170,19 +170,19 @@ def test_no_neighbouring_width_is_nearer() -> None:
     assert control == min(sizes, key=lambda size: abs(size - goal))
 
 
-def test_the_control_of_a_smaller_reduction_is_wider() -> None:
+def test_the_control_for_a_smaller_reduction_is_wider() -> None:
     wide, wider = (
         parameters(create_model("resnet18", "none_wide:se", reduction=r, **SMALL)) for r in (16, 4)
     )
     assert wide < wider
 
 
-def test_a_control_says_what_it_matches() -> None:
+def test_the_label_of_a_control_names_what_it_matches() -> None:
     assert model_label("resnet18", "none_wide:csm") == "ResNet-18, wide (CSM's params)"
     assert attention_label("none_wide:my.py:Mine:macs") == "wide (Mine's MACs)"
     assert find_attention("none_wide:cam:macs").alias_of == "none_wide:se:macs"
     for name, message in {
-        "none_wide": "say which module",
+        "none_wide": "names no module to match",
         "none_wide:cbma": "did you mean cbam",
         "none_wide:none": "adds nothing",
     }.items():
@@ -190,7 +190,7 @@ def test_a_control_says_what_it_matches() -> None:
             find_attention(name)
 
 
-def test_controls_are_cells_of_their_own() -> None:
+def test_each_control_is_another_cell() -> None:
     names = ["none", "se", "none_wide:se", "none_wide:se:macs", "none_wide:csm", "timm:eca"]
     cells = [cell(name) for name in names]
     assert len({c.digest for c in cells}) == len(names)
@@ -207,7 +207,7 @@ def test_a_baseline_keeps_its_backbones_options() -> None:
     assert baseline.digest != cell("none", backbone="mobilenet_v2").digest
 
 
-OWN_MODULE = """
+USER_MODULE = """
 import torch
 class Mine(torch.nn.Module):
     def __init__(self, channels, reduction=16):
@@ -219,11 +219,11 @@ class Mine(torch.nn.Module):
 """
 
 
-def test_a_users_module_keeps_the_weights_it_starts_with(
+def test_a_users_module_keeps_its_initial_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("mine.py").write_text(OWN_MODULE)
+    Path("mine.py").write_text(USER_MODULE)
     for backbone in ("resnet18", "mobilenet_v1"):
         model = create_model(backbone, "mine.py:Mine", **SMALL)
         weights = [m.conv.weight for m in model.modules() if type(m).__name__ == "Mine"]
@@ -231,7 +231,7 @@ def test_a_users_module_keeps_the_weights_it_starts_with(
         assert all((weight == 0.125).all() for weight in weights)
 
 
-OWN_BACKBONE = """
+USER_BACKBONE = """
 import torch
 class Net(torch.nn.Module):
     def __init__(self, sites, *, num_classes, stem, width):
@@ -248,7 +248,7 @@ def test_a_users_backbone_takes_every_attention(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("net.py").write_text(OWN_BACKBONE.format(outputs="num_classes"))
+    Path("net.py").write_text(USER_BACKBONE.format(outputs="num_classes"))
     for attention in ("none", "cbam", "csm", "srap", "timm:eca"):
         model = create_model("net.py:Net", attention, num_classes=7, stem="cifar")
         logits = model(torch.randn(2, 3, 32, 32))
@@ -260,12 +260,12 @@ def test_a_users_backbone_takes_every_attention(
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (OWN_BACKBONE.format(outputs="5"), r"makes \(2, 5\) of images .* logits are \(2, 10\)"),
-        (OWN_BACKBONE.format(outputs="nothing"), "NameError.*nothing"),
-        (OWN_BACKBONE.replace("Net", "Other").format(outputs=5), "has no class 'Net'; it has"),
+        (USER_BACKBONE.format(outputs="5"), r"returns shape \(2, 5\) for .* needs \(2, 10\)"),
+        (USER_BACKBONE.format(outputs="nothing"), "NameError.*nothing"),
+        (USER_BACKBONE.replace("Net", "Other").format(outputs=5), "has no class 'Net'; it has"),
     ],
 )
-def test_a_backbone_that_is_none_is_named(
+def test_a_wrong_backbone_is_named_in_the_error(
     source: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -274,7 +274,7 @@ def test_a_backbone_that_is_none_is_named(
         create_model("net.py:Net", num_classes=10)
 
 
-OWN_DATASET = """
+USER_DATASET = """
 import numpy as np
 class Set:
     num_classes = 3
@@ -296,50 +296,50 @@ class Set:
         (
             "np.uint8",
             "np.float32",
-            r"training images are \(torch.float32, 12, 3, 8, 8\), its 12 labels want",
+            r"training images are \(torch.float32, 12, 3, 8, 8\); needs \(torch.uint8, 12,",
         ),
-        ("input_size = 8", "input_size = 9", r"labels want \(torch.uint8, 12, 3, 9, 9\)"),
+        ("input_size = 8", "input_size = 9", r"needs \(torch.uint8, 12, 3, 9, 9\) for 12 labels"),
         ("% 3", "% 4", r"labels must be 0 to 2, found \[0, 1, 2, 3\]"),
         ("load(folder)", "read(folder)", "AttributeError"),
         ("np.arange(12)", "np.arrange(12)", "load: AttributeError.*arrange"),
     ],
 )
-def test_a_dataset_that_is_none_is_named(
+def test_a_wrong_dataset_is_named_in_the_error(
     old: str, new: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("set.py").write_text(OWN_DATASET)
+    Path("set.py").write_text(USER_DATASET)
     train, _ = load("set.py:Set", tmp_path, download=False, classes=None)
     np.testing.assert_array_equal(train.labels_N, np.arange(12) % 3)
-    Path("set.py").write_text(OWN_DATASET.replace(old, new))
+    Path("set.py").write_text(USER_DATASET.replace(old, new))
     with pytest.raises((ConfigError, DataError), match=message):
         load("set.py:Set", tmp_path, download=False, classes=None)
 
 
-def test_all_of_a_users_files_count_by_their_content(
+def test_the_digest_covers_the_content_of_users_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    files = {"set.py": OWN_DATASET, "net.py": OWN_BACKBONE, "mine.py": OWN_MODULE}
+    files = {"set.py": USER_DATASET, "net.py": USER_BACKBONE, "mine.py": USER_MODULE}
     for name, source in files.items():
         Path(name).write_text(source)
 
-    def own() -> Cell:
+    def user_cell() -> Cell:
         return cell("none_wide:mine.py:Mine", dataset="set.py:Set", backbone="net.py:Net")
 
-    before = own()
+    before = user_cell()
     assert set(before.sha256) == {"dataset", "backbone", "attention"}
     assert before.matches(json.loads(json.dumps(before.config())))
     assert before.id.startswith("set.Set-net.Net-none_wide_mine.Mine-demo_6ep-s0-")
     for name, source in files.items():
         Path(name).write_text(source + "# edited\n")
-        assert own().digest != before.digest
-        assert not own().matches(before.config())
+        assert user_cell().digest != before.digest
+        assert not user_cell().matches(before.config())
         Path(name).write_text(source)
-    assert own().digest == before.digest
+    assert user_cell().digest == before.digest
 
 
-def test_a_study_folder_is_not_made_over_anything(tmp_path: Path) -> None:
+def test_init_does_not_write_into_a_folder_with_files(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/paper.tex").write_text("two years of work")
     with pytest.raises(ConfigError, match="is not empty; nothing was written"):
@@ -350,7 +350,7 @@ def test_a_study_folder_is_not_made_over_anything(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_study_folder_runs_as_made(
+def test_a_new_study_folder_runs_unchanged(
     tmp_path: Path, snakemake: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     folder = tmp_path / "My study, 2"
@@ -368,12 +368,12 @@ def test_a_study_folder_runs_as_made(
     results = load_results("my-study-2", folder)
     assert (results.cells["state"] == "measured").all()
     assert results.cells["macs"].notna().all()
-    # each example is used
+    # the study uses each example
     configured = yaml.safe_load((folder / "study.yaml").read_text())["grid"][0]
     assert set(results.cells["attention"]) == set(configured["attentions"])
     assert set(results.cells["backbone"]) == set(configured["backbones"])
     assert results.summary["n"].min() == 2
-    # the published figures are those of the user's own file
+    # the published figures are from the user's file
     table = (folder / "tables/my-study-2.my_table.md").read_text()
     for line in (folder / "reference/my_paper.csv").read_text().splitlines()[1:]:
         assert f" {line.rpartition(',')[2]} |" in table
@@ -382,7 +382,7 @@ def test_a_study_folder_runs_as_made(
     again = snakemake(folder, "--cores", "2")
     assert "Nothing to be done" in again.stderr
 
-    # an edited module is trained and counted anew once its records are archived; nothing else is
+    # once the records are archived, only the edited module is trained and counted again
     module = folder / "attention/my_attention.py"
     module.write_text(module.read_text() + "# edited\n")
     dry = snakemake(folder, "-n", "--cores", "2")

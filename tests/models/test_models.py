@@ -1,4 +1,4 @@
-"""The backbones against torchvision's, and what ``create_model`` promises."""
+"""Backbones equal torchvision's, and ``create_model`` builds what its docstring says."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from attngrid.models.registry import find_attention
 def copy_in_order(source: nn.Module, target: nn.Module) -> None:
     """Copy parameters and statistics between networks that name their layers differently.
 
-    What is a 1×1 convolution in one may be linear in the other.
+    A 1×1 convolution in one network may be a linear layer in the other.
     """
 
     def layers(model: nn.Module) -> list[nn.Module]:
@@ -43,7 +43,7 @@ def copy_in_order(source: nn.Module, target: nn.Module) -> None:
     ("ours", "theirs"),
     [
         ("resnet18", "resnet18"),
-        # torchvision's bottlenecks stride on the 3×3: the option v1.5, not the original
+        # torchvision's bottlenecks have the stride in the 3×3, as in v1.5
         ("resnet50_v1.5", "resnet50"),
     ],
 )
@@ -57,7 +57,7 @@ def test_resnet_equals_torchvisions_with_the_same_weights(ours: str, theirs: str
 
 @pytest.mark.parametrize(("name", "groups"), [("resnet50", 1), ("resnext50_32x4d", 32)])
 def test_original_bottlenecks_stride_on_the_first_convolution(name: str, groups: int) -> None:
-    """The original is torchvision's with the stride moved, weights and all."""
+    """The original equals torchvision's network with the stride moved and the same weights."""
     reference = torchvision.models.get_model(name, weights=None)
     for block in reference.modules():
         if isinstance(block, torchvision.models.resnet.Bottleneck):
@@ -86,12 +86,12 @@ def test_original_bottlenecks_stride_on_the_first_convolution(name: str, groups:
 def test_resnet_with_attention_equals_timms_with_the_same_weights(
     ours: str, theirs: str, attention: str, layer: Any
 ) -> None:
-    """timm's own ``seresnet18`` rounds the hidden widths to multiples of 8, so 64 channels to 8.
+    """timm's ``seresnet18`` would round hidden widths to multiples of 8, so 64 channels give 8.
 
-    Its CBAM has no biases unless told, and stacks [avg; max].
+    Its CBAM has no biases by default, and stacks [avg; max].
     """
     reference = timm.create_model(theirs, zero_init_last=False, block_args={"attn_layer": layer})
-    reference.train()(torch.randn(4, 3, 96, 96))  # moves the running statistics
+    reference.train()(torch.randn(4, 3, 96, 96))  # updates the running statistics
     model = attngrid.create_model(ours, attention)
     copy_in_order(reference, model)
     for gate in (m for m in model.modules() if type(m).__name__ == "SpatialGate"):
@@ -101,7 +101,7 @@ def test_resnet_with_attention_equals_timms_with_the_same_weights(
 
 
 def test_mobilenet_v2_equals_torchvisions_with_the_same_weights() -> None:
-    """Without what the MAF and SRAP authors changed; two widths, for the rounding."""
+    """This is without the MAF and SRAP authors' changes; two widths test the rounding."""
     for width in (1.0, 0.75):
         reference = torchvision.models.mobilenet_v2(weights=None, width_mult=width)
         model = attngrid.create_model(
@@ -114,7 +114,7 @@ def test_mobilenet_v2_equals_torchvisions_with_the_same_weights() -> None:
 
 @pytest.mark.parametrize("size", ["large", "small"])
 def test_mobilenet_v3_equals_torchvisions_with_the_same_weights(size: str) -> None:
-    """The published network is the one with ``se_v3``; ours has no bias before the classifier."""
+    """The published network has ``se_v3``; ours has no bias before the classifier."""
     reference = torchvision.models.get_model(f"mobilenet_v3_{size}", weights=None).eval()
     model = attngrid.create_model(
         f"mobilenet_v3_{size}", "se_v3", input_bn=False, conv_head=False
@@ -122,25 +122,25 @@ def test_mobilenet_v3_equals_torchvisions_with_the_same_weights(size: str) -> No
     copy_in_order(reference, model)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.eps = 0.001  # torchvision's is TensorFlow's
+            module.eps = 0.001  # torchvision uses TensorFlow's value
     reference.classifier[0].bias.data.zero_()
     x = torch.randn(2, 3, 96, 96)
     torch.testing.assert_close(model(x), reference(x), rtol=1e-4, atol=1e-4)
 
 
 def test_mobilenet_v1_is_the_2017_network_without_the_authors_changes() -> None:
-    """Howard et al. (2017), Table 4: 4.2 million parameters, 569 million multiply-adds."""
+    """Howard et al. (2017), Table 4, prints 4.2 million parameters and 569 million MACs."""
     plain = {"residual": False, "input_bn": False, "conv_head": False}
     model = attngrid.create_model("mobilenet_v1", **plain)
     assert f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}" == "4.2"
     assert f"{count(model, 224)['macs'] / 1e6:.0f}" == "569"
     modules = attngrid.create_model("mobilenet_v1").modules()
     skips = [m.residual for m in modules if type(m) is InvertedResidual]
-    assert sum(skips) == 1 + 1 + 5 + 1  # every unit that keeps its shape
+    assert sum(skips) == 1 + 1 + 5 + 1  # every block with equal input and output shapes
     assert len(skips) == 13
 
 
-def test_mobilenets_carry_the_authors_input_norm_and_convolution_head() -> None:
+def test_mobilenets_have_the_authors_input_batch_norm_and_convolution_head() -> None:
     for name in (n for n in attngrid.list_backbones() if n.startswith("mobilenet")):
         model = attngrid.create_model(name, num_classes=120)
         first = next(m for m in model.modules() if not list(m.children()))
@@ -158,7 +158,7 @@ def test_mobilenets_carry_the_authors_input_norm_and_convolution_head() -> None:
     [
         # on the projected output
         ("mobilenet_v2", "se", [16, 24, 24, *[32] * 3, *[64] * 4, *[96] * 3, *[160] * 3, 320]),
-        # on the expanded channels, the first block's ratio being 1
+        # on the expanded channels; the first block has ratio 1
         (
             "mobilenet_v2",
             "srap",
@@ -166,7 +166,7 @@ def test_mobilenets_carry_the_authors_input_norm_and_convolution_head() -> None:
         ),
         ("mobilenet_v1", "srap", [32, 64, 128, 128, 256, 256, *[512] * 6, 1024]),
         ("mobilenet_v1", "maf", [64, 128, 128, 256, 256, *[512] * 6, 1024, 1024]),
-        # only in the blocks that MobileNetV3 lists
+        # only in the blocks that have SE in MobileNetV3's tables
         ("mobilenet_v3_large", "cbam", [40, 40, 40, 112, 112, 160, 160, 160]),
         ("mobilenet_v3_large", "se_v3", [72, 120, 120, 480, 672, 672, 960, 960]),
         # between stages
@@ -176,7 +176,7 @@ def test_mobilenets_carry_the_authors_input_norm_and_convolution_head() -> None:
         ("resnet18", "srap", [64, 64, 128, 128, 256, 256, 512, 512]),
     ],
 )
-def test_each_module_sits_where_its_authors_put_it(
+def test_each_module_is_at_its_authors_place(
     backbone: str, attention: str, channels: list[int]
 ) -> None:
     with torch.device("meta"):
@@ -194,7 +194,7 @@ def test_each_module_sits_where_its_authors_put_it(
     ("backbone", "blocks", "in_last", "stages"),
     [("resnet18", 8, 2, 4), ("mobilenet_v1", 13, 2, 5), ("mobilenet_v3_large", 15, 3, 5)],
 )
-def test_placement_is_the_same_option_for_all(
+def test_placement_works_for_every_backbone_and_module(
     backbone: str, blocks: int, in_last: int, stages: int
 ) -> None:
     for attention in ("se", "srap", "bam"):
@@ -210,7 +210,7 @@ def test_placement_is_the_same_option_for_all(
 
 
 FAMILIES = ["resnet18", "resnext50_32x4d", *(f"mobilenet_{v}" for v in ("v1", "v2", "v3_small"))]
-# one of each place and each kind of weights
+# modules of every place and every kind of weights
 REPRESENTATIVE = ["none", "se", "bam", "sam_danet", "maf_c", "srap_avg_max_std"]
 
 
@@ -229,7 +229,7 @@ def test_every_pair_builds_and_runs(backbone: str, attention: str, stem: str) ->
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v3_small"])
-def test_models_build_and_run_without_memory(backbone: str) -> None:
+def test_models_build_and_run_on_the_meta_device(backbone: str) -> None:
     with torch.device("meta"):
         model = attngrid.create_model(backbone, "csm_danet", num_classes=7)
         assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 7)
@@ -248,10 +248,10 @@ def test_save_and_load_keeps_the_outputs(backbone: str, attention: str, tmp_path
     options: dict[str, Any] = {"stem": "cifar", "num_classes": 5, "width": 0.25}
     saved, loaded = (attngrid.create_model(backbone, attention, **options) for _ in range(2))
     with torch.no_grad():
-        for parameter in saved.parameters():  # what starts at 0 or 1 is to be carried, too
+        for parameter in saved.parameters():  # parameters that start at 0 or 1 must be saved, too
             parameter += 0.1 * torch.randn_like(parameter)
     x = torch.randn(2, 3, 16, 16)
-    saved.train()(x)  # moves the running statistics
+    saved.train()(x)  # updates the running statistics
     torch.save(saved.state_dict(), tmp_path / "weights.pt")
     assert not torch.equal(loaded.eval()(x), saved.eval()(x))
     state = torch.load(tmp_path / "weights.pt", weights_only=True)
@@ -262,8 +262,8 @@ def test_save_and_load_keeps_the_outputs(backbone: str, attention: str, tmp_path
 
 
 @pytest.mark.parametrize("channels", [8, 16])
-def test_a_strided_1x1_convolution_of_few_channels_is_pytorchs(channels: int) -> None:
-    """PyTorch's own in its other memory layout, in which oneDNN's gradient is sound."""
+def test_a_strided_1x1_convolution_of_few_channels_equals_pytorchs(channels: int) -> None:
+    """PyTorch's convolution is in the contiguous layout, where oneDNN's gradient is correct."""
     ours = Conv2d(channels, 4, 1, 2, bias=False)
     theirs = nn.Conv2d(channels, 4, 1, 2, bias=False)
     theirs.load_state_dict(ours.state_dict())
@@ -290,8 +290,8 @@ def test_cifar_stem_keeps_the_resolution() -> None:
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 100)
 
 
-def test_attention_sits_on_the_last_batch_norm_before_the_sum() -> None:
-    """With a gate of 0 the block is its shortcut."""
+def test_attention_follows_the_last_batch_norm_before_the_sum() -> None:
+    """With a gate of 0 the block returns its shortcut."""
     model = attngrid.create_model("resnet18", "se", stem="cifar").eval()
     block = model.stages[0][0]  # type: ignore[index,union-attr]
     block.attention.mlp[2].bias.data.fill_(-1e4)
@@ -335,12 +335,12 @@ def test_unknown_names_list_the_near_matches(backbone: str, attention: str, near
         ),
     ],
 )
-def test_a_wrong_option_is_named(options: dict[str, object], message: str) -> None:
+def test_a_wrong_option_is_named_in_the_error(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         attngrid.create_model("resnet18", "se", **options)  # type: ignore[arg-type]
 
 
-def test_a_users_own_file_is_an_attention_module(
+def test_a_class_in_a_users_file_is_an_attention_module(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine.py").write_text(

@@ -1,4 +1,4 @@
-"""Statistics of feature maps: sound in float32, exact where a map is constant."""
+"""Statistics of feature maps are accurate in float32, and exact for constant maps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
 
 def constant(dims: tuple[int, ...], dtype: torch.dtype, side: int) -> torch.Tensor:
-    """64 channels, or the positions, each of one value, which is not zero."""
+    """A map that is constant over ``dims``, with another value at each remaining index."""
     generator = torch.Generator().manual_seed(0)
     shape = [1 if dim in dims else size for dim, size in enumerate((2, 64, side, side))]
     return (3 * torch.randn(shape, generator=generator)).to(dtype).expand(2, 64, side, side)
@@ -51,7 +51,7 @@ def test_std_of_constants_and_its_gradient_are_exactly_0(
 @pytest.mark.slow
 @DIMS
 def test_compiled_std_of_constants_and_its_gradient_are_exactly_0(dims: tuple[int, ...]) -> None:
-    """Inductor's own deviation of the values as they are is not: 3e-8 and the like."""
+    """Inductor's standard deviation of unshifted values is not exact, for example 3e-8."""
     x = constant(dims, torch.float32, 7).contiguous()
     found, gradient = std_and_gradient(x, dims, compiled=True)
     assert not found.any()
@@ -59,7 +59,7 @@ def test_compiled_std_of_constants_and_its_gradient_are_exactly_0(dims: tuple[in
 
 
 @DIMS
-def test_std_is_sound_where_squares_of_float32_are_not(dims: tuple[int, ...]) -> None:
+def test_std_is_accurate_for_a_small_deviation_of_large_values(dims: tuple[int, ...]) -> None:
     """Mean 30, deviation 0.01; E[x²] − E[x]² would be off by more than 10 %."""
     x = 30 + 0.01 * torch.randn(2, 32, 32, 32, generator=torch.Generator().manual_seed(0))
     found, gradient = std_and_gradient(x, dims)
@@ -72,8 +72,8 @@ def test_std_is_sound_where_squares_of_float32_are_not(dims: tuple[int, ...]) ->
 
 
 @DIMS
-def test_an_outlier_as_first_value_leaves_std_sound(dims: tuple[int, ...]) -> None:
-    """It is the value that is subtracted; the error stays that of float32."""
+def test_std_is_accurate_with_an_outlier_as_first_value(dims: tuple[int, ...]) -> None:
+    """The first value is subtracted from all; the error is that of float32."""
     x = torch.randn(2, 32, 32, 32, generator=torch.Generator().manual_seed(0))
     x[:, 0], x[:, :, 0, 0] = 1e4, 1e4
     expected, _ = std_and_gradient(x.double(), dims)

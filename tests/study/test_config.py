@@ -1,4 +1,4 @@
-"""Bad input is one clear error that names file, key, what was found and what is accepted."""
+"""Each wrong input is one error with file, key, found value and accepted values."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def change(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
-    node: Any = content
+    section: Any = content
     *parents, last = path.split(".")
-    for step in parents:
-        node = node[int(step)] if step.isdigit() else node[step]
-    node[last] = value
+    for key in parents:
+        section = section[int(key)] if key.isdigit() else section[key]
+    section[last] = value
     return content
 
 
@@ -88,7 +88,7 @@ def change(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("grid.0.attentions", "se", ["grid.0.attentions", "'se'", "needs a list, such as [se]"]),
         ("tables", ["grid", "mine/grid.yaml"], ["tables", "a file name of its own"]),
         ("recipes.tiny.schedule", {}, ["recipes.tiny.schedule.kind", "is required"]),
-        ("study", "../up", ["study", "'../up'", "needs small letters, digits, _ and -"]),
+        ("study", "../up", ["study", "'../up'", "needs lowercase letters, digits, _ and -"]),
         ("figures", ["modles"], ["figures.0", "'modles'", "'modules'"]),
         ("keep", {"weights": "best"}, ["keep.weights", "'best'", "'none' or 'last'"]),
         (
@@ -115,7 +115,7 @@ def change(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("grid.0.dataset", "imagefolder:nowhere", ["grid.0.dataset: dataset 'imagefolder:now"]),
     ],
 )
-def test_a_mistake_is_named(
+def test_the_error_names_the_mistake(
     tiny: dict[str, Any], path: str, value: Any, expected: list[str]
 ) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -143,13 +143,13 @@ def test_rates_are_checked_before_any_job(
     assert validate(Study, tiny, "my.yaml").cells
 
 
-def test_rates_of_a_control_and_of_a_users_module_are_theirs(
+def test_rates_are_checked_for_a_control_and_not_for_a_users_module(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A control has its module's; of a user's, nobody here knows how many."""
+    """A control has the statistics of its module; a user's module may have any number."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "own.py").write_text("class A:\n    def __init__(self, channels, rates): pass\n")
-    names = ["srap_avg_max_std", "none_wide:srap_avg_max_std", "own.py:A"]
+    (tmp_path / "mine.py").write_text("class A:\n    def __init__(self, channels, rates): pass\n")
+    names = ["srap_avg_max_std", "none_wide:srap_avg_max_std", "mine.py:A"]
     tiny["grid"][0] |= {"attentions": names, "options": {"rates": [0.2, 0.3, 0.5]}}
     assert validate(Study, tiny, "my.yaml").cells
     tiny["grid"][0] |= {"attentions": names[1:], "options": {"rates": [0.5, 0.5]}}
@@ -157,7 +157,7 @@ def test_rates_of_a_control_and_of_a_users_module_are_theirs(
         validate(Study, tiny, "my.yaml")
 
 
-def test_mistakes_beside_each_other_are_lines_of_their_own(tiny: dict[str, Any]) -> None:
+def test_mistakes_in_neighbouring_keys_have_separate_lines(tiny: dict[str, Any]) -> None:
     tiny["recipes"] |= {"a": 3, "b": 3, 2024: tiny["recipes"]["tiny"]}
     with pytest.raises(ConfigError) as caught:
         validate(Study, tiny, "my.yaml")
@@ -168,7 +168,7 @@ def test_mistakes_beside_each_other_are_lines_of_their_own(tiny: dict[str, Any])
     assert "recipes.2024: found 2024; needs to be a valid string" in str(caught.value)
 
 
-def test_two_mistakes_are_two_lines(tiny: dict[str, Any]) -> None:
+def test_two_mistakes_give_two_lines(tiny: dict[str, Any]) -> None:
     tiny["grid"][0]["backbones"] = ["resnet1"]
     tiny["compute"]["threads"] = 0
     with pytest.raises(ConfigError) as caught:
@@ -176,7 +176,7 @@ def test_two_mistakes_are_two_lines(tiny: dict[str, Any]) -> None:
     assert len(str(caught.value).splitlines()) == 2
 
 
-def test_what_is_no_yaml_is_named_with_its_line(tmp_path: Path) -> None:
+def test_invalid_yaml_is_named_with_its_line(tmp_path: Path) -> None:
     file = tmp_path / "broken.yaml"
     file.write_text("study: x\ngrid: [1, 2\ntables: }\n")
     with pytest.raises(ConfigError, match=r"broken\.yaml, line 3: not valid YAML"):
@@ -188,7 +188,7 @@ def test_what_is_no_yaml_is_named_with_its_line(tmp_path: Path) -> None:
         load_study(file)
 
 
-def test_a_missing_table_or_published_file_is_named(
+def test_wrong_table_descriptions_are_named_in_the_error(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
@@ -217,7 +217,7 @@ def test_a_missing_table_or_published_file_is_named(
             check_descriptions(study, "my.yaml")
 
 
-def test_a_recipe_cannot_take_a_shipped_ones_name(tiny: dict[str, Any]) -> None:
+def test_a_recipe_cannot_have_the_name_of_a_shipped_recipe(tiny: dict[str, Any]) -> None:
     tiny["recipes"]["cifar_200ep"] = tiny["recipes"]["tiny"]
     with pytest.raises(ConfigError, match=r"recipes\.cifar_200ep: is a shipped recipe's name"):
         validate(Study, tiny, "my.yaml")
@@ -244,10 +244,10 @@ def test_a_users_file_is_checked_without_running_it(
     assert validate(Study, tiny, "my.yaml").cells[0].label == "ResNet-18 + A, seed 0"
 
 
-def test_the_configurations_reduction_reaches_a_users_module(
+def test_a_users_module_gets_the_reduction_of_the_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever its own default, and where its constructor is a base class's."""
+    """This holds if the class has another default or inherits its constructor."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(
         "class Base:\n    def __init__(self, channels, reduction=4): pass\nclass A(Base): pass\n"
@@ -299,11 +299,11 @@ def test_the_demo_covers_the_csm_study() -> None:
 
 
 def test_the_papers_study_has_every_backbone_with_every_module() -> None:
-    ran = {(c.backbone, c.attention) for c in load_study(ROOT / "config/imagenet.yaml").cells}
+    pairs = {(c.backbone, c.attention) for c in load_study(ROOT / "config/imagenet.yaml").cells}
     names = set(attngrid.list_backbones()) - {"resnet50_v1.5", "mobilenet_v3_small"}
     modules = ("none", "se", "cbam", "bam", "csm", "maf", "maf_c", "srap")
     assert len(names) == 11
-    assert {(name, module) for name in names for module in modules} <= ran
+    assert {(name, module) for name in names for module in modules} <= pairs
 
 
 def test_the_papers_grids_cover_the_published_rows() -> None:
@@ -313,15 +313,15 @@ def test_the_papers_grids_cover_the_published_rows() -> None:
         "imagenet": ("cbam_table4", "csm_table1", "csm_table2"),
         "cifar100": ("csm_table3",),
     }.items():
-        ran = {(c.backbone, c.attention) for c in load_study(ROOT / f"config/{name}.yaml").cells}
+        ours = {(c.backbone, c.attention) for c in load_study(ROOT / f"config/{name}.yaml").cells}
         for table in tables:
             with (ROOT / f"reference/{table}.csv").open(encoding="utf-8") as stream:
                 printed = {(row["backbone"], row["attention"]) for row in csv.DictReader(stream)}
-            assert printed <= ran, table
+            assert printed <= ours, table
 
 
-def test_json_schema_file_is_the_models() -> None:
-    """`attngrid schema > config/schema.json` after a change of the models."""
+def test_the_json_schema_file_is_up_to_date() -> None:
+    """`attngrid schema > config/schema.json` updates it."""
     assert (ROOT / "config/schema.json").read_text("utf-8") == json_schema()
 
 
@@ -337,13 +337,13 @@ def test_every_key_is_explained() -> None:
 
 
 @pytest.mark.parametrize("written", ["1e-4", "1E-4", "1.0e-4", "0.0001"])
-def test_a_number_is_a_number_however_yaml_reads_it(tiny: dict[str, Any], written: str) -> None:
+def test_all_notations_of_a_number_are_accepted(tiny: dict[str, Any], written: str) -> None:
     tiny["recipes"]["tiny"]["weight_decay"] = yaml.safe_load(written)
     assert validate(Study, tiny, "my.yaml").recipe("tiny").weight_decay == 1e-4
 
 
-def test_step_schedule_by_the_authors_table() -> None:
-    """CBAM's and MAF's: 0.1, a tenth from epoch 30, 60 and 90; CSM's readers': a fifth."""
+def test_step_schedule_equals_the_authors() -> None:
+    """CBAM and MAF: 0.1, divided by 10 at epochs 30, 60 and 90; CSM's readers divide by 5."""
     imagenet, cifar = (shipped_recipes()[name] for name in ("imagenet_100ep", "cifar_200ep"))
     for epoch, expected in {0: 0.1, 29.9: 0.1, 30: 0.01, 60: 0.001, 99: 0.0001}.items():
         assert imagenet.learning_rate_at(epoch) == pytest.approx(expected)
@@ -351,7 +351,7 @@ def test_step_schedule_by_the_authors_table() -> None:
         assert cifar.learning_rate_at(epoch) == pytest.approx(expected)
 
 
-def test_one_cycle_rises_and_falls_in_straight_lines() -> None:
+def test_one_cycle_rises_and_falls_linearly() -> None:
     schedule = Schedule(kind="one_cycle", warmup=0.25)
     for epoch, expected in {0: 0, 1: 0.5, 2: 1, 5: 0.5, 8: 0}.items():
         assert schedule.factor(epoch, 8) == pytest.approx(expected)
@@ -360,7 +360,7 @@ def test_one_cycle_rises_and_falls_in_straight_lines() -> None:
 def test_milestones_must_rise_within_the_epochs() -> None:
     fields = {"epochs": 50, "batch_size": 8, "learning_rate": 0.1}
     for milestones in ([30, 20], [30, 60]):
-        with pytest.raises(ValueError, match="must rise and stay below the 50 epochs"):
+        with pytest.raises(ValueError, match="needs rising epochs below 50"):
             Recipe.model_validate(
                 {**fields, "schedule": {"kind": "step", "milestones": milestones}}
             )
@@ -374,7 +374,7 @@ def test_milestones_must_rise_within_the_epochs() -> None:
         ("cifar_200ep", (200, 128, 0.1, 0.9, True, 5e-4, (60, 120, 160), 0.2)),
     ],
 )
-def test_recipes_are_the_authors(name: str, expected: tuple[Any, ...]) -> None:
+def test_recipes_equal_the_authors(name: str, expected: tuple[Any, ...]) -> None:
     r = shipped_recipes()[name]
     assert expected == (
         r.epochs,
@@ -404,8 +404,8 @@ def cell(**changes: Any) -> Cell:
     return Cell(**(fields | changes))
 
 
-def test_digest_is_what_it_was() -> None:
-    """A change here makes every committed record of a study stale: only ever on purpose."""
+def test_the_digest_of_a_cell_does_not_change() -> None:
+    """A change of digests makes every committed record stale, so it must be intended."""
     assert cell().id == "cifar100-resnet18-se-cifar_200ep-s0-645420d6"
 
 
@@ -423,28 +423,28 @@ def test_digest_is_what_it_was() -> None:
         {"recipe": shipped_recipes()["cifar_200ep"].model_copy(update={"weight_decay": 1e-4})},
     ],
 )
-def test_what_changes_the_numbers_changes_the_digest(changes: dict[str, Any]) -> None:
+def test_settings_that_change_the_numbers_change_the_digest(changes: dict[str, Any]) -> None:
     assert cell(**changes).digest != cell().digest
 
 
-def test_an_option_that_a_module_does_not_have_is_no_part_of_it() -> None:
-    """One grid at r = 8: the baseline is not trained again, and all share a column."""
-    half = Options(reduction=8, placement="stage_end")
+def test_the_digest_omits_options_that_the_model_does_not_use() -> None:
+    """In a grid at r = 8 the baseline keeps its id, and all cells have the same condition."""
+    options = Options(reduction=8, placement="stage_end")
     for attention, changes in {"none": False, "sam": True, "csm": True}.items():
-        plain, changed = cell(attention=attention), cell(attention=attention, options=half)
+        plain, changed = cell(attention=attention), cell(attention=attention, options=options)
         assert (plain.digest != changed.digest) == changes
-    assert "reduction" not in cell(attention="sam", options=half).model_arguments()
-    assert len({cell(attention=a, options=half).condition for a in ("none", "sam", "csm")}) == 1
+    assert "reduction" not in cell(attention="sam", options=options).model_arguments()
+    assert len({cell(attention=a, options=options).condition for a in ("none", "sam", "csm")}) == 1
 
 
-def test_what_does_not_change_the_numbers_does_not() -> None:
+def test_settings_that_do_not_change_the_numbers_do_not_change_the_digest() -> None:
     recipe = shipped_recipes()["cifar_200ep"].model_copy(update={"source": "elsewhere"})
     assert cell(study="other", recipe=recipe).digest == cell().digest
     assert cell(options=Options(width=1.0, reduction=16)).digest == cell().digest
     assert cell(options=Options(input_size=32)).digest == cell().digest
 
 
-def test_a_smaller_input_reaches_the_model_and_its_cost() -> None:
+def test_a_smaller_input_size_is_in_condition_and_model_key() -> None:
     small = Options(input_size=16)
     assert cell(options=small).condition.startswith("CIFAR-100, 16×16, cifar_200ep")
     assert cell(options=small).model_key[3:] == (100, 16, "")
@@ -459,7 +459,7 @@ def test_cam_reads_the_record_of_se() -> None:
     assert cell(attention="cam").model_arguments()["attention"] == "se"
 
 
-def test_a_users_module_counts_by_its_content(
+def test_the_digest_covers_the_content_of_a_users_module(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -483,7 +483,7 @@ def test_ids_are_safe_paths(
     assert all(c.isalnum() or c in "._-" for c in cell(attention=attention).id)
 
 
-def test_configuration_needs_no_torch_and_no_pandas() -> None:
+def test_loading_a_configuration_imports_no_torch_and_no_pandas() -> None:
     code = (
         "import sys; from attngrid.study.schema import load_study;"
         "import attngrid.render.description;"
@@ -493,7 +493,7 @@ def test_configuration_needs_no_torch_and_no_pandas() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_trials_come_before_what_they_choose_and_a_first_block_before_a_second() -> None:
+def test_priorities_follow_the_configuration_with_trials_before_their_cells() -> None:
     for name in ("tuning", "cifar100"):
         study = load_study(ROOT / f"config/{name}.yaml")
         ids = [*study.trainings, *study.trials]
@@ -506,7 +506,7 @@ def test_trials_come_before_what_they_choose_and_a_first_block_before_a_second()
             assert min(priorities[trial.id] for trial in cell.trials) > priorities[cell.id]
 
 
-def test_a_study_survives_its_own_file(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_a_study_is_the_same_after_saving_and_loading(tiny: dict[str, Any], tmp_path: Path) -> None:
     study = validate(Study, tiny, "my.yaml")
     file = tmp_path / "study.json"
     file.write_text(json.dumps(study.model_dump(mode="json")))
@@ -516,13 +516,13 @@ def test_a_study_survives_its_own_file(tiny: dict[str, Any], tmp_path: Path) -> 
     assert [c.id for c in load_study(file).cells] == [c.id for c in study.cells]
 
 
-def test_every_shipped_recipe_says_where_it_is_from_and_what_to_expect() -> None:
+def test_every_shipped_recipe_has_a_source_and_expected_results() -> None:
     for recipe in shipped_recipes().values():
         assert recipe.source
         assert recipe.expected
 
 
-def test_what_recipes_expect_is_what_the_reference_tables_print() -> None:
+def test_expected_results_of_recipes_equal_the_reference_tables() -> None:
     public = pd.read_csv(ROOT / "reference/public_cifar100.csv", keep_default_na=False)
     table4 = pd.read_csv(ROOT / "reference/cbam_table4.csv", keep_default_na=False)
     authors = pd.read_csv(ROOT / "reference/author_checkpoints.csv", keep_default_na=False)

@@ -1,4 +1,4 @@
-"""Hours from MACs and from records, and what Slurm is told, without a Slurm."""
+"""Estimated hours, and the options for Slurm, without a Slurm."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from conftest import ROOT
 # The cluster
 
 
-def test_every_line_of_the_profile_is_explained() -> None:
+def test_every_key_of_the_profile_has_a_comment() -> None:
     lines = (ROOT / "workflow/profiles/slurm/config.yaml").read_text("utf-8").splitlines()
     for before, line in zip(["", *lines], lines, strict=False):
         if line and not line.startswith((" ", "#")):
@@ -34,7 +34,7 @@ def test_every_line_of_the_profile_is_explained() -> None:
     [
         ("partition: ''", r"partition: found ''; needs ASCII characters"),
         ('partition: "a\\nb"', r"partition: found 'a\\nb'; needs ASCII characters"),
-        ("account: --wrap=x", "account: found '--wrap=x'; needs ASCII characters, with a letter"),
+        ("account: --wrap=x", "account: found '--wrap=x'; needs ASCII characters, starting with"),
         ("time_limit: 1 day", "time_limit: found '1 day'; needs .days-.hours:minutes:seconds"),
         ("time_limit: 0-12:00", "time_limit: found '0-12:00'; needs .days-.hours"),
         ("gpu_model: a100;reboot", "gpu_model: found 'a100;reboot'"),
@@ -44,7 +44,7 @@ def test_every_line_of_the_profile_is_explained() -> None:
         ("margin: 0", "margin: found 0"),
     ],
 )
-def test_a_wrong_cluster_is_one_line_before_any_job(text: str, message: str) -> None:
+def test_a_wrong_cluster_file_is_one_line_of_error(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=rf"^cluster\.yaml: {message}"):
         validate(Cluster, yaml.safe_load(text), "cluster.yaml")
 
@@ -62,32 +62,32 @@ def test_the_shipped_cluster_and_its_examples_are_valid() -> None:
     assert sum("partition: gpu" in lines for lines in examples) >= 2
 
 
-def test_options_come_back_from_a_shell_as_they_were() -> None:
-    wild = "--comment=a 'b' $(touch pwned) `id` ;|&"
-    extra = Cluster(extra=(wild,)).options(1)["slurm_extra"]
+def test_a_shell_does_not_change_extra_options() -> None:
+    special = "--comment=a 'b' $(touch pwned) `id` ;|&"
+    extra = Cluster(extra=(special,)).options(1)["slurm_extra"]
     done = subprocess.run(["sh", "-c", f"printf %s {extra}"], capture_output=True, text=True)
-    assert done.stdout == wild
-    with pytest.raises(ConfigError, match=r"found '/a/\$\(x\)', in which a shell would read '\$'"):
+    assert done.stdout == special
+    with pytest.raises(ConfigError, match=r"found '/a/\$\(x\)', in which .* would expand '\$'"):
         require_plain(["/a b/'c'", "/a/$(x)"])
 
 
-def test_a_gpu_is_asked_for_as_the_site_spells_it() -> None:
+def test_a_gpu_is_requested_in_the_form_of_the_site() -> None:
     assert Cluster().options(1) == {"gpu": 1}
     assert Cluster(gpu_model="a100").options(2) == {"gpu": 2, "gpu_model": "a100"}
     assert Cluster(gpu_request="gres", gpu_model="v100").options(1) == {"gres": "gpu:v100:1"}
-    whole = Cluster(gpu_request="none", partition="booster", cpu_partition="cpu")
-    assert whole.options(1) == {"slurm_partition": "booster"}
-    assert whole.options(0) == {"slurm_partition": "cpu"}
+    implied = Cluster(gpu_request="none", partition="booster", cpu_partition="cpu")
+    assert implied.options(1) == {"slurm_partition": "booster"}
+    assert implied.options(0) == {"slurm_partition": "cpu"}
 
 
-def test_wall_time_has_its_margin_and_ends_at_the_limit(
+def test_wall_time_includes_the_margin_up_to_the_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster = Cluster(margin=2.0, warning_s=60)
     assert cluster.runtime(3600, 1440) == 10 + 2 * 60 + 1
     assert cluster.runtime(10**6, 1440) == cluster.runtime(None, 1440) == 1440
     assert Cluster(time_limit="1-02:30:00").limit() == 1590
-    # without one, the shortest of the partitions' limits, or the default partition's
+    # without time_limit: the shortest limit of the partitions, or the default partition's
     sinfo = tmp_path / "sinfo"
     sinfo.write_text("#!/bin/sh\nprintf 'short*|30:00\\nlong|1-00:00:00\\nfree|infinite\\n'\n")
     sinfo.chmod(0o755)
@@ -100,8 +100,8 @@ def test_wall_time_has_its_margin_and_ends_at_the_limit(
 # The plan
 
 
-def test_what_a_plan_takes_for_the_number_of_images() -> None:
-    """As the datasets' own pages and papers give them; scikit-learn has 1,797 digits."""
+def test_the_registry_has_the_published_numbers_of_images() -> None:
+    """The datasets' pages and papers give these numbers; scikit-learn has 1,797 digits."""
     published = {
         "cifar10": (50_000, 10_000),
         "cifar100": (50_000, 10_000),
@@ -112,8 +112,8 @@ def test_what_a_plan_takes_for_the_number_of_images() -> None:
     assert {name: find_dataset(name).images for name in published} == published
 
 
-def test_hours_from_macs_are_the_arithmetic_they_say() -> None:
-    """ResNet-50 on ImageNet: 100 epochs of 1,281,167 images at 3.86 GMACs as counted, by hand."""
+def test_an_estimate_from_macs_equals_a_calculation_by_hand() -> None:
+    """ResNet-50 on ImageNet is 100 epochs of 1,281,167 images at 3.86 GMACs."""
     study = load_study(ROOT / "config/imagenet.yaml")
     cell = next(c for c in study.cells if (c.backbone, c.attention) == ("resnet50", "none"))
     found = Planner(study, gpu="NVIDIA A100-SXM4-80GB").estimate(cell)
@@ -124,7 +124,7 @@ def test_hours_from_macs_are_the_arithmetic_they_say() -> None:
     assert seconds[0] != seconds[1]
 
 
-def test_a_measured_speed_takes_the_place_of_macs(
+def test_measured_times_replace_estimates_from_macs(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -137,8 +137,8 @@ def test_a_measured_speed_takes_the_place_of_macs(
     first.record.parent.mkdir(parents=True)
     run = {"device": "cuda", "device_name": "NVIDIA H100 80GB HBM3", "wall_s": 7200}
     first.record.write_text(json.dumps({"run": run}))
-    # the other seed of its model; the other model's two are not known
-    known = "4 cells, 1 done; some 2 GPU hours left ({}: 1 measured, 2 unknown)"
+    # known for the other seed of this model, unknown for the two cells of the other model
+    known = "4 cells, 1 done; about 2 GPU hours left ({}: 1 measured, 2 unknown)"
     assert known.format("h100") in summary(Planner(study, gpu="h100"))
     assert "GPU hours unknown" in summary(Planner(study, gpu="A100"))
     first.record.write_text(json.dumps({"run": run | {"device_name": "NVIDIA L40S"}}))
@@ -146,10 +146,10 @@ def test_a_measured_speed_takes_the_place_of_macs(
     assert "GPU hours unknown" in summary(Planner(study, gpu="L4"))
 
 
-def test_a_plan_takes_the_median_of_a_models_seeds(
+def test_an_estimate_is_the_median_over_seeds(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One of them was trained on a machine that was busy with others."""
+    """One seed is slow, as if its machine had been busy."""
     monkeypatch.chdir(tmp_path)
     tiny["grid"][0] |= {"attentions": ["none"], "seeds": [0, 1, 2, 3]}
     study = validate(Study, tiny, "tiny.yaml")
@@ -161,11 +161,11 @@ def test_a_plan_takes_the_median_of_a_models_seeds(
     assert Planner(study, on_cpu=True).estimate(left).seconds == 120
 
 
-def test_plan_names_the_gpus_it_knows(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_lists_the_known_gpus(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(ROOT / "config/cifar100.yaml"), "--gpu", "abacus"]) == 1
     assert "unknown GPU 'abacus': known are A100" in capsys.readouterr().err
     assert main(["plan", str(ROOT / "config/cifar100.yaml"), "--gpu", "H100"]) == 0
     out = capsys.readouterr().out
     assert "224 cells, 0 done" in out
     assert "CIFAR-100, 32×32, cifar_200ep, bfloat16    129     0" in out
-    assert "wall time on so many H100s at once" in out
+    assert "wall time by the number of H100s" in out

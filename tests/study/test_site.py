@@ -1,4 +1,4 @@
-"""Where a site keeps things."""
+"""A site's folders of data and results."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_without_a_site_everything_is_in_the_working_folder(here: Path) -> None:
+def test_without_site_yaml_the_folders_are_in_the_working_folder(here: Path) -> None:
     assert (data_folder(), results_folder()) == (Path("data"), Path("results"))
 
 
-def test_a_site_says_where_every_study_keeps_things(
+def test_site_yaml_sets_the_folders_of_every_study(
     here: Path, monkeypatch: pytest.MonkeyPatch, tiny: dict[str, Any]
 ) -> None:
     monkeypatch.setenv("WHERE", "/fast")
@@ -55,7 +55,7 @@ def test_the_environment_names_another_file(here: Path, monkeypatch: pytest.Monk
         ("data: [a]\n", r"site\.yaml: data: "),
     ],
 )
-def test_a_wrong_site_is_one_clear_error(here: Path, text: str, message: str) -> None:
+def test_a_wrong_site_yaml_is_one_error(here: Path, text: str, message: str) -> None:
     Path("site.yaml").write_text(text)
     with pytest.raises(ConfigError, match=message):
         data_folder()

@@ -356,7 +356,7 @@ def test_a_cell_says_what_its_batch_norm_saw(tiny: dict[str, Any]) -> None:
         ({"gpus": 3}, r"grid\.0\.recipes: 'tiny': batch_size: found 256; compute\.gpus 3 × "),
         (
             {"gpus": 16, "gradient_accumulation_steps": 16},
-            r".* need a multiple of 256, 2 images a part or more",
+            r".* need a multiple of 256 with 2 or more images in each",
         ),
         ({"gpus": 0}, r"compute\.gpus: found 0; .*greater than 0"),
         ({"gradient_accumulation_steps": 1.5}, r"compute\.gradient_accumulation_steps: found 1\.5"),

@@ -73,7 +73,7 @@ def test_the_literal_command_means_the_papers(run: Run) -> None:
     assert done.returncode == 0, done.stdout
     assert jobs(done.stdout)["train"] == 95
     said = done.stdout.partition("Building DAG")[0]
-    assert "study imagenet: CBAM, CSM and MAF on ImageNet-1K\n95 cells, 0 done; some " in said
+    assert "study imagenet: CBAM, CSM and MAF on ImageNet-1K\n95 cells, 0 done; about " in said
     assert "GPU hours left (A100: 95 from MACs); 11 GB on disk" in said
 
 

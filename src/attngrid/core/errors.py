@@ -16,7 +16,7 @@ class ConfigError(AttngridError):
 
 
 class UnknownNameError(AttngridError, ValueError):
-    """A name is in no registry. The message lists near matches and all known names."""
+    """A name is unknown. The message lists similar names and all known names."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = list(known)
@@ -46,7 +46,7 @@ class DivergedTrialsError(AttngridError):
 
 
 class InterruptedTrainingError(AttngridError):
-    """A signal ended a training after a last checkpoint."""
+    """A signal stopped a training, which saved a checkpoint before it ended."""
 
     def __init__(self, number: signal.Signals, reason: str | None = None) -> None:
         reason = reason or f"stopped by {number.name}"
@@ -56,7 +56,7 @@ class InterruptedTrainingError(AttngridError):
 
 
 class DeadlineError(InterruptedTrainingError):
-    """The deadline of the run ended a training after a last checkpoint."""
+    """The deadline of the run stopped a training, which saved a checkpoint before it ended."""
 
     def __init__(self) -> None:
         super().__init__(signal.SIGTERM, "stopped at the deadline")

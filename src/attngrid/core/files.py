@@ -1,4 +1,4 @@
-"""Where the project's files are, atomic writes, and reading YAML and JSON."""
+"""Paths of the project's files, atomic writes, and reading YAML and JSON."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from attngrid.core.errors import ConfigError
 def home() -> Path:
     """The checkout of this project.
 
-    It is the working folder, or ``$ATTNGRID_HOME``, which the workflow sets for a study in its own
-    folder, or the checkout that the package is installed from.
+    This is the working folder, or ``$ATTNGRID_HOME`` (the workflow sets it for a study in another
+    folder), or the checkout from which the package is installed.
     """
     if Path("workflow/rules").is_dir():
         return Path()
@@ -29,24 +29,24 @@ def set_home(checkout: object) -> None:
 
 
 def shipped(file: str | Path) -> Path:
-    """A file of the working folder, or else the checkout's file of the same name."""
-    there = home() / file
-    return there if not Path(file).exists() and there.exists() else Path(file)
+    """A file in the working folder; if it is missing there, the same file of the checkout."""
+    in_checkout = home() / file
+    return in_checkout if not Path(file).exists() and in_checkout.exists() else Path(file)
 
 
 def write_atomically(file: Path, content: str | bytes) -> None:
-    """Write a temporary file, flush it to disk and rename it to ``file``; make its folder."""
+    """Write a temporary file, flush it to disk and rename it to ``file``; create its folder."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    # two processes may write the same file
-    scratch = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    # the process id is in the name because two processes may write the same file
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
-        with scratch.open("wb") as stream:
+        with temporary.open("wb") as stream:
             stream.write(content.encode() if isinstance(content, str) else content)
             stream.flush()
             os.fsync(stream.fileno())
-        scratch.replace(file)
+        temporary.replace(file)
     finally:
-        scratch.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def modified_ns(file: Path) -> int:

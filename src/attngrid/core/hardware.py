@@ -1,4 +1,4 @@
-"""The processor: how many cores this process may use, its name, its instructions."""
+"""The processor: its name, its instruction sets, and the cores that this process may use."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 CPUINFO = Path("/proc/cpuinfo")
 # Linux's names of the bfloat16 instructions on x86 and ARM.
 BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
-# Vector instructions, the widest first. They tell processors apart that a virtual machine gives
-# the same model name.
+# Vector instructions, the widest first. Virtual machines may give different processors the same
+# model name; the instructions distinguish them.
 VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "sve": "SVE", "asimd": "NEON"}
 
 
 def processors() -> int:
-    """Cores that this process may use; a batch system may have lent only some of them."""
+    """Number of cores that this process may use; a batch system may allow only some of them."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # macOS

@@ -11,7 +11,7 @@ from attngrid.core.errors import UnknownNameError
 
 
 def _scientific(value: object) -> object:
-    """YAML 1.1 reads ``1e-4`` as a string; the number is meant."""
+    """Convert a string such as ``1e-4`` to a number, because YAML 1.1 reads it as a string."""
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
         return float(value)
     return value
@@ -30,7 +30,7 @@ class Strict(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _name_near_keys(cls, section: Any) -> Any:
+    def _reject_unknown_keys(cls, section: Any) -> Any:
         keys = section if isinstance(section, dict) else ()
         unknown = [key for key in keys if key not in cls.model_fields]
         if unknown:

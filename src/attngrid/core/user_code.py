@@ -20,10 +20,10 @@ _USER_CLASS = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_][A-Za-z0-9_]*)")
 
 @dataclass(frozen=True)
 class UserClass:
-    """A class in a user's file. The file is parsed and not run.
+    """A class in a user's file. The file is parsed but not run.
 
     Attributes:
-        body: the statements of the class, after those of its base classes in the same file.
+        body: the statements of its base classes in the same file, then its own.
     """
 
     file: Path
@@ -31,16 +31,16 @@ class UserClass:
     sha256: str
     body: list[ast.stmt]
 
-    def keywords(self, first: int) -> frozenset[str]:
-        """The constructor's arguments after ``self`` and the next ``first``."""
+    def keywords(self, skip: int) -> frozenset[str]:
+        """The constructor's argument names, without ``self`` and the first ``skip`` after it."""
         for method in reversed(self.body):
             if isinstance(method, ast.FunctionDef) and method.name == "__init__":
-                arguments = [*method.args.args[1 + first :], *method.args.kwonlyargs]
+                arguments = [*method.args.args[1 + skip :], *method.args.kwonlyargs]
                 return frozenset(argument.arg for argument in arguments)
         return frozenset()
 
     def constants(self) -> dict[str, Any]:
-        """The class attributes that are written as literals."""
+        """The class attributes whose values are literals."""
         values: dict[str, Any] = {}
         for line in self.body:
             if isinstance(line, ast.Assign | ast.AnnAssign) and line.value is not None:
@@ -58,7 +58,7 @@ def is_user_class(name: str) -> bool:
 
 
 def find_user_class(kind: str, name: str) -> UserClass:
-    """Parse the file of ``file.py:Class``.
+    """Find the class ``file.py:Class`` in its parsed file.
 
     Raises:
         ConfigError: the file is missing, is not Python, or lacks the class.
@@ -75,8 +75,8 @@ def find_user_class(kind: str, name: str) -> UserClass:
         raise ConfigError(f"{file}, line {error.lineno}: {error.msg}") from None
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     if match["name"] not in classes:
-        have = ", ".join(classes) or "none"
-        raise ConfigError(f"{file}: has no class {match['name']!r}; it has {have}")
+        found = ", ".join(classes) or "none"
+        raise ConfigError(f"{file}: has no class {match['name']!r}; it has {found}")
     body: list[ast.stmt] = []
     names = [match["name"]]
     while names:
@@ -87,7 +87,7 @@ def find_user_class(kind: str, name: str) -> UserClass:
 
 
 def load_user_class(name: str, sha256: str) -> Any:
-    """Import the class of ``file.py:Class``. An edited file is imported anew.
+    """Import the class of ``file.py:Class``. An edited file is imported again.
 
     Raises:
         ConfigError: the import raised an error.

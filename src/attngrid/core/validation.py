@@ -1,4 +1,4 @@
-"""Validation of parsed YAML. Every mistake becomes one line: file, key, found, needed."""
+"""Validation of parsed YAML. The message has one line for each mistake."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from attngrid.core.files import read_yaml
 
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
-# Patterns of allowed text, and the same in words.
+# Regular expressions of allowed text, and their descriptions in messages.
 PATTERNS = {
-    r"^[a-z0-9][a-z0-9_-]*$": "small letters, digits, _ and -, a letter or digit first",
-    r"^[A-Za-z0-9][A-Za-z0-9_.-]*$": "letters, digits, _, . and -, a letter or digit first",
+    r"^[a-z0-9][a-z0-9_-]*$": "lowercase letters, digits, _ and -, starting with a letter or digit",
+    r"^[A-Za-z0-9][A-Za-z0-9_.-]*$": "letters, digits, _, . and -, starting with a letter or digit",
 }
 STUDY_NAME, RECIPE_NAME = PATTERNS
 
@@ -50,14 +50,14 @@ def _lines(content: Any, error: ValidationError, source: object) -> Iterator[str
         if kind == "too_short" and any(
             item["loc"][: len(location)] == location != item["loc"] for item in items
         ):
-            continue  # pydantic counts valid items only; the invalid ones have their own lines
+            continue  # pydantic counts valid items only; invalid items have their own lines
         key = ".".join(map(str, place))
         mistake = _mistake(same_place)
         yield f"{source}: {key}: {mistake}" if key else f"{source}: {mistake}"
 
 
 def _mistake(items: list[ErrorDetails]) -> str:
-    """What is wrong with a value; a union has an item for each of its types."""
+    """What is wrong with a value; pydantic gives one item for each type of a union."""
     item = items[0]
     found, context = item["input"], item.get("ctx", {})
     match item["type"]:
@@ -74,7 +74,7 @@ def _mistake(items: list[ErrorDetails]) -> str:
 
 
 def _need(item: ErrorDetails) -> str:
-    """What the value should be, in words that follow "needs"."""
+    """The accepted values, in words that follow "needs"."""
     match item["type"]:
         case "too_short":
             return "at least 1 item"
@@ -89,7 +89,7 @@ def _need(item: ErrorDetails) -> str:
 
 
 def _place(content: Any, item: ErrorDetails) -> tuple[int | str, ...]:
-    """The key of a mistake, without the type names that pydantic adds for a union."""
+    """The path to a mistake's key, without the type names that pydantic adds for a union."""
     place: list[int | str] = []
     for step in item["loc"]:
         if isinstance(content, Mapping):
@@ -107,7 +107,7 @@ def _place(content: Any, item: ErrorDetails) -> tuple[int | str, ...]:
 
 
 def name_sources(files: Iterable[str | os.PathLike[str]], overrides: Iterable[str] = ()) -> str:
-    """Name a run's configuration files, and the keys given with ``--config``, for messages."""
+    """The names of a run's configuration files and of its ``--config`` keys, for messages."""
     names = [os.path.relpath(file) for file in files]
     if keys := " ".join(overrides):
         names.append(f"--config {keys}")
@@ -127,10 +127,10 @@ def settings_file(variable: str, default: Path) -> Path:
 
 
 def read_settings(model: type[AnyModel], file: Path) -> AnyModel:
-    """The content of an optional file, or the model's defaults.
+    """Read and validate an optional file; without the file, return the model's defaults.
 
     Raises:
-        ConfigError: as ``read_yaml`` and ``validate`` say.
+        ConfigError: the file is wrong; see ``read_yaml`` and ``validate``.
     """
     return _read_settings(model, file, file.stat().st_mtime_ns) if file.is_file() else model()
 

@@ -56,7 +56,7 @@ def cifar100(folder: Path) -> tuple[Images, Images]:
 
 def _read(name: str, folder: Path, *, train: bool) -> Images:
     try:
-        split = READERS[name](str(folder), train=train)  # compares each MD5 before it unpickles
+        split = READERS[name](str(folder), train=train)  # checks each MD5 before it unpickles
     except RuntimeError as error:
         raise DataError(f"{find_dataset(name).label} in {folder}: {error}") from error
     pixels_NCHW = torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous()

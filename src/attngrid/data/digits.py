@@ -13,15 +13,15 @@ from attngrid.data.images import Images
 
 
 def digits(folder: Path) -> tuple[Images, Images]:
-    """The digits, enlarged bilinearly; every fifth scan of each digit is held out."""
-    # scikit-learn's own file is read directly, since importing the package takes longer
+    """The digits, enlarged bilinearly; every fifth scan of each digit is in the test split."""
+    # reads scikit-learn's file directly, because importing the package takes longer
     package = find_spec("sklearn")
     if package is None or not package.submodule_search_locations:
-        raise DataError('the digits come with scikit-learn: pip install "attngrid[train]"')
+        raise DataError('the digits need scikit-learn: pip install "attngrid[train]"')
     file = Path(package.submodule_search_locations[0]) / "datasets/data/digits.csv.gz"
     table = np.loadtxt(file, delimiter=",", dtype=np.int64)
     scans, labels = table[:, :-1].reshape(-1, 1, 8, 8), table[:, -1].copy()
-    rank = np.zeros_like(labels)  # of a scan among those of its digit
+    rank = np.zeros_like(labels)  # position of a scan among those of its digit
     for digit in range(10):
         rank[labels == digit] = np.arange((labels == digit).sum())
     small = torch.from_numpy(scans.astype(np.float32))

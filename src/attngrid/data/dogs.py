@@ -1,7 +1,7 @@
 """Stanford Dogs (Khosla et al. 2011): 12,000 and 8,580 images of 120 breeds.
 
-The archives are decoded once to arrays of 256×256 pixels. Cells map them into memory, so that
-those on one machine share one copy.
+The archives are decoded once to arrays of 256×256 pixels. Trainings map them into memory, so
+that all trainings on one machine share one copy.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ MD5 = {
 def prepare(name: str, folder: Path, *, download: bool, thorough: bool) -> dict[str, Any]:
     """Decode the images of each split into one array.
 
-    Each image is squashed to 256×256, bilinearly and antialiased, as torchvision resizes a PIL
-    image. ``thorough`` changes nothing, since every image is decoded.
+    Each image is resized to 256×256, whatever its aspect ratio, bilinearly and antialiased, as
+    torchvision resizes a PIL image. ``thorough`` has no effect: every image is decoded anyway.
 
     Raises:
         DataError: a missing or damaged archive.
@@ -68,8 +68,8 @@ def prepare(name: str, folder: Path, *, download: bool, thorough: bool) -> dict[
 
 
 def dogs(folder: Path) -> tuple[Images, Images]:
-    """Both splits, N×3×256×256; a page of the mapped files is read when it is used."""
-    # mapped copy-on-write, since torch wants arrays that it may write to
+    """Both splits, N×3×256×256, mapped into memory; pages are read on first use."""
+    # mapped copy-on-write, because torch needs writable arrays
     arrays = [
         torch.from_numpy(np.load(folder / file, mmap_mode="c", allow_pickle=False))
         for file in find_dataset("dogs").files
@@ -79,7 +79,7 @@ def dogs(folder: Path) -> tuple[Images, Images]:
 
 
 def _decode(images: list[Path], target: Path) -> None:
-    """Write the uint8 pixels N×3×256×256 of images in their order."""
+    """Decode images in this order into an array file, uint8 N×3×256×256."""
     shape = (len(images), 3, SIZE, SIZE)
     pixels_NCHW = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=shape)
 
@@ -89,7 +89,7 @@ def _decode(images: list[Path], target: Path) -> None:
         small = rgb.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
         pixels_NCHW[number] = np.asarray(small).transpose(2, 0, 1)
 
-    # threads suffice: PIL decodes and resizes without Python's lock
+    # threads suffice: PIL releases Python's global lock
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         for _ in threads.map(decode, range(len(images))):
             pass

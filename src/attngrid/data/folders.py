@@ -38,20 +38,20 @@ def list_files(name: str, folder: Path) -> tuple[ImageFiles, ImageFiles]:
 def prepare(name: str, folder: Path, *, download: bool, thorough: bool) -> dict[str, Any]:
     """Check every class folder and every file.
 
-    A file is accepted if it begins and ends like a JPEG or PNG, or else if it can be decoded. With
+    A file is accepted if it begins and ends like a JPEG or PNG, or if it can be decoded. With
     ``thorough`` every image is decoded.
 
     Raises:
-        DataError: wrong classes, a wrong number of images, or files that cannot be read; the
-            message names the first few.
-        OSError: no such folder, or a class without images.
+        DataError: wrong classes, a wrong number of images, or unreadable files; the message names
+            the first five.
+        OSError: the folder does not exist, or a class has no images.
     """
     dataset, splits = find_dataset(name), _list_images(name, folder)
     classes = splits["train"].classes
-    if odd := set(classes) ^ set(splits["test"].classes):
+    if unmatched := set(classes) ^ set(splits["test"].classes):
         raise DataError(
             f"{dataset.label}: both splits need the same classes; one of them lacks "
-            f"{_first_few(sorted(odd))}"
+            f"{_first_few(sorted(unmatched))}"
         )
     if len(classes) != dataset.num_classes:
         raise DataError(
@@ -61,11 +61,11 @@ def prepare(name: str, folder: Path, *, download: bool, thorough: bool) -> dict[
     counts = {split: len(images) for split, images in splits.items()}
     if name == "imagenet" and counts != IMAGENET_COUNTS:
         raise DataError(
-            f"ImageNet-1K: found {counts} images, expected {IMAGENET_COUNTS}: a part of an archive "
-            "was not unpacked, or other files are among them"
+            f"ImageNet-1K: found {counts} images, expected {IMAGENET_COUNTS}: an archive was not "
+            "unpacked completely, or the folders contain other images"
         )
     files = [file for images in splits.values() for file, _ in images.samples]
-    with ThreadPool(READERS) as threads:  # PIL decodes without Python's lock
+    with ThreadPool(READERS) as threads:  # PIL releases Python's global lock
         damages = threads.map(partial(_damage, thorough=thorough), files, chunksize=500)
     damaged = [f"{f} ({damage})" for f, damage in zip(files, damages, strict=True) if damage]
     if damaged:
@@ -82,12 +82,12 @@ def prepare(name: str, folder: Path, *, download: bool, thorough: bool) -> dict[
 
 
 def _root(name: str, folder: Path) -> Path:
-    own = find_dataset(name).folder
-    return folder / name if own is None else Path(own)
+    root = find_dataset(name).folder
+    return folder / name if root is None else Path(root)
 
 
 def _list_images(name: str, folder: Path) -> dict[str, ImageFolder]:
-    """Both splits; the held-out images are in ``val``, or in ``test`` if only that is there."""
+    """Both splits; the held-out images are in ``val``, or in ``test`` if there is no ``val``."""
     root = _root(name, folder)
     held_out = "test" if (root / "test").is_dir() and not (root / "val").is_dir() else "val"
     return {"train": ImageFolder(str(root / "train")), "test": ImageFolder(str(root / held_out))}
@@ -98,13 +98,13 @@ def _first_few(items: list[str]) -> str:
 
 
 def _damage(file: str, *, thorough: bool) -> str:
-    """What is wrong with an image file, judged by its first and last bytes if possible."""
+    """Why an image file is damaged, judged by its first and last bytes if possible; or ""."""
     try:
         with Path(file).open("rb", buffering=0) as stream:
             head = stream.read(8)
             stream.seek(max(0, stream.seek(0, os.SEEK_END) - 8))
             tail = stream.read(8)
-        # by the content, since ImageNet has a PNG that is named JPEG
+        # by content, because ImageNet has a PNG file with the suffix .JPEG
         jpeg = head.startswith(b"\xff\xd8\xff") and tail.endswith(b"\xff\xd9")
         png = head == b"\x89PNG\r\n\x1a\n" and tail[:4] == b"IEND"
         if thorough or not (jpeg or png):

@@ -1,4 +1,4 @@
-"""Images in memory: a split as uint8 tensors, augmented in batches on the device."""
+"""Images in memory: uint8 tensors, augmented in batches on the device."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Images:
     def averaged(self, side: int) -> Images:
         """Images of ``side`` × ``side`` pixels, each the rounded mean of a square of pixels."""
         factor = self.pixels_NCHW.shape[-1] // side
-        parts = [
-            avg_pool2d(some_NCHW.float(), factor).round().to(torch.uint8)
-            for some_NCHW in torch.split(self.pixels_NCHW, 1000)  # float32 takes 4 bytes a pixel
+        chunks = [  # limits the memory of float32 copies
+            avg_pool2d(chunk_NCHW.float(), factor).round().to(torch.uint8)
+            for chunk_NCHW in torch.split(self.pixels_NCHW, 1000)
         ]
-        return Images(torch.cat(parts), self.labels_N)
+        return Images(torch.cat(chunks), self.labels_N)
 
     def to(self, device: torch.device) -> Images:
         """The same images on another device."""
@@ -53,7 +53,7 @@ class ImageFiles:
     """A split of a dataset whose images stay in their files.
 
     Attributes:
-        paths_N: bytes; one array, since each worker process would copy a list.
+        paths_N: bytes; an array, because each worker process would copy a list.
         labels_N: int64.
     """
 
@@ -69,17 +69,17 @@ class ImageFiles:
 
 
 class Split:
-    """Batches of a split, shuffled and augmented in training, plain in testing.
+    """Batches of a split: shuffled and augmented for training, unchanged for testing.
 
-    Iterating gives an epoch of normalised N×3×H×W float32 images and N labels, on the device: in
-    training the micro-batches of this process, in testing its whole batches.
+    Iterating yields normalised N×3×H×W float32 images and N labels on the device: this process's
+    micro-batches for training, its whole batches for testing.
 
     Args:
         images: the split.
         batch_size: images per batch.
-        mean_C, std_C: channel statistics that the images are normalised by, in [0, 255].
-        generator: CPU generator of the order and the augmentation, so that all devices draw the
-            same; None makes test batches.
+        mean_C, std_C: channel statistics for the normalisation, in [0, 255].
+        generator: generator of the order and the augmentation, on the CPU, so that all devices
+            draw the same; None makes test batches.
         share: the part of each batch that this process reads.
 
     Attributes:
@@ -108,7 +108,7 @@ class Split:
         return self.epoch()
 
     def epoch(self, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """An epoch from batch number ``first`` on, with the draws of a whole epoch."""
+        """Yield an epoch from batch ``first`` on; draw random numbers for the whole epoch."""
         raise NotImplementedError
 
     def first_of_each_class(self, classes: int) -> Images:
@@ -117,18 +117,18 @@ class Split:
         return self._read_plain(torch.from_numpy(first[:classes]))
 
     def _read_plain(self, index_N: Tensor) -> Images:
-        """Images by their positions in the split, only resized and cropped at the centre."""
+        """Images by their positions in the split, resized and center-cropped only."""
         raise NotImplementedError
 
-    def _parts(self, first: int) -> Iterator[range]:
-        """What this process reads from batch number ``first`` on."""
+    def _ranges(self, first: int) -> Iterator[range]:
+        """The ranges of positions that this process reads, from batch ``first`` on."""
         return self.share.assigned(self.places[first:], training=self.generator is not None)
 
 
 class Batches(Split):
     """Batches of images in memory, augmented on their device.
 
-    ``transforms`` are applied to training images; test images only get their centre crop. The
+    ``transforms`` are applied to training images; test images are only center-cropped. The
     other arguments are those of ``Split``.
     """
 
@@ -150,24 +150,24 @@ class Batches(Split):
         stored_HW = tuple(images.pixels_NCHW.shape[2:])
         crops = [(t.size, t.size) for t in transforms if isinstance(t, CropTo)]
         self.height, self.width = crops[0] if crops else stored_HW
-        # pixels that a crop can move down and to the right
+        # the largest offset of a crop, down and to the right
         self.margin_HW = (stored_HW[0] - self.height, stored_HW[1] - self.width)
 
     def epoch(self, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         if self.generator is None:
-            for part in self._parts(first):
+            for part in self._ranges(first):
                 pixels_NCHW, labels_N = self._center_crop(slice(part.start, part.stop))
                 yield normalize(pixels_NCHW, self.mean_C, self.std_C), labels_N
             return
         device = self.labels_N.device
         order_N = torch.randperm(self.count, generator=self.generator).to(device)
-        # all draws of an epoch at once: a copy to the device in every step would stall it
+        # draws for the whole epoch at once: a copy to the device in each step would stall it
         flipped_N1 = self._draw(2 if self.flip else 1) == 1
         down_N1, right_N1 = (self._draw(margin + 2 * self.padding + 1) for margin in self.margin_HW)
         if self.brightness:
             drawn_N1 = torch.rand((self.count, 1), generator=self.generator)
             factor_N1 = (1 + self.brightness * (2 * drawn_N1 - 1)).to(device)
-        for part in self._parts(first):
+        for part in self._ranges(first):
             batch = slice(part.start, part.stop)
             pixels_NCHW = self.images.pixels_NCHW[order_N[batch]]
             if self.flip or self.padding or any(self.margin_HW):
@@ -183,7 +183,7 @@ class Batches(Split):
         return Images(*self._center_crop(index_N.to(self.labels_N.device))).to(torch.device("cpu"))
 
     def _center_crop(self, which: slice | Tensor) -> tuple[Tensor, Tensor]:
-        """Some images and labels; a crop begins where torchvision's ``CenterCrop`` does."""
+        """Some images and labels, cropped at the same place as by torchvision's ``CenterCrop``."""
         top, left = (round(margin / 2) for margin in self.margin_HW)
         pixels_NCHW = self.images.pixels_NCHW[which]
         rows, columns = slice(top, top + self.height), slice(left, left + self.width)
@@ -199,14 +199,14 @@ class Batches(Split):
         columns_W = torch.arange(self.width, device=pixels_NCHW.device)
         rows_NH = down_N1 + rows_H
         columns_NW = right_N1 + torch.where(flipped_N1, columns_W.flip(0), columns_W)
-        # gathered from the flattened image, which is faster on a CPU than indexing
+        # gather from the flattened image is faster on a CPU than indexing
         index_NHW = rows_NH[:, :, None] * pixels_NCHW.shape[3] + columns_NW[:, None, :]
         index_NCP = index_NHW.flatten(1)[:, None].expand(-1, pixels_NCHW.shape[1], -1)
         picked_NCP = pixels_NCHW.flatten(2).gather(2, index_NCP)
         return picked_NCP.reshape(*picked_NCP.shape[:2], self.height, self.width)
 
     def _draw(self, upper: int) -> Tensor:
-        """A whole number below ``upper`` for each image; nothing is drawn if it can only be 0."""
+        """Draw an integer below ``upper`` for each image; no draw if ``upper`` is 1."""
         drawn_N1 = torch.zeros((self.count, 1), dtype=torch.int64)
         if upper > 1:
             drawn_N1 = torch.randint(upper, (self.count, 1), generator=self.generator)
@@ -214,17 +214,17 @@ class Batches(Split):
 
 
 def normalize(pixels_NCHW: Tensor, mean_C: Tensor, std_C: Tensor) -> Tensor:
-    """Pixels in [0, 255] to float32 of mean 0 and standard deviation 1 in each channel."""
+    """Subtract each channel's mean and divide by its standard deviation, in float32."""
     images_NCHW = pixels_NCHW.to(torch.float32, copy=True)
-    # in place: on a CPU new memory for each step takes longer than the step
+    # in place: on a CPU, new memory for each step takes longer than the step
     return images_NCHW.sub_(mean_C[:, None, None]).div_(std_C[:, None, None])
 
 
 def channel_statistics(images: Images) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each channel of a split, in [0, 255]."""
     histogram_C256 = torch.zeros(3, 256, dtype=torch.float64)
-    for some_NCHW in torch.split(images.pixels_NCHW, 1000):  # counting takes 8 bytes a pixel
-        for channel, pixels_NHW in enumerate(some_NCHW.transpose(0, 1).int()):
+    for chunk_NCHW in torch.split(images.pixels_NCHW, 1000):  # counting takes 8 bytes a pixel
+        for channel, pixels_NHW in enumerate(chunk_NCHW.transpose(0, 1).int()):
             histogram_C256[channel] += torch.bincount(pixels_NHW.flatten(), minlength=256).cpu()
     levels_256 = torch.arange(256, dtype=torch.float64)
     weights = histogram_C256 / histogram_C256.sum(1, keepdim=True)

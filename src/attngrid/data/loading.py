@@ -30,24 +30,24 @@ def load(
     """Read a dataset's training and held-out split into memory.
 
     Args:
-        name: as ``find_dataset`` takes it.
+        name: a name that ``find_dataset`` accepts.
         folder: the data folder.
         download: fetch missing files.
-        classes: keep the first so many classes only; None keeps all.
-        validation: hold out so many training images instead of the test images.
-        input_size: average images down to so many pixels a side, unless transforms crop them.
+        classes: number of classes to keep, from the first on; None keeps all.
+        validation: number of training images to hold out in place of the test images.
+        input_size: average images down to this height and width, unless transforms crop them.
 
     Raises:
         DataError: missing or damaged files, or too few images; the message says what to do.
     """
     dataset = find_dataset(name)
-    assert dataset.target is not None, "its images stay in their files: load_files"
+    assert dataset.target is not None, "its images stay in their files: use load_files"
     prepare(name, folder, download=download)
     if dataset.sha256 is not None:
         train, test = _load_user_dataset(name, dataset, folder)
     else:
         train, test = pkgutil.resolve_name(dataset.target)(folder)
-    train, test = _choose(train, test, classes, validation)
+    train, test = _subset(train, test, classes, validation)
     if input_size is not None and dataset.stored_size is None:
         train, test = train.averaged(input_size), test.averaged(input_size)
     return train, test
@@ -56,17 +56,17 @@ def load(
 def load_files(
     name: str, folder: Path, *, classes: int | None = None, validation: int = 0
 ) -> tuple[ImageFiles, ImageFiles]:
-    """The same for a dataset whose images stay in their files: ``imagenet``, ``imagefolder:``."""
+    """As ``load``, for images that stay in their files: ``imagenet``, ``imagefolder:``."""
     from attngrid.data import folders  # imports torchvision, which takes a second
 
     report = prepare(name, folder)
     train, test = folders.list_files(name, folder)
     if report is None or report["images"] != {"train": len(train), "test": len(test)}:
         raise DataError(f"{name}: its files have changed; remove {report_file(name, folder)}")
-    return _choose(train, test, classes, validation)
+    return _subset(train, test, classes, validation)
 
 
-def _choose(
+def _subset(
     train: AnyImages, test: AnyImages, classes: int | None, validation: int
 ) -> tuple[AnyImages, AnyImages]:
     if classes is not None:
@@ -80,24 +80,24 @@ def _choose(
 def validation_part(labels_N: Tensor, images: int) -> Tensor:
     """Choose the training images that tuning trials are tested on, as N booleans.
 
-    Takes equally many of each class, at even distances in the order of the images. The choice
-    depends on the labels and the number alone.
+    Takes the same number of each class, evenly spaced in the order of the images. The choice
+    depends only on the labels and the number.
 
     Raises:
-        DataError: not a multiple of the classes, or a class with no image left to train on.
+        DataError: not a multiple of the classes, or a class would have no training image left.
     """
     classes = torch.unique(labels_N)
-    of_each, rest = divmod(images, len(classes))
+    per_class, rest = divmod(images, len(classes))
     smallest = int(torch.bincount(labels_N)[classes].min())
-    if rest or of_each >= smallest:
+    if rest or per_class >= smallest:
         raise DataError(
             f"tuning.validation_images: found {images}; needs a multiple of the {len(classes)} "
-            f"classes, and fewer than {smallest} of each: the smallest has no more training images"
+            f"classes, and fewer than {smallest} of each: the smallest class has {smallest} images"
         )
     held_out_N = torch.zeros_like(labels_N, dtype=torch.bool)
     for label in classes:
         positions = (labels_N == label).nonzero()[:, 0]
-        middles = (2 * torch.arange(of_each) + 1) * len(positions) // (2 * of_each)
+        middles = (2 * torch.arange(per_class) + 1) * len(positions) // (2 * per_class)
         held_out_N[positions[middles]] = True
     return held_out_N
 
@@ -119,8 +119,8 @@ def _load_user_dataset(name: str, dataset: Dataset, folder: Path) -> tuple[Image
         found, expected = (pixels.dtype, *pixels.shape), (torch.uint8, len(labels), 3, size, size)
         if found != expected or labels.ndim != 1:
             raise DataError(
-                f"dataset {name!r}: the {split} images are {found}, its {len(labels)} labels want "
-                f"{expected}"
+                f"dataset {name!r}: the {split} images are {found}; needs {expected} for "
+                f"{len(labels)} labels"
             )
         if not len(labels) or not set(labels.tolist()) <= set(range(last + 1)):
             raise DataError(

@@ -1,7 +1,7 @@
-"""Fetching, unpacking and checking a dataset's files once.
+"""Download, unpack and check a dataset's files once.
 
-The report ``<data folder>/.attngrid/<dataset>.json`` says what was found and when. It has the size
-and time of what was checked (``watched``): as long as they agree, nothing is checked again.
+The report ``<data folder>/.attngrid/<dataset>.json`` says what was found and when. It has sizes
+and times of checked files (``watched``): while they stay the same, nothing is checked again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def report_file(name: str, folder: Path) -> Path:
 def prepare(
     name: str, folder: Path, *, download: bool = False, thorough: bool = False
 ) -> dict[str, Any] | None:
-    """Check a dataset and unpack its archives, unless its report says that this was done.
+    """Check a dataset and unpack its archives, unless its report says that this is done.
 
     Several processes may call this at once: one works, the others wait. ``download`` fetches
     missing files; ``thorough`` decodes every image of a dataset whose images stay in files.
@@ -73,22 +73,22 @@ def prepare(
                 write_atomically(file, json.dumps(report, indent=1) + "\n")
             return report
     except OSError as error:
-        # torchvision's own errors have no number, and say what is wrong
+        # torchvision's own errors have no strerror; their text says what is wrong
         known = f"{error.filename or folder}: {error.strerror}" if error.strerror else str(error)
         raise DataError(
             f"{dataset.label} could not be prepared: {known}. Nothing was deleted; {folder} must "
-            "be writable and have room (a link in it may lead to images that are not)"
+            "be writable and have free space (links in it may lead to read-only images)"
         ) from error
 
 
 def _read_report(name: str, folder: Path, thorough: bool) -> dict[str, Any] | None:
-    """The report of a dataset that has not changed since; None if it has to be checked."""
-    own_folder = find_dataset(name).folder
+    """The report of an unchanged dataset; None if the dataset must be checked."""
+    image_folder = find_dataset(name).folder
     try:
         report: dict[str, Any] = json.loads(report_file(name, folder).read_text("utf-8"))
         unchanged = report["watched"] == sizes_and_times(folder, report["watched"])
-        if own_folder is not None:  # two folders of one name share their report
-            unchanged &= report["source"] == str(Path(own_folder).absolute())
+        if image_folder is not None:  # two folders of the same name share a report
+            unchanged &= report["source"] == str(Path(image_folder).absolute())
         return report if unchanged and (report["thorough"] or not thorough) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # missing, or written by another version
@@ -105,10 +105,10 @@ def sizes_and_times(folder: Path, paths: Iterable[str]) -> dict[str, list[int]]:
 
 
 def fetch(file: Path, url: str, md5: str, *, download: bool) -> Path:
-    """Find an archive, or download it; check its MD5.
+    """Find or download an archive, and check its MD5.
 
     Raises:
-        DataError: missing or damaged.
+        DataError: the archive is missing or damaged.
     """
     from torchvision.datasets.utils import download_url
 
@@ -116,13 +116,12 @@ def fetch(file: Path, url: str, md5: str, *, download: bool) -> Path:
     if not file.exists():
         if not download:
             raise DataError(
-                f"there is no {file}. Set `data: {{download: true}}` to have it fetched, or "
-                f"{by_hand}"
+                f"there is no {file}. Set `data: {{download: true}}` to download it, or {by_hand}"
             )
         partial = file.with_name(f".{file.name}.part")
         try:
             download_url(url, str(partial.parent), partial.name, md5)
-        except (RuntimeError, OSError, HTTPException) as error:  # RuntimeError: another MD5
+        except (RuntimeError, OSError, HTTPException) as error:  # RuntimeError: wrong MD5
             raise DataError(
                 f"{url} could not be fetched to {partial} ({error}): run again, or {by_hand}"
             ) from error
@@ -132,16 +131,16 @@ def fetch(file: Path, url: str, md5: str, *, download: bool) -> Path:
 
 
 def verify_md5(file: Path, md5: str) -> str:
-    """Check a file's MD5 and return it as reports write it.
+    """Check a file's MD5 and return it in the form of reports.
 
     Raises:
-        DataError: another MD5; the file stays as it is.
+        DataError: the MD5 differs; the file is not deleted.
     """
     from torchvision.datasets.utils import calculate_md5
 
     if (found := calculate_md5(str(file))) != md5:
         raise DataError(
-            f"{file} has the MD5 {found}, expected {md5}: it is damaged, cut short, or another "
+            f"{file} has the MD5 {found}, expected {md5}: it is damaged, incomplete, or another "
             "version. Nothing was deleted: move it away, then run again"
         )
     return f"md5:{md5}"

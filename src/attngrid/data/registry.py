@@ -1,4 +1,4 @@
-"""Datasets by name: sizes, files, and which functions prepare and read them."""
+"""Datasets by name: sizes, files, and the functions that prepare and read them."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from attngrid.core.validation import validate
 
 @dataclass(frozen=True)
 class Dataset:
-    """What is known of a dataset before it is read.
+    """Properties of a dataset that are known before it is read.
 
     Attributes:
         label: name in tables and figures.
         input_size: height and width of the model's input, in pixels.
-        stem: stem of the ResNets at that size.
+        stem: stem of the backbones at that size.
         target: ``module:function`` that reads all images into memory; None if they stay in files.
         files: files in the data folder that the dataset is read from.
-        sha256: of the Python file of a user's dataset.
+        sha256: SHA-256 of the Python file of a user's dataset.
         archives: files in the data folder that ``files`` can be unpacked from.
-        prepare: ``module:function`` that checks the files once, and returns what goes into the
-            report; None if there is nothing to check.
+        prepare: ``module:function`` that checks the files once and returns the content of
+            the report; None if there is nothing to check.
         folder: folder of an ``imagefolder:``, which holds train/ and val/ or test/.
         stored_size: height and width of the stored images; None if that is ``input_size``.
         smallest_class: training images of the smallest class; None if unknown.
@@ -130,7 +130,7 @@ def find_dataset(name: str) -> Dataset:
     """Find a dataset by its name, ``imagefolder:PATH[:CLASSES]``, or a user's ``file.py:Class``.
 
     Without CLASSES the class folders are counted. A user's class has the attributes of
-    ``UserDataset``, written as plain values, since the file is not run. Its static
+    ``UserDataset``, written as literals, because the file is not run. Its static
     ``load(folder)`` returns the training and the held-out split, each as uint8 images N×3×H×W and
     N labels from 0.
 
@@ -156,7 +156,7 @@ def full_name(name: str) -> str:
 
 
 def short_name(name: str) -> str:
-    """The name for files and digests, which leaves out where an image folder is stored."""
+    """The name for files and digests, without the location of an image folder."""
     dataset = find_dataset(name)
     return f"imagefolder:{dataset.label}:{dataset.num_classes}" if dataset.folder else name
 
@@ -171,13 +171,13 @@ def _user_dataset(name: str) -> Dataset:
 
 
 def _image_folder(path: str, classes: str | None) -> Dataset:
-    """The dataset of a folder, whose classes are counted if their number is not given."""
+    """The dataset of a folder; without ``classes``, the class folders are counted."""
     train = Path(path) / "train"
     if classes is None and not train.is_dir():
         raise ConfigError(
-            f"dataset 'imagefolder:{path}': there is no folder {train} to count the classes of; "
-            f"put the images there, or write imagefolder:{path}:N for N classes to render results "
-            "without the images"
+            f"dataset 'imagefolder:{path}': there is no folder {train} to count the classes in; "
+            f"put the images there; or write imagefolder:{path}:N, with the number of classes N, "
+            "to render results without the images"
         )
     number = int(classes) if classes else sum(entry.is_dir() for entry in train.iterdir())
     if number < 2:

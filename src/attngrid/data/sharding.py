@@ -12,11 +12,11 @@ class Share:
     """The part of each batch that one process reads.
 
     A training batch is split into processes × gradient_accumulation_steps micro-batches of nearly
-    equal size. Test batches stay whole and are dealt out to the processes in turn. Random draws
-    are made per image and do not depend on the split.
+    equal size. Test batches stay whole; the processes take them in turn. Random numbers
+    are drawn for each image, so they do not depend on the split.
 
     Attributes:
-        rank: number of the process, from 0.
+        rank: index of the process, from 0.
         joint: split into ``gradient_accumulation_steps`` micro-batches only, and divide each of
             them among all processes (synchronised batch norm).
     """
@@ -29,17 +29,17 @@ class Share:
     def batches(self, images: int, batch_size: int, *, training: bool) -> list[range]:
         """The batches of an epoch, each as a range of positions in the epoch's order.
 
-        Batch norm needs two images, so training drops a last batch that would leave one image to
-        a micro-batch.
+        Batch norm needs two images, so training drops a last batch whose micro-batches would have
+        fewer.
         """
         batches = [range(images)[at : at + batch_size] for at in range(0, images, batch_size)]
         smallest = 2 * self.processes * self.gradient_accumulation_steps if training else 1
         return [batch for batch in batches if len(batch) >= smallest]
 
     def assigned(self, batches: list[range], *, training: bool) -> Iterator[range]:
-        """What this process reads: its micro-batches in training, its whole batches in testing."""
+        """Ranges that this process reads: micro-batches for training, whole batches for testing."""
         if training:
-            return (part for batch in batches for part in self.micro_batches(batch))
+            return (micro for batch in batches for micro in self.micro_batches(batch))
         return iter(batches[self.rank :: self.processes])
 
     def micro_batches(self, batch: range) -> list[range]:
@@ -57,4 +57,4 @@ def split(positions: range, parts: int) -> list[range]:
     return [positions[start:end] for start, end in pairwise(ends)]
 
 
-ALL = Share()
+ALL = Share()  # one process reads whole batches

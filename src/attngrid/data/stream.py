@@ -24,16 +24,16 @@ from attngrid.data.transforms import Brightness, CropTo, Flip, RandomResizedCrop
 MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-GRACE_S = 20
+GRACE_S = 20  # between SIGTERM and the end of a worker
 
 
 class Stream(Split):
     """Batches of images in files.
 
-    The draws for an image depend on the generator, the epoch and the image alone, so any number of
-    workers and any restart give the same batches. An image that cannot be read is a DataError that
-    names its file. ``workers`` processes read ahead; with 0 this process reads. The other arguments
-    are those of ``Split``; ``transforms`` are applied in their order.
+    The random numbers of an image depend only on generator, epoch and image, so the batches are the
+    same with any number of workers and after a restart. An unreadable image raises a DataError that
+    names its file. ``workers`` processes read ahead; with 0 this process reads. The transforms are
+    applied in their order. The other arguments are those of ``Split``.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class Stream(Split):
             seed = int(torch.randint(2**62, (), generator=self.generator))
         loader = DataLoader(
             DecodedBatches(self.files, self.transforms, seed),
-            sampler=[order_N[part.start : part.stop] for part in self._parts(first)],
+            sampler=[order_N[part.start : part.stop] for part in self._ranges(first)],
             batch_size=None,
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=_outlast_signals,
-            generator=torch.Generator(),  # the default would draw from torch's global one
+            worker_init_fn=_ignore_signals,
+            generator=torch.Generator(),  # the default would draw from torch's global generator
         )
         for batch in _start(loader):
             if isinstance(batch, str):
@@ -84,7 +84,7 @@ class Stream(Split):
 class DecodedBatches(Dataset[Any]):
     """Batches of decoded and augmented images, by their positions in a split.
 
-    ``seed`` is the epoch's; None for test images, which draw nothing.
+    ``seed`` is the seed of the epoch; None for test images, which need no random numbers.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class DecodedBatches(Dataset[Any]):
         self.steps = [_make_step(t, training=seed is not None) for t in transforms]
 
     def __getitem__(self, positions_N: Tensor) -> tuple[Tensor, Tensor] | str:
-        """uint8 N×3×H×W and N labels, or an error message.
+        """Return uint8 N×3×H×W and N labels, or an error message.
 
         An exception raised in a worker would reach the user as a traceback.
         """
@@ -108,15 +108,15 @@ class DecodedBatches(Dataset[Any]):
                 except Exception as error:  # a decoder may raise anything on damaged bytes
                     return (
                         f"{file}: cannot be read: {type(error).__name__}: {error}; `attngrid "
-                        "prepare --thorough` decodes every image of a study and names all that are "
-                        "damaged"
+                        "prepare --thorough` decodes every image of a study and names all damaged "
+                        "ones"
                     )
         return torch.stack(pixels), self.files.labels_N[positions_N]
 
     def _read(self, file: Path, position: int) -> Tensor:
         with Image.open(file) as opened:
             if self.seed is not None:
-                # torch.manual_seed also looks for GPUs, which takes a tenth of an image's time
+                # torch.manual_seed also looks for GPUs, a tenth of the time for an image
                 torch.default_generator.manual_seed(mix_seed(self.seed, position))
             image: Any = opened
             for step in self.steps:
@@ -127,9 +127,8 @@ class DecodedBatches(Dataset[Any]):
 class ShrunkResizedCrop(v2.RandomResizedCrop):  # type: ignore[misc]
     """torchvision's RandomResizedCrop for an image that is not decoded yet.
 
-    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size, which is faster, if the crop then still has
-    its final size or more. Resizing as a tensor takes a third of PIL's time and agrees with it to
-    one grey level.
+    For speed a JPEG is decoded at 1/2, 1/4 or 1/8 of its size, if the crop is then still at least
+    ``size``. Resizing a tensor takes a third of PIL's time and differs by at most one grey level.
     """
 
     def forward(self, image: Image.Image) -> Tensor:
@@ -151,7 +150,7 @@ class ShrunkResizedCrop(v2.RandomResizedCrop):  # type: ignore[misc]
 
 
 def mix_seed(seed: int, position: int) -> int:
-    """A seed for each image of an epoch: the output of SplitMix64 (Steele et al., 2014)."""
+    """The seed of an image in an epoch: the output of SplitMix64 (Steele et al., 2014)."""
     mask = 2**64 - 1
     state = (seed + (position + 1) * 0x9E3779B97F4A7C15) & mask
     state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
@@ -160,7 +159,7 @@ def mix_seed(seed: int, position: int) -> int:
 
 
 def _start(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Start the workers with signals blocked until each has its handlers."""
+    """Start the workers; signals are blocked until each worker has its handlers."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         return iter(loader)
@@ -168,11 +167,11 @@ def _start(loader: DataLoader[Any]) -> Iterator[Any]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _outlast_signals(worker: int) -> None:
+def _ignore_signals(worker: int) -> None:
     """Keep a worker alive until the training ends it.
 
-    Ctrl-C and batch systems signal every process, but the training still needs images up to its
-    checkpoint. SIGTERM ends a worker only after a while, in case the training is gone.
+    Ctrl-C and batch systems signal every process, but the training needs images until its
+    checkpoint. SIGTERM ends a worker after ``GRACE_S`` seconds, in case the training is gone.
     """
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
@@ -181,7 +180,7 @@ def _outlast_signals(worker: int) -> None:
 
 
 def _make_step(transform: Transform, *, training: bool) -> Any:
-    """Torchvision's transform of a PIL image."""
+    """The transform as torchvision's transform of PIL images."""
     match transform:
         case RandomResizedCrop(size=size):
             return ShrunkResizedCrop(size)
@@ -197,7 +196,7 @@ def _make_step(transform: Transform, *, training: bool) -> Any:
 
 
 def _to_rgb(image: Any) -> Any:
-    """Three channels, of an image of any mode; a tensor has them already."""
+    """Convert a PIL image to RGB; a tensor already has three channels."""
     return image if isinstance(image, Tensor) or image.mode == "RGB" else image.convert("RGB")
 
 

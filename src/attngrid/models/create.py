@@ -1,4 +1,4 @@
-"""``create_model``: every backbone with every attention module, by name."""
+"""``create_model`` builds every backbone with every attention module, by name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from attngrid.models.placement import PLACEMENTS, Make, Sites
 from attngrid.models.registry import Entry, find_attention, find_backbone
 from attngrid.models.width_matching import matched_width
 
-# The default pixels a side of the images, by stem.
+# Default height and width of the images in pixels, by stem.
 INPUT_SIZES = {"imagenet": 224, "cifar": 32}
 
 
@@ -32,55 +32,55 @@ def create_model(
     input_size: int | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Build a backbone with an attention module in it, with random weights.
+    """Build a backbone that contains an attention module, with random weights.
 
     Args:
         backbone: one of ``list_backbones()``, or ``my_backbone.py:MyBackbone``.
         attention: one of ``list_attentions()``; ``timm:eca`` and the other layers of timm's
             ``create_attn``; ``my_attention.py:MyAttention``; or ``none_wide:csm``, the baseline
-            widened until it has as many parameters as csm gives it (``none_wide:csm:macs``: as
-            many multiply-accumulates).
+            widened to the number of parameters that it has with csm (``none_wide:csm:macs``: to
+            the number of multiply-accumulates).
         num_classes: outputs of the classifier.
         stem: ``imagenet`` (224×224 images) or ``cifar`` (32×32 and smaller).
-        width: scales the stages' widths.
-        input_size: pixels a side of the images, 224 or 32 by the stem; only modules with weights
-            for each position, and matched MACs, depend on it.
-        **options: of the backbone (``placement``, ``input_bn``) or of the attention module
-            (``reduction``).
+        width: factor on the widths of the stages.
+        input_size: height and width of the images in pixels; default: 224 or 32, by the stem.
+            Only modules with weights for each position and ``none_wide:...:macs`` depend on it.
+        **options: options of the backbone (``placement``, ``input_bn``) or of the attention
+            module (``reduction``).
 
     Returns:
-        A module from N×3×H×W images to N×num_classes logits. It builds under
-        ``torch.device("meta")`` too.
+        A module from N×3×H×W images to N×num_classes logits. ``torch.device("meta")`` works, too.
 
     Raises:
-        UnknownNameError: an unknown backbone or attention; the message lists near matches.
-        ConfigError: an unknown option, a value out of range, or an unusable class of the user's.
+        UnknownNameError: an unknown backbone or attention; the message lists similar names.
+        ConfigError: an unknown option, a value out of range, or a user's class that does not work.
     """
     network, module = find_backbone(backbone), find_attention(attention)
-    _check(f"{backbone} with {attention}", network.accepts | module.accepts, stem, width, options)
+    accepted = network.accepts | module.accepts
+    _check_arguments(f"{backbone} with {attention}", accepted, stem, width, options)
     input_size = input_size or INPUT_SIZES[stem]
-    of_network = {name: options[name] for name in network.accepts & set(options)}
-    of_module = {name: value for name, value in options.items() if name not in of_network}
-    common = {"num_classes": num_classes, "stem": stem, **of_network}
+    network_options = {name: options[name] for name in network.accepts & set(options)}
+    module_options = {name: v for name, v in options.items() if name not in network_options}
+    arguments = {"num_classes": num_classes, "stem": stem, **network_options}
     if module.matches is not None:
-        return _widened(backbone, module, width, input_size, common, of_module)
-    placement = common.pop("placement", "default")
+        return _widened(backbone, module, width, input_size, arguments, module_options)
+    placement = arguments.pop("placement", "default")
 
     def build(make: Make) -> nn.Module:
         sites = Sites(make, module.site, placement)
-        model: nn.Module = network.load()(sites, width=width, **common, **network.options)
+        model: nn.Module = network.load()(sites, width=width, **arguments, **network.options)
         return model
 
     if network.external:
         with named_errors(f"backbone {backbone!r}", external=True):
             require_logits(build, input_size, num_classes)
-    return _with_attention(build, attention, module, of_module, input_size)
+    return _with_attention(build, attention, module, module_options, input_size)
 
 
-def _check(
+def _check_arguments(
     model: str, accepted: Set[str], stem: str, width: float, options: Mapping[str, Any]
 ) -> None:
-    """Raise a ConfigError that names a wrong argument."""
+    """Raise a ConfigError if an argument of ``create_model`` is wrong."""
     if stem not in INPUT_SIZES:
         raise ConfigError(f"stem must be 'imagenet' or 'cifar', found {stem!r}")
     if not width > 0:
@@ -99,15 +99,15 @@ def _widened(
     control: Entry,
     width: float,
     input_size: int,
-    common: Mapping[str, Any],
-    of_module: Mapping[str, Any],
+    arguments: Mapping[str, Any],
+    module_options: Mapping[str, Any],
 ) -> nn.Module:
-    """Build the baseline whose cost is nearest to that of ``control.matches``."""
+    """Build the baseline whose cost is nearest to that of the network with ``control.matches``."""
 
     def create(attention: str, width: float) -> nn.Module:
-        options = {} if attention == "none" else of_module
-        arguments = {"width": width, "input_size": input_size, **common, **options}
-        return create_model(backbone, attention, **arguments)
+        options = {} if attention == "none" else module_options
+        keywords = {"width": width, "input_size": input_size, **arguments, **options}
+        return create_model(backbone, attention, **keywords)
 
     assert control.matches is not None
     matched = matched_width(
@@ -125,20 +125,20 @@ def _with_attention(
 ) -> nn.Module:
     """Build a backbone with attention modules."""
     sizes = iter(feature_sizes(build, input_size) if entry.needs_feature_size else ())
-    starts: list[tuple[nn.Module, dict[str, Tensor]]] = []
+    initial: list[tuple[nn.Module, dict[str, Tensor]]] = []
 
     def make(channels: int, stage: int) -> nn.Module:
         size = next(sizes, None)
         arguments = {**entry.options, **options, **({"feat_size": size} if size else {})}
-        what = f"attention {name!r} in stage {stage}, at {channels} channels"
-        with named_errors(what, external=entry.external):
+        place = f"attention {name!r} in stage {stage}, at {channels} channels"
+        with named_errors(place, external=entry.external):
             module: nn.Module = entry.load()(channels, **arguments)
             if entry.external:
                 require_same_shape(module, channels, size or (4, 4))
-                starts.append((module, {k: v.clone() for k, v in module.state_dict().items()}))
+                initial.append((module, {k: v.clone() for k, v in module.state_dict().items()}))
         return module
 
     model = build(make)
-    for module, start in starts:  # the backbone's initialisation is not for these
-        module.load_state_dict(start)
+    for module, state in initial:  # the backbone has overwritten their own initial weights
+        module.load_state_dict(state)
     return model

@@ -1,4 +1,4 @@
-"""Checks of modules from outside this package: a user's own, or timm's."""
+"""Checks of modules from outside this package: a user's modules, or timm's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from attngrid.models.placement import Make
 
 @contextmanager
 def named_errors(what: str, *, external: bool) -> Iterator[None]:
-    """Say in an error what it is about: any of an external class, else only this package's own."""
+    """Put ``what`` before an error's message: any error if ``external``, else AttngridErrors."""
     try:
         yield
     except AttngridError as error:
@@ -27,7 +27,7 @@ def named_errors(what: str, *, external: bool) -> Iterator[None]:
 
 @torch.no_grad()
 def feature_sizes(build: Callable[[Make], nn.Module], input_size: int) -> list[tuple[int, int]]:
-    """Height and width of the feature map at each place, in the order of the modules' making."""
+    """Height and width of the feature map at each attention module, in construction order."""
     places: list[nn.Module] = []
     sizes: dict[nn.Module, tuple[int, int]] = {}
 
@@ -60,9 +60,9 @@ def require_same_shape(module: nn.Module, channels: int, size: tuple[int, int]) 
 def require_logits(build: Callable[[Make], nn.Module], input_size: int, num_classes: int) -> None:
     """Raise a ConfigError if a backbone, without attention, does not return logits."""
     images = torch.zeros(2, 3, input_size, input_size)
-    with torch.random.fork_rng(devices=[]):  # the model itself starts from the same numbers
+    with torch.random.fork_rng(devices=[]):  # the check must not change the model's random weights
         shape = tuple(build(lambda channels, stage: nn.Identity()).eval()(images).shape)
     if shape != (2, num_classes):
         raise ConfigError(
-            f"makes {shape} of images {tuple(images.shape)}; logits are {(2, num_classes)}"
+            f"returns shape {shape} for images {tuple(images.shape)}; needs {(2, num_classes)}"
         )

@@ -1,4 +1,4 @@
-"""The places of attention modules in a backbone, the same for every family."""
+"""Where attention modules are in a backbone; the rules are the same for every family."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ from torch import nn
 Site = Literal["block", "expanded", "stages"]
 Placement = Literal["default", "every_block", "last_stage", "stage_end"]
 PLACEMENTS: tuple[Placement, ...] = ("default", "every_block", "last_stage", "stage_end")
-# Makes a module from its number of channels and its stage, counted from 1.
+# Builds a module; arguments: its number of channels, and its stage, counted from 1.
 Make = Callable[[int, int], nn.Module]
 
 
 @dataclass(frozen=True)
 class Sites:
-    """Makes the attention module of each place in a backbone; the identity where there is none.
+    """Builds the attention module, or the identity, for each place in a backbone.
 
     Attributes:
-        make: makes the module of one place.
-        site: the module's own place. ``block``: a block's output, before the residual sum;
+        make: builds the module of one place.
+        site: the module's default place. ``block``: a block's output, before the residual sum;
             ``expanded``: the expanded channels of an inverted residual, or a block's output in
             networks without these; ``stages``: after stages 1 to 3.
-        placement: ``default``: the module's own place, in the blocks that the network lists;
-            ``every_block``; ``last_stage``: every block of the last stage; ``stage_end``: once
-            after each stage.
+        placement: ``default``: at ``site``, only in ``listed`` blocks; ``every_block``;
+            ``last_stage``: every block of the last stage; ``stage_end``: after each stage.
     """
 
     make: Make
@@ -36,28 +35,28 @@ class Sites:
     def any_block(
         self, channels: int, stage: int, stages: int, *, listed: bool = True
     ) -> nn.Module:
-        """For a block's output; the network itself has attention in its ``listed`` blocks."""
+        """The module of a block's output, by default only if the block is ``listed``."""
         if self.placement == "default":
-            here = listed and self.site != "stages"
+            placed = listed and self.site != "stages"
         else:
-            last = self.placement == "last_stage" and stage == stages
-            here = last or self.placement == "every_block"
-        return self.make(channels, stage) if here else nn.Identity()
+            in_last = self.placement == "last_stage" and stage == stages
+            placed = in_last or self.placement == "every_block"
+        return self.make(channels, stage) if placed else nn.Identity()
 
     def block(self, channels: int, stage: int, stages: int, *, listed: bool = True) -> nn.Module:
-        """For the output of an inverted residual."""
+        """The module of an inverted residual's output."""
         if self.site == "expanded":
             return nn.Identity()
         return self.any_block(channels, stage, stages, listed=listed)
 
     def expanded(self, channels: int, stage: int, stages: int, *, listed: bool = True) -> nn.Module:
-        """For the expanded channels of an inverted residual."""
+        """The module of an inverted residual's expanded channels."""
         if self.site != "expanded":
             return nn.Identity()
         return self.any_block(channels, stage, stages, listed=listed)
 
     def after_stage(self, channels: int, stage: int, stages: int) -> nn.Module:
-        """For the output of a stage."""
+        """The module of a stage's output."""
         default = self.placement == "default" and self.site == "stages" and stage <= 3
-        here = default or self.placement == "stage_end"
-        return self.make(channels, stage) if here else nn.Identity()
+        placed = default or self.placement == "stage_end"
+        return self.make(channels, stage) if placed else nn.Identity()

@@ -1,4 +1,4 @@
-"""The names of attention modules and backbones; this module imports no torch."""
+"""The names of attention modules and backbones; this module does not import torch."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Entry:
         label: the name in tables and figures.
         options: the keyword arguments of the class that make this variant.
         accepts: the keyword arguments that a user may set.
-        alias_of: the name that computes the same function; both share their records.
+        alias_of: the name of the module that computes the same function; they share records.
         site: the place of an attention module in a network (``models.placement``).
-        sha256: of the file of a user's class.
-        package: the optional package that has the class.
+        sha256: SHA-256 of the file of a user's class.
+        package: the optional package that contains the class.
         needs_feature_size: the class takes ``feat_size``, height and width of its feature map.
-        matches: the attention whose cost a control (``none_wide:...``) has.
-        quantity: of that cost.
+        matches: for a control (``none_wide:...``), the attention module whose cost it matches.
+        quantity: the cost that the control matches.
     """
 
     target: str
@@ -46,7 +46,7 @@ class Entry:
 
     @property
     def external(self) -> bool:
-        """Whether the class is not this package's: it is checked and initialises itself."""
+        """Whether another package or a user has the class: it is checked and initialises itself."""
         return self.sha256 is not None or self.package is not None
 
     def load(self) -> type[Any]:
@@ -114,7 +114,7 @@ ATTENTIONS: dict[str, Entry] = {
 }
 
 
-# The layers of timm's ``create_attn``, with the papers' names for tables.
+# The layers of timm's ``create_attn``, with the papers' names as labels.
 TIMM_ATTENTIONS: dict[str, Entry] = {
     f"timm:{layer}": Entry(
         "attngrid.models.attention.timm_layers:timm_layer",
@@ -152,7 +152,7 @@ TIMM_ATTENTIONS: dict[str, Entry] = {
 def list_attentions() -> list[str]:
     """The attention modules that ``create_model`` knows by name.
 
-    It also takes the layers of timm's ``create_attn``, ``timm:eca``; widened baselines,
+    ``create_model`` also takes layers of timm's ``create_attn``, ``timm:eca``; widened baselines,
     ``none_wide:csm`` or ``none_wide:csm:macs``; and a user's class, ``file.py:Class``.
     """
     return list(ATTENTIONS)
@@ -162,31 +162,31 @@ def find_attention(name: str) -> Entry:
     """The entry of an attention module, a widened baseline, or a user's ``file.py:Class``.
 
     Raises:
-        UnknownNameError: no such name; the message lists the near ones.
-        ConfigError: as ``find_user_class``, or a control without a module to match.
+        UnknownNameError: the name is unknown; the message lists similar names.
+        ConfigError: a user's file is wrong, or a control has no module to match.
     """
-    if control := _matched(name):
-        return _control(name, *control)
+    if control := _parse_control(name):
+        return _control_entry(name, *control)
     return _find("attention", TIMM_ATTENTIONS if name.startswith("timm:") else ATTENTIONS, name)
 
 
 def trained_attention(name: str) -> str:
-    """The name whose record an attention shares: ``se`` for ``cam``, which is the same function."""
-    # a user's file is not read: it may be gone
+    """The name in an attention's record: ``se`` for ``cam``, which computes the same function."""
+    # a user's file is not read, because it may be missing
     return name if ".py:" in name else find_attention(name).alias_of or name
 
 
 def attention_label(name: str) -> str:
-    """The name of an attention module in tables and figures; of a user's, its class."""
-    if control := _matched(name):
+    """The name of an attention module in tables and figures; for a user's, the class name."""
+    if control := _parse_control(name):
         module, quantity = control
         return f"wide ({attention_label(module)}'s {'MACs' if quantity == 'macs' else quantity})"
     entry = ATTENTIONS.get(name) or TIMM_ATTENTIONS.get(name)
     return entry.label if entry else name.rpartition(":")[2]
 
 
-def _matched(name: str) -> tuple[str, Quantity] | None:
-    """The module and the quantity of ``none_wide:MODULE`` or ``none_wide:MODULE:macs``."""
+def _parse_control(name: str) -> tuple[str, Quantity] | None:
+    """Module and quantity of ``none_wide:MODULE[:macs]``; None for the name of no control."""
     kind, _, rest = name.partition(":")
     if kind != "none_wide":
         return None
@@ -194,15 +194,15 @@ def _matched(name: str) -> tuple[str, Quantity] | None:
     return module, "params" if module == rest else "macs"
 
 
-def _control(name: str, module: str, quantity: Quantity) -> Entry:
-    """The entry of a baseline that is as large as with a module."""
+def _control_entry(name: str, module: str, quantity: Quantity) -> Entry:
+    """The entry of the baseline whose cost matches that of the network with a module."""
     if not module:
         raise ConfigError(
-            f"attention {name!r}: say which module the baseline is widened to match, "
-            "none_wide:csm in parameters, none_wide:csm:macs in multiply-accumulates"
+            f"attention {name!r}: names no module to match; needs none_wide:MODULE for equal "
+            "parameters, or none_wide:MODULE:macs for equal multiply-accumulates"
         )
     if module.startswith("none"):
-        raise ConfigError(f"attention {name!r}: {module!r} adds nothing that could be matched")
+        raise ConfigError(f"attention {name!r}: {module!r} adds nothing to match; needs a module")
     entry = find_attention(module)
     suffix = ":macs" if quantity == "macs" else ""
     return Entry(
@@ -254,8 +254,8 @@ def find_backbone(name: str) -> Entry:
     entry = _find("backbone", BACKBONES, name)
     if entry.sha256 is None:
         return entry
-    own = entry.accepts - {"num_classes", "stem", "width"}  # arguments of create_model
-    return replace(entry, accepts=own | _PLACEMENT)
+    options = entry.accepts - {"num_classes", "stem", "width"}  # arguments of create_model
+    return replace(entry, accepts=options | _PLACEMENT)
 
 
 def _find(kind: str, registry: Mapping[str, Entry], name: str) -> Entry:
@@ -263,7 +263,7 @@ def _find(kind: str, registry: Mapping[str, Entry], name: str) -> Entry:
     if name in registry:
         return registry[name]
     if is_user_class(name):
-        own = find_user_class(kind, name)
-        # without the first argument: channels, or a backbone's sites
-        return Entry(name, label=own.name, accepts=own.keywords(1), sha256=own.sha256)
+        user = find_user_class(kind, name)
+        # skip the first argument, which is channels or a backbone's sites
+        return Entry(name, label=user.name, accepts=user.keywords(skip=1), sha256=user.sha256)
     raise UnknownNameError(kind, name, [*registry, f"my_{kind}.py:My{kind.capitalize()}"])

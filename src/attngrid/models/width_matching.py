@@ -1,4 +1,4 @@
-"""The baseline's width at which it costs as much as with an attention module."""
+"""The width at which the baseline costs as much as the network with an attention module."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ STEP = 1 / 512
 
 
 def torch_macs(model: nn.Module, input_size: int) -> int:
-    """Multiply-accumulates of convolutions, linear layers and products, by torch's counter.
+    """Multiply-accumulates of convolutions, linear layers and matrix products, by torch's counter.
 
     Args:
-        model: built under ``torch.device("meta")``; on the CPU torch counts fused attention as 0.
-        input_size: H and W of the one N×3×H×W image, in pixels.
+        model: on ``torch.device("meta")``, because on a CPU torch counts fused attention as 0.
+        input_size: height and width of the image in pixels.
     """
     from torch.utils.flop_counter import FlopCounterMode  # imports triton, 0.1 s
 
@@ -37,17 +37,17 @@ def matched_width(
     input_size: int,
     width: float,
 ) -> float:
-    """The width, a multiple of 1/512, at which the baseline's cost is nearest to the module's.
+    """The multiple of 1/512 at which the baseline's cost is closest to the network's.
 
     Args:
         create: builds the backbone from the name of its attention and its width.
-        attention: the module to match, at ``width``; the search ends at 16 times this.
-        quantity: the cost.
-        input_size: pixels a side of the images.
-        width: of the model with the module.
+        attention: the module of the network to match.
+        quantity: the cost to match.
+        input_size: height and width of the images in pixels.
+        width: width of the network with the module; the search ends at 16 times this width.
 
     Raises:
-        ConfigError: no baseline is as large.
+        ConfigError: all baselines in this range cost less.
     """
 
     def cost(attention: str, width: float) -> int:
@@ -57,10 +57,10 @@ def matched_width(
             return torch_macs(model, input_size)
         return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
-    wanted = cost(attention, width)
+    goal = cost(attention, width)
     steps = range(max(1, int(width / STEP)), int(16 * width / STEP))
-    above = bisect_left(steps, wanted, key=lambda step: cost("none", step * STEP))
+    above = bisect_left(steps, goal, key=lambda step: cost("none", step * STEP))
     if above == len(steps):
-        raise ConfigError(f"no baseline is as large as with {attention!r}")
+        raise ConfigError(f"no baseline up to width {16 * width:g} has {attention}'s {quantity}")
     near = steps[max(0, above - 1) : above + 1]
-    return STEP * min(near, key=lambda step: abs(cost("none", step * STEP) - wanted))
+    return STEP * min(near, key=lambda step: abs(cost("none", step * STEP) - goal))

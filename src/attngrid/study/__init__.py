@@ -1,1 +1,1 @@
-"""What to run: the configuration of a study, its cells, resources and plan. Without torch."""
+"""What to run: the configuration of a study, its cells, resources and plan. Imports no torch."""

@@ -21,7 +21,7 @@ from attngrid.study.tuning import TUNED, TUNED_KEYS, Tuning
 
 # The columns of a complexity table that identify a model.
 MODEL_KEY = ("backbone", "attention", "stem", "num_classes", "input_size", "options")
-# The counts of a model: totals first, then fvcore's parts of them.
+# The counts of a model: totals first, then fvcore's counts by kind of operator.
 COUNTED = (
     "params",
     "macs",
@@ -40,10 +40,10 @@ class Cell:
     """Dataset × backbone × attention × recipe × seed, with options, in a study.
 
     Attributes:
-        tuning: set in a tuned cell, whose ``trials`` choose its learning rate and weight decay.
-        validation: set in a trial: how many training images it is tested on in place of the test
-            images.
-        micro_batches: parts of a batch; BatchNorm normalises each part by itself.
+        tuning: only in a tuned cell, whose ``trials`` choose its learning rate and weight decay.
+        validation: only in a trial: number of training images that it is tested on in place of the
+            test images.
+        micro_batches: number of parts of a batch that BatchNorm normalises separately.
     """
 
     study: str
@@ -73,10 +73,10 @@ class Cell:
         content of the file. It does not cover study, device, workers and paths.
         """
         recipe = self.recipe.digested()
-        if self.tuning is not None:  # trials choose these
+        if self.tuning is not None:  # the trials choose these values
             recipe = {name: value for name, value in recipe.items() if name not in TUNED_KEYS}
         content: dict[str, Any] = {
-            **{kind: _identity(name, entry) for kind, (name, entry) in self._entries.items()},
+            **{role: _identity(name, entry) for role, (name, entry) in self._entries.items()},
             "recipe": recipe,
             "seed": self.seed,
             "options": self.effective_options.changed(),
@@ -97,7 +97,7 @@ class Cell:
 
     @property
     def _entries(self) -> dict[str, tuple[str, Dataset | Entry]]:
-        """The name in ids and digests, and what the registry knows of it."""
+        """By role: the name in ids and digests, and the registry's entry."""
         return {
             "dataset": (short_name(self.dataset), find_dataset(self.dataset)),
             "backbone": (self.backbone, find_backbone(self.backbone)),
@@ -105,15 +105,15 @@ class Cell:
         }
 
     def _optional_keys(self) -> dict[str, Any]:
-        """The keys of digest and configuration that most cells do not have."""
-        found: dict[str, Any] = {}
+        """Keys of digest and configuration that only some cells have."""
+        keys: dict[str, Any] = {}
         if self.tuning is not None:
-            found["tuning"] = self.tuning.digested()
+            keys["tuning"] = self.tuning.digested()
         if self.validation:
-            found["validation"] = self.validation
+            keys["validation"] = self.validation
         if self.micro_batches != 1:
-            found["parts"] = self.micro_batches
-        return found
+            keys["parts"] = self.micro_batches
+        return keys
 
     def tuned(self, tuning: Tuning) -> Cell:
         """The same cell with its learning rate and weight decay tuned."""
@@ -160,12 +160,12 @@ class Cell:
 
     @property
     def status(self) -> Path:
-        """Its state, why it has no record, and every attempt to train it."""
+        """The file of its state, every attempt to train it, and why it has no record."""
         return self._file("status", ".json")
 
     @property
     def lock(self) -> Path:
-        """Locked by the process that trains the cell or imports its record."""
+        """The file that a process locks while it trains the cell or imports its record."""
         return self._file("status", ".lock")
 
     @property
@@ -175,7 +175,7 @@ class Cell:
 
     @property
     def checkpoint(self) -> Path:
-        """The file from which an unfinished training goes on."""
+        """The file from which an interrupted training continues."""
         return self._file("checkpoints", ".ckpt")
 
     # Labels.
@@ -239,11 +239,11 @@ class Cell:
     def model_options(self) -> dict[str, Any]:
         """The options that are arguments of ``create_model``."""
         options = self.effective_options.changed()
-        for name in ("classes", "input_size"):  # of the images
+        for name in ("classes", "input_size"):  # options of the images
             options.pop(name, None)
         entry = find_attention(self.attention)
         if entry.sha256 is not None and "reduction" in entry.accepts:
-            # the configuration's default, not the one of the user's class
+            # the default of the configuration replaces the default of the user's class
             options["reduction"] = self.options.reduction
         if entry.needs_feature_size or entry.quantity == "macs":
             options["input_size"] = self.input_size
@@ -268,7 +268,7 @@ class Cell:
     # The record's ``config`` block.
 
     def config(self) -> dict[str, Any]:
-        """The resolved configuration, as the record carries it."""
+        """The resolved configuration, as the record has it."""
         return {
             "dataset": self.dataset,
             "backbone": self.backbone,
@@ -311,14 +311,14 @@ class Cell:
     def sha256(self) -> dict[str, str]:
         """SHA-256 of the user's files that this cell runs, by their role."""
         entries = self._entries.items()
-        return {kind: entry.sha256 for kind, (_, entry) in entries if entry.sha256 is not None}
+        return {role: entry.sha256 for role, (_, entry) in entries if entry.sha256 is not None}
 
     def matches(self, config: Mapping[str, Any]) -> bool:
-        """Whether a record's ``config`` block is this cell's; raises as ``from_config``."""
+        """Whether a record's ``config`` block describes this cell; raises like ``from_config``."""
         if config["digest"] != self.digest or config["sha256"] != self.sha256:
             return False
-        # a user's file may be anywhere
-        user_files = {kind: getattr(self, kind) for kind in self.sha256}
+        # the path of a user's file does not count
+        user_files = {role: getattr(self, role) for role in self.sha256}
         found = Cell.from_config({**config, **user_files}, self.study)
         setting = (found.recipe.learning_rate, found.recipe.weight_decay)
         return (
@@ -334,7 +334,7 @@ def cell_names(cell_id: str) -> str:
 
 
 def _identity(name: str, entry: Entry | Dataset) -> Any:
-    """A name's part of the digest: itself, or the content of the user's file."""
+    """What the digest has of a name: the name, or the class and its file's SHA-256."""
     if entry.sha256 is None:
         return name
     return {"class": re.sub(r"[^:]*\.py:", "", name), "sha256": entry.sha256}

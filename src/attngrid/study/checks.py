@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 
 def check_options(block: Block) -> None:
-    """``classes`` is less than the dataset has; ``rates`` are as many as statistics, sum 1."""
+    """Check that ``classes`` is below the dataset's, and that ``rates`` fit the statistics."""
     classes, rates = block.options.classes, block.options.rates
     known = find_dataset(block.dataset).num_classes
     if classes is not None and classes >= known:
         raise ValueError(
-            f"options.classes: found {classes}; {block.dataset} has {known}, leave it out for all"
+            f"options.classes: found {classes}; {block.dataset} has {known}; take fewer, or omit it"
         )
     if rates is None:
         return
     for name in block.attentions:
         entry = find_attention(name)
-        entry = find_attention(entry.matches or name)  # a control has its module's options
+        entry = find_attention(entry.matches or name)  # a control has the options of its module
         count = len(entry.options.get("statistics", ("avg", "std")))
         wrong = len(rates) != count or not math.isclose(sum(rates), 1)
         if "rates" in entry.accepts and not entry.external and wrong:
@@ -41,9 +41,9 @@ def check_options(block: Block) -> None:
 
 
 def check_names(study: Study) -> None:
-    """No two recipes, rows, datasets or tables would have the same name."""
+    """Check that recipes, rows, datasets and tables have different names."""
     if shadowed := set(study.recipes) & set(shipped_recipes()):
-        raise ValueError(f"recipes.{min(shadowed)}: is a shipped recipe's name; take another")
+        raise ValueError(f"recipes.{min(shadowed)}: is a shipped recipe's name; choose another")
     for label, names in (
         (attention_label, [name for block in study.grid for name in block.attentions]),
         (backbone_label, [name for block in study.grid for name in block.backbones]),
@@ -57,15 +57,15 @@ def check_names(study: Study) -> None:
                     "tables; rename a class or a folder"
                 )
     if "claims" in study.descriptions:
-        raise ValueError("tables: found 'claims', which every study has; take another name")
+        raise ValueError("tables: found 'claims', which every study has; choose another name")
     if len(study.descriptions) < len(study.tables):
         raise ValueError(f"tables: found {list(study.tables)}; each needs a file name of its own")
 
 
 def check_recipes(study: Study) -> None:
-    """Every recipe exists and fits its images; its batches divide into the micro-batches."""
+    """Check that recipes exist, fit their images, and divide into the micro-batches."""
     gpus, steps = study.compute.gpus, study.compute.gradient_accumulation_steps
-    parts = gpus * steps
+    count = gpus * steps
     for number, block in enumerate(study.grid):
         for name in block.recipes:
             where = f"grid.{number}.recipes: "
@@ -78,16 +78,16 @@ def check_recipes(study: Study) -> None:
             except ValueError as error:
                 raise ValueError(f"{where}{error}") from None
             size = recipe.batch_size
-            if parts > 1 and (size % parts or size < 2 * parts):
+            if count > 1 and (size % count or size < 2 * count):
                 raise ValueError(
                     f"{where}batch_size: found {size}; compute.gpus {gpus} × "
-                    f"compute.gradient_accumulation_steps {steps} need a multiple of {parts}, "
-                    "2 images a part or more"
+                    f"compute.gradient_accumulation_steps {steps} need a multiple of {count} "
+                    "with 2 or more images in each micro-batch"
                 )
 
 
 def check_tuning(study: Study) -> None:
-    """What is tuned is in the grid, and every dataset has the validation images."""
+    """Check that the grid has what is tuned, and datasets have the validation images."""
     if study.tuning is None:
         return
     for key in CHOSEN:
@@ -105,31 +105,30 @@ def check_tuning(study: Study) -> None:
         classes = block.options.classes or dataset.num_classes
         if images % classes:
             raise ValueError(
-                f"{wrong}needs a multiple of {classes}, as many images of each class of "
-                f"{block.dataset}"
+                f"{wrong}needs a multiple of {classes}, the number of classes of {block.dataset}"
             )
         smallest = dataset.smallest_class
         if smallest is not None and images // classes >= smallest:
             raise ValueError(
                 f"{wrong}can be {(smallest - 1) * classes} at most: {block.dataset} has "
-                f"{smallest} training images of a class, and trials need some of them"
+                f"{smallest} training images of a class, and trials need one or more to train on"
             )
 
 
 def _check_transforms(
     transforms: Sequence[Transform], split: str, name: str, input_size: int | None
 ) -> None:
-    """Each transform can be applied, and the last one makes the network's input size."""
+    """Check that each transform can be applied, and the last gives the network's input size."""
     dataset = find_dataset(name)
-    resident = dataset.target is not None
+    in_memory = dataset.target is not None
     size = input_size or dataset.input_size
-    averaged = resident and dataset.stored_size is None  # to the input size, before transforms
+    averaged = in_memory and dataset.stored_size is None  # to the input size, before transforms
     if averaged and dataset.input_size % size:
         raise ValueError(
             f"options.input_size: found {size}; images of {name} are averaged from "
             f"{dataset.input_size}×{dataset.input_size}, so it must divide {dataset.input_size}"
         )
-    crop = "random_crop" if resident else "random_resized_crop"
+    crop = "random_crop" if in_memory else "random_resized_crop"
     allowed = ["resize", "crop_to"]
     if split == "train":
         allowed = ["flip", crop, *allowed, "brightness"]
@@ -140,28 +139,28 @@ def _check_transforms(
             f"{name} can have {', '.join(allowed)}, each once"
         )
     # after each transform, the images' shorter side, 0 if unknown, and whether they are square
-    shorter = (dataset.stored_size or size) if resident else 0
-    square = resident
+    shorter = (dataset.stored_size or size) if in_memory else 0
+    square = in_memory
     for transform in transforms:
         match transform:
-            case Resize() if resident and (transform.size, transform.squash) != (shorter, True):
+            case Resize() if in_memory and (transform.size, transform.squash) != (shorter, True):
                 raise ValueError(
                     f"{split}_transforms: resize: {name} is stored at {shorter}×{shorter} and not "
-                    f"resized; {{size: {shorter}, squash: true}} says so"
+                    f"resized; needs no resize, or {{size: {shorter}, squash: true}}"
                 )
             case Resize():
                 shorter, square = transform.size, transform.squash
             case CropTo() if transform.size > shorter:
-                of = f"{shorter} pixels on the shorter side" if shorter else "any shape"
+                shape = f"{shorter} pixels on the shorter side" if shorter else "any shape"
                 raise ValueError(
-                    f"{split}_transforms: crop_to: found {transform.size}, of images of {of}; "
+                    f"{split}_transforms: crop_to: found {transform.size} for images of {shape}; "
                     "resize them first"
                 )
             case CropTo() | RandomResizedCrop():
                 shorter, square = transform.size, True
     if (shorter, square) != (size, True):
-        made = f"{shorter}×{shorter}" if square else "images of any shape"
+        shape = f"{shorter}×{shorter}" if square else "any shape"
         raise ValueError(
-            f"{split}_transforms: make {made} of {name}, whose networks see {size}×{size}; "
+            f"{split}_transforms: give images of {shape}; networks for {name} need {size}×{size}; "
             f"end with crop_to: {{size: {size}}}"
         )

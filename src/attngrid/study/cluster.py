@@ -24,7 +24,7 @@ DURATION = r"^(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)$"
 WORD, MODEL, OPTION = r"^[\w\[(][ -~]*$", r"^[A-Za-z0-9_.]+$", r"^--[ -~]+$"
 PATTERNS |= {
     DURATION: "[days-]hours:minutes:seconds, such as 1-00:00:00",
-    WORD: "ASCII characters, with a letter, digit, _, [ or ( first",
+    WORD: "ASCII characters, starting with a letter, digit, _, [ or (",
     MODEL: "letters, digits, _ and .",
     OPTION: "an option of sbatch, --name or --name=value",
 }
@@ -42,40 +42,40 @@ def _minutes(text: str) -> int | None:
 
 
 class Cluster(Strict):
-    """A site's Slurm. Omitted keys leave the choice to Slurm."""
+    """A site's Slurm settings. For omitted keys Slurm uses its own defaults."""
 
-    partition: Word | None = Field(None, description="of the jobs with a GPU")
-    cpu_partition: Word | None = Field(None, description="of the jobs without one")
-    account: Word | None = Field(None, description="that is charged")
-    qos: Word | None = Field(None, description="of all jobs")
-    constraint: Word | None = Field(None, description="of the jobs with a GPU, such as a100&nvlink")
+    partition: Word | None = Field(None, description="partition of jobs with a GPU")
+    cpu_partition: Word | None = Field(None, description="partition of jobs without a GPU")
+    account: Word | None = Field(None, description="account to charge")
+    qos: Word | None = Field(None, description="quality of service of all jobs")
+    constraint: Word | None = Field(None, description="features of GPU nodes, such as a100&nvlink")
     gpu_request: Literal["gpus", "gres", "none"] = Field(
         "gpus", description="--gpus=N, --gres=gpu:N, or nothing where the partition implies it"
     )
-    gpu_model: Model | None = Field(None, description="as Slurm spells it: --gpus=a100:N")
+    gpu_model: Model | None = Field(None, description="name of the GPU in Slurm: --gpus=a100:N")
     extra: tuple[SbatchOption, ...] = Field(
-        (), strict=False, description="further options of sbatch, one an item"
+        (), strict=False, description="further options of sbatch, one in each item"
     )
     time_limit: Annotated[str, Field(pattern=DURATION)] | None = Field(
-        None, description="of a job; left out, the partition's. A longer cell takes several jobs"
+        None, description="of a job; default: the partition's. A longer cell takes several jobs"
     )
     warning_s: PositiveInt = Field(
-        180, description="before the limit, for a last step and its checkpoint"
+        180, description="seconds before the limit, to finish a step and save a checkpoint"
     )
-    gpu: str = Field("A100", min_length=1, description="the GPU that times are planned for")
-    margin: Positive = Field(2.0, description="of the wall time over the planned one")
+    gpu: str = Field("A100", min_length=1, description="the GPU for which times are planned")
+    margin: Positive = Field(2.0, description="ratio of requested wall time to planned time")
 
     def limit(self, *, ask: bool = False) -> int:
-        """Minutes that a job may take: ``time_limit``, or with ``ask`` Slurm's limit, or a day."""
+        """A job's limit in minutes: ``time_limit``, else with ``ask`` Slurm's limit, else a day."""
         if self.time_limit is not None:
             return _minutes(self.time_limit) or DAY
         return (_partition_limit(self.partition) if ask else None) or DAY
 
     def runtime(self, planned_s: float | None, limit: int) -> int:
-        """Minutes of wall time to request for a cell that should take ``planned_s`` seconds."""
+        """Minutes of wall time to request for a cell that is planned to take ``planned_s``."""
         if planned_s is None:
             return limit
-        # 10 minutes to start Python and Snakemake and to load the images
+        # 10 minutes for starting Python and Snakemake and for loading the images
         wanted = 10 + (planned_s * self.margin + self.warning_s) / 60
         return min(limit, math.ceil(wanted))
 
@@ -122,19 +122,19 @@ def _partition_limit(partition: str | None) -> int | None:
 
 
 def require_plain(values: Iterable[object]) -> None:
-    """Raise a ConfigError if a part of a job's command has a character that a shell would expand.
+    """Raise a ConfigError if an argument of a job's command has a character that shells expand.
 
-    Snakemake quotes them for the job, but the plugin then passes the command to sbatch in double
-    quotes, inside which these characters keep their meaning.
+    Snakemake quotes the arguments, but the plugin then passes the command to sbatch in double
+    quotes, and a shell expands these characters in double quotes.
     """
     for value in map(str, values):
         if found := set('$`"\\\n') & set(value):
             raise ConfigError(
-                f"on Slurm: found {value!r}, in which a shell would read {min(found)!r}; take a "
-                'name or folder without $, `, ", \\ and line ends'
+                f"on Slurm: found {value!r}, in which a shell would expand {min(found)!r}; use a "
+                'name or folder without $, `, ", \\ and line breaks'
             )
 
 
 def slurm_job() -> str | None:
-    """The id of the Slurm job that this process is in."""
+    """The id of the Slurm job in which this process runs."""
     return os.environ.get("SLURM_JOB_ID")

@@ -1,4 +1,4 @@
-"""What a cell runs on, and which options make it faster."""
+"""The hardware that a cell runs on, and options that make it faster."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from attngrid.study.options import Precision, Share
 class Performance(Strict):
     """Options that change how fast a training is.
 
-    They change its results by rounding only. A record reports them; a cell's digest ignores them.
+    They change results by rounding only. A record reports them; a cell's digest omits them.
     """
 
-    channels_last: bool = Field(True, description="store the channels of a pixel side by side")
+    channels_last: bool = Field(True, description="channels-last memory format")
     compile: bool | Literal["auto", "attention"] = Field(
         "auto",
         description="torch.compile of the network, or of the attention modules only; "
@@ -32,26 +32,26 @@ class Performance(Strict):
 
 
 class Compute(Strict):
-    """What the cells run on.
+    """The hardware that the cells run on.
 
-    Precision, threads and ``micro_batches`` are part of a cell's identity. The device and the
+    Precision, threads and ``micro_batches`` are part of a cell's identity; the device and the
     number of devices are not.
     """
 
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA if there is one")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA if available")
     precision: Precision = Field("float32", description="bfloat16: under autocast")
-    threads: PositiveInt = Field(1, description="CPU threads of a process, on every machine")
+    threads: PositiveInt = Field(1, description="CPU threads of each process, on every machine")
     gpus: PositiveInt = Field(
-        1, description="GPUs of a cell, one process each; on a CPU: processes"
+        1, description="number of GPUs of a cell, one process each; on a CPU: of processes"
     )
     gradient_accumulation_steps: PositiveInt = Field(
-        1, description="micro-batches that a process takes one after the other"
+        1, description="number of micro-batches that each process trains in turn"
     )
     sync_bn: bool = Field(False, description="BatchNorm across the GPUs; CUDA only")
     workers: Annotated[int, Field(ge=0)] = Field(
         4, description="processes that read image files; images in memory need none"
     )
-    deterministic: bool = Field(True, description="refuse operators that are not deterministic")
+    deterministic: bool = Field(True, description="forbid operators that are not deterministic")
     performance: Performance = Performance()
     checkpoint_share: Share = Field(
         0.01, description="share of a cell's time for checkpoints; 0: only after a signal"
@@ -67,7 +67,7 @@ class Compute(Strict):
         ):
             raise ValueError(
                 "performance.cuda_graphs: found true; needs gpus: 1 and "
-                "gradient_accumulation_steps: 1, whole batches"
+                "gradient_accumulation_steps: 1, because a CUDA graph needs whole batches"
             )
         return self
 

@@ -33,5 +33,5 @@ def model_label(backbone: str, attention: str) -> str:
     label = backbone_label(backbone)
     if attention == "none":
         return label
-    joint = ", " if attention.startswith("none_wide:") else " + "
-    return f"{label}{joint}{attention_label(attention)}"
+    separator = ", " if attention.startswith("none_wide:") else " + "
+    return f"{label}{separator}{attention_label(attention)}"

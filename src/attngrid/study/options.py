@@ -41,28 +41,28 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Options(Strict):
-    """Model and data options of a cell. A cell's digest omits the ones at their defaults."""
+    """Model and data options of a cell. A cell's digest omits options at their defaults."""
 
-    width: Positive = Field(1.0, description="scales the stages' widths")
-    reduction: PositiveInt = Field(16, description="r of the channel gates")
+    width: Positive = Field(1.0, description="factor on the widths of the stages")
+    reduction: PositiveInt = Field(16, description="reduction ratio r of the channel gates")
     placement: Literal["default", "every_block", "last_stage", "stage_end"] = Field(
-        "default", description="where the attention module sits"
+        "default", description="where the attention modules are"
     )
     statistics: tuple[str, ...] | None = Field(
-        None, strict=False, description="of maf, maf_c and maf_b: avg, max, std"
+        None, strict=False, description="statistics of maf, maf_c and maf_b: avg, max, std"
     )
     rates: tuple[Share, ...] | None = Field(
-        None, strict=False, description="of srap: each statistic's share of the channels"
+        None, strict=False, description="each statistic's share of the channels in srap"
     )
-    residual: bool = Field(True, description="MobileNetV1's skips; false: the 2017 original")
-    expand_first: bool = Field(True, description="MobileNetV2's; false: the original")
-    input_bn: bool = Field(True, description="MobileNets: a BatchNorm on the image")
-    conv_head: bool = Field(True, description="MobileNets: a 1×1 convolution to classify")
+    residual: bool = Field(True, description="MobileNetV1 with skips; false: the 2017 original")
+    expand_first: bool = Field(True, description="V2's first block expands; false: the original")
+    input_bn: bool = Field(True, description="MobileNets with a BatchNorm on the image")
+    conv_head: bool = Field(True, description="MobileNets with a 1×1 convolution as classifier")
     classes: Annotated[int, Field(ge=2)] | None = Field(
-        None, description="train and test on the first so many classes only"
+        None, description="number of classes to use, from the first on"
     )
     input_size: PositiveInt | None = Field(
-        None, description="pixels a side of the network's images, if not the dataset's own"
+        None, description="height and width of the network's images; default: the dataset's"
     )
 
     def changed(self) -> dict[str, Any]:

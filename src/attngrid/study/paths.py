@@ -1,4 +1,4 @@
-"""A site's folders for images and results: one ``site.yaml`` for all studies."""
+"""A site's folders for images and results; one ``site.yaml`` serves all studies."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from attngrid.core.validation import read_settings, settings_file
 
 
 class Site(Strict):
-    """A site's folders. Jobs expand ``$NAMES`` of the environment where they run."""
+    """A site's folders. Each job expands environment variables such as ``$SCRATCH``."""
 
-    data: str = Field("data", description="holds the datasets, cifar-100-python/ and so on")
-    results: str = Field("results", description="holds a folder for each study")
+    data: str = Field("data", description="folder of the datasets, cifar-100-python/ and so on")
+    results: str = Field("results", description="folder of the results, a subfolder for each study")
 
 
 def site() -> Site:
@@ -25,17 +25,17 @@ def site() -> Site:
 
 
 def data_folder() -> Path:
-    """The folder that holds the datasets."""
+    """The folder of the datasets."""
     return _expanded("data", site().data)
 
 
 def results_folder() -> Path:
-    """The folder that holds a folder for each study."""
+    """The folder of the results, with one subfolder for each study."""
     return _expanded("results", site().results)
 
 
 def _expanded(key: str, value: str) -> Path:
     path = os.path.expandvars(value)
     if "$" in path:
-        raise ConfigError(f"site.yaml: {key}: found {value!r}, in which a variable is not set")
+        raise ConfigError(f"site.yaml: {key}: found {value!r}, but a variable in it is not set")
     return Path(path).expanduser()

@@ -1,4 +1,4 @@
-"""The hours, disk space and wall time that a study needs, from measured times or from MACs."""
+"""Estimates of a study's hours, disk space and wall time, from measured times or from MACs."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from attngrid.study.cluster import DAY, cluster
 from attngrid.study.paths import results_folder
 from attngrid.study.schema import Study
 
-# TFLOP/s without sparsity from the vendor's data sheets: float32 without tensor cores (a cell's
-# float32 means float32), bfloat16 with them. V100 and T4 have no bfloat16.
+# TFLOP/s without sparsity from the vendor's data sheets: float32 without tensor cores (TF32
+# is off), bfloat16 with them. V100 and T4 have no bfloat16.
 PEAKS: dict[str, tuple[float, float]] = {
     "A100": (19.5, 312),
     "A40": (37.4, 149.7),
@@ -39,8 +39,8 @@ PEAKS: dict[str, tuple[float, float]] = {
     "T4": (8.1, 8.1),
     "V100": (15.7, 15.7),
 }
-# Assumptions where nothing was measured: the share of its peak that a device reaches, the shortest
-# time of a GPU's step (its kernels start one by one), and the peak of a CPU thread.
+# Assumptions without measured times: the share of its peak that a device reaches, the shortest
+# time of a step on a GPU (to launch its kernels), and the peak of a CPU thread.
 SHARE = 0.2
 STEP_S = 0.02
 CPU_TFLOPS = 0.1
@@ -50,13 +50,12 @@ FLOPS_PER_TRAINED_MAC, FLOPS_PER_TESTED_MAC = 6, 2
 # A cell that asks for at most this wall time shares its job with others.
 SMALL_MIN = 60
 MEASURED, FROM_MACS, UNKNOWN = "measured", "from MACs", "unknown"
+# Numbers of devices for which a plan gives the wall time.
+DEVICE_COUNTS = (1, 4, 16, 64)
 
 
-AT_ONCE = (1, 4, 16, 64)
-
-
-def _names(name: str, device: str) -> bool:
-    """Whether a device's name contains a GPU's name as whole words: an L40S is no L4."""
+def _is_device(name: str, device: str) -> bool:
+    """Whether a device's name contains a GPU's name as whole words: an L40S is not an L4."""
     pattern = rf"(?<![a-z0-9]){re.escape(name.lower())}(?![a-z0-9])"
     return re.search(pattern, device.lower()) is not None
 
@@ -71,7 +70,7 @@ def duration(seconds: float) -> str:
 
 
 def number(value: float) -> str:
-    """A number with two digits, or without decimals from 100 on; below 0.001 it is 0."""
+    """Two significant digits, no decimals from 100 on, and 0 below 0.001."""
     if value < 0.001:
         return "0"
     return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
@@ -79,7 +78,7 @@ def number(value: float) -> str:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The expected seconds of a training, None where they are unknown, and their source."""
+    """The expected seconds of a training, or None if they are unknown, and their source."""
 
     seconds: float | None
     source: str
@@ -90,9 +89,9 @@ class Planner:
 
     Args:
         study: the study; its ``compute`` says whether the cells run on a CPU.
-        limit: returns the minutes that a job may take; called at most once, when needed.
-        gpu: a key of ``PEAKS``, or words of a record's ``device_name``; left out: the cluster's.
-        on_cpu: whether the cells run on a CPU; left out: as the study says.
+        limit: returns the time limit of a job in minutes; called at most once, when needed.
+        gpu: a key of ``PEAKS``, or words of a record's ``device_name``; default: the cluster's.
+        on_cpu: whether the cells run on a CPU; default: from the study.
     """
 
     def __init__(
@@ -112,7 +111,7 @@ class Planner:
 
     @cached_property
     def limit(self) -> int:
-        """Minutes that a job may take."""
+        """The time limit of a job in minutes."""
         return self._limit()
 
     @cached_property
@@ -122,7 +121,7 @@ class Planner:
         for file in (shipped("results/complexity.csv"), self.study.results / "complexity.csv"):
             with suppress(OSError), file.open(encoding="utf-8", newline="") as stream:
                 for row in csv.DictReader(stream):
-                    if row["macs"]:  # empty where an operator cannot be counted
+                    if row["macs"]:  # empty if an operator cannot be counted
                         key = tuple(row[name] for name in MODEL_KEY)
                         counts[key] = int(row["params"]), int(row["macs"])
         return counts
@@ -132,28 +131,28 @@ class Planner:
 
     @cached_property
     def _measured(self) -> dict[tuple[object, ...], float]:
-        """Seconds in records of the same trainings on the same kind of device, by ``_key``.
+        """Seconds of the same trainings on the same kind of device in records, by ``_key``.
 
-        Of a model's seeds the median, since a machine may have been busy.
+        It is the median over a model's seeds, because a machine may have been busy.
         """
-        found = sorted(results_folder().glob("*/records/*.json"))
-        found += sorted(results_folder().glob("*/trials/*.json"))
-        files = {file.stem: file for file in found}
+        records = sorted(results_folder().glob("*/records/*.json"))
+        records += sorted(results_folder().glob("*/trials/*.json"))
+        files = {file.stem: file for file in records}
         seconds: dict[tuple[object, ...], list[float]] = defaultdict(list)
         for cell in (*self.study.trainings.values(), *self.study.trials.values()):
             with suppress(OSError, ValueError, KeyError, TypeError):
                 run = json.loads(files[cell.id].read_text("utf-8"))["run"]
-                same = self.on_cpu or _names(self.gpu, run["device_name"])
+                same = self.on_cpu or _is_device(self.gpu, run["device_name"])
                 if (run["device"] == "cpu") == self.on_cpu and same:
                     seconds[_key(cell)].append(float(run["wall_s"]))
         return {key: statistics.median(values) for key, values in seconds.items()}
 
     @property
     def _peak(self) -> tuple[float, float] | None:
-        return next((peak for name, peak in PEAKS.items() if _names(name, self.gpu)), None)
+        return next((peak for name, peak in PEAKS.items() if _is_device(name, self.gpu)), None)
 
     def require_known(self) -> None:
-        """Raise an UnknownNameError if the GPU is unknown and no record has such a device."""
+        """Raise an UnknownNameError if neither ``PEAKS`` nor a record has the GPU."""
         if not (self.on_cpu or self._peak or self._measured):
             raise UnknownNameError("GPU", self.gpu, PEAKS)
 
@@ -169,9 +168,9 @@ class Planner:
         if cell.validation:
             train, test = train - cell.validation, cell.validation
         batch = cell.recipe.batch_size
-        at_least = 0 if self.on_cpu else STEP_S
-        step_s = max(at_least, batch * macs * FLOPS_PER_TRAINED_MAC / rate)
-        test_s = max(at_least / 3, batch * macs * FLOPS_PER_TESTED_MAC / rate)
+        shortest_s = 0 if self.on_cpu else STEP_S
+        step_s = max(shortest_s, batch * macs * FLOPS_PER_TRAINED_MAC / rate)
+        test_s = max(shortest_s / 3, batch * macs * FLOPS_PER_TESTED_MAC / rate)
         epoch_s = (train * step_s + test * test_s) / batch
         return Estimate(cell.recipe.epochs * epoch_s, FROM_MACS)
 
@@ -187,12 +186,12 @@ class Planner:
         return self.cluster.runtime(seconds, self.limit)
 
     def group(self, cell_id: str, beside: int) -> str | None:
-        """The Snakemake group of a small cell, ``beside`` of which share a job; None of a large."""
+        """The Snakemake group of a small cell, else None; ``beside`` small cells share a job."""
         minutes = self.runtime(cell_id)
         return "small" if minutes <= SMALL_MIN and beside * minutes <= self.limit else None
 
     def disk_gb(self) -> float | None:
-        """Disk space of the weights in GB; None where a model has not been counted."""
+        """Disk space of the weights in GB; None if a model is not counted yet."""
         if self.study.keep.weights == "none":
             return 0
         counts = [self._count(cell) for cell in self.study.trainings.values()]
@@ -209,7 +208,7 @@ def _key(cell: Cell) -> tuple[object, ...]:
 
 
 def summary(planner: Planner) -> str:
-    """Cells, hours and disk space in two lines, which every run prints first."""
+    """Cells, hours and disk space in two lines, the first output of every run."""
     study, disk = planner.study, planner.disk_gb()
     cells = [*study.trainings.values(), *study.trials.values()]
     left = [planner.estimate(cell) for cell in cells if not cell.record.is_file()]
@@ -222,7 +221,7 @@ def summary(planner: Planner) -> str:
     else:
         counts = Counter(estimate.source for estimate in left)
         sources = ", ".join(f"{count} {source}" for source, count in sorted(counts.items()))
-        hours = f"some {number(sum(known) / 3600)} {kind} left ({planner.device}: {sources})"
+        hours = f"about {number(sum(known) / 3600)} {kind} left ({planner.device}: {sources})"
     return (
         f"study {study.study}{': ' if study.title else ''}{study.title}\n"
         f"{len(cells)} cells, {len(cells) - len(left)} done; {hours}"
@@ -257,10 +256,10 @@ def plan(planner: Planner) -> Iterator[str]:
     if UNKNOWN in set(frame["source"]):
         yield "unknown: a model or a dataset's images have not been counted yet"
     else:
-        walls = [f"{duration(3600 * max(longest, total / n))} on {n}" for n in AT_ONCE]
-        yield f"wall time on so many {planner.device}s at once: {', '.join(walls)}"
+        walls = [f"{duration(3600 * max(longest, total / n))} on {n}" for n in DEVICE_COUNTS]
+        yield f"wall time by the number of {planner.device}s: {', '.join(walls)}"
     if FROM_MACS in set(frame["source"]):
         yield (
             f"from MACs: {100 * SHARE:.0f} % of the device's peak is assumed"
-            + ("" if planner.on_cpu else f", and no step under {1000 * STEP_S:.0f} ms")
+            + ("" if planner.on_cpu else f", and {1000 * STEP_S:.0f} ms or more a step")
         )

@@ -1,4 +1,4 @@
-"""Recipes: how a cell is trained. ``recipes.yaml`` holds the shipped ones."""
+"""Recipes: how a cell is trained. ``recipes.yaml`` has the shipped recipes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from attngrid.data.transforms import Transform
 
 
 class Schedule(Strict):
-    """Learning rate over an epoch's fraction of the whole training.
+    """The factor of the learning rate as a function of the epoch.
 
-    ``step`` multiplies by ``gamma`` at each of ``milestones`` (epochs); ``one_cycle`` rises
-    linearly over the first ``warmup`` of the training and falls linearly to 0.
+    ``step`` multiplies by ``gamma`` at each of ``milestones`` (epochs). ``one_cycle`` rises
+    linearly in the first ``warmup`` (a fraction) of the training, and then falls linearly to 0.
     """
 
     kind: Literal["step", "one_cycle"]
@@ -55,11 +55,11 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        milestones = self.schedule.milestones
-        if list(milestones) != sorted(set(milestones)) or any(m >= self.epochs for m in milestones):
-            raise ValueError(f"milestones must rise and stay below the {self.epochs} epochs")
+        found, epochs = list(self.schedule.milestones), self.epochs
+        if found != sorted(set(found)) or any(milestone >= epochs for milestone in found):
+            raise ValueError(f"milestones: found {found}; needs rising epochs below {epochs}")
         if self.nesterov and not self.momentum:
-            raise ValueError("nesterov: true needs a momentum above 0")
+            raise ValueError("nesterov: found true with momentum 0; needs a momentum above 0")
         return self
 
     def learning_rate_at(self, epoch: float) -> float:

@@ -17,21 +17,21 @@ SNAKEMAKE_MB = 600
 
 
 def cores(study: Study, cell_id: str) -> int:
-    """CPU cores of a training: its threads and the processes that read its image files."""
+    """CPU cores of a training, for its threads and the processes that read image files."""
     in_files = find_dataset(study.training(cell_id).dataset).target is None
-    of_each = study.compute.threads + (study.compute.workers if in_files else 0)
-    return of_each * study.compute.gpus
+    per_process = study.compute.threads + (study.compute.workers if in_files else 0)
+    return per_process * study.compute.gpus
 
 
 def memory_mb(study: Study, cell_id: str) -> int:
-    """Main memory of a training's job in MB, with the Snakemake processes inside the job."""
+    """Main memory of a training's job in MB, with the job's own Snakemake processes."""
     dataset = find_dataset(study.training(cell_id).dataset)
     size = dataset.stored_size or dataset.input_size
     if dataset.target is None:
         images_mb = 1000 * study.compute.workers
     elif dataset.images is None:
         images_mb = 4000
-    else:  # one byte a value, and a second copy while they are loaded
+    else:  # one byte for each value, and a second copy during loading
         images_mb = 2 * sum(dataset.images) * 3 * size**2 // 10**6
     return SNAKEMAKE_MB + (3000 + images_mb) * study.compute.gpus
 
@@ -43,21 +43,21 @@ def prepared(study: Study) -> dict[str, str]:
 
 
 def train_needs(study: Study, cell_id: str) -> list[Path]:
-    """Files that a training needs: its dataset's report, its best hyperparameters."""
+    """Files that a training needs: its dataset's report and its best hyperparameters."""
     cell = study.training(cell_id)
     return [*_reports(study, cell.dataset), *filter(None, [cell.choice])]
 
 
 def _reports(study: Study, dataset: str) -> list[Path]:
-    """The report of a dataset that must be prepared; empty for the others."""
+    """The report of a dataset that must be prepared; empty for other datasets."""
     return [report_file(dataset, study.data_folder)] if find_dataset(dataset).prepare else []
 
 
 def require_runnable(study: Study, cells: Iterable[str] | None = None) -> None:
-    """Check, before the first training starts, that cells (of these ids, or all) can be trained.
+    """Check before the first training that the cells of these ids, or all cells, can be trained.
 
     Raises:
-        ConfigError: a dataset's files are missing and cannot be fetched, or an optional package
+        ConfigError: a dataset's files are missing and cannot be downloaded, or an optional package
             is not installed.
     """
     wanted = [study.training(cell) for cell in (study.trainings if cells is None else cells)]
@@ -73,10 +73,10 @@ def _require_files(study: Study, name: str) -> None:
     packed = [folder / file for file in dataset.archives if not (folder / file).exists()]
     if not missing or (dataset.archives and (study.data.download or not packed)):
         return
-    how = f"put it there ({name}'s images are not fetched)"
+    how = f"put it there (attngrid does not download {name})"
     if dataset.archives:
         how = (
-            "set `data: {download: true}` to have it fetched, or put "
+            "set `data: {download: true}` to download it, or put "
             f"{' and '.join(map(str, packed))} there (docs/datasets.md)"
         )
     raise ConfigError(f"study {study.study}: there is no {folder / missing[0]}; {how}")
@@ -87,5 +87,5 @@ def require_captum(study: Study) -> None:
     if find_spec("captum") is None:
         raise ConfigError(
             f"study {study.study}: the attention maps need captum, which is not installed: "
-            'pip install "attngrid[maps]", or take `maps` out of its figures'
+            'pip install "attngrid[maps]", or remove `maps` from its `figures`'
         )

@@ -1,4 +1,4 @@
-"""``attngrid init``: a folder for a user's own study, outside this repository."""
+"""``attngrid init`` makes a folder for a user's own study, outside this repository."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ def init(folder: Path) -> list[Path]:
     """Make a study folder with a working example of everything that a user can add.
 
     Returns:
-        The files made in the folder, which is new or empty; the study takes its name.
+        The files in the new folder; the study has the folder's name.
 
     Raises:
-        ConfigError: the folder is not empty, its name cannot be a study's name, or there is no
-            checkout of attngrid with its workflow.
+        ConfigError: the folder is not empty, its name cannot be a study's name, or no checkout of
+            attngrid is found.
     """
     study = re.sub(r"[^a-z0-9_-]+", "-", folder.resolve().name.lower()).strip("-_")
     if not study or len(study) > 40:
         raise ConfigError(
-            f"{folder}: its name is the study's: found {folder.resolve().name!r}, "
+            f"{folder}: its name is the study's name: found {folder.resolve().name!r}, "
             "needs 1 to 40 letters and digits"
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -31,8 +31,8 @@ def init(folder: Path) -> list[Path]:
     checkout = home().resolve()
     if not (checkout / "Snakefile").is_file():
         raise ConfigError(
-            f"{checkout} is no checkout of attngrid, and the workflow is in one: run this in it, "
-            "or set ATTNGRID_HOME to it"
+            f"{checkout}: found no Snakefile; needs a checkout of attngrid: run this command in "
+            "one, or set ATTNGRID_HOME to its path"
         )
     template, caches = Path(__file__).with_name("study_folder"), shutil.ignore_patterns("__py*")
     shutil.copytree(template, folder, dirs_exist_ok=True, ignore=caches)

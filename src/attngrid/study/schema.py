@@ -47,7 +47,7 @@ class Block(Strict):
         description="names of list_attentions(), timm:eca and other layers of timm, controls "
         "such as none_wide:csm, or my_module.py:MyAttention"
     )
-    recipes: Listed[RecipeName] = Field(description="shipped recipes, or of this file's `recipes`")
+    recipes: Listed[RecipeName] = Field(description="names of shipped recipes or of `recipes`")
     seeds: Listed[Seed] = Field(description="one training per seed, 0 or more")
     options: Options = Options()
 
@@ -61,18 +61,18 @@ class Data(Strict):
     """Where the images are."""
 
     folder: str | None = Field(
-        None, description="holds cifar-100-python/ and so on; left out: where the site has them"
+        None, description="folder of cifar-100-python/ and so on; default: the folder of the site"
     )
     download: bool = Field(
-        False, description="fetch what is missing; nothing else uses the network"
+        False, description="download missing archives; nothing else uses the network"
     )
 
 
 class Keep(Strict):
-    """What is kept of a training beside its record. Does not change a cell's digest."""
+    """Files that a training keeps besides its record. They change no cell's digest."""
 
     weights: Literal["none", "last"] = Field(
-        "last", description="last: those after the last epoch, as safetensors"
+        "last", description="last: the weights after the last epoch, as safetensors"
     )
 
 
@@ -80,13 +80,13 @@ class Study(Strict):
     """One study: its grid of cells and what is rendered from it."""
 
     study: Annotated[str, Field(pattern=STUDY_NAME, max_length=40)] = Field(
-        description="the name that its results, tables and figures carry"
+        description="name of the study, its results, tables and figures"
     )
     title: str = Field("", description="one line for the report")
     grid: Listed[Block]
-    recipes: dict[RecipeName, Recipe] = Field({}, description="recipes of the study's own, by name")
+    recipes: dict[RecipeName, Recipe] = Field({}, description="the study's own recipes, by name")
     tuning: Tuning | None = Field(
-        None, description="trains the grid once more, with each model's best of equally many trials"
+        None, description="trains the grid again, each model with its best hyperparameters"
     )
     compute: Compute = Compute()
     data: Data = Data()
@@ -94,7 +94,7 @@ class Study(Strict):
     tables: tuple[str, ...] = Field(
         (),
         strict=False,
-        description="names in workflow/tables/, or paths of descriptions of your own",
+        description="names in workflow/tables/, or paths of your own descriptions",
     )
     figures: tuple[FigureName, ...] = Field((), strict=False)
 
@@ -106,7 +106,7 @@ class Study(Strict):
         return self
 
     def recipe(self, name: str) -> Recipe:
-        """A recipe of the study's own, or a shipped one."""
+        """A recipe of the study or a shipped recipe."""
         known = {**shipped_recipes(), **self.recipes}
         if name not in known:
             raise UnknownNameError("recipe", name, known)
@@ -118,7 +118,7 @@ class Study(Strict):
     def cells(self) -> tuple[Cell, ...]:
         """All cells in the order of the configuration, each once.
 
-        A tuned recipe gives its cells a second time, with tuning.
+        Tuned recipes give their cells a second time, with tuning.
         """
         found: list[Cell] = []
         for block in self.grid:
@@ -152,7 +152,7 @@ class Study(Strict):
 
     @cached_property
     def trainings(self) -> dict[str, Cell]:
-        """The cells to train, by id: cells that compute the same share one."""
+        """The cells to train, by id; cells that compute the same share an id."""
         found: dict[str, Cell] = {}
         for cell in self.cells:
             found.setdefault(cell.id, cell)
@@ -160,7 +160,7 @@ class Study(Strict):
 
     @cached_property
     def choices(self) -> dict[str, Cell]:
-        """For each choice of the best hyperparameters, by name, one of the cells that use it."""
+        """For each file of best hyperparameters, by its stem, one of the cells that use it."""
         found: dict[str, Cell] = {}
         for cell in self.trainings.values():
             if cell.choice is not None:
@@ -184,27 +184,27 @@ class Study(Strict):
         return self.trainings.get(cell_id) or self.trials[cell_id]
 
     def find_cell(self, prefix: str) -> Cell:
-        """The cell or trial of an id, or of the beginning of one id.
+        """The cell or trial of an id or of its unique beginning.
 
         Raises:
-            ConfigError: several ids begin so; UnknownNameError: none does.
+            ConfigError: several ids begin with ``prefix``; UnknownNameError: none does.
         """
         found = [id for id in (*self.trainings, *self.trials) if id.startswith(prefix)]
         if len(found) > 1 and prefix not in found:
             raise ConfigError(
-                f"cell {prefix!r} of {self.study}: {len(found)} ids begin so: {', '.join(found)}"
+                f"{self.study}: {len(found)} cell ids begin with {prefix!r}: {', '.join(found)}"
             )
         return self.training(found[0] if len(found) == 1 else prefix)
 
     @cached_property
     def _order(self) -> dict[str, int]:
-        """The place of each id in the configuration; trials come before the cells they tune."""
+        """The rank of each id in the configuration; trials come before their cells."""
         cells = self.trainings.values()
         ids = dict.fromkeys(one.id for cell in cells for one in (*cell.trials, cell))
         return {id: place for place, id in enumerate(ids)}
 
     def priority(self, cell_id: str) -> float:
-        """Between 0 and 1; falls in the order of the configuration."""
+        """Between 0 and 1; decreases in the order of the configuration."""
         return 1 - (self._order[cell_id] + 1) / (len(self._order) + 1)
 
     @property
@@ -220,7 +220,7 @@ class Study(Strict):
 
     @property
     def gpus(self) -> int:
-        """GPUs that a training's job asks for."""
+        """GPUs that a training's job requests."""
         return 0 if self.compute.device == "cpu" else self.compute.gpus
 
     # Files, relative to the folder that the study runs in.
@@ -260,8 +260,8 @@ class Study(Strict):
     def snapshot(self) -> Path:
         """The resolved configuration for the jobs of a run.
 
-        Its name carries its content, so a job that starts late reads the configuration that its
-        run started with, whatever was edited since.
+        Its name has the digest of its content, so a job that starts late reads the configuration
+        of its run, even if the study's file was edited since.
         """
         digest = hashlib.sha256(self.resolved().encode()).hexdigest()
         return self.results / "configs" / f"{digest[:12]}.json"
@@ -310,17 +310,17 @@ def load_study(file: str | os.PathLike[str]) -> Study:
     """Read and check a study's configuration.
 
     Raises:
-        ConfigError: as ``read_yaml`` and ``validate`` say.
+        ConfigError: the file is wrong; see ``read_yaml`` and ``validate``.
     """
     return validate(Study, read_yaml(file), file)
 
 
 def find_study_file(text: str | None) -> Path:
-    """The configuration that a file's or a study's name stands for; None is the default.
+    """Find a configuration by its file or by its study's name; None gives the default.
 
     Raises:
-        ConfigError: no default here, or two files with one study's name.
-        UnknownNameError: no study of this name.
+        ConfigError: no default exists here, or two files have the same study's name.
+        UnknownNameError: no study has this name.
     """
     if text is None:
         for file in DEFAULTS:

@@ -1,4 +1,4 @@
-"""Hyperparameter tuning: the trials that every model gets."""
+"""Hyperparameter tuning: every model gets the same trials."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TUNED = "+tuned"
 
 def _each_once(values: tuple[float, ...]) -> tuple[float, ...]:
     if len(set(values)) < len(values):
-        raise ValueError(f"found {list(values)}; each once")
+        raise ValueError(f"found {list(values)}; needs each once")
     return values
 
 
@@ -31,22 +31,22 @@ Tuned = Annotated[tuple[str, ...] | None, Field(strict=False, min_length=1)]
 class Tuning(Strict):
     """The trials that every model gets, the baseline included: learning rates × weight decays."""
 
-    recipes: Tuned = Field(None, description="the recipes of the grid that are tuned, if not all")
-    backbones: Tuned = Field(None, description="the backbones that are tuned, if not all")
-    attentions: Tuned = Field(None, description="the attentions that are tuned, if not all")
+    recipes: Tuned = Field(None, description="recipes of the grid to tune; default: all")
+    backbones: Tuned = Field(None, description="backbones of the grid to tune; default: all")
+    attentions: Tuned = Field(None, description="attentions of the grid to tune; default: all")
     learning_rates: Annotated[tuple[Positive, ...], AfterValidator(_each_once)] = Field(
-        strict=False, min_length=1, description="to be tried, before the schedule"
+        strict=False, min_length=1, description="learning rates to try, before the schedule"
     )
     weight_decays: Annotated[tuple[WeightDecay, ...], AfterValidator(_each_once)] = Field(
-        strict=False, min_length=1, description="to be tried, each with every learning rate"
+        strict=False, min_length=1, description="weight decays to try with every learning rate"
     )
     validation_images: PositiveInt = Field(
-        description="of the training images, as many of each class, which trials are tested on"
+        description="number of training images to test trials on, equally many of each class"
     )
     seed: Seed = Field(0, description="of the trials")
 
     @model_validator(mode="after")
-    def _is_a_search(self) -> Tuning:
+    def _check_count(self) -> Tuning:
         if (found := len(self.settings)) < FEWEST_TRIALS:
             raise ValueError(
                 f"found {len(self.learning_rates)} learning_rates × {len(self.weight_decays)} "
@@ -64,7 +64,7 @@ class Tuning(Strict):
 
     @property
     def settings(self) -> list[tuple[float, float]]:
-        """Learning rate and weight decay of each trial, in rising order."""
+        """Learning rate and weight decay of each trial, in ascending order."""
         return list(product(sorted(self.learning_rates), sorted(self.weight_decays)))
 
     def digested(self) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""Attention modules, one a file.
+"""Attention modules, one in each file.
 
-Each takes ``channels``, C of its N×C×H×W input and output. ``reduction`` is r: the hidden width of
-a perceptron is max(1, C // r).
+``channels`` is C of the N×C×H×W input and output. ``reduction`` is r: the hidden width of a
+perceptron is max(1, C // r).
 """

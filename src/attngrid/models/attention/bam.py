@@ -30,8 +30,8 @@ class BAM(nn.Module):
     """``x ⊙ (1 + σ(Mc + Ms))`` (eqs. 1 and 2), with the branches of the authors' code.
 
     Args:
-        product: ``Mc ⊙ Ms`` before the sigmoid, as in the authors' code.
-        channel_branch: another Mc, from N×C×H×W to N×C.
+        product: take ``Mc ⊙ Ms`` before the sigmoid, as the authors' code does.
+        channel_branch: replaces Mc; maps N×C×H×W to N×C.
     """
 
     def __init__(

@@ -13,12 +13,12 @@ from attngrid.models.attention.se import SqueezeExcitation
 class ChannelSpatialAttention(nn.Sequential):
     """``sam(cam(x))``; ``spatial_first``: ``cam(sam(x))``, the other order in CSM's Fig. 6.
 
-    ``key_reduction`` and ``residual`` are SAM's.
+    ``key_reduction`` and ``residual`` are options of SAM.
     """
 
     def __init__(
-        self, channels: int, *, reduction: int = 16, spatial_first: bool = False, **of_sam: Any
+        self, channels: int, *, reduction: int = 16, spatial_first: bool = False, **sam_options: Any
     ) -> None:
         cam = SqueezeExcitation(channels, reduction=reduction)
-        sam = SpatialSelfAttention(channels, **of_sam)
+        sam = SpatialSelfAttention(channels, **sam_options)
         super().__init__(*((sam, cam) if spatial_first else (cam, sam)))

@@ -10,7 +10,7 @@ from attngrid.models.attention.statistics import PER_CHANNEL, squeeze
 
 
 class SqueezeExcitation(nn.Module):
-    """``x ⊙ σ(W2 ReLU(W1 avg(x)))``; the counts of CBAM's Table 4 include the biases."""
+    """``x ⊙ σ(W2 ReLU(W1 avg(x)))``; both layers have a bias, as in CBAM's Table 4."""
 
     def __init__(self, channels: int, *, reduction: int = 16) -> None:
         super().__init__()

@@ -16,13 +16,13 @@ from attngrid.models.attention.statistics import PER_CHANNEL, PER_POSITION, chec
 class SRAP(nn.Module):
     """``x ⊙ (1 + σ(w_c ⊙ w_s))`` from statistics p₁…p_k, per channel and per position.
 
-    ``w_c = ReLU(MLP(selected) + σ(p₁ ⊙ … ⊙ p_k))`` over channels, ``selected`` being the nᵢ
-    largest values of each pᵢ: first of each, second of each, …, as many as the shortest list has,
+    ``w_c = ReLU(MLP(selected) + σ(p₁ ⊙ … ⊙ p_k))`` over channels; ``selected`` has the nᵢ
+    largest values of each pᵢ: first of each, second of each, …, up to the shortest list's length,
     then the rest of each list. ``w_s = BN(conv7×7([p₁;…;p_k])) + σ(p₁ ⊙ … ⊙ p_k)`` over positions.
 
     Args:
         statistics: names of ``attention.statistics``, two or three.
-        rates: nᵢ = int(rateᵢ · C), the last has what remains; by default they are equal.
+        rates: nᵢ = int(rateᵢ · C), the last nᵢ is the remainder; default: equal rates.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Statistics of a feature map, in float32 also where autocast makes the map narrower."""
+"""Statistics of a feature map, in float32 even if autocast makes the map bfloat16."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PER_POSITION: Dims = (1,)  # over channels
 
 
 def mean(x_NCHW: Tensor, dims: Dims) -> Tensor:
-    """The mean over ``dims``, which are kept."""
+    """The mean over ``dims``; the result keeps them with size 1."""
     return x_NCHW.mean(dims, keepdim=True, dtype=_at_least_float32(x_NCHW))
 
 
@@ -25,16 +25,16 @@ def maximum(x_NCHW: Tensor, dims: Dims) -> Tensor:
 
 
 def std(x_NCHW: Tensor, dims: Dims) -> Tensor:
-    """The standard deviation over ``dims`` (÷ n−1), 0 for n = 1; the gradient is 0 where it is 0.
+    """The standard deviation over ``dims`` (÷ n−1), 0 for n = 1; where it is 0, so is its gradient.
 
-    One of the values is subtracted first. Equal values are then zeros, whose deviation is exactly
-    0 in compiled code too, and a small deviation far from zero keeps its digits.
+    The first value is subtracted from all. Equal values are then zeros, and their deviation is
+    exactly 0 in compiled code, too; a small deviation of large values keeps its precision.
     """
-    one_value = x_NCHW.detach()
+    first_value = x_NCHW.detach()
     for dim in dims:
-        one_value = one_value.narrow(dim, 0, 1)
-    shifted = x_NCHW - one_value.to(_at_least_float32(x_NCHW))
-    n = x_NCHW.numel() // one_value.numel()
+        first_value = first_value.narrow(dim, 0, 1)
+    shifted = x_NCHW - first_value.to(_at_least_float32(x_NCHW))
+    n = x_NCHW.numel() // first_value.numel()
     return shifted.std(dims, correction=min(1, n - 1), keepdim=True)
 
 
@@ -48,7 +48,7 @@ def squeeze(x_NCHW: Tensor, names: Sequence[str], dims: Dims) -> list[Tensor]:
 
 
 def check_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of statistics, or raise a ConfigError for none or an unknown one."""
+    """Return the names; raise a ConfigError if there is none or one is unknown."""
     if not names:
         raise ConfigError(f"statistics must be one or more of {', '.join(STATISTICS)}, found none")
     for name in names:

@@ -8,15 +8,15 @@ from torch import nn
 
 from attngrid.core.errors import ConfigError
 
-# What these take for a block of positions, which has to divide the feature map.
+# timm's block size in positions; the feature map must be divisible by it.
 _BLOCK_SIZES = {"halo": 8, "bat": 7}
 
 
 def timm_layer(channels: int, *, layer: str, feat_size: tuple[int, int] | None = None) -> nn.Module:
-    """A layer by its name; ``feat_size`` is H and W, if its weights or blocks depend on them.
+    """Build a layer; ``feat_size`` is H and W, if its weights or blocks depend on them.
 
     Raises:
-        ConfigError: a name that the installed timm does not have.
+        ConfigError: the installed timm does not have the layer.
     """
     import timm
     from timm.layers.create_attn import create_attn
@@ -25,13 +25,13 @@ def timm_layer(channels: int, *, layer: str, feat_size: tuple[int, int] | None =
     options: dict[str, Any] = {}
     if layer in _BLOCK_SIZES:
         assert feat_size is not None
-        # timm's own size where it divides the map, else the largest one below it that does
+        # timm's size if it divides the map, else the largest smaller size that does
         sizes = range(_BLOCK_SIZES[layer], 0, -1)
         options["block_size"] = next(s for s in sizes if all(side % s == 0 for side in feat_size))
     elif feat_size is not None:
         options["feat_size"] = feat_size
     if layer == "ge":
-        # timm 1.0.22 to 1.0.31 hand ConvMlp its device and dtype as widths, and fail
+        # timm 1.0.22 to 1.0.31 pass device and dtype to ConvMlp as widths, and fail
         options["use_mlp"] = False
     try:
         module: nn.Module = create_attn(layer, channels, **options)  # type: ignore[no-untyped-call]

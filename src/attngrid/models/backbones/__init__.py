@@ -1,1 +1,1 @@
-"""Backbones, one family a file."""
+"""Backbones, one family in each file."""

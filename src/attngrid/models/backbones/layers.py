@@ -1,4 +1,4 @@
-"""What the backbones share: convolution with BatchNorm, and how the weights start."""
+"""Layers and weight initialisation that the backbones share."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ relu: Activation = partial(nn.ReLU, inplace=True)
 
 
 class Conv2d(nn.Conv2d):
-    """``nn.Conv2d`` without a memory error of oneDNN, PyTorch's library of convolutions on CPUs.
+    """``nn.Conv2d`` that avoids a memory error of oneDNN, PyTorch's convolution library on CPUs.
 
-    The weight gradient of a strided 1×1 convolution writes out of bounds if the channels are
-    innermost in memory and fewer than 16: https://github.com/uxlfoundation/oneDNN/issues/6035,
+    The weight gradient of a strided 1×1 convolution writes out of bounds in channels-last
+    format with fewer than 16 channels: https://github.com/uxlfoundation/oneDNN/issues/6035,
     open in oneDNN 3.12 (torch 2.14). Delete this class once every supported torch has the fix.
     """
 
@@ -54,11 +54,11 @@ def initialise(
     convolution_weight: Callable[[Tensor], Any],
     classifier_weight: Callable[[Tensor], Any],
 ) -> None:
-    """Start convolutions and classifier by these functions of ``nn.init``, all biases at 0.
+    """Initialise convolutions and classifier with functions of ``nn.init``, all biases with 0.
 
-    Then come the attention modules that have an ``initialise`` of their own.
+    Attention modules that have a method ``initialise`` then initialise themselves.
     """
-    if next(model.parameters()).is_meta:  # it has no numbers and is only counted
+    if next(model.parameters()).is_meta:  # a meta model has no values
         return
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
@@ -69,5 +69,5 @@ def initialise(
         if isinstance(module, nn.Conv2d | nn.Linear):
             classifier_weight(module.weight)
     for module in model.modules():
-        if callable(start := getattr(module, "initialise", None)):
-            start()
+        if callable(method := getattr(module, "initialise", None)):
+            method()

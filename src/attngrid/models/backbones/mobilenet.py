@@ -1,6 +1,6 @@
 """MobileNetV1 (Howard et al., 2017), V2 (Sandler et al., CVPR 2018), V3 (Howard et al., ICCV 2019).
 
-By default as the MAF and SRAP authors have them; options give the originals.
+The defaults are the networks of the MAF and SRAP authors; options give the originals.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ hard_swish: Activation = partial(nn.Hardswish, inplace=True)
 
 
 class Block(NamedTuple):
-    """A block as the papers' tables list it, at width 1; ``attention``: where they have SE."""
+    """A row of the papers' tables, at width 1; ``attention``: has a module (V3: SE) by default."""
 
     expanded: int | None  # channels of the depthwise convolution; None: 6 times the input's
     outputs: int
@@ -27,7 +27,7 @@ class Block(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """Blocks with the same depthwise kernel and activation; the first one strides."""
+    """Blocks with the same depthwise kernel and activation; the first block has the stride."""
 
     kernel: int
     activation: Activation
@@ -95,9 +95,9 @@ DESIGNS = {
 
 
 class InvertedResidual(nn.Module):
-    """[Expand], depthwise, [attention], project, [attention], and x added if ``residual``.
+    """[Expand], depthwise, [attention], project, [attention], plus x if ``residual``.
 
-    In V1, which expands nothing and is not ``linear``, this is the depthwise-separable unit.
+    Without expansion and ``linear`` this is V1's depthwise-separable block.
     """
 
     def __init__(
@@ -132,16 +132,16 @@ class MobileNet(nn.Module):
     """Stem, stages, head and classifier of a version.
 
     Args:
-        sites: makes the attention modules.
-        version: of ``DESIGNS``.
-        num_classes: outputs.
-        stem: ``imagenet`` strides in the first convolution and, of five stages, in all but the
-            first; ``cifar`` neither in the first convolution nor in the second stage.
-        width: scales all widths, rounded to multiples of 8.
+        sites: builds the attention modules.
+        version: a key of ``DESIGNS``.
+        num_classes: outputs of the classifier.
+        stem: ``imagenet`` has stride 2 in the first convolution and in the last four stages;
+            ``cifar`` has stride 1 in the first convolution and in the first of these stages.
+        width: factor on all widths, which are rounded to multiples of 8.
         input_bn: a BatchNorm on the image. Not in the originals.
         conv_head: a 1×1 convolution as classifier. Not in the originals.
-        residual: V1 adds a unit's input wherever the shapes allow. Not in the original.
-        expand_first: V2's first block has its expanding convolution, too. Not in the original.
+        residual: V1 adds a block's input to its output if their shapes agree. Not in the original.
+        expand_first: V2's first block also has an expanding convolution. Not in the original.
     """
 
     def __init__(
@@ -189,7 +189,7 @@ class MobileNet(nn.Module):
             layers.append(sites.after_stage(inputs, number, count))
             stages.append(nn.Sequential(*layers))
         self.stages = nn.Sequential(*stages)
-        # Below 1, V2's last convolution keeps its 1280 channels, as in the original.
+        # At widths below 1, V2's last convolution keeps its 1280 channels, as in the original.
         scale = max(1.0, width) if version == "v2" else width
         widths = [make_divisible(channels * scale) for channels in design.head]
         head = conv_bn(inputs, widths[0], activation=design.activation) if widths else []

@@ -1,4 +1,4 @@
-"""ResNet, WideResNet and ResNeXt with an attention module in them."""
+"""ResNet, WideResNet and ResNeXt with attention modules."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ class ResNet(nn.Module):
     """The ResNet family (He et al., CVPR 2016; ResNeXt: Xie et al., CVPR 2017).
 
     Args:
-        sites: makes the attention modules where they sit.
+        sites: builds the attention modules.
         block: two 3×3 convolutions (``basic``) or 1×1, 3×3, 1×1 (``bottleneck``).
         depths: blocks in each of the four stages.
         num_classes: outputs of the classifier.
         stem: ``imagenet`` is a 7×7/2 convolution and a 3×3/2 max pool, ``cifar`` a 3×3/1
             convolution and no pool.
-        width: scales the stages' widths, int(64·width) and so on; the stem keeps 64.
-        widen: the same, as part of the backbone's name (WideResNet).
-        groups, group_width: of the 3×3 convolution (ResNeXt).
-        stride_on: which convolution of a bottleneck strides. The original ResNet's first 1×1
-            is what gives the 3.858 GFLOPs of CBAM's Table 4; the 3×3 gives 4.089.
+        width: factor on the widths of the stages, int(64·width) and so on; the stem keeps 64.
+        widen: a second such factor, which is part of the backbone's name (WideResNet).
+        groups, group_width: number and width of the groups in the 3×3 convolution (ResNeXt).
+        stride_on: the convolution of a bottleneck that has the stride. The first 1×1, as in the
+            original ResNet, gives the 3.858 GFLOPs of CBAM's Table 4; the 3×3 gives 4.089.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class ResNet(nn.Module):
             stages.append(nn.Sequential(*layers))
         self.stages = nn.Sequential(*stages)
         self.classifier = nn.Linear(inputs, num_classes)
-        # as CBAM's authors
+        # as in the code of CBAM's authors
         fan_out = partial(nn.init.kaiming_normal_, mode="fan_out")
         initialise(self, self.classifier, fan_out, nn.init.kaiming_normal_)
 

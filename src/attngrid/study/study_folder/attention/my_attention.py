@@ -1,4 +1,4 @@
-"""The example of a module: a gate on the standard deviation of each channel."""
+"""An example of a module: a gate on the standard deviation of each channel."""
 
 import torch
 from torch import nn
@@ -20,6 +20,6 @@ class MyAttention(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        deviation_NC = x.var((2, 3), correction=0).add(1e-5).sqrt()
-        gate_NC: torch.Tensor = self.mlp(deviation_NC).sigmoid()
+        std_NC = x.var((2, 3), correction=0).add(1e-5).sqrt()
+        gate_NC: torch.Tensor = self.mlp(std_NC).sigmoid()
         return x * gate_NC[:, :, None, None]

@@ -1,4 +1,4 @@
-"""The example of a backbone: three stages of one convolution each."""
+"""An example of a backbone: three stages of one convolution each."""
 
 import torch
 from torch import nn
@@ -7,13 +7,13 @@ from attngrid.models.placement import Sites
 
 
 class MyBackbone(nn.Module):
-    """N×3×H×W images to N×num_classes logits.
+    """Maps N×3×H×W images to N×num_classes logits.
 
     Args:
-        sites: makes the attention module of each place, or the identity where there is none.
-        num_classes: outputs.
+        sites: builds the attention module, or the identity, for each place.
+        num_classes: outputs of the classifier.
         stem: ``imagenet`` for large images, ``cifar`` for small ones.
-        width: scales the widths.
+        width: factor on the widths.
     """
 
     def __init__(self, sites: Sites, *, num_classes: int, stem: str, width: float) -> None:
@@ -31,7 +31,7 @@ class MyBackbone(nn.Module):
                 sites.after_stage(outputs, stage, stages=3),
             ]
             inputs = outputs
-        self.stages = nn.Sequential(*layers)  # the attention maps look at its output
+        self.stages = nn.Sequential(*layers)  # the attention maps use its output
         self.classifier = nn.Linear(inputs, num_classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The example of a dataset: gratings at eight angles, under noise."""
+"""An example of a dataset: gratings at eight angles, with noise."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import numpy as np
 class MyDataset:
     """1,024 training and 256 held-out images of 16×16, made from a fixed seed."""
 
-    # plain values: they are read without running this file
+    # literals, because attngrid reads them without running this file
     label = "gratings"
     num_classes = 8
     input_size = 16
@@ -19,7 +19,7 @@ class MyDataset:
         """The training and the held-out split: uint8 images N×3×H×W and N labels from 0.
 
         Args:
-            folder: the configuration's ``data.folder``, for datasets that are files.
+            folder: the configuration's ``data.folder``, for datasets with files.
         """
         return [_gratings(1024, seed=0), _gratings(256, seed=1)]
 
