@@ -136,7 +136,9 @@ def test_weights_of_another_cell_or_network_or_half_a_file_are_refused(study: St
     with pytest.raises(RecordError, match=f"{ours.id}.*: cannot be read: No such file"):
         load_model(ours)
     ours.weights.write_bytes(others.weights.read_bytes())
-    expected = f"{ours.id}.*: is of another cell: found .* {others.digest}, expected {ours.digest}"
+    expected = (
+        f"{ours.id}.*: belongs to another cell: found .* {others.digest}, expected {ours.digest}"
+    )
     with pytest.raises(RecordError, match=expected):
         load_model(ours)
     ours.weights.write_bytes(whole[:-1000])

@@ -169,7 +169,7 @@ def test_a_reading_process_that_is_killed_says_what_to_change(
 
     monkeypatch.setattr(DecodedBatches, "_read", killed)
     (cell,) = study.trainings.values()
-    with pytest.raises(OutOfMemoryError, match=r"reads images was ended: .*fewer .*workers"):
+    with pytest.raises(OutOfMemoryError, match=r"reads images was killed: .*fewer .*workers"):
         run_cell(study, cell, cell.record)
     assert (read_status(cell.status) or {})["state"] == "failed"
 

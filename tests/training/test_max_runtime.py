@@ -62,8 +62,8 @@ def test_what_would_not_fit_is_not_started(
     takes(long, 600)
     until(300)
     assert main(["train", "tiny.yaml", long.id]) == 1
-    told = rf"{long.id}: not started: needs some 11 min 10 s, (5 min 00|4 min 5\d) s are left"
-    assert re.search(told, capsys.readouterr().err)
+    message = rf"{long.id}: not started: needs about 11 min 10 s, (5 min 00|4 min 5\d) s left"
+    assert re.search(message, capsys.readouterr().err)
     assert read_attempts(long.status) == []
     status = read_status(long.status)
     assert status is not None
@@ -72,7 +72,7 @@ def test_what_would_not_fit_is_not_started(
     states = collect(study).cells.set_index("id")["state"]
     assert states[long.id] == "not_run"
     assert main(["status", "tiny.yaml"]) == 0
-    assert "1 cells not started: would not have fitted" in capsys.readouterr().out
+    assert "1 cells not started: the last run had too little time left" in capsys.readouterr().out
     monkeypatch.setattr(run, "run_cell", lambda *given: None)
     assert main(["train", "tiny.yaml", short.id]) == 0
     # --max-runtime ends before the deadline
@@ -103,7 +103,7 @@ def test_epochs_behind_a_checkpoint_are_not_planned_again(
             # 10 s to start, and a tenth more than planned
             planned = 10 + 1.1 * 1000 * (10 - epoch) / 10
             minutes, seconds = divmod(round(planned), 60)
-            assert f"needs some {minutes} min {seconds:02} s" in capsys.readouterr().err
+            assert f"needs about {minutes} min {seconds:02} s" in capsys.readouterr().err
             assert (read_status(cell.status) or {})["epoch"] == epoch
 
 

@@ -380,7 +380,9 @@ def test_a_training_that_wants_processes_does_not_begin_alone(
 ) -> None:
     wanted = load_study(written(tiny, gpus=2))
     (cell,) = wanted.trainings.values()
-    with pytest.raises(ConfigError, match="found 2, and 1 processes; `attngrid train`"):
+    with pytest.raises(
+        ConfigError, match="found 2, but 1 processes; start them by `attngrid train`"
+    ):
         run_cell(wanted, cell, cell.record)
 
 

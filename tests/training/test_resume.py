@@ -126,7 +126,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert saved["step"] == 1
     assert not checkpoints.file.exists()  # it is put aside
     (line,) = caplog.messages
-    assert line.startswith(f"{checkpoints.file}: not used, damaged: ")
+    assert line.startswith(f"{checkpoints.file}: not used: damaged: ")
     # and with both gone it starts again
     checkpoints.previous.write_bytes(b"")
     assert checkpoints.load() is None
@@ -169,7 +169,8 @@ def test_a_checkpoint_of_another_cell_other_code_or_more_processes_is_put_aside(
     monkeypatch.setattr(checkpoints, "_identity", lambda: ours | {name: "another"})
     assert checkpoints.load() is None
     assert (
-        f"{checkpoints.file}: not used, of {name} {ours[name]}, not another; it is" in caplog.text
+        f"{checkpoints.file}: not used: {name}: found {ours[name]}, expected another; renamed"
+        in caplog.text
     )
     assert "the training starts from its first epoch" in caplog.text
     assert checkpoints.file.with_name(f"c.ckpt.other-{name}").read_bytes() == content
@@ -340,7 +341,7 @@ def test_a_record_that_cannot_be_written_keeps_the_checkpoint_and_says_so(study:
     process = start(study, limit=(resource.RLIMIT_FSIZE, (1000, 1000)))
     _, told = process.communicate()
     assert process.returncode == 1
-    assert "File too large; what was there before is there still" in told
+    assert "File too large; existing files are unchanged" in told
     assert other.read_text() == "{}"
     assert not cell.record.exists()
     # with room again it goes on and ends with the same bits

@@ -18,7 +18,7 @@ from attngrid.study.schema import Study
 
 # A running cell writes its status after each epoch; a line says so where it is older than this.
 SILENT_S = 900
-NOT_STARTED = "not started: would not have fitted in what was left of the last run"
+NOT_STARTED = "not started: the last run had too little time left"
 
 
 def status(study: Study) -> Iterator[str]:
