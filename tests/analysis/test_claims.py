@@ -386,7 +386,7 @@ def changed(tmp_path: Path, change: Any) -> Path:
         ("metrics", {"top2_error": "top1_error"}, "top2_error"),
         ("backbones", ["mobilenet_v1"], "has no row mobilenet_v1, se"),
         ("kind", "best", "kind"),
-        ("id", "cbam_table4_cbam", "'cbam_table4_cbam' is there twice"),
+        ("id", "cbam_table4_cbam", "found 'cbam_table4_cbam' twice"),
         ("tset", "welch", "did you mean"),
     ],
 )

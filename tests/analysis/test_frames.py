@@ -135,7 +135,7 @@ def test_collecting_a_refused_record_ends_non_zero(
     fake_record(cell, 30.0)
     cell.record.write_text(cell.record.read_text().replace("30.0", "31.0", 1))
     assert main(["collect", "tiny.json"]) == 1
-    assert "remove such a record to train its cell again" in capsys.readouterr().err
+    assert "remove a refused record to train its cell again" in capsys.readouterr().err
 
 
 def test_a_record_outlives_options_that_come_later(study: Study) -> None:

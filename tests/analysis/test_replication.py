@@ -85,4 +85,4 @@ def test_replicate_without_a_record_says_so(
     study: Study, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["replicate", "tables/tiny.grid.tex:ResNet-18"]) == 1
-    assert "no record of it is here" in capsys.readouterr().err
+    assert "found no record of this row" in capsys.readouterr().err

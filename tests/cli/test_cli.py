@@ -205,7 +205,7 @@ def test_quiet_leaves_results_and_errors(
     folder: Path, quiet: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["init", "loud"]) == 0
-    assert capsys.readouterr().err == "now: cd loud && snakemake --cores all\n"
+    assert capsys.readouterr().err == "next: cd loud && snakemake --cores all\n"
     assert main(quiet) == 0
     said = capsys.readouterr()
     assert ("mine/study.yaml" in said.out, said.err) == (True, "")

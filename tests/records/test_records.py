@@ -111,7 +111,7 @@ def test_evaluate_fails_if_the_weights_do_not_reproduce_the_errors(
     content["metrics"] |= headline([line])
     inside.write_text(json.dumps(content))
     assert main(["evaluate", str(inside)]) == 1
-    assert "these weights do not make its errors" in capsys.readouterr().err
+    assert "these weights do not reproduce its errors" in capsys.readouterr().err
 
 
 def test_evaluate_names_missing_weights(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:

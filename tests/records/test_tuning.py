@@ -394,7 +394,7 @@ def test_a_tuned_record_of_another_setting_than_the_choice_is_refused(study: Stu
         results = collect(study)
         assert results.cells.set_index("id")["state"][tuned_cell.id] == expected
     (line,) = unfinished(results)
-    assert f"{tuned_cell.record}: config.recipe: is not what {tuned_cell.choice} chose" in line
+    assert f"{tuned_cell.record}: config.recipe: differs from {tuned_cell.choice}" in line
 
 
 # Training

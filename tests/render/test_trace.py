@@ -102,11 +102,14 @@ def test_explain_a_claim(study: Study, capsys: pytest.CaptureFixture[str]) -> No
     ("key", "expected"),
     [
         ("tables/tiny.csm_table3.tex", "expected tables/STUDY.TABLE.tex:ROW"),
-        ("tables/tiny.csm_table3.tex:ResNet-99", "found no row 'ResNet-99' in 1 to 8 or ResNet-18"),
+        (
+            "tables/tiny.csm_table3.tex:ResNet-99",
+            "found row 'ResNet-99', expected 1 to 8 or a label: ResNet-18",
+        ),
         ("tables/tiny.csm_table9.tex:1", "study tiny has the tables cbam_table4"),
         ("tables/tinny.csm_table3.tex:1", "unknown study 'tinny': did you mean tiny"),
-        ("tables/csm_table3.tex:1", "of which study? tables/STUDY.csm_table3.tex"),
-        ("tables/claims.tex:1", "`attngrid claims` makes it"),
+        ("tables/csm_table3.tex:1", "names no study; expected tables/STUDY.csm_table3.tex:ROW"),
+        ("tables/claims.tex:1", "`attngrid claims` writes it"),
     ],
 )
 def test_a_row_that_is_not_there_is_named(

@@ -18,11 +18,11 @@ log = logging.getLogger(__name__)
 
 @command(YOUR_STUDY, argument("folder", type=Path, help="a new folder; the study gets its name"))
 def init(folder: Path) -> Iterator[Path]:
-    """Make a folder for your own study, with a working example of everything in it."""
+    """Create a folder for your own study, with a working example of everything."""
     from attngrid.study.scaffold import init as make_folder
 
     yield from make_folder(folder)
-    log.info("now: cd %s && snakemake --cores all", shlex.quote(str(folder)))
+    log.info("next: cd %s && snakemake --cores all", shlex.quote(str(folder)))
 
 
 @command(
@@ -47,7 +47,7 @@ def status(study: Study) -> Iterator[str]:
 @command(
     YOUR_STUDY,
     STUDY,
-    argument("--other-code", action="store_true", help="also records of other code"),
+    argument("--other-code", action="store_true", help="also archive records of other code"),
 )
 def archive(study: Study, other_code: bool) -> Iterator[str]:
     """Move stale records to the archive; the next run trains their cells again."""
