@@ -1,4 +1,4 @@
-"""Tables and figures: what they show, what they must never show, and a real LaTeX."""
+"""Tables: published and measured columns, dashes for missing figures, and compilation by LaTeX."""
 
 from __future__ import annotations
 
@@ -74,20 +74,20 @@ def test_table4_shows_the_printed_figures_and_our_counts(study: Study) -> None:
         assert row[6:] == ["--", "--", "--"]
 
 
-def test_what_was_not_measured_is_dashes_and_the_studys_own_rows_are_there(study: Study) -> None:
+def test_missing_measurements_are_dashes_and_the_studys_rows_are_added(study: Study) -> None:
     errors = {0: 20.0, 1: 21.0}
     for cell in cells_with(study, "none"):
         fake_record(cell, errors[cell.seed])
     rows = text(table(study, "csm_table1"))
-    # the paper's network, which the study does not run
+    # the paper has this network, the study does not
     assert rows["ResNet-50 + CSM"] == ["22.78", "--", "--"]
-    # the study's, which the paper does not print: 20.5 ± 0.7071
+    # the study has this network, the paper does not: 20.5 ± 0.7071
     assert rows["ResNet-18"] == ["--", "20.50 ± 0.71", "2"]
     assert rows["ResNet-18 + CAM"] == ["--", "--", "--"]
     assert text(table(study, "csm_table3"))["ResNet-18"][1] == "79.50 ± 0.71"
 
 
-def test_diverged_and_failed_seeds_are_said(study: Study) -> None:
+def test_diverged_and_failed_seeds_are_shown(study: Study) -> None:
     none, se = cells_with(study, "none"), cells_with(study, "se")
     fake_record(none[0], 20.0)
     write_status(none[1].status, "diverged", "x")
@@ -98,13 +98,13 @@ def test_diverged_and_failed_seeds_are_said(study: Study) -> None:
     assert rows["ResNet-18 + CAM"][1] == "failed"
 
 
-def test_our_columns_say_on_what_they_were_measured(tiny: dict[str, Any], study: Study) -> None:
+def test_our_columns_name_the_condition(tiny: dict[str, Any], study: Study) -> None:
     tiny["grid"][0]["options"] = {"width": 0.25}
     heads = {head.group for head in table(validate(Study, tiny, "t"), "csm_table3").heads}
     assert heads == {"Published (CIFAR-100)", "Ours: digits, 16×16, quarter width, tiny"}
 
 
-def test_each_recipe_has_columns_of_its_own(tiny: dict[str, Any], study: Study) -> None:
+def test_each_recipe_has_separate_columns(tiny: dict[str, Any], study: Study) -> None:
     tiny["recipes"]["other"] = tiny["recipes"]["tiny"]
     tiny["grid"].append(tiny["grid"][0] | {"recipes": ["other"]})
     both = validate(Study, tiny, "t")
@@ -137,7 +137,7 @@ def test_a_condition_can_be_a_row(tiny: dict[str, Any], study: Study) -> None:
     ]
 
 
-def test_the_mobilenets_have_their_rows_and_the_authors_figures(study: Study) -> None:
+def test_the_mobilenets_table_has_every_row_and_the_authors_figures(study: Study) -> None:
     made = table(study, "mobilenets")
     rows = text(made)
     assert len(rows) == 22
@@ -147,7 +147,7 @@ def test_the_mobilenets_have_their_rows_and_the_authors_figures(study: Study) ->
     assert all("--" not in values[2:4] for values in rows.values())
 
 
-def test_the_audit_sets_each_counter_beside_the_print(study: Study) -> None:
+def test_the_flops_audit_shows_each_counter_beside_the_printed_figure(study: Study) -> None:
     made = table(study, "flops_audit")
     titles = [head.title for head in made.heads]
     assert not any(head.group.startswith("Ours") for head in made.heads)
@@ -160,7 +160,7 @@ def test_the_audit_sets_each_counter_beside_the_print(study: Study) -> None:
     assert rows["ResNet-50 v1.5"][counted] == "4.089"
 
 
-def test_a_long_table_breaks_between_backbones_and_keeps_its_number(
+def test_a_long_table_breaks_between_backbones_with_one_number(
     tiny: dict[str, Any], study: Study
 ) -> None:
     tiny["grid"][0]["backbones"] = ["resnet18", "resnet34", "mobilenet_v1", "wrn18_1.5"]
@@ -187,8 +187,8 @@ def test_a_backbone_longer_than_a_page_breaks_too(tiny: dict[str, Any], study: S
     assert [row for page in made.pages for row in page] == list(made.rows)
 
 
-def test_published_file_is_the_sources_print() -> None:
-    """Spot values of the papers' tables, so that an edit of reference/ is noticed."""
+def test_published_files_have_the_papers_figures() -> None:
+    """A few values of the papers' tables, to detect an edit of reference/."""
     table3 = pd.read_csv(ROOT / "reference/csm_table3.csv", keep_default_na=False)
     gains = table3.pivot(index="backbone", columns="attention", values="accuracy")
     assert (gains["csm"] - gains["none"]).round(6).tolist() == [1.4] * 4
@@ -200,7 +200,7 @@ def test_published_file_is_the_sources_print() -> None:
 # LaTeX
 
 
-def test_a_published_figure_that_is_no_number_is_escaped(study: Study, tmp_path: Path) -> None:
+def test_a_published_text_is_escaped(study: Study, tmp_path: Path) -> None:
     Path("reference").unlink()
     Path("reference").mkdir()
     Path("reference/printed.csv").write_text("backbone,attention,a\nresnet50,none,about 24_5%\n")
@@ -266,7 +266,7 @@ def test_a_name_full_of_special_characters_compiles(
     assert "ResNet-18 + M_1" in page
 
 
-def test_markdown_and_csv_say_the_same(study: Study) -> None:
+def test_markdown_and_csv_have_the_same_figures(study: Study) -> None:
     for cell in study.cells:
         fake_record(cell, 12.5)
     made = table(study, "csm_table2")
