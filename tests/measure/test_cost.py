@@ -123,11 +123,11 @@ class Slow:
     """A fake network whose first call is slow."""
 
     def __init__(self, device: str) -> None:
-        self.device, self.asked = torch.device(device), list[int]()
+        self.device, self.requested = torch.device(device), list[int]()
 
     def seconds(self, name: str, calls: int) -> float:
-        self.asked.append(calls)
-        return 0.7 if len(self.asked) == 1 else 0.01
+        self.requested.append(calls)
+        return 0.7 if len(self.requested) == 1 else 0.01
 
 
 @pytest.mark.parametrize(("device", "first"), [("cpu", 1), ("cuda", 3)])
@@ -136,10 +136,10 @@ def test_a_slow_first_call_does_not_change_the_number_of_calls_of_a_sample(
 ) -> None:
     networks = [Slow(device), Slow(device)]
     networks[1].seconds("training", 1)  # its first, slow call
-    networks[1].asked[:] = [1, 1]
+    networks[1].requested[:] = [1, 1]
     time_rounds(networks, "training", CostGrid(rounds=5, seconds=0))  # type: ignore[arg-type]
-    assert networks[0].asked == [first, 1, *[20] * 5]
-    assert networks[1].asked == [1, 1, first, 1, *[20] * 5]
+    assert networks[0].requested == [first, 1, *[20] * 5]
+    assert networks[1].requested == [1, 1, first, 1, *[20] * 5]
 
 
 def test_a_measured_step_frees_the_gradients_of_the_previous_step(

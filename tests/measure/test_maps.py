@@ -337,7 +337,7 @@ def drawn(figure: Figure) -> list[str]:
     return [*(text.get_text() for text in figure.texts), *under, *over, *inside]
 
 
-def made_up(study: Study, *cells: int, own: bool = True) -> Results:
+def fake_results(study: Study, *cells: int, own: bool = True) -> Results:
     """Results with maps of some cells: two images each, of which the second is seen as a 7."""
     maps = {
         study.cells[index].id: CellMaps(
@@ -356,7 +356,7 @@ def made_up(study: Study, *cells: int, own: bool = True) -> Results:
 def test_the_figure_shows_predictions_ranges_and_why_a_column_is_empty(study: Study) -> None:
     fake_record(study.cells[0], 12.0)
     fake_record(study.cells[1], 12.0)
-    figure = FIGURES["maps"](made_up(study, 0))
+    figure = FIGURES["maps"](fake_results(study, 0))
     texts = drawn(figure)
     assert texts[0].startswith("ResNet-18, digits, 16×16")
     assert texts[0].endswith("seed 0")
@@ -394,7 +394,7 @@ def test_aliases_share_a_column_and_many_modules_fit_the_page(
     tiny["grid"][0] |= {"attentions": attngrid.list_attentions(), "seeds": [0]}
     tiny["grid"].append(tiny["grid"][0] | {"backbones": ["mobilenet_v2"]})
     every = validate(Study, tiny, "t")
-    results = made_up(every, *range(len(attngrid.list_attentions())))
+    results = fake_results(every, *range(len(attngrid.list_attentions())))
     figure = FIGURES["maps"](results)
     texts = drawn(figure)
     assert "SE = CAM" in texts
@@ -413,7 +413,7 @@ def test_without_maps_the_figure_says_which_step_is_missing(study: Study) -> Non
     fake_record(study.cells[0], 12.0)
     results = collect(study)
     assert drawn(FIGURES["maps"](results))[-1] == NO_MAPS
-    empty = made_up(study)
+    empty = fake_results(study)
     assert drawn(FIGURES["maps"](empty))[-1] == NO_WEIGHTS
 
 

@@ -44,9 +44,9 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def made(elsewhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def incoming(elsewhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of these records that a test may edit. The current folder is empty but for a study."""
-    target = tmp_path / "made/tiny/records"
+    target = tmp_path / "incoming/tiny/records"
     shutil.copytree(elsewhere / "results/tiny/records", target)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -64,23 +64,23 @@ def change(file: Path, change_record: Change) -> None:
     file.write_text(json.dumps(content))
 
 
-def test_records_are_copied_byte_for_byte_and_only_once(made: Path, capsys: Capture) -> None:
-    assert main(["import", str(made.parents[1])]) == 0
+def test_records_are_copied_byte_for_byte_and_only_once(incoming: Path, capsys: Capture) -> None:
+    assert main(["import", str(incoming.parents[1])]) == 0
     for cell in cells()[:-1]:
-        assert cell.record.read_bytes() == (made / cell.record.name).read_bytes()
+        assert cell.record.read_bytes() == (incoming / cell.record.name).read_bytes()
     assert "3 records imported, 0 already here, 0 refused" in capsys.readouterr().err
     before = {cell.record: cell.record.stat().st_mtime_ns for cell in cells()[:-1]}
-    assert main(["import", str(made), "--study", "tiny.yaml"]) == 0
+    assert main(["import", str(incoming), "--study", "tiny.yaml"]) == 0
     assert "0 records imported, 3 already here, 0 refused" in capsys.readouterr().err
     assert before == {file: file.stat().st_mtime_ns for file in before}
 
 
 def test_other_metrics_are_refused_by_name_and_the_rest_is_imported(
-    made: Path, capsys: Capture
+    incoming: Path, capsys: Capture
 ) -> None:
     first, second, third, _ = cells()
     first.record.parent.mkdir(parents=True)
-    shutil.copy(made / first.record.name, first.record)
+    shutil.copy(incoming / first.record.name, first.record)
 
     def better(content: dict[str, Any]) -> None:
         metrics = content["metrics"]
@@ -95,9 +95,9 @@ def test_other_metrics_are_refused_by_name_and_the_rest_is_imported(
 
     change(first.record, better)
     kept = first.record.read_bytes()
-    assert main(["import", str(made)]) == 1
+    assert main(["import", str(incoming)]) == 1
     captured = capsys.readouterr()
-    assert f"{made / first.record.name}: has other metrics than {first.record}" in captured.err
+    assert f"{incoming / first.record.name}: has other metrics than {first.record}" in captured.err
     assert first.record.read_bytes() == kept
     assert set(captured.out.splitlines()) == {f"imported {cell.record}" for cell in (second, third)}
 
@@ -133,13 +133,13 @@ def test_other_metrics_are_refused_by_name_and_the_rest_is_imported(
     ],
 )
 def test_an_impossible_record_is_refused_and_not_copied(
-    made: Path, change_record: Change, why: str, capsys: Capture
+    incoming: Path, change_record: Change, why: str, capsys: Capture
 ) -> None:
     first = cells()[0]
-    change(made / first.record.name, change_record)
-    assert main(["import", str(made), "--study", "tiny.yaml"]) == 1
+    change(incoming / first.record.name, change_record)
+    assert main(["import", str(incoming), "--study", "tiny.yaml"]) == 1
     captured = capsys.readouterr().err
-    assert f"{made / first.record.name}: " in captured
+    assert f"{incoming / first.record.name}: " in captured
     assert why in captured
     assert not first.record.exists()
     assert cells()[1].record.is_file()
@@ -147,7 +147,7 @@ def test_an_impossible_record_is_refused_and_not_copied(
 
 @pytest.mark.parametrize("error", [33.3, 1.0])
 def test_an_error_is_a_whole_number_of_images_and_not_below_the_top5_error(
-    made: Path, error: float, capsys: Capture
+    incoming: Path, error: float, capsys: Capture
 ) -> None:
     first = cells()[0]
 
@@ -156,8 +156,8 @@ def test_an_error_is_a_whole_number_of_images_and_not_below_the_top5_error(
         metrics.update(top1_error=error, best_top1_error=error)
         metrics["curve"][0]["test_top1_error"] = error
 
-    change(made / first.record.name, change_record)
-    assert main(["import", str(made), "--study", "tiny.yaml"]) == 1
+    change(incoming / first.record.name, change_record)
+    assert main(["import", str(incoming), "--study", "tiny.yaml"]) == 1
     captured = capsys.readouterr().err
     assert (
         "is not a whole number of images" in captured or "top-5 error above top-1 error" in captured
@@ -165,13 +165,13 @@ def test_an_error_is_a_whole_number_of_images_and_not_below_the_top5_error(
 
 
 def test_an_unknown_record_and_one_of_another_configuration_have_different_messages(
-    made: Path, capsys: Capture
+    incoming: Path, capsys: Capture
 ) -> None:
     study = yaml.safe_load(Path("tiny.yaml").read_text())
     study["recipes"]["tiny"]["learning_rate"] = 0.01
     Path("tiny.yaml").write_text(yaml.safe_dump(study))
-    (made / "digits-mine-s0-00000000.json").write_text("{}")
-    assert main(["import", str(made), "--study", "tiny.yaml"]) == 1
+    (incoming / "digits-mine-s0-00000000.json").write_text("{}")
+    assert main(["import", str(incoming), "--study", "tiny.yaml"]) == 1
     captured = capsys.readouterr().err
     assert captured.count("belongs to another configuration; expected digits-resnet18-") == 3
     assert "digits-mine-s0-00000000.json: belongs to no cell of tiny" in captured
@@ -179,27 +179,27 @@ def test_an_unknown_record_and_one_of_another_configuration_have_different_messa
 
 
 def test_a_record_of_two_studies_is_copied_to_the_study_that_its_folder_names(
-    made: Path, capsys: Capture
+    incoming: Path, capsys: Capture
 ) -> None:
     study = yaml.safe_load(Path("tiny.yaml").read_text()) | {"study": "other"}
     Path("other.yaml").write_text(yaml.safe_dump(study))
-    flat = made.parents[1] / "flat"
+    flat = incoming.parents[1] / "flat"
     flat.mkdir()
-    shutil.copy(made / cells()[0].record.name, flat)
+    shutil.copy(incoming / cells()[0].record.name, flat)
     assert main(["import", str(flat)]) == 1
     assert "is a cell of other and tiny; choose one with --study" in capsys.readouterr().err
     assert main(["import", str(flat), "--study", "other.yaml"]) == 0
-    assert main(["import", str(made)]) == 0
+    assert main(["import", str(incoming)]) == 0
     assert {len(list(Path(f"results/{name}/records").iterdir())) for name in ("other", "tiny")} == {
         1,
         3,
     }
 
 
-def test_a_record_of_other_code_is_imported_and_marked(made: Path, capsys: Capture) -> None:
+def test_a_record_of_other_code_is_imported_and_marked(incoming: Path, capsys: Capture) -> None:
     first = cells()[0]
-    change(made / first.record.name, lambda content: content["run"].update(code="another"))
-    assert main(["import", str(made)]) == 0
+    change(incoming / first.record.name, lambda content: content["run"].update(code="another"))
+    assert main(["import", str(incoming)]) == 0
     assert not stale_records(load_study("tiny.yaml"))
     capsys.readouterr()
     assert main(["status", "tiny.yaml"]) == 0
@@ -207,11 +207,11 @@ def test_a_record_of_other_code_is_imported_and_marked(made: Path, capsys: Captu
 
 
 def test_a_copy_of_the_results_has_checkpoints_and_attempts_imported(
-    elsewhere: Path, made: Path, capsys: Capture
+    elsewhere: Path, incoming: Path, capsys: Capture
 ) -> None:
     """A checkpoint is copied if its cell has no record and has reached fewer epochs here."""
     *_, last = cells()
-    copy = made.parents[1] / "copy"
+    copy = incoming.parents[1] / "copy"
     shutil.copytree(elsewhere / "results/tiny", copy / "tiny")
     there = copy / "tiny/checkpoints" / last.checkpoint.name
     there.parent.mkdir(exist_ok=True)
@@ -233,10 +233,10 @@ def test_a_copy_of_the_results_has_checkpoints_and_attempts_imported(
 
 
 def test_the_status_of_a_cell_that_diverged_elsewhere_is_imported(
-    made: Path, capsys: Capture
+    incoming: Path, capsys: Capture
 ) -> None:
     """Files that are not a valid status are skipped."""
-    status = made.parent / "status"
+    status = incoming.parent / "status"
     host = {"host": "elsewhere", "pid": 1, "time": "2026-01-01T00:00:00+00:00"}
     states = [
         host | {"state": "unknown", "message": ""},
@@ -246,7 +246,7 @@ def test_the_status_of_a_cell_that_diverged_elsewhere_is_imported(
     for cell, state in zip(cells()[-3:], states, strict=True):
         status.mkdir(exist_ok=True)
         (status / cell.status.name).write_text(json.dumps(state))
-    assert main(["import", str(made.parents[1])]) == 0
+    assert main(["import", str(incoming.parents[1])]) == 0
     capsys.readouterr()
     assert main(["status", "tiny.yaml"]) == 0
     captured = capsys.readouterr().out
@@ -254,33 +254,37 @@ def test_the_status_of_a_cell_that_diverged_elsewhere_is_imported(
     assert "the loss became nan" in captured
 
 
-def test_a_record_of_a_cell_that_is_being_trained_is_refused(made: Path, capsys: Capture) -> None:
+def test_a_record_of_a_cell_that_is_being_trained_is_refused(
+    incoming: Path, capsys: Capture
+) -> None:
     first = cells()[0]
     first.lock.parent.mkdir(parents=True)
     write_status(first.status, "running", epoch=0, epochs=1)
     with locked(first):
-        assert main(["import", str(made)]) == 1
+        assert main(["import", str(incoming)]) == 1
     assert "is being trained by process" in capsys.readouterr().err
     assert not first.record.exists()
     assert first.status.is_file()
-    assert main(["import", str(made)]) == 0
+    assert main(["import", str(incoming)]) == 0
     assert first.record.is_file()
 
 
-def test_a_file_that_cannot_be_parsed_does_not_stop_the_import(made: Path, capsys: Capture) -> None:
+def test_a_file_that_cannot_be_parsed_does_not_stop_the_import(
+    incoming: Path, capsys: Capture
+) -> None:
     first = cells()[0]
-    (made / first.record.name).write_text("[" * 200_000)  # too deep for the parser
+    (incoming / first.record.name).write_text("[" * 200_000)  # too deep for the parser
     Path("number.yaml").write_text("42")
     Path("latin.yaml").write_bytes("study: é".encode("latin-1"))
     Path("mistake.yaml").write_text("study: mistake\ngird: []")
-    assert main(["import", str(made)]) == 1
+    assert main(["import", str(incoming)]) == 1
     captured = capsys.readouterr()
-    assert f"{made / first.record.name}: " in captured.err
+    assert f"{incoming / first.record.name}: " in captured.err
     assert "skipped: mistake.yaml: " in captured.err
     assert len(captured.out.splitlines()) == 2
 
 
-def test_a_folder_with_nothing_to_import_is_an_error(made: Path, capsys: Capture) -> None:
+def test_a_folder_with_nothing_to_import_is_an_error(incoming: Path, capsys: Capture) -> None:
     Path("empty").mkdir()
     for folder, why in (("empty", "no record and no checkpoint"), ("nowhere", "no such folder")):
         assert main(["import", folder]) == 1

@@ -41,18 +41,20 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
 def make_study(tiny: dict[str, Any]) -> Study:
     tiny["grid"][0]["attentions"] = ["none", "cbam", "csm"]
     tiny |= {"title": "</script><b>a title & more", "figures": ["ordering"], "tables": ["grid"]}
-    made = validate(Study, tiny, "tiny.yaml")
+    new_study = validate(Study, tiny, "tiny.yaml")
     Path("tiny.json").write_text(json.dumps(tiny))
-    none, cbam = ([c for c in made.cells if c.attention == name] for name in ("none", "cbam"))
+    none, cbam = ([c for c in new_study.cells if c.attention == name] for name in ("none", "cbam"))
     fake_record(none[0], 50.0, 20.0)
     fake_record(none[1], 40.0, 30.0)
     fake_record(cbam[0], 45.0, 5.0)
     write_status(cbam[1].status, "diverged", "diverged: the loss became nan")
-    rows = [",".join([*map(str, cell.model_key), "1000", "2000", "3000"]) for cell in made.cells]
+    rows = [
+        ",".join([*map(str, cell.model_key), "1000", "2000", "3000"]) for cell in new_study.cells
+    ]
     head = "backbone,attention,stem,num_classes,input_size,options,params,macs,fvcore_total"
-    made.results.joinpath("complexity.csv").write_text("\n".join([head, *dict.fromkeys(rows)]))
+    new_study.results.joinpath("complexity.csv").write_text("\n".join([head, *dict.fromkeys(rows)]))
     assert main(["current", "tiny.json"]) == 0
-    return made
+    return new_study
 
 
 def page(study: Study) -> str:
@@ -202,8 +204,8 @@ def test_snakemakes_own_report_has_categories_and_the_configuration(
     for cell in validate(Study, tiny, "tiny.yaml").trainings.values():
         fake_record(cell, 30.0 + cell.seed)
     arguments = ("--configfile", "tiny.yaml")
-    made = snakemake(clone, "--cores", "1", *arguments)
-    assert made.returncode == 0, made.stderr
+    rendered = snakemake(clone, "--cores", "1", *arguments)
+    assert rendered.returncode == 0, rendered.stderr
     done = snakemake(clone, "--report", "report.html", "--cores", "1", *arguments)
     assert done.returncode == 0, done.stderr
     html = (clone / "report.html").read_text("utf-8")

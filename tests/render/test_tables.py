@@ -42,7 +42,7 @@ def test_published_and_measured_never_share_a_column(study: Study, name: str) ->
     """Measured figures that no paper prints appear in our columns and in no other."""
     for cell in study.cells:
         fake_record(cell, 87.65)
-    made = table(study, name)
+    built = table(study, name)
     measured = {"87.65 ± 0.00", "43.83 ± 0.00", "43.82 ± 0.00", "12.35 ± 0.00"}
     source = load_description(DESCRIPTIONS[name]).published
     printed: set[str] = set()
@@ -50,8 +50,8 @@ def test_published_and_measured_never_share_a_column(study: Study, name: str) ->
         frame = pd.read_csv(ROOT / "reference" / source, dtype=str, keep_default_na=False)
         printed = {value for column in frame for value in frame[column]}
     found = set()
-    for index, head in enumerate(made.heads):
-        values = {row.values[index].text for row in made.rows} - {"--"}
+    for index, head in enumerate(built.heads):
+        values = {row.values[index].text for row in built.rows} - {"--"}
         if head.group.startswith("Published"):
             assert values <= printed
         elif head.group.startswith("Ours") and head.title != "n":
@@ -59,8 +59,8 @@ def test_published_and_measured_never_share_a_column(study: Study, name: str) ->
             found |= values & measured
         else:
             assert not values & measured
-    has_ours = any(head.title == "n" for head in made.heads)
-    assert bool(found) == (has_ours and "ResNet-18" in text(made))
+    has_ours = any(head.title == "n" for head in built.heads)
+    assert bool(found) == (has_ours and "ResNet-18" in text(built))
 
 
 def test_table4_shows_the_printed_figures_and_our_counts(study: Study) -> None:
@@ -122,13 +122,13 @@ def test_a_condition_can_be_a_row(tiny: dict[str, Any], study: Study) -> None:
     placed = validate(Study, tiny, "tiny.yaml")
     for cell in placed.cells:
         fake_record(cell, 20.0 if cell.options.placement == "default" else 30.0)
-    made = table(placed, "placement")
-    assert {head.group for head in made.heads} == {"Ours: digits, 16×16, 0.0625× width, tiny"}
+    built = table(placed, "placement")
+    assert {head.group for head in built.heads} == {"Ours: digits, 16×16, 0.0625× width, tiny"}
     condition, error = (
-        next(i for i, head in enumerate(made.heads) if head.title == title)
+        next(i for i, head in enumerate(built.heads) if head.title == title)
         for title in ("Condition", "Top-1 error")
     )
-    lines = [(row.label, *(row.values[i].text for i in (condition, error))) for row in made.rows]
+    lines = [(row.label, *(row.values[i].text for i in (condition, error))) for row in built.rows]
     assert lines == [
         ("ResNet-18", "default", "20.00 ± 0.00"),
         ("ResNet-18 + SE", "default", "20.00 ± 0.00"),
@@ -138,8 +138,8 @@ def test_a_condition_can_be_a_row(tiny: dict[str, Any], study: Study) -> None:
 
 
 def test_the_mobilenets_table_has_every_row_and_the_authors_figures(study: Study) -> None:
-    made = table(study, "mobilenets")
-    rows = text(made)
+    built = table(study, "mobilenets")
+    rows = text(built)
     assert len(rows) == 22
     assert rows["MobileNetV1 + MAF_C"][:2] == ["73.128", "91.374"]
     printed = [label for label, values in rows.items() if values[0] != "--"]
@@ -148,11 +148,11 @@ def test_the_mobilenets_table_has_every_row_and_the_authors_figures(study: Study
 
 
 def test_the_flops_audit_shows_each_counter_beside_the_printed_figure(study: Study) -> None:
-    made = table(study, "flops_audit")
-    titles = [head.title for head in made.heads]
-    assert not any(head.group.startswith("Ours") for head in made.heads)
+    built = table(study, "flops_audit")
+    titles = [head.title for head in built.heads]
+    assert not any(head.group.startswith("Ours") for head in built.heads)
     published, counted, by_torch = (titles.index("GFLOPs"), 1, titles.index("Torch's counter"))
-    rows = text(made)
+    rows = text(built)
     printed = {label: v for label, v in rows.items() if v[published] != "--"}
     assert len(printed) == 24
     for values in printed.values():
@@ -166,10 +166,10 @@ def test_a_long_table_breaks_between_backbones_with_one_number(
     tiny["grid"][0]["backbones"] = ["resnet18", "resnet34", "mobilenet_v1", "wrn18_1.5"]
     tiny["grid"][0]["attentions"] = list(attngrid.list_attentions())[:20]
     long = validate(Study, tiny, "tiny.yaml")
-    made = table(long, "grid")
-    assert [row for page in made.pages for row in page] == list(made.rows)
-    assert [len(page) for page in made.pages] == [40, 40]
-    write_table(made)
+    built = table(long, "grid")
+    assert [row for page in built.pages for row in page] == list(built.rows)
+    assert [len(page) for page in built.pages] == [40, 40]
+    write_table(built)
     tex = Path("tables/tiny.grid.tex").read_text()
     assert tex.count(r"\begin{table}") == 2
     assert tex.count(r"\label{") == tex.count(r"\addtocounter{table}{-1}") == 1
@@ -182,9 +182,9 @@ def test_a_backbone_longer_than_a_page_breaks_too(tiny: dict[str, Any], study: S
         "recipes": list(tiny["recipes"]),
         "attentions": attngrid.list_attentions(),
     }
-    made = table(validate(Study, tiny, "tiny.yaml"), "grid")
-    assert max(len(page) for page in made.pages) == 42
-    assert [row for page in made.pages for row in page] == list(made.rows)
+    built = table(validate(Study, tiny, "tiny.yaml"), "grid")
+    assert max(len(page) for page in built.pages) == 42
+    assert [row for page in built.pages for row in page] == list(built.rows)
 
 
 def test_published_files_have_the_papers_figures() -> None:
@@ -208,8 +208,8 @@ def test_a_published_text_is_escaped(study: Study, tmp_path: Path) -> None:
     description.write_text(
         "caption: x\npublished: printed.csv\ncolumns: [{title: A, published: a}]\n"
     )
-    made = build_table(study, collect(study).summary, description)
-    assert made.rows[0].values[0].tex == r"{about 24\_5\%}"
+    built = build_table(study, collect(study).summary, description)
+    assert built.rows[0].values[0].tex == r"{about 24\_5\%}"
 
 
 @pytest.mark.parametrize(
@@ -233,15 +233,15 @@ def test_every_table_compiles_and_shows_its_numbers(study: Study, tmp_path: Path
         else:
             fake_record(cell, 45.67 + 3 * cell.seed)
     tables = [table(study, name) for name in sorted(DESCRIPTIONS)]
-    for made in tables:
-        write_table(made)
-    body = "\n".join(rf"\input{{tables/{made.stem}.tex}}\clearpage" for made in tables)
+    for built in tables:
+        write_table(built)
+    body = "\n".join(rf"\input{{tables/{built.stem}.tex}}\clearpage" for built in tables)
     page = compile_latex(tmp_path, body)
     lines = [re.sub(r"\s+", " ", line).strip() for line in page.splitlines()]
-    for made in tables:
-        for row in made.rows:
+    for built in tables:
+        for row in built.rows:
             values = [value.text.replace("--", "–") for value in row.values]
-            assert " ".join([row.label, *values]) in lines, made.stem
+            assert " ".join([row.label, *values]) in lines, built.stem
 
 
 @needs_latex
@@ -259,8 +259,8 @@ def test_a_name_full_of_special_characters_compiles(
         "caption: '100 % of #1 & $x$ ~ {y} ^ \\'\n"
         "columns: [{title: 'a_b & %', measured: top1_error}]\n"
     )
-    made = build_table(odd, collect(odd).summary, description)
-    write_table(made)
+    built = build_table(odd, collect(odd).summary, description)
+    write_table(built)
     page = compile_latex(tmp_path, r"\input{tables/tiny.odd_1.tex}")
     assert "100 % of #1 & $x$" in page
     assert "ResNet-18 + M_1" in page
@@ -269,11 +269,11 @@ def test_a_name_full_of_special_characters_compiles(
 def test_markdown_and_csv_have_the_same_figures(study: Study) -> None:
     for cell in study.cells:
         fake_record(cell, 12.5)
-    made = table(study, "csm_table2")
-    write_table(made)
+    built = table(study, "csm_table2")
+    write_table(built)
     lines = Path("tables/tiny.csm_table2.md").read_text("utf-8").splitlines()
     body = [line for line in lines if line.startswith("| ResNet") or line.startswith("| WRN")]
-    assert len(body) == len(made.rows) == 12
+    assert len(body) == len(built.rows) == 12
     assert "| ResNet-18 | 29.62 | 10.56 | 12.50 ± 0.00 | 6.25 ± 0.00 | 2 |" in body
     assert all(line.count("|") == body[0].count("|") for line in lines if line.startswith("|"))
     frame = pd.read_csv("tables/tiny.csm_table2.csv", keep_default_na=False, dtype=str)

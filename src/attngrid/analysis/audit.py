@@ -32,7 +32,7 @@ class Line:
     finding: str  # its section of ``tables/audit.md``
     key: str  # name of the figure within the finding, letters only
     quantity: str
-    arithmetic: str  # of printed or counted figures
+    arithmetic: str  # the formula, with printed or counted figures
     value: str
 
 

@@ -35,8 +35,8 @@ def status(study: Study) -> Iterator[str]:
                 codes[describe_code(run)] += 1
         counts = ", ".join(f"{len(lines[state])} {state}" for state in STATES if lines[state])
         yield f"study {study.study}: {len(cells)} {name}: {counts}"
-        if late := lines["waiting"].count(NOT_STARTED):
-            yield f"  waiting: {late} {name} {NOT_STARTED}"
+        if not_started := lines["waiting"].count(NOT_STARTED):
+            yield f"  waiting: {not_started} {name} {NOT_STARTED}"
         for state in ("running", "waiting", "failed", "diverged"):
             yield from (
                 f"  {state}: {line}" for line in lines[state] if line not in ("", NOT_STARTED)

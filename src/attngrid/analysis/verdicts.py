@@ -275,8 +275,8 @@ def _seeds_needed(row: Mapping[str, Any], family: Family, size: int) -> int | No
     margin, effect, test = row["smallest_effect"], row["published_gain"], row["test"]
     needed = []
     if test != "prediction":
-        wanted = effect if effect is not None and effect > 0 else margin
-        needed.append(comparison.seeds_to_find(wanted, std, level, family.power, test))
+        to_detect = effect if effect is not None and effect > 0 else margin
+        needed.append(comparison.seeds_to_find(to_detect, std, level, family.power, test))
     needed.append(comparison.seeds_to_rule_out(margin, std, level, family.power, test))
     present = min(int(n) for n in row["n"].split())
     return next((n for n in needed if n is not None and n > present), None)

@@ -86,5 +86,5 @@ def visualize(study: Study) -> None:
 
         maps = with_maps(study, maps)  # maps of cells without weights stay unchanged
     elif not maps.cells:
-        log.info("%s: without maps, since no cell has kept its weights", study.maps)
+        log.info("%s: no maps, because no cell has kept its weights", study.maps)
     write_maps(study.maps, maps)

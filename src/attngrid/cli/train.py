@@ -95,15 +95,15 @@ def evaluate(record: Path, data: Path | None, device: str) -> Iterator[str]:
     from attngrid.study.paths import data_folder
     from attngrid.training.evaluation import evaluate_record
 
-    cell, there, found = evaluate_record(record, data or data_folder(), device)
+    cell, stored, found = evaluate_record(record, data or data_folder(), device)
     yield f"{cell.label}: {cell.condition}"
     same = True
     for name in ("top1_error", "top5_error"):
-        recorded, now = getattr(there.metrics, name), found[f"test_{name}"]
+        recorded, now = getattr(stored.metrics, name), found[f"test_{name}"]
         same &= recorded == now
         yield f"{name}  recorded {recorded:.4f} %  now {now:.4f} %"
     if not same:
         raise RecordError(
             f"{record}: these weights do not reproduce its errors; it was trained on "
-            f"{there.run['device_name']} with torch {there.run['torch']}"
+            f"{stored.run['device_name']} with torch {stored.run['torch']}"
         )

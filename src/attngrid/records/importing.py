@@ -95,7 +95,7 @@ def import_folder(folder: Path, studies: Sequence[Study]) -> Imported:
     epoch that each cell has reached, and its attempts.
 
     Raises:
-        RecordError: the folder has neither records nor checkpoints.
+        RecordError: the folder has no records and no checkpoints.
     """
     if not folder.is_dir():
         raise RecordError(f"{folder}: there is no such folder")

@@ -133,7 +133,7 @@ def accuracy_macs(results: Results) -> Figure:
     labels: dict[str, str] = {}  # by the name of the attention that is drawn
     for name in dict.fromkeys(summary["attention"]):
         alias_of = find_attention(name).alias_of if name in ATTENTIONS else None
-        shown = alias_of if alias_of in set(summary["attention"]) else name
+        shown = alias_of if alias_of and alias_of in set(summary["attention"]) else name
         label = attention_label(name)
         labels[shown] = f"{labels[shown]} = {label}" if shown in labels else label
     summary = summary[summary["attention"].isin(labels)]

@@ -93,9 +93,9 @@ def _data(results: Results) -> Markup:
         params_m=results.cells["params"].astype("Float64") / 1e6,
         gmacs=results.cells["macs"].astype("Float64") / 1e9,
     )
-    wanted = ["id", "attention", "attention_label", "message", "params", "macs"]
-    wanted += [key for key, *_ in COLUMNS]
-    rows = json.loads(cells[wanted].to_json(orient="records"))
+    keys = ["id", "attention", "attention_label", "message", "params", "macs"]
+    keys += [key for key, *_ in COLUMNS]
+    rows = json.loads(cells[keys].to_json(orient="records"))
     epochs = results.epochs.drop_duplicates(["id", "epoch"])
     measured = results.cells[results.cells["state"] == "measured"]
     content = {

@@ -37,8 +37,8 @@ def claimed(number: int) -> Iterator[None]:
                 with suppress(Timeout):
                     stack.enter_context(lock.acquire(timeout=0))
                     reserved.append(device)
-        taken = [device for device in visible if device not in reserved]
-        reserved += random.sample(taken, number - len(reserved))
+        in_use = [device for device in visible if device not in reserved]
+        reserved += random.sample(in_use, number - len(reserved))
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(reserved)
         yield
 

@@ -73,7 +73,7 @@ def run_cell(study: Study, cell: Cell, record: Path) -> None:
                 return
             alone = processes.count == 1  # several processes would wait for each other
             with locked(cell, wait=alone and slurm_job() is not None):
-                if not (alone and _is_done(cell, record)):  # by another process, meanwhile
+                if not (alone and _is_done(cell, record)):  # another process may have finished it
                     epochs = {"epoch": epochs_in_checkpoint(cell), "epochs": cell.recipe.epochs}
                     with attempt(cell.status, study.gpus, **epochs), _error_in_status(cell):
                         _train_and_record(study, with_best_hyperparameters(cell), record, processes)
@@ -214,7 +214,7 @@ def _keep_weights(cell: Cell, model: nn.Module) -> None:
         write_weights(cell.weights, cell, model)
     except Exception as error:
         with suppress(OSError):
-            cell.weights.unlink()  # those of an earlier training
+            cell.weights.unlink()  # weights of an earlier training
         logger.warning("%s: weights not kept: %s: %s", cell.label, type(error).__name__, error)
 
 

@@ -38,7 +38,7 @@ def start_training(
     if message := has_diverged(cell.status):
         raise AttngridError(f"{cell.id}: {message}; not tried again")
     record, before = record or cell.record, modified_ns(cell.checkpoint)
-    launched = "TORCHELASTIC_RUN_ID" in os.environ  # by torchrun
+    launched = "TORCHELASTIC_RUN_ID" in os.environ  # torchrun started this process
     if not launched and not record.is_file():
         require_time(study, cell)
     if study.compute.gpus == 1:
