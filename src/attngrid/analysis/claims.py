@@ -149,9 +149,7 @@ class Claims(Strict):
         seen: set[str] = set()
         for number, block in enumerate(self.claims):
             if block.id in seen:
-                raise ValueError(
-                    f"claims.{number}.id: found {block.id!r} twice; each id must be unique"
-                )
+                raise ValueError(f"claims.{number}.id: found {block.id!r} twice; needs unique ids")
             seen.add(block.id)
             if isinstance(block, Tested) and block.family not in self.families:
                 unknown = UnknownNameError("family", block.family, self.families)

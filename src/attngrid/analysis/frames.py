@@ -72,20 +72,18 @@ def load_results(study: str, folder: str | Path | None = None) -> Results:
         AttngridError: the study has not been collected.
         RecordError: the maps cannot be read.
     """
-    results = (results_folder() if folder is None else Path(folder) / "results") / study
-    files = [results / f"{name}.csv" for name in ("cells", "epochs", "summary")]
+    path = (results_folder() if folder is None else Path(folder) / "results") / study
+    files = [path / f"{name}.csv" for name in ("cells", "epochs", "summary")]
     if missing := [file.name for file in files if not file.is_file()]:
-        collected = ", ".join(
-            sorted(file.parent.name for file in results.parent.glob("*/cells.csv"))
-        )
+        collected = ", ".join(sorted(file.parent.name for file in path.parent.glob("*/cells.csv")))
         raise AttngridError(
-            f"{results.absolute()}: there is no {' or '.join(missing)}; "
+            f"{path.absolute()}: there is no {' or '.join(missing)}; "
             f"studies that have been collected there: {collected or 'none'}. "
             "`snakemake current --configfile ...` collects the existing records, and `folder` "
             "sets the parent of results/"
         )
     cells, epochs, summary = map(read_frame, files)
-    maps, trials = results / "maps.npz", results / "trials.csv"
+    maps, trials = path / "maps.npz", path / "trials.csv"
     return Results(
         cells,
         epochs,

@@ -74,9 +74,7 @@ def retrain(study: Study, cells: Sequence[Cell], folder: Path, budget_s: float) 
             if code is None:
                 break
             if code:
-                raise AttngridError(
-                    f"{cell.id}: its training ended with exit status {code}; see the messages above"
-                )
+                raise AttngridError(f"{cell.id}: training ended with status {code}; see above")
         finished.append(cell)
     return finished
 

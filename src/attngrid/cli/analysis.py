@@ -28,10 +28,7 @@ def collect(study: Study) -> None:
         raise RecordError("\n".join(lines))
 
 
-@command(
-    EVIDENCE,
-    argument("only", metavar="STUDY", nargs="?", help="by default, only all records together"),
-)
+@command(EVIDENCE, argument("only", metavar="STUDY", nargs="?", help="by default all studies"))
 def claims(only: str | None) -> None:
     """Judge the papers' claims by all records, and by those of STUDY alone."""
     from attngrid.analysis.dependencies import require_statistics

@@ -61,9 +61,7 @@ def archive(study: Study, other_code: bool) -> Iterator[str]:
 @command(
     YOUR_STUDY,
     argument("folder", type=Path, metavar="FOLDER", help="a copy of results/, or records"),
-    argument(
-        "--study", dest="only", help="the study they belong to; by default any study in config/"
-    ),
+    argument("--study", dest="only", help="their study; by default any study in config/"),
 )
 def import_(folder: Path, only: str | None) -> Iterator[str]:
     """Check records that were made on another machine, and import them."""

@@ -68,11 +68,7 @@ def train(file: str | None, cell: str, record: Path | None, max_runtime: float |
     start_training(study, configuration, study.find_cell(cell), record, flag)
 
 
-@command(
-    STEPS,
-    STUDY,
-    argument("name", metavar="NAME", help="a file in the study's tuning/, without .json"),
-)
+@command(STEPS, STUDY, argument("name", metavar="NAME", help="a file in tuning/, without .json"))
 def tune(study: Study, name: str) -> None:
     """Choose a model's learning rate and weight decay from its trials."""
     from attngrid.records.tuning import choose_hyperparameters

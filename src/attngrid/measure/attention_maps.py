@@ -98,16 +98,14 @@ def own_map(model: nn.Module, x_NCHW: Tensor) -> tuple[Tensor, tuple[str, Tensor
         hook.remove()
     if not sites:
         return logits, None
-    name, module, module_input = max(
-        reversed(sites), key=lambda site: min(SIDE, *site[2].shape[2:])
-    )
+    name, module, inputs = max(reversed(sites), key=lambda site: min(SIDE, *site[2].shape[2:]))
     spatial_map = module.spatial_map
     assert callable(spatial_map)
-    map_N1HW: Tensor = spatial_map(module_input)
-    expected = (len(module_input), 1, *module_input.shape[2:])
+    map_N1HW: Tensor = spatial_map(inputs)
+    expected = (len(inputs), 1, *inputs.shape[2:])
     if tuple(map_N1HW.shape) != expected:
         raise ConfigError(
             f"{name}: {type(module).__name__}.spatial_map gives {tuple(map_N1HW.shape)} for an "
-            f"input of {tuple(module_input.shape)}, expected {expected}"
+            f"input of {tuple(inputs.shape)}, expected {expected}"
         )
     return logits, (name, map_N1HW[:, 0].float())

@@ -25,7 +25,7 @@ from attngrid.study.labels import model_label
 from attngrid.study.schema import Study
 
 Ours = dict[Any, Any] | None  # a row of the summary
-TableColumn = tuple[Head, list[Value]]  # a column
+Filled = tuple[Head, list[Value]]  # a column: its head and values
 
 
 @dataclass(frozen=True)
@@ -93,28 +93,26 @@ def build_table(
     if description.conditions == "rows" and len(conditions) > 1:
         groups = [conditions]
         lines = [(model, condition) for model in models for condition in ours[model] or [""]]
-    table_columns = list(_reference_columns(sources, lines))
+    filled = list(_reference_columns(sources, lines))
     if not description.counted_at or any(column.measured for column in description.columns):
         for group in groups:
             own = [ours[model].get(condition or group[0]) for model, condition in lines]
-            table_columns += _study_columns(description, group, lines, own)
+            filled += _study_columns(description, group, lines, own)
     return Table(
         stem=f"{study.study}.{file.stem}" if study else file.stem,
         caption=description.caption,
-        heads=tuple(head for head, _ in table_columns),
-        rows=tuple(_rows(lines, table_columns)),
+        heads=tuple(head for head, _ in filled),
+        rows=tuple(_rows(lines, filled)),
         frame=_frame(sources, ours),
         provenance=tuple(_provenance(study, cells, models, description)),
     )
 
 
-def _rows(
-    lines: Sequence[tuple[Model, str]], table_columns: Sequence[TableColumn]
-) -> Iterator[Row]:
+def _rows(lines: Sequence[tuple[Model, str]], filled: Sequence[Filled]) -> Iterator[Row]:
     for index, (model, condition) in enumerate(lines):
         yield Row(
             model_label(*model),
-            tuple(values[index] for _, values in table_columns),
+            tuple(values[index] for _, values in filled),
             starts_backbone=index > 0 and model[0] != lines[index - 1][0][0],
             model=model,
             condition=condition or None,
@@ -141,14 +139,12 @@ def _models(
     return sorted(models, key=lambda model: backbones.index(model[0]))
 
 
-def _column(group: str, column: Column, values: list[Value]) -> TableColumn:
+def _column(group: str, column: Column, values: list[Value]) -> Filled:
     span = 2 if any(value.std for value in values) else 1
     return Head(group, column.title, column.decimals, span), values
 
 
-def _reference_columns(
-    sources: Sources, lines: Sequence[tuple[Model, str]]
-) -> Iterator[TableColumn]:
+def _reference_columns(sources: Sources, lines: Sequence[tuple[Model, str]]) -> Iterator[Filled]:
     """Published figures, counts at the papers' size, and costs by machine."""
     description = sources.description
     blocks = [(description.published_title, "published", "")]
@@ -167,7 +163,7 @@ def _study_columns(
     conditions: Sequence[str],
     lines: Sequence[tuple[Model, str]],
     rows: Sequence[Ours],
-) -> Iterator[TableColumn]:
+) -> Iterator[Filled]:
     """The study's counts, errors and hyperparameters, below what their conditions share."""
     parts = {condition: condition.split(", ") for condition in conditions}
     shared = [part for part in parts[conditions[0]] if all(part in p for p in parts.values())]

@@ -31,7 +31,7 @@ def trace(key: str) -> tuple[Study, Path, Table, Row, list[Cell]]:
     Raises:
         ConfigError: no such table, study or row; the message lists the known ones.
     """
-    stem, row_key = _split(key)
+    stem, label = _split(key)
     study_name, _, name = stem.partition(".")
     if not name:
         raise ConfigError(f"{key}: names no study; expected tables/STUDY.{stem}.tex:ROW")
@@ -45,7 +45,7 @@ def trace(key: str) -> tuple[Study, Path, Table, Row, list[Cell]]:
         )
     results = collect(study)
     table = build_table(study, results.summary, study.descriptions[name], cells=results.cells)
-    rows = _find_rows(key, table, row_key)
+    rows = _find_rows(key, table, label)
     cells = {
         cell.id: cell
         for cell in study.cells
@@ -62,15 +62,15 @@ def _split(key: str) -> tuple[str, str]:
     return match[1], match[2].strip()
 
 
-def _find_rows(key: str, table: Table, row_key: str) -> list[Row]:
+def _find_rows(key: str, table: Table, label: str) -> list[Row]:
     """Find the rows with a label, or the row with a number from 1."""
-    if row_key.isdigit() and 1 <= int(row_key) <= len(table.rows):
-        return [table.rows[int(row_key) - 1]]
-    rows = [row for row in table.rows if row.label.lower() == row_key.lower()]
+    if label.isdigit() and 1 <= int(label) <= len(table.rows):
+        return [table.rows[int(label) - 1]]
+    rows = [row for row in table.rows if row.label.lower() == label.lower()]
     if not rows:
         labels = ", ".join(dict.fromkeys(row.label for row in table.rows))
         raise ConfigError(
-            f"{key}: found row {row_key!r}, expected 1 to {len(table.rows)} or a label: {labels}"
+            f"{key}: found row {label!r}, expected 1 to {len(table.rows)} or a label: {labels}"
         )
     return rows
 
@@ -81,9 +81,9 @@ def explain(key: str) -> Iterator[str]:
     Raises:
         ConfigError: as ``trace``.
     """
-    stem, row_key = _split(key)
+    stem, label = _split(key)
     if stem.rpartition(".")[2] == "claims":
-        yield from _explain_claim(key, stem, row_key)
+        yield from _explain_claim(key, stem, label)
         return
     _, file, table, row, cells = trace(key)
     yield f"tables/{table.stem}.tex: {row.label}"
@@ -102,13 +102,13 @@ def explain(key: str) -> Iterator[str]:
         yield f"  made by: attngrid train {file} {cell.id}"
 
 
-def _explain_claim(key: str, stem: str, row_key: str) -> Iterator[str]:
+def _explain_claim(key: str, stem: str, label: str) -> Iterator[str]:
     study = stem.removesuffix("claims").removesuffix(".")
     file = results_folder() / study / "claims.csv"
     if not file.is_file():
         raise ConfigError(f"{key}: there is no {file}; `attngrid claims` writes it")
     results = read_frame(file)
-    for row in _find_rows(key, claims_table(results, study), row_key):
+    for row in _find_rows(key, claims_table(results, study), label):
         lines = results[results["claim"].isin(row.claims)]
         if row.condition is not None:
             lines = lines[lines["condition"] == row.condition]

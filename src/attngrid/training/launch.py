@@ -43,12 +43,10 @@ def launch(study: Study, cell: Cell, arguments: Sequence[str]) -> None:
         InterruptedTrainingError: a signal ended the training after a last checkpoint.
         EndedProcessError: a process failed; with its message, or how it ended.
     """
-    compute, visible = study.compute, torch.cuda.device_count()
-    if choose_device(compute.device).type == "cuda" and visible < compute.gpus:
-        raise ConfigError(
-            f"compute.gpus: found {compute.gpus}; this process sees {visible} of them"
-        )
-    if compute.sync_bn and visible == 0:
+    compute, gpus = study.compute, torch.cuda.device_count()
+    if choose_device(compute.device).type == "cuda" and gpus < compute.gpus:
+        raise ConfigError(f"compute.gpus: found {compute.gpus}; this process sees {gpus} GPUs")
+    if compute.sync_bn and gpus == 0:
         raise ConfigError("compute.sync_bn: found true; there is no GPU here, and it needs one")
     # The errors raised below replace torchrun's own messages.
     logging.disable(logging.CRITICAL)
