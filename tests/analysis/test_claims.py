@@ -71,7 +71,7 @@ def test_holm_equals_the_textbook() -> None:
 
 @pytest.mark.parametrize(("effect", "n"), [(0.2, 394), (0.5, 64), (0.8, 26)])
 def test_sample_sizes_equal_cohens_table(effect: float, n: int) -> None:
-    """Cohen's table for two samples, 80 % power, two-sided 0.05 (0.2: 393 without the t law)."""
+    """Cohen's table: two samples, power 0.8, two-sided 0.05 (0.2: 393 by a normal distribution)."""
     assert seeds_to_find(effect, 1.0, 0.05, 0.8, "welch") == n
 
 

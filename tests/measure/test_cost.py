@@ -287,7 +287,7 @@ def test_machines_share_no_column_and_missing_measurements_are_dashes(folder: Pa
     assert lines["ResNet-18"][9:11] == ["80.00", "1.00"]
     assert lines["ResNet-18 + SE"][2:4] == ["0.75", "1.50"]
     assert lines["ResNet-18 + SE"][8:] == ["2.50", *["--"] * 7]
-    # cam computes what se does
+    # cam is an alias of se
     assert lines["ResNet-18 + CAM"][2:] == lines["ResNet-18 + SE"][2:]
     assert set(lines["ResNet-18 + CBAM"][2:]) == {"--"}
 

@@ -93,7 +93,7 @@ def test_every_module_and_the_baseline_get_the_same_trials(study: Study) -> None
             assert (trial.seed, trial.validation, trial.tuning) == (0, 300, None)
             assert trial.options == tuned_cell.options
     budget = Counter(trial.trained_attention for trial in study.trials.values())
-    assert budget == {"none": 6, "se": 6}  # cam reads se's
+    assert budget == {"none": 6, "se": 6}  # cam shares the trials of se
     assert len({cell.record for cell in study.trials.values()}) == 12
 
 
@@ -245,13 +245,13 @@ def test_the_validation_part_of_cifar100_would_be_fifty_of_each_class() -> None:
     assert torch.bincount(labels[part]).tolist() == [50] * 100
 
 
-def test_the_smallest_class_of_the_digits_is_what_the_configuration_is_held_against() -> None:
+def test_the_registered_smallest_class_of_digits_is_correct() -> None:
     whole, _ = load("digits", Path("data"), download=False, classes=None)
     assert DATASETS["digits"].smallest_class == int(torch.bincount(whole.labels_N).min())
 
 
 def test_no_test_image_reaches_a_trial(small: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test split of noise changes a untuned cell's figures and no trial's."""
+    """A test split of noise changes the errors of an untuned cell, but not those of a trial."""
     trial, untuned = cell(small).trials[0], small.cells[0]
 
     def metrics(cell: Cell) -> dict[str, Any]:
@@ -282,7 +282,7 @@ def test_no_test_image_reaches_a_trial(small: Study, monkeypatch: pytest.MonkeyP
     [
         ((50.0, 40.0, 30.0, 20.0, 10.0, 60.0), (0.1, 5e-4)),
         ((50.0, 30.0, 30.0, 30.0, 40.0, 40.0), (0.02, 5e-4)),  # the smaller of each
-        ((None, 90.0, None, None, None, 90.5), (0.02, 5e-4)),  # diverged is worst of all
+        ((None, 90.0, None, None, None, 90.5), (0.02, 5e-4)),  # a diverged trial is never chosen
         ((None, 100.0, None, None, None, None), (0.02, 5e-4)),
         ((1.0, 1.0, 1.0, 1.0, 1.0, 0.0), (0.1, 1e-3)),
     ],
@@ -482,7 +482,7 @@ def test_trials_are_a_tidy_frame(study: Study) -> None:
     results = collect(study)
     frame = results.trials
     assert frame is not None
-    assert len(frame) == 18  # cam shows se's
+    assert len(frame) == 18  # cam has the rows of se
     none = frame[frame["attention"] == "none"]
     assert list(zip(none["learning_rate"], none["weight_decay"], strict=True)) == GRID
     assert none["state"].tolist() == ["measured"] * 2 + ["diverged"] + ["measured"] * 3

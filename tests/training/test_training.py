@@ -177,7 +177,7 @@ def test_the_metrics_are_those_of_the_last_and_of_the_best_epoch(
 
 def test_evaluate_equals_a_count_by_hand() -> None:
     logits = torch.eye(10)[torch.tensor([0, 1, 2, 3])] * 9 + torch.linspace(0, 1, 10)
-    labels = torch.tensor([0, 1, 9, 0])  # right, right, second, last
+    labels = torch.tensor([0, 1, 9, 0])  # true labels at ranks 1, 1, 2 and last
     batches = [(logits[:3], labels[:3]), (logits[3:], labels[3:])]
     model = torch.nn.Identity()
     x4 = [(images[:, :, None, None], y) for images, y in batches]

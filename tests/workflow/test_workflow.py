@@ -43,7 +43,7 @@ def test_current_reproduces_the_committed_tables(clone: Path, snakemake: Snakema
         assert {file: file.read_bytes() for file in committed} == committed
 
 
-def test_a_grid_is_trained_once_whatever_changes_later(
+def test_a_grid_is_trained_and_later_only_its_new_cells(
     clone: Path, snakemake: Snakemake, tiny: dict[str, Any]
 ) -> None:
     tiny["grid"][0] |= {"attentions": ["se", "none", "cam"], "seeds": [1, 0]}
@@ -53,7 +53,7 @@ def test_a_grid_is_trained_once_whatever_changes_later(
     study = load_study(clone / "tiny.yaml")
     assert all((clone / file).is_file() for file in study.outputs())
     records = {cell.id: read_record(clone / cell.record) for cell in study.trainings.values()}
-    assert len(records) == 4  # cam reads se's
+    assert len(records) == 4  # cam shares the records of se
     # cells start in the order of the configuration, neither by name nor by size
     began = [read_attempts(clone / cell.status)[0]["began"] for cell in study.trainings.values()]
     assert began == sorted(began)
@@ -74,13 +74,13 @@ def test_a_grid_is_trained_once_whatever_changes_later(
             (clone / "memory").rename(memory)
         return jobs(dry.stdout + dry.stderr).get("train", 0)
 
-    # nothing is trained by another title, table, figure, device or order
+    # another title, table, figure, device or order trains nothing
     block = tiny["grid"][0]
     other = {"title": "other", "figures": ["modules"], "tables": ["csm_table2"]}
     order = {"compute": {"device": "auto"}, "grid": [block | {"attentions": ["cam", "none"]}]}
     write(clone, tiny | other | order)
     assert trains(fresh=False) == trains(fresh=True) == 0
-    # another seed trains that seed alone, another module itself
+    # another seed or module trains only its own cells
     grid = [
         block | {"seeds": [0, 1, 2], "attentions": ["none", "se"]},
         block | {"attentions": ["cbam"]},

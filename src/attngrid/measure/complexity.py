@@ -98,7 +98,7 @@ class Model:
         try:
             by_torch = torch_macs(model, self.input_size)
         except (NotImplementedError, RuntimeError):
-            by_torch = None  # a user's module that depends on values, which meta tensors lack
+            by_torch = None  # a user's module reads values, which meta tensors lack
         model.to_empty(device="cpu")
         for buffer in model.buffers():
             buffer.zero_()  # buffers of indices must be valid

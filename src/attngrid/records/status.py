@@ -27,7 +27,7 @@ STATES = ("done", "running", "waiting", "failed", "diverged")
 STOPPED = "stopped before its end; the next run goes on from its last checkpoint"
 # The environment variable with the time at which the current Snakemake run began.
 RUN_BEGAN = "ATTNGRID_RUN_BEGAN"
-RETRY_S = 1.0  # between two tries to take a lock
+RETRY_S = 1.0  # seconds between two attempts to lock
 
 
 def write_status(file: Path, state: str, message: str = "", **more: Any) -> None:

@@ -89,7 +89,7 @@ def strips(maps: CellMaps, images_KHWC: NDArray[np.uint8]) -> tuple[Strip, ...]:
 
 
 def draw_maps(title: str, images: Strip, columns: Sequence[Column], rows: int) -> Figure:
-    """Draw a page-wide sheet; columns that do not fit continue in further bands below."""
+    """Draw a page-wide sheet; columns that do not fit continue in another band below."""
     bands = _bands(columns)
     widths = [SPACE * len(band) + 2 * MARGIN for band in bands]
     panels = [1 + sum(column.panels for column in band) for band in bands]

@@ -60,7 +60,7 @@ def build_table(
     complexity: Path = COMPLEXITY,
     cost: Path = FILE,
 ) -> Table:
-    """Set published, counted and measured figures side by side.
+    """Build a table of published, counted and measured figures.
 
     Args:
         study: the study, or None for a table of counts and costs only.
