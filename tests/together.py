@@ -1,4 +1,4 @@
-"""What test_processes.py has torchrun start: trainings of one cell by this many processes.
+"""The script that test_processes.py starts by torchrun: several processes train one cell.
 
 python -m torch.distributed.run --standalone --nproc-per-node N together.py WHAT STUDY OUTPUT
 """
@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 
 
 class Stopping(Checkpoints):
-    """Writes one checkpoint, after so many chances, and ends the training there."""
+    """Writes one checkpoint, at the call number ``after`` of ``due``, and ends the training."""
 
     def __init__(self, cell: Cell, after: int, processes: Processes = ALONE) -> None:
         super().__init__(cell.checkpoint, cell.digest, 1.0, processes)
@@ -57,13 +57,13 @@ def train(
 
 
 def stopped(cell: Cell, processes: Processes, gradient_accumulation_steps: int) -> list[Any]:
-    """Undisturbed, then stopped after so many steps or test batches and gone on with."""
+    """Train without a stop, then with a stop after some steps or test batches and a resume."""
     found = [train(cell, processes, gradient_accumulation_steps)]
     for after in (1, 5, 7, 9):
         try:
             train(cell, processes, gradient_accumulation_steps, Stopping(cell, after, processes))
         except InterruptedTrainingError:
-            processes.wait()  # nobody reads a checkpoint that is not written
+            processes.wait()  # until rank 0 has written the checkpoint
             found.append(
                 train(cell, processes, gradient_accumulation_steps, Stopping(cell, 0, processes))
             )
@@ -81,7 +81,7 @@ def main() -> None:
         run = {"train": train, "stopped": stopped}[what]
         found = processes.gathered(run(cell, processes, study.compute.gradient_accumulation_steps))
     threads = [file.read_text() for file in Path("/proc/self/task").glob("*/comm")]
-    # one that outlives the interpreter can abort the process, now and then
+    # a gloo thread that outlives the interpreter can sometimes abort the process
     assert not any("gloo" in name for name in threads), threads
     if processes.rank == 0:
         Path(output).write_text(json.dumps(found))

@@ -1,4 +1,4 @@
-"""The audit of the published figures: by hand, and each line by its own arithmetic."""
+"""The audit of the published figures, compared with hand computations."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def lines() -> dict[str, dict[str, str]]:
     return found
 
 
-def test_the_findings_by_hand(lines: dict[str, dict[str, str]]) -> None:
-    """From the papers' tables, with a pencil."""
+def test_the_findings_equal_hand_computations(lines: dict[str, dict[str, str]]) -> None:
+    """Computed from the papers' tables."""
     assert lines["accuracies"]["resneteighteenone"] == "+16.09"  # 91.7 - 75.61
     assert lines["accuracies"]["resnetfiftyfive"] == "-1.06"  # 92.9 - 93.96
     networks = [key for key in lines["gains"] if key not in ("scatter", "same")]
@@ -38,14 +38,14 @@ def test_the_findings_by_hand(lines: dict[str, dict[str, str]]) -> None:
     assert set(lines) == set(re.findall(r'table\("(\w+)"\)', page))
 
 
-def test_what_csm_adds_by_formula_is_what_is_counted(lines: dict[str, dict[str, str]]) -> None:
+def test_the_formula_of_csm_equals_the_counts(lines: dict[str, dict[str, str]]) -> None:
     csm = lines["csm"]
     assert csm["params"] == csm["countedparams"]
     assert csm["macs"] == csm["countedmacs"]
 
 
-def test_every_line_is_its_own_arithmetic() -> None:
-    """Those that are figures and signs alone, computed again from their text."""
+def test_every_value_equals_its_printed_arithmetic() -> None:
+    """Lines of only numbers and operators are computed again from their text."""
     computed = 0
     for line in audit(ROOT / "reference", ROOT / "results/complexity.csv"):
         text = line.arithmetic.rpartition("=")[2].replace("×", "*")
@@ -59,9 +59,7 @@ def test_every_line_is_its_own_arithmetic() -> None:
     assert computed > 40
 
 
-def test_the_committed_audit_is_what_is_computed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_committed_audit_is_current(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder in ("reference", "workflow"):
         (tmp_path / folder).symlink_to(ROOT / folder)
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Claims and verdicts: statistics from textbooks and by hand, verdicts from made-up records."""
+"""Claims and verdicts: statistics compared with formulas, verdicts from made-up records."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def by_seed(*values: float) -> dict[int, float]:
 # The statistics.
 
 
-def test_welch_is_the_formula() -> None:
-    """t, Welch and Satterthwaite's degrees of freedom, p and interval, written out."""
+def test_welch_equals_the_formula() -> None:
+    """The t statistic, Welch–Satterthwaite degrees of freedom, p and interval by hand."""
     a, b = [76.1, 76.4, 75.9, 76.3], [75.1, 75.2, 75.5]
     found = compare(by_seed(*a), by_seed(*b), 0.3)
     va, vb = statistics.variance(a) / len(a), statistics.variance(b) / len(b)
@@ -62,22 +62,22 @@ def test_welch_is_the_formula() -> None:
     assert found.bootstrap_low is None
 
 
-def test_holm_is_the_textbooks() -> None:
-    """p = 0.01, 0.04, 0.03, 0.005: times 3, 1, 2 and 4, and never falling."""
+def test_holm_equals_the_textbook() -> None:
+    """p = 0.01, 0.04, 0.03, 0.005: times 4 for the smallest, then 3, 2, 1, never decreasing."""
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    # what was not tested makes the family larger and stays untested
+    # an untested claim enlarges the family and stays untested
     assert holm([0.01, None, 0.04]) == [pytest.approx(0.03), None, pytest.approx(0.08)]
 
 
 @pytest.mark.parametrize(("effect", "n"), [(0.2, 394), (0.5, 64), (0.8, 26)])
-def test_sample_sizes_are_cohens(effect: float, n: int) -> None:
-    """Cohen's table for two samples, 80 % power, two-sided 0.05 (0.2: 393, by the normal law)."""
+def test_sample_sizes_equal_cohens_table(effect: float, n: int) -> None:
+    """Cohen's table: two samples, power 0.8, two-sided 0.05 (0.2: 393 by a normal distribution)."""
     assert seeds_to_find(effect, 1.0, 0.05, 0.8, "welch") == n
 
 
-def test_the_seeds_of_an_equivalence_have_the_power_they_say() -> None:
+def test_seeds_to_rule_out_have_the_requested_power() -> None:
     n = seeds_to_rule_out(1.0, 1.0, 0.05, 0.8, "welch")
-    # 2 (z₀.₉₅ + z₀.₉)² = 17.1, by the normal law
+    # 2 (z₀.₉₅ + z₀.₉)² = 17.1 by the normal distribution
     assert n == 18
     random = np.random.default_rng(0)
     drawn = random.normal(size=(20_000, 2, n))
@@ -89,7 +89,7 @@ def test_the_seeds_of_an_equivalence_have_the_power_they_say() -> None:
     assert seeds_to_rule_out(0.001, 1.0, 0.05, 0.8, "welch") is None
 
 
-def test_seeds_are_paired_only_where_their_correlation_pays() -> None:
+def test_seeds_are_paired_only_if_they_correlate() -> None:
     random = np.random.default_rng(1)
     shared, own = random.normal(size=12), random.normal(size=(2, 12))
     alike = [by_seed(*(shared + 0.2 * noise)) for noise in own]
@@ -109,14 +109,14 @@ def test_seeds_are_paired_only_where_their_correlation_pays() -> None:
 
 
 @pytest.mark.slow
-def test_choosing_the_test_by_the_correlation_keeps_its_level(
+def test_choosing_the_test_by_the_correlation_keeps_the_level(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     interval = SimpleNamespace(confidence_interval=(0.0, 0.0))
     monkeypatch.setattr(
         stats, "bootstrap", lambda *args, **more: interval
-    )  # takes ten times as long
-    correlation = 0.4  # of ten seeds: some samples are paired, some are not
+    )  # the bootstrap takes most of the time
+    correlation = 0.4  # at ten seeds, some samples are paired and some are not
     random = np.random.default_rng(2)
     shared, own = random.normal(size=(1500, 10)), random.normal(size=(1500, 2, 10))
     drawn = math.sqrt(correlation) * shared[:, None] + math.sqrt(1 - correlation) * own
@@ -128,16 +128,16 @@ def test_choosing_the_test_by_the_correlation_keeps_its_level(
 
 
 @pytest.mark.parametrize("values", [[[5.0], [4.0, 4.1]], [[5.0, 5.0], [4.0, 4.0]]])
-def test_without_a_deviation_there_is_no_test(values: list[list[float]]) -> None:
+def test_without_a_standard_deviation_there_is_no_test(values: list[list[float]]) -> None:
     found = compare(*(by_seed(*sample) for sample in values), 0.1)
     assert found.gain == pytest.approx(0.95 if len(values[0]) == 1 else 1.0)
     assert (found.p, found.low, found.std) == (None, None, None)
 
 
-def test_a_printed_run_is_one_more_draw() -> None:
+def test_a_printed_run_is_compared_by_the_prediction_interval() -> None:
     ours = [73.0, 73.2, 72.9, 73.3]
     found = comparison.compare_to_figure(by_seed(*ours), 73.128, 0.5)
-    # the prediction interval of the textbooks
+    # the textbook prediction interval
     half = stats.t.ppf(0.975, 3) * statistics.stdev(ours) * math.sqrt(1 + 1 / 4)
     gain = statistics.mean(ours) - 73.128
     assert (found.low, found.high) == pytest.approx((gain - half, gain + half))
@@ -148,7 +148,7 @@ def test_a_printed_run_is_one_more_draw() -> None:
 
 @pytest.fixture
 def study(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
-    """CSM's Table III on CIFAR-100, nothing trained, in a folder of its own."""
+    """CSM's Table III on CIFAR-100 without records, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     for folder in ("reference", "workflow"):
         Path(folder).symlink_to(ROOT / folder)
@@ -192,7 +192,9 @@ TABLE3 = "csm_table3/resnet18/top1_accuracy"
         ([24.0, 24.1], [], "not run"),
     ],
 )
-def test_each_verdict(study: Study, baseline: list[float], csm: list[float], verdict: str) -> None:
+def test_each_verdict_has_its_records(
+    study: Study, baseline: list[float], csm: list[float], verdict: str
+) -> None:
     records(study, "resnet18", "none", *baseline)
     records(study, "resnet18", "csm", *csm)
     row = verdicts(study).loc[TABLE3]
@@ -200,7 +202,7 @@ def test_each_verdict(study: Study, baseline: list[float], csm: list[float], ver
     assert (row["condition"] == "") == (verdict == "not run")
     if len(csm) < 2:
         return
-    # four claims in Table III: Holm's first step
+    # Table III has four claims: Holm's first step
     p = stats.ttest_ind(baseline, csm, equal_var=False).pvalue
     assert row["p"] == pytest.approx(p)
     assert row["p_holm"] == pytest.approx(min(1, 4 * p))
@@ -210,7 +212,7 @@ def test_each_verdict(study: Study, baseline: list[float], csm: list[float], ver
         assert row["seeds_needed"] == power
 
 
-def test_a_certain_gain_too_small_to_matter_is_equivalent(study: Study) -> None:
+def test_a_significant_gain_below_the_smallest_effect_is_equivalent(study: Study) -> None:
     records(study, "resnet18", "none", *(24.0 + 0.01 * i for i in range(12)))
     records(study, "resnet18", "csm", *(23.9 + 0.01 * i for i in range(12)))
     row = verdicts(study).loc[TABLE3]
@@ -218,8 +220,8 @@ def test_a_certain_gain_too_small_to_matter_is_equivalent(study: Study) -> None:
     assert (row["verdict"], row["gain"]) == ("equivalent", pytest.approx(0.1))
 
 
-def test_one_seed_is_judged_by_the_pilot_of_its_condition(study: Study) -> None:
-    """No deviation of its own: the pooled one of the two models that have two seeds."""
+def test_a_single_seed_uses_the_pooled_deviation_of_its_condition(study: Study) -> None:
+    """The standard deviation is pooled over the two models with two seeds."""
     records(study, "resnet18", "none", 24.0)
     records(study, "resnet18", "csm", 23.9)
     assert pd.isna(verdicts(study).loc[TABLE3, "seeds_needed"])
@@ -230,8 +232,8 @@ def test_one_seed_is_judged_by_the_pilot_of_its_condition(study: Study) -> None:
     assert verdicts(study).loc[TABLE3, "seeds_needed"] == needed
 
 
-def test_the_two_kinds_of_chance_are_told_apart(study: Study) -> None:
-    """355 test images, 24 % and 22 % wrong; deviations over two seeds."""
+def test_the_standard_errors_of_seeds_and_images_are_separate(study: Study) -> None:
+    """355 test images with 24 % and 22 % errors; standard deviations over two seeds."""
     records(study, "resnet18", "none", 23.0, 25.0)
     records(study, "resnet18", "csm", 21.5, 22.5)
     row = verdicts(study).loc[TABLE3]
@@ -240,7 +242,7 @@ def test_the_two_kinds_of_chance_are_told_apart(study: Study) -> None:
     assert row["se_seeds"] == pytest.approx(math.sqrt((2.0 + 0.5) / 2))
 
 
-def test_other_data_or_options_answer_only_in_a_reduced_setting(
+def test_other_data_or_options_are_judged_only_as_a_reduced_setting(
     tiny: dict[str, Any], study: Study
 ) -> None:
     tiny["grid"][0]["options"] = {"classes": 20}
@@ -255,7 +257,7 @@ def test_other_data_or_options_answer_only_in_a_reduced_setting(
     assert "first 20 classes" in shown.rows[0].values[2].text
 
 
-def test_each_recipe_is_judged_by_itself(tiny: dict[str, Any], study: Study) -> None:
+def test_each_recipe_is_judged_separately(tiny: dict[str, Any], study: Study) -> None:
     tiny["grid"][0]["recipes"] = ["cifar_200ep", "cifar_30ep"]
     both = validate(Study, tiny, "tiny.yaml")
     for cell in both.cells:
@@ -267,7 +269,7 @@ def test_each_recipe_is_judged_by_itself(tiny: dict[str, Any], study: Study) -> 
     assert rows["verdict"].tolist() == ["reproduced", "contradicted"]
 
 
-def test_an_order_holds_where_every_step_does(study: Study, tiny: dict[str, Any]) -> None:
+def test_an_order_holds_if_every_step_does(study: Study, tiny: dict[str, Any]) -> None:
     tiny["grid"][0] |= {
         "dataset": "imagenet",
         "backbones": ["resnet50"],
@@ -288,7 +290,7 @@ def test_an_order_holds_where_every_step_does(study: Study, tiny: dict[str, Any]
     assert rows.loc["csm_table1_sam/resnet50/top1_error", "verdict"] == "reproduced"
 
 
-def test_an_edited_record_gives_no_verdict(study: Study) -> None:
+def test_an_edited_record_does_not_count(study: Study) -> None:
     cells = records(study, "resnet18", "none", 24.0, 24.1, 24.2)
     records(study, "resnet18", "csm", 22.0, 22.1, 22.2)
     record = json.loads(cells[0].record.read_text())
@@ -302,7 +304,7 @@ def test_an_edited_record_gives_no_verdict(study: Study) -> None:
 # Counts.
 
 
-def test_table4s_48_counts_are_ours_in_every_printed_digit() -> None:
+def test_table4s_48_counts_match_every_printed_digit() -> None:
     claims, found = load_claims()
     rows = judge_claims(claims, found, pd.DataFrame(columns=CELL_COLUMNS))
     printed = rows[rows["kind"] == "printed"]
@@ -313,7 +315,7 @@ def test_table4s_48_counts_are_ours_in_every_printed_digit() -> None:
     assert (csm["verdict"], csm["counted"]) == ("contradicted", "88491992 25557032")
     tested = rows[~rows["kind"].isin(["printed", "cost"])]
     assert set(tested["verdict"]) == {"not run"}
-    # a claim that was not run shows no figure of ours
+    # a claim that was not run has no measured figure
     assert tested[["n", "mean", "gain", "p", "counted"]].replace("", pd.NA).isna().all(axis=None)
 
 
@@ -321,16 +323,16 @@ def test_table4s_48_counts_are_ours_in_every_printed_digit() -> None:
     ("count", "printed", "ours"),
     [
         (25_557_032, "25.56", "25.56"),
-        (25_565_000, "25.56", "25.57"),  # half up, as by hand
+        (25_565_000, "25.56", "25.57"),  # half up
         (25_564_999, "25.56", "25.56"),
         (25_557_032, "25.6", "25.6"),
     ],
 )
-def test_counts_are_rounded_as_by_hand(count: int, printed: str, ours: str) -> None:
+def test_counts_are_rounded_half_up(count: int, printed: str, ours: str) -> None:
     assert as_printed(count, 1e6, printed) == ours
 
 
-def test_another_count_contradicts(tmp_path: Path) -> None:
+def test_a_different_count_contradicts_the_claim(tmp_path: Path) -> None:
     frame = read_frame(ROOT / "results/complexity.csv")
     where = (frame["backbone"] == "resnet18") & (frame["attention"] == "se")
     frame.loc[where & (frame["input_size"] == 224), "params"] += 10_000
@@ -339,14 +341,14 @@ def test_another_count_contradicts(tmp_path: Path) -> None:
     empty = pd.DataFrame(columns=CELL_COLUMNS)
     rows = judge_claims(claims, found, empty, tmp_path / "complexity.csv").set_index("claim")
     row = rows.loc["cbam_table4_counts/resnet18/se/params"]
-    found_ours = (row["published"], row["counted"], row["verdict"])
-    assert found_ours == ("11.78", "11.79", "contradicted")
+    published_and_counted = (row["published"], row["counted"], row["verdict"])
+    assert published_and_counted == ("11.78", "11.79", "contradicted")
 
 
 # The file of claims.
 
 
-def test_the_claims_are_all_that_the_papers_tables_claim() -> None:
+def test_the_claims_cover_the_papers_tables() -> None:
     _, found = load_claims()
 
     def of(block: str) -> list[Claim]:
@@ -386,7 +388,7 @@ def changed(tmp_path: Path, change: Any) -> Path:
         ("metrics", {"top2_error": "top1_error"}, "top2_error"),
         ("backbones", ["mobilenet_v1"], "has no row mobilenet_v1, se"),
         ("kind", "best", "kind"),
-        ("id", "cbam_table4_cbam", "'cbam_table4_cbam' is there twice"),
+        ("id", "cbam_table4_cbam", "found 'cbam_table4_cbam' twice"),
         ("tset", "welch", "did you mean"),
     ],
 )
@@ -402,7 +404,7 @@ def test_a_mistake_in_the_claims_is_named(
 
 
 @pytest.mark.parametrize("figure", ["about 29", "", "nan", "29,6"])
-def test_a_published_value_that_is_no_number_is_named(tmp_path: Path, figure: str) -> None:
+def test_a_published_value_that_is_not_a_number_is_named(tmp_path: Path, figure: str) -> None:
     text = (ROOT / "reference/csm_table1.csv").read_text("utf-8")
     reference = tmp_path / "reference"
     reference.mkdir()
@@ -417,7 +419,7 @@ def test_a_published_value_that_is_no_number_is_named(tmp_path: Path, figure: st
 # What is rendered.
 
 
-def test_nothing_that_was_not_run_is_printed(study: Study) -> None:
+def test_a_claim_that_was_not_run_has_dashes(study: Study) -> None:
     table = claims_table(verdicts(study).reset_index())
     shown = {row.label: [value.text for value in row.values] for row in table.rows}
     assert shown["ResNet-18: CSM over baseline, top-1 accuracy"][1:] == ["+1.4", *["--"] * 4]
@@ -453,7 +455,7 @@ def test_the_command_writes_claims_of_a_study_and_of_all(
     assert Path("results/claims.csv").read_bytes() == first
 
 
-def test_bold_is_what_is_best_beyond_its_interval(study: Study) -> None:
+def test_only_a_significantly_best_model_is_bold(study: Study) -> None:
     records(study, "resnet18", "none", 24.0, 24.1, 24.2)
     records(study, "resnet18", "csm", 22.0, 22.1, 22.2)
     records(study, "resnet34", "none", 23.0, 23.4, 23.8)
@@ -466,7 +468,7 @@ def test_bold_is_what_is_best_beyond_its_interval(study: Study) -> None:
     tex = Path("tables/tiny.csm_table3.tex").read_text("utf-8")
     assert r"& \bfseries 77.90 &" in tex
     assert "**77.90 ± 0.10**" in Path("tables/tiny.csm_table3.md").read_text("utf-8")
-    # a rival of one seed has no interval to be beyond
+    # a model with one seed has no interval, so nothing is bold
     third = records(study, "resnet18", "csm_sam_first", 30.0)
     assert len(third) == 12
     every = build_table(study, collect(study).summary, ROOT / "workflow/tables/grid.yaml")
@@ -490,13 +492,13 @@ def test_bold_and_the_claims_compile(study: Study, tmp_path: Path) -> None:
     assert "contradicted" in page
 
 
-def test_the_readmes_table_is_the_verdicts() -> None:
+def test_the_readme_contains_the_table_of_verdicts() -> None:
     summary = (ROOT / "tables/claims_summary.md").read_text("utf-8").partition("\n\n")[2].strip()
     readme = (ROOT / "README.md").read_text("utf-8")
     assert summary in readme, "copy the table of tables/claims_summary.md into README.md"
 
 
-def test_the_committed_verdicts_are_those_of_the_committed_records(
+def test_the_committed_verdicts_follow_from_the_committed_records(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)

@@ -21,7 +21,7 @@ def study(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def events(file: Path) -> list[Any]:
-    """TensorBoard's file, read by its format: length, checksum, event, checksum."""
+    """Read a TensorBoard file; its format is length, checksum, event, checksum."""
     from tensorboardX.proto.event_pb2 import Event
 
     content, found = file.read_bytes(), []
@@ -32,7 +32,7 @@ def events(file: Path) -> list[Any]:
     return found
 
 
-def test_tensorboards_logs_are_the_records_curves(
+def test_tensorboard_logs_contain_the_curves_of_the_records(
     study: Study, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cell = study.cells[0]
@@ -50,23 +50,25 @@ def test_tensorboards_logs_are_the_records_curves(
     assert "1 records" in capsys.readouterr().err
 
 
-def test_wandb_gets_the_records_offline(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    """wandb is not among what is installed: what it would be told."""
+def test_records_are_exported_to_wandb_offline(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """wandb is not installed, so a fake records the calls."""
     fake_record(study.cells[0], 40.0, 30.0)
-    told: list[Any] = []
+    calls: list[Any] = []
     run = SimpleNamespace(
-        log=lambda values, step: told.append((step, values["top1_error/test"])),
+        log=lambda values, step: calls.append((step, values["top1_error/test"])),
         summary={},
-        finish=lambda: told.append("finished"),
+        finish=lambda: calls.append("finished"),
     )
 
     def init(**options: Any) -> Any:
-        told.append((options["mode"], options["id"]))
+        calls.append((options["mode"], options["id"]))
         return run
 
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
     assert main(["export", "config/tiny.yaml", "--wandb", "logs"]) == 0
-    assert told == [("offline", study.cells[0].id), (1, 40.0), (2, 30.0), "finished"]
+    assert calls == [("offline", study.cells[0].id), (1, 40.0), (2, 30.0), "finished"]
     assert run.summary["top1_error"] == 30.0
 
 

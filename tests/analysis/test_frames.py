@@ -1,4 +1,4 @@
-"""Records to frames: arithmetic by hand, states told apart, and nothing of torch."""
+"""Frames from records: means and deviations, states, and no import of torch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def study(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return validate(Study, tiny, "tiny.yaml")
 
 
-def test_summary_is_mean_deviation_and_n_over_seeds(study: Study) -> None:
+def test_the_summary_has_mean_standard_deviation_and_n_over_seeds(study: Study) -> None:
     errors = [30.0, 29.5, 31.0]
     for cell, error in zip(cells_with(study, "none"), errors, strict=True):
         fake_record(cell, 50.0, error)
@@ -40,14 +40,14 @@ def test_summary_is_mean_deviation_and_n_over_seeds(study: Study) -> None:
     assert row["top5_error_mean"] == pytest.approx(statistics.mean(errors) / 2)
 
 
-def test_one_seed_has_no_deviation(study: Study) -> None:
+def test_one_seed_has_no_standard_deviation(study: Study) -> None:
     fake_record(cells_with(study, "none")[0], 30.0)
     row = collect(study).summary.set_index("attention").loc["none"]
     assert row["n"] == 1
     assert pd.isna(row["top1_error_std"])
 
 
-def test_not_run_diverged_and_failed_are_told_apart(study: Study) -> None:
+def test_not_run_diverged_and_failed_are_different_states(study: Study) -> None:
     none, se = cells_with(study, "none"), cells_with(study, "se")
     fake_record(none[0], 30.0)
     write_status(none[1].status, "diverged", "diverged: the loss became nan in epoch 1, step 2")
@@ -65,13 +65,13 @@ def test_not_run_diverged_and_failed_are_told_apart(study: Study) -> None:
     assert se[0].id not in "".join(lines)
 
 
-def test_running_is_not_failed_until_the_run_has_ended(study: Study) -> None:
+def test_a_running_cell_has_failed_only_if_the_run_has_ended(study: Study) -> None:
     write_status(study.cells[0].status, "running", epoch=1)
     assert collect(study).cells["state"][0] == "running"
     assert collect(study, ended=True).cells["state"][0] == "failed"
 
 
-def test_cam_shows_the_record_of_se_under_its_own_name(study: Study) -> None:
+def test_cam_has_the_record_of_se_under_its_own_name(study: Study) -> None:
     for cell in cells_with(study, "se"):
         fake_record(cell, 20.0)
     frame = collect(study).cells
@@ -98,7 +98,7 @@ def test_cam_shows_the_record_of_se_under_its_own_name(study: Study) -> None:
         ("metrics", [], "metrics: "),
     ],
 )
-def test_an_edited_record_is_named_and_refused_and_blocks_nothing(
+def test_an_edited_record_is_refused_and_the_others_count(
     study: Study, path: str, value: Any, expected: str
 ) -> None:
     bad, good = cells_with(study, "none")[:2]
@@ -119,7 +119,7 @@ def test_an_edited_record_is_named_and_refused_and_blocks_nothing(
     assert expected in line
 
 
-def test_half_a_record_is_refused(study: Study) -> None:
+def test_a_truncated_record_is_refused(study: Study) -> None:
     cell = study.cells[0]
     cell.record.parent.mkdir(parents=True)
     cell.record.write_text('{"config": ')
@@ -127,7 +127,7 @@ def test_half_a_record_is_refused(study: Study) -> None:
     assert f"{cell.record}: cannot be read" in line
 
 
-def test_collecting_a_refused_record_ends_non_zero(
+def test_collecting_a_refused_record_is_an_error(
     study: Study, tiny: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("tiny.json").write_text(json.dumps(tiny))
@@ -135,10 +135,10 @@ def test_collecting_a_refused_record_ends_non_zero(
     fake_record(cell, 30.0)
     cell.record.write_text(cell.record.read_text().replace("30.0", "31.0", 1))
     assert main(["collect", "tiny.json"]) == 1
-    assert "remove such a record to train its cell again" in capsys.readouterr().err
+    assert "remove a refused record to train its cell again" in capsys.readouterr().err
 
 
-def test_a_record_outlives_options_that_come_later(study: Study) -> None:
+def test_an_older_record_without_newer_options_is_valid(study: Study) -> None:
     """An older record lacks the newest options; their defaults are what it was trained with."""
     cell = study.cells[0]
     fake_record(cell, 30.0)
@@ -149,7 +149,7 @@ def test_a_record_outlives_options_that_come_later(study: Study) -> None:
     assert collect(study).cells["state"][0] == "measured"
 
 
-def test_load_results_hands_the_same_frames(study: Study) -> None:
+def test_load_results_returns_the_written_frames(study: Study) -> None:
     fake_record(study.cells[0], 40.0, 30.0)
     with pytest.raises(AttngridError, match=r"no cells\.csv or epochs\.csv or summary\.csv"):
         attngrid.load_results("tiny")
@@ -160,7 +160,7 @@ def test_load_results_hands_the_same_frames(study: Study) -> None:
     for name in ("cells", "epochs", "summary"):
         mine, theirs = getattr(written, name), getattr(read, name)
         assert list(mine.columns) == list(theirs.columns)
-        # a CSV has no types: the same values, however they are held
+        # a CSV has no types, so only values are compared
         pd.testing.assert_frame_equal(
             mine.astype(object).where(mine.notna(), None),
             theirs.astype(object).where(theirs.notna(), None),
@@ -181,14 +181,14 @@ def test_every_column_is_explained(study: Study) -> None:
 def test_analysis_and_render_work_where_torch_is_missing(
     tiny: dict[str, Any], study: Study
 ) -> None:
-    """Where torch cannot be imported, every module can be, and `attngrid current` renders."""
+    """Without torch, every module can be imported, and `attngrid current` renders."""
     for cell in cells_with(study, "none"):
         fake_record(cell, 30.0)
     for folder in ("reference", "workflow"):
         Path(folder).symlink_to(ROOT / folder)
     Path("tiny.json").write_text(json.dumps(tiny | {"figures": ["modules"], "tables": ["grid"]}))
     code = (
-        # SciPy looks into sys.modules, where a None would be no torch that is missing
+        # not None in sys.modules, because SciPy would take that for an installed torch
         "import sys, pkgutil, importlib\n"
         "class NoTorch:\n"
         "    def find_spec(self, name, path=None, target=None):\n"

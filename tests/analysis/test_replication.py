@@ -1,4 +1,4 @@
-"""`replicate`: train a row again, and when it is consistent with its records."""
+"""`replicate` trains a row again and compares it with its records."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ def study(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return enter_study(tiny, tmp_path, monkeypatch)
 
 
-def test_consistent_is_within_the_prediction_interval(study: Study, tmp_path: Path) -> None:
-    """Three records of deviation s, one new: t(0.975, 2) · s · √(1/3 + 1)."""
+def test_a_replication_is_consistent_within_the_prediction_interval(
+    study: Study, tmp_path: Path
+) -> None:
+    """Two records with standard deviation s and one new run: t(0.975, 1) · s · √(1/2 + 1)."""
     none = cells_with(study, "none")
     committed = [20.0, 20.4]
     for cell, error in zip(none, committed, strict=True):
@@ -44,9 +46,7 @@ def test_consistent_is_within_the_prediction_interval(study: Study, tmp_path: Pa
         assert found.identical == 0
 
 
-def test_the_same_bits_are_consistent_whatever_their_deviation(
-    study: Study, tmp_path: Path
-) -> None:
+def test_bit_identical_metrics_are_always_consistent(study: Study, tmp_path: Path) -> None:
     none = cells_with(study, "none")
     fake_record(none[0], 20.0)
     shutil.copytree("results", tmp_path / "again/results")
@@ -55,10 +55,10 @@ def test_the_same_bits_are_consistent_whatever_their_deviation(
 
 
 @pytest.mark.slow
-def test_replicate_trains_elsewhere_and_answers_by_its_exit_status(
+def test_replicate_trains_in_another_folder_and_sets_the_exit_status(
     study: Study, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A real training, the same again; then a record that no training makes."""
+    """Repeat a real training; then edit its record, so that it is not consistent."""
     se = next(cell for cell in study.cells if cell.attention == "se" and cell.seed == 0)
     run_cell(study, se, se.record)
     before = {file: file.stat().st_mtime_ns for file in Path("results").rglob("*")}
@@ -85,4 +85,4 @@ def test_replicate_without_a_record_says_so(
     study: Study, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["replicate", "tables/tiny.grid.tex:ResNet-18"]) == 1
-    assert "no record of it is here" in capsys.readouterr().err
+    assert "found no record of this row" in capsys.readouterr().err

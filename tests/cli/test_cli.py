@@ -1,4 +1,4 @@
-"""The command line: its help, what it takes for a study and a cell, what it says and returns."""
+"""The command line: help, the arguments STUDY and CELL, output and exit codes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GROUPS = ("your study", "the steps that Snakemake calls", "evidence")
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, empty."""
+    """An empty current folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -67,7 +67,7 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     ("typed", "meant"), [("trian", "train"), ("stauts", "status"), ("-q tabel", "table")]
 )
-def test_a_mistyped_command_is_answered_with_near_ones(
+def test_a_mistyped_command_suggests_similar_ones(
     typed: str, meant: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -78,7 +78,9 @@ def test_a_mistyped_command_is_answered_with_near_ones(
 # STUDY
 
 
-def test_without_a_study_it_is_snakemakes(folder: Path, tiny: dict[str, Any]) -> None:
+def test_the_default_study_is_the_one_that_snakemake_reads(
+    folder: Path, tiny: dict[str, Any]
+) -> None:
     with pytest.raises(ConfigError, match=r"config/config.yaml and no study.yaml"):
         find_study_file(None)
     mine = write("study.yaml", tiny)
@@ -87,7 +89,7 @@ def test_without_a_study_it_is_snakemakes(folder: Path, tiny: dict[str, Any]) ->
     assert find_study_file(None) == demo
 
 
-def test_a_studys_name_stands_for_its_file(folder: Path, tiny: dict[str, Any]) -> None:
+def test_a_studys_name_finds_its_file(folder: Path, tiny: dict[str, Any]) -> None:
     file = write("config/some.yaml", tiny)
     Path("config/cluster.yaml").write_text("partition: gpu\n")
     Path("config/broken.yaml").write_text("study: [\n")
@@ -125,7 +127,7 @@ def test_commands_take_a_name_a_file_or_nothing(
 # CELL
 
 
-def test_a_cell_is_found_by_a_unique_beginning_of_its_id(tiny: dict[str, Any]) -> None:
+def test_a_cell_is_found_by_a_unique_prefix_of_its_id(tiny: dict[str, Any]) -> None:
     study = validate(Study, tiny, "tiny.yaml")
     for cell in study.trainings.values():
         assert study.find_cell(cell.id) is cell
@@ -137,7 +139,7 @@ def test_a_cell_is_found_by_a_unique_beginning_of_its_id(tiny: dict[str, Any]) -
         study.find_cell("digits-resnet18-ss-tiny-s0")
 
 
-def test_train_takes_a_cell_alone_or_behind_its_study(
+def test_train_takes_a_cell_with_or_without_its_study(
     folder: Path, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[tuple[Any, ...]] = []
@@ -167,7 +169,7 @@ def test_max_runtime_is_a_deadline_of_this_run(
 
 
 @pytest.mark.slow
-def test_status_reads_what_the_trainings_wrote_and_a_record_is_not_made_again(
+def test_status_reads_the_files_and_an_existing_record_is_not_trained_again(
     folder: Path,
     tiny: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
@@ -180,8 +182,8 @@ def test_status_reads_what_the_trainings_wrote_and_a_record_is_not_made_again(
     assert len(read_attempts(done.status)) == 1
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     monkeypatch.setenv("SLURMD_NODENAME", "gpu07")
-    reached = {"epoch": 3, "epochs": 9, "top1_accuracy": 51.25, "left_s": 3720.0}
-    write_status(running.status, "running", **reached)
+    progress_fields = {"epoch": 3, "epochs": 9, "top1_accuracy": 51.25, "left_s": 3720.0}
+    write_status(running.status, "running", **progress_fields)
     write_status(failed.status, "failed", "stopped")
     log = Path(f"logs/tiny/{failed.id}.log")
     log.parent.mkdir(parents=True)
@@ -197,24 +199,24 @@ def test_status_reads_what_the_trainings_wrote_and_a_record_is_not_made_again(
     assert waiting.id not in out
 
 
-# What is said
+# Output
 
 
 @pytest.mark.parametrize("quiet", [["-q", "init", "mine"], ["init", "-q", "mine"]])
-def test_quiet_leaves_results_and_errors(
+def test_quiet_prints_only_results_and_errors(
     folder: Path, quiet: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["init", "loud"]) == 0
-    assert capsys.readouterr().err == "now: cd loud && snakemake --cores all\n"
+    assert capsys.readouterr().err == "next: cd loud && snakemake --cores all\n"
     assert main(quiet) == 0
-    said = capsys.readouterr()
-    assert ("mine/study.yaml" in said.out, said.err) == (True, "")
+    captured = capsys.readouterr()
+    assert ("mine/study.yaml" in captured.out, captured.err) == (True, "")
     assert main(quiet) == 1
     assert "is not empty" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("flags", "shown"), [([], "i w"), (["-v"], "d i w"), (["-q"], "w")])
-def test_the_flags_set_what_the_package_says(
+def test_the_flags_set_the_log_level(
     flags: list[str], shown: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*flags, "schema"]) == 0
@@ -224,7 +226,7 @@ def test_the_flags_set_what_the_package_says(
     assert capsys.readouterr().err.split() == shown.split()
 
 
-def test_a_closed_stderr_ends_no_command(folder: Path) -> None:
+def test_a_closed_stderr_does_not_stop_a_command(folder: Path) -> None:
     code = (
         "import logging, sys; from attngrid.cli import main; code = main(['schema']);"
         "logging.getLogger('attngrid.training.run').warning('epoch 1/2');"
@@ -237,7 +239,7 @@ def test_a_closed_stderr_ends_no_command(folder: Path) -> None:
         Path("ended").unlink()
 
 
-def test_a_closed_stdout_is_no_traceback() -> None:
+def test_a_closed_stdout_is_not_a_traceback() -> None:
     command = f"'{sys.executable}' -m attngrid.cli schema | exit; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True)
     assert (done.returncode in (0, 1), done.stderr) == (True, "")

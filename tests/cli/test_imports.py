@@ -1,4 +1,4 @@
-"""What a command imports: torch and matplotlib take seconds, and few commands need them."""
+"""The imports of each command: torch and matplotlib take seconds, and few commands need them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from made_up import fake_record
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = (
     *("torch", "torchvision", "fvcore", "captum", "timm"),
-    *("torch._dynamo", "sympy"),  # of torch's compiler, as long again as torch itself
+    *("torch._dynamo", "sympy"),  # torch's compiler, which takes as long as torch itself
     *("numpy", "pandas", "scipy", "sklearn", "matplotlib", "PIL", "jinja2", "snakemake"),
 )
 FRAMES = {"numpy", "pandas"}
-TEMPLATES = {*FRAMES, "jinja2", "scipy"}  # SciPy says what is bold
+TEMPLATES = {*FRAMES, "jinja2", "scipy"}  # SciPy decides which figures are bold
 FIGURES = {*FRAMES, "jinja2", "matplotlib", "PIL"}
 
 
@@ -55,12 +55,12 @@ def study(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("command", ["--help", "train --help", "schema"])
-def test_what_needs_no_study_imports_nothing_heavy(command: str) -> None:
+def test_commands_without_a_study_import_no_heavy_package(command: str) -> None:
     assert imported(*command.split()) == set()
 
 
 @pytest.mark.slow
-def test_what_trains_nothing_imports_no_torch_and_only_figures_matplotlib(
+def test_commands_that_do_not_train_import_no_torch_and_only_figures_matplotlib(
     tiny: dict[str, Any], study: Study
 ) -> None:
     for command, packages in {
@@ -85,12 +85,10 @@ def test_counting_imports_no_matplotlib(study: Study) -> None:
 
 
 @pytest.mark.slow
-def test_a_training_on_the_digits_imports_torch_and_nothing_beside_it(
-    study: Study, tmp_path: Path
-) -> None:
+def test_a_training_on_digits_imports_only_torch_and_numpy(study: Study, tmp_path: Path) -> None:
     cell = study.cells[0]
     found = imported("train", "tiny.json", cell.id, "--record", "record.json")
     assert found - {"torch._dynamo", "sympy"} == {"torch", "numpy"}  # torch.optim imports the two
     run = read_record(Path("record.json")).run
-    # of the process, and of its loop over epochs
+    # the loop over epochs takes less than the process
     assert 0 < run["loop_cpu_s"] < run["cpu_s"]

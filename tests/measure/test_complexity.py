@@ -1,4 +1,4 @@
-"""Counts against CBAM's printed Table 4, against torch's own counter, and by hand."""
+"""Counts compared with CBAM's printed Table 4, with torch's counter, and with hand counts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FAST = [("resnet18", attention) for attention in ("none", "se", "cbam")]
 
 
 def params(rows: Iterable[dict[str, str]]) -> list[Any]:
-    """Rows to count, one a test; many together take long, so only a few of ResNet-18 are fast."""
+    """One test per row; only a few of ResNet-18 are not marked slow, since counting takes time."""
     return [
         pytest.param(
             row,
@@ -62,10 +62,10 @@ CHEAPEST = {
 
 
 @pytest.mark.parametrize("row", params(CHEAPEST.values()))
-def test_a_committed_row_of_each_module_and_backbone_is_what_is_counted(
+def test_a_committed_row_of_each_module_and_backbone_equals_a_new_count(
     row: dict[str, str],
 ) -> None:
-    """By fvcore, and by torch's own counter."""
+    """The row has the counts of fvcore and of torch's counter."""
     size = int(row["num_classes"]), int(row["input_size"])
     counted = Model(row["backbone"], row["attention"], row["stem"], *size).count()
     assert {name: str(value) for name, value in counted.items()} == row
@@ -86,12 +86,12 @@ def test_counts_do_not_depend_on_the_content_of_new_memory(monkeypatch: pytest.M
     assert counted == expected
 
 
-def test_stride_on_the_3x3_is_what_gives_4_089() -> None:
+def test_resnet50_with_the_stride_on_the_3x3_has_4_089_gmacs() -> None:
     (macs,) = (row["macs"] for row in COMMITTED if row["backbone"] == "resnet50_v1.5")
     assert f"{int(macs) / 1e9:.3f}" == "4.089"
 
 
-def test_the_committed_table_has_every_model_and_torchs_counter_agrees_on_each() -> None:
+def test_the_committed_table_has_every_model_and_torchs_counter_agrees() -> None:
     grid = validate(CountedGrid, read_yaml(ROOT / "config/complexity.yaml"), "complexity.yaml")
     expected = [[str(value) for value in model.key().values()] for model in models_of_grid(grid)]
     assert [[row[name] for name in MODEL_KEY] for row in COMMITTED] == expected
@@ -100,7 +100,7 @@ def test_the_committed_table_has_every_model_and_torchs_counter_agrees_on_each()
 
 Counts = tuple[int, int]  # parameters, multiply-accumulates
 
-# The MobileNets' tables, stage by stage, and the sides of their maps
+# Output and expanded channels of each block of the MobileNets by stage, and the sides of the maps
 PROJECTED = {
     "mobilenet_v1": [[64], [128] * 2, [256] * 2, [512] * 6, [1024] * 2],
     "mobilenet_v2": [[16], [24] * 2, [32] * 3, [64] * 4 + [96] * 3, [160] * 3 + [320]],
@@ -123,7 +123,9 @@ EXPANDED = {
         [672, 960, 960],
     ],
 }
-WITH_SE = {"mobilenet_v3_large": [0, 0, 3, 2, 3]}  # the last so many of a stage; else all
+WITH_SE = {
+    "mobilenet_v3_large": [0, 0, 3, 2, 3]
+}  # the number of last blocks with a module; otherwise all
 SIDES = {"224": [112, 56, 28, 14, 7], "32": [32, 32, 16, 8, 4]}
 
 
@@ -133,31 +135,31 @@ def bam_branch(c: int, h: int, n: int) -> Counts:
     return params, n * (c * h + 2 * 9 * h * h + h)
 
 
-def perceptron(squeezes: int, c: int, h: int, times: int = 1) -> Counts:
+def mlp(squeezes: int, c: int, h: int, times: int = 1) -> Counts:
     return (squeezes * c * h + h) + (h * c + c), times * (squeezes * c * h + h * c)
 
 
 def conv7(statistics: int, n: int) -> Counts:
-    """Without bias, and its BatchNorm of one channel."""
+    """A 7×7 convolution without bias, and its BatchNorm of one channel."""
     return 49 * statistics + 2, 49 * statistics * n
 
 
-# for C channels, h = max(1, C // 16) hidden ones and n positions
+# for c channels, h = max(1, c // 16) hidden channels and n positions
 ADDED: dict[str, Callable[[int, int, int], list[Counts]]] = {
-    "se": lambda c, h, n: [perceptron(1, c, h)],
-    "cbam": lambda c, h, n: [perceptron(1, c, h, times=2), conv7(2, n)],
-    "maf": lambda c, h, n: [perceptron(2, c, h)],
-    "maf_c": lambda c, h, n: [perceptron(2, c, h), conv7(2, n)],
-    "bam": lambda c, h, n: [perceptron(1, c, h), (2 * h, 0), bam_branch(c, h, n)],
-    "maf_b": lambda c, h, n: [perceptron(2, c, h), bam_branch(c, h, n)],
-    "srap": lambda c, h, n: [perceptron(1, c, h), conv7(2, n)],
-    "srap_avg_max": lambda c, h, n: [perceptron(1, c, h), conv7(2, n)],
-    "srap_avg_max_std": lambda c, h, n: [perceptron(1, c, h), conv7(3, n)],
+    "se": lambda c, h, n: [mlp(1, c, h)],
+    "cbam": lambda c, h, n: [mlp(1, c, h, times=2), conv7(2, n)],
+    "maf": lambda c, h, n: [mlp(2, c, h)],
+    "maf_c": lambda c, h, n: [mlp(2, c, h), conv7(2, n)],
+    "bam": lambda c, h, n: [mlp(1, c, h), (2 * h, 0), bam_branch(c, h, n)],
+    "maf_b": lambda c, h, n: [mlp(2, c, h), bam_branch(c, h, n)],
+    "srap": lambda c, h, n: [mlp(1, c, h), conv7(2, n)],
+    "srap_avg_max": lambda c, h, n: [mlp(1, c, h), conv7(2, n)],
+    "srap_avg_max_std": lambda c, h, n: [mlp(1, c, h), conv7(3, n)],
 }
 
 
 def sites(backbone: str, attention: str) -> list[list[int]]:
-    """The channels at each of a stage's modules."""
+    """The channels at each module, by stage."""
     if attention in ("bam", "maf_b"):
         return [stage[-1:] for stage in PROJECTED[backbone][:3]]
     stages = (EXPANDED if attention.startswith("srap") else PROJECTED)[backbone]
@@ -168,10 +170,10 @@ def sites(backbone: str, attention: str) -> list[list[int]]:
 @pytest.mark.parametrize("size", SIDES)
 @pytest.mark.parametrize("attention", ADDED)
 @pytest.mark.parametrize("backbone", PROJECTED)
-def test_what_a_module_adds_to_a_mobilenet_is_its_formula_at_each_site(
+def test_the_counts_a_module_adds_to_a_mobilenet_follow_its_formula(
     backbone: str, attention: str, size: str
 ) -> None:
-    """At 224×224 and 1000 classes, at 32×32 and 100: the rows of the committed table."""
+    """Checked on the committed rows: 224×224 with 1000 classes, 32×32 with 100 classes."""
     counted = {
         row["attention"]: (int(row["params"]), int(row["macs"]))
         for row in COMMITTED
@@ -191,7 +193,7 @@ def test_what_a_module_adds_to_a_mobilenet_is_its_formula_at_each_site(
     assert found == expected
 
 
-def test_an_uncounted_operator_is_an_error_that_names_it() -> None:
+def test_an_unknown_operator_is_an_error_that_names_it() -> None:
     class Odd(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -204,7 +206,7 @@ def test_an_uncounted_operator_is_an_error_that_names_it() -> None:
         count(Odd(), 8)
 
 
-def test_the_row_of_a_users_uncountable_module_stays_empty(
+def test_a_users_module_that_cannot_be_counted_has_an_empty_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -239,8 +241,8 @@ def test_the_columns_by_operator_add_up() -> None:
         assert (row["product_macs"] > 0) == spatial
 
 
-def test_a_resnets_operators_by_hand() -> None:
-    """ResNet-18 at 224×224: its classifier, and two a value that a batch norm puts out."""
+def test_operators_of_resnet18_equal_a_count_by_hand() -> None:
+    """At 224×224: the MACs of the classifier, and two operations per output of a BatchNorm."""
     counted = Model("resnet18", "none", "imagenet", 1000, 224).count()
     assert counted["linear_macs"] == 512 * 1000
     shapes = [(64, 112)] + [(64, 56)] * 4 + [(128, 28)] * 5 + [(256, 14)] * 5 + [(512, 7)] * 5

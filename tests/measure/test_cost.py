@@ -1,4 +1,4 @@
-"""What attention costs: known waits and memory are measured, and no measured row is lost."""
+"""Cost measurement: known waits and memory are measured, and no measured row is lost."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from cli.test_imports import imported
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_S, MEGABYTES, BATCH = 0.03, 200, 4
 
-# Two sites: every forward pass waits twice, or holds its memory once.
+# It has two sites for modules: a forward pass waits at both, or holds memory at one.
 BACKBONE = """
 import torch
 from torch import nn
@@ -106,7 +106,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def grid(*attentions: str) -> list[str]:
-    """Write a configuration of these, and name the command that measures it."""
+    """Write a configuration of these modules; return the command that measures it."""
     names = [name if name == "none" else f"modules.py:{name}" for name in attentions]
     block = {"backbones": ["two.py:Two"], "attentions": names}
     size = {"stem": "cifar", "num_classes": 10, "input_size": 12}
@@ -120,32 +120,32 @@ def rows() -> dict[str, dict[str, str]]:
 
 
 class Slow:
-    """A network whose first call is slow, since it loads."""
+    """A fake network whose first call is slow."""
 
     def __init__(self, device: str) -> None:
-        self.device, self.asked = torch.device(device), list[int]()
+        self.device, self.requested = torch.device(device), list[int]()
 
     def seconds(self, name: str, calls: int) -> float:
-        self.asked.append(calls)
-        return 0.7 if len(self.asked) == 1 else 0.01
+        self.requested.append(calls)
+        return 0.7 if len(self.requested) == 1 else 0.01
 
 
 @pytest.mark.parametrize(("device", "first"), [("cpu", 1), ("cuda", 3)])
-def test_a_sample_is_as_many_calls_of_each_whatever_the_first_one_took(
+def test_a_slow_first_call_does_not_change_the_number_of_calls_of_a_sample(
     device: str, first: int
 ) -> None:
     networks = [Slow(device), Slow(device)]
-    networks[1].seconds("training", 1)  # has loaded
-    networks[1].asked[:] = [1, 1]
+    networks[1].seconds("training", 1)  # its first, slow call
+    networks[1].requested[:] = [1, 1]
     time_rounds(networks, "training", CostGrid(rounds=5, seconds=0))  # type: ignore[arg-type]
-    assert networks[0].asked == [first, 1, *[20] * 5]
-    assert networks[1].asked == [1, 1, first, 1, *[20] * 5]
+    assert networks[0].requested == [first, 1, *[20] * 5]
+    assert networks[1].requested == [1, 1, first, 1, *[20] * 5]
 
 
-def test_a_measured_step_holds_no_gradients_of_the_one_before(
+def test_a_measured_step_frees_the_gradients_of_the_previous_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As the training loop's does, whose memory it stands for."""
+    """The training loop does the same, so the measured memory is comparable."""
     small = Model("resnet18", "none", "cifar", 10, 8, {"width": 1 / 16})
     network = Network(small, CostGrid(device="cpu", batch=2), torch.device("cpu"))
     network.training()
@@ -163,7 +163,7 @@ def test_a_measured_step_holds_no_gradients_of_the_one_before(
 
 
 @pytest.mark.slow
-def test_what_a_module_waits_and_holds_is_what_is_measured(folder: Path) -> None:
+def test_the_measurement_finds_a_known_wait_and_known_memory(folder: Path) -> None:
     assert main(grid("none", "Waits", "Holds")) == 0
     none, waits, holds = (rows()[name] for name in ("none", "Waits", "Holds"))
     assert float(waits["latency_ms"]) >= 1e3 * WAIT_S
@@ -175,27 +175,29 @@ def test_what_a_module_waits_and_holds_is_what_is_measured(folder: Path) -> None
         assert float(waits[f"{name}_ratio"]) > 1
         assert float(none[f"{name}_ratio"]) == 1
         assert float(waits[f"{name}_ratio_q1"]) <= float(waits[f"{name}_ratio"])
-    # of images of 10×10 positions one site holds its ones and their product: twice the memory
+    # at 10×10 positions, one site holds the ones and their product: twice the memory
     held = float(holds["peak_memory_mb"]) - float(none["peak_memory_mb"])
     assert 2 * MEGABYTES * 0.95 < held < 2 * MEGABYTES * 1.5
     assert all(int(row["rounds"]) >= 5 for row in (none, waits, holds))
 
 
 @pytest.mark.slow
-def test_a_model_that_cannot_be_measured_is_named_and_stops_no_other(
+def test_a_model_that_cannot_be_measured_is_named_and_the_others_are_measured(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(grid("Raises", "Dies", "none")) == 1
     assert set(rows()) == {"none"}
-    said = capsys.readouterr().err
-    assert "Two + Raises, 12×12: ValueError: no such thing\n" in said
-    assert "Two + Dies, 12×12: its process was ended" in said
-    assert "2 models were not measured" in said
+    err = capsys.readouterr().err
+    assert "Two + Raises, 12×12: ValueError: no such thing\n" in err
+    assert "Two + Dies, 12×12: its process was ended" in err
+    assert "2 models were not measured" in err
 
 
 @pytest.mark.slow
-def test_a_killed_run_leaves_its_rows_and_no_process_and_the_next_run_goes_on(folder: Path) -> None:
-    process = killed_in(grid("none", "Hangs"))
+def test_after_a_kill_rows_are_kept_no_process_is_left_and_the_next_run_continues(
+    folder: Path,
+) -> None:
+    process = kill_while_measuring(grid("none", "Hangs"))
     try:
         process.wait(30)
     finally:
@@ -208,8 +210,8 @@ def test_a_killed_run_leaves_its_rows_and_no_process_and_the_next_run_goes_on(fo
     assert [*rows()] == ["none", "Holds"]
 
 
-def killed_in(arguments: list[str]) -> psutil.Process:
-    """Kill a run that measures ``Hangs``; the process that was measuring it."""
+def kill_while_measuring(arguments: list[str]) -> psutil.Process:
+    """Kill a run that measures ``Hangs``; return its measuring process."""
     command = [sys.executable, "-m", "attngrid.cli", *arguments]
     with subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL) as run:
         deadline = time.monotonic() + 120
@@ -224,7 +226,7 @@ def killed_in(arguments: list[str]) -> psutil.Process:
 
 
 def row(attention: str = "none", **changes: Any) -> dict[str, Any]:
-    """A row as another machine might have it."""
+    """A row of another machine."""
     model = {"backbone": "resnet18", "attention": attention, "stem": "cifar", "num_classes": 100}
     machine = dict(zip(MACHINE, ("A GPU", "cuda", 8, "bfloat16", 64, "2.14.1", ""), strict=True))
     figures = dict.fromkeys(COLUMNS, 1.0)
@@ -245,7 +247,7 @@ def test_a_machine_replaces_its_own_rows_only(folder: Path) -> None:
     assert again["measured"] >= first["measured"]
 
 
-def test_rows_of_a_model_stay_apart_by_all_that_makes_a_machine(folder: Path) -> None:
+def test_every_column_of_a_machine_separates_rows(folder: Path) -> None:
     for change in (
         {},
         {"device_name": "another"},
@@ -265,33 +267,33 @@ def table(name: str) -> Any:
     description = Path("workflow/tables") / f"{name}.yaml"
     import pandas as pd
 
-    nobody = pd.DataFrame(columns=["backbone", "attention", "condition"])
-    return build_table(None, nobody, description, complexity=ROOT / "results/complexity.csv")
+    no_study = pd.DataFrame(columns=["backbone", "attention", "condition"])
+    return build_table(None, no_study, description, complexity=ROOT / "results/complexity.csv")
 
 
-def test_machines_share_no_column_and_what_was_not_measured_is_dashes(folder: Path) -> None:
+def test_machines_share_no_column_and_missing_measurements_are_dashes(folder: Path) -> None:
     keep_cost(row(latency_ms=0.5))
     keep_cost(row("se", latency_ms=0.75, latency_ratio=1.5, peak_memory_mb=2500.0))
     keep_cost(row(device_name="A CPU", device="cpu", precision="float32", latency_ms=80))
-    made = table("cost_cifar")
-    groups = [title for title, _ in made.groups]
+    cost_table = table("cost_cifar")
+    groups = [title for title, _ in cost_table.groups]
     assert groups == [
         "Counted: 32×32, 100 classes",
         "Measured: A GPU, 8 threads, bfloat16, batch 64, torch 2.14.1",
         "Measured: A CPU, 8 threads, float32, batch 64, torch 2.14.1",
     ]
-    lines = {r.label: [value.text for value in r.values] for r in made.rows}
+    lines = {r.label: [value.text for value in r.values] for r in cost_table.rows}
     assert lines["ResNet-18"][2:4] == ["0.50", "1.00"]
     assert lines["ResNet-18"][9:11] == ["80.00", "1.00"]
     assert lines["ResNet-18 + SE"][2:4] == ["0.75", "1.50"]
     assert lines["ResNet-18 + SE"][8:] == ["2.50", *["--"] * 7]
-    # cam computes what se does
+    # cam is an alias of se
     assert lines["ResNet-18 + CAM"][2:] == lines["ResNet-18 + SE"][2:]
     assert set(lines["ResNet-18 + CBAM"][2:]) == {"--"}
 
 
 @pytest.mark.slow
-def test_nothing_measured_is_said_in_tables_and_figure(folder: Path) -> None:
+def test_tables_and_figure_say_that_nothing_was_measured(folder: Path) -> None:
     assert imported("cost", "config/cost.yaml", "--render-only").isdisjoint({"torch", "scipy"})
     text = Path("tables/cost.md").read_text("utf-8")
     assert "Measured: nothing yet: Latency (ms)" in text
@@ -300,7 +302,7 @@ def test_nothing_measured_is_said_in_tables_and_figure(folder: Path) -> None:
     assert all(Path(f"figures/cost.{kind}").is_file() for kind in ("pdf", "png"))
 
 
-def test_the_figure_sets_added_time_over_added_macs(folder: Path) -> None:
+def test_the_figure_plots_added_time_against_added_macs(folder: Path) -> None:
     costs = [{k: str(v) for k, v in row(name).items()} for name in ("none", "se", "cbam")]
     costs[1] |= {"training_ratio": "1.12", "training_ratio_q1": "1.1", "training_ratio_q3": "1.2"}
     with (ROOT / "results/complexity.csv").open(encoding="utf-8") as stream:
@@ -342,7 +344,7 @@ def test_every_counted_model_is_measured_and_in_a_table_of_its_size() -> None:
     assert measured == {(b, "se" if a == "cam" else a, size) for b, a, size in counted}
 
 
-def test_a_run_can_be_of_some_models_only(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_can_select_models(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chosen = models_to_measure(
         CostGrid(
             backbones=("resnet50", "resnet18"), attentions=("none", "se"), datasets=("cifar100",)

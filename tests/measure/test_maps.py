@@ -1,4 +1,4 @@
-"""Weights that are kept, the maps made of them, and the figure of the maps."""
+"""Kept weights, their attention maps, and the figure of the maps."""
 
 from __future__ import annotations
 
@@ -52,15 +52,15 @@ def study(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def network(backbone: str, attention: str = "none", **options: Any) -> torch.nn.Module:
     torch.manual_seed(0)
     model = attngrid.create_model(backbone, attention, num_classes=10, stem="cifar", **options)
-    for module in model.modules():  # nothing as it starts
+    for module in model.modules():  # BatchNorms that are not at their initial values
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
             torch.nn.init.normal_(module.bias)
     return model.eval()
 
 
-def pretend(study: Study, *cells: int) -> None:
-    """A record and the weights of a start for some of the study's cells."""
+def fake_training(study: Study, *cells: int) -> None:
+    """Write a record and initial weights for some of the study's cells."""
     for index in cells:
         cell = study.cells[index]
         torch.manual_seed(index)
@@ -77,7 +77,7 @@ def visualize(study: Study) -> Maps:
 
 
 @pytest.mark.slow
-def test_the_loaded_network_is_the_trained_one_to_the_bit(study: Study) -> None:
+def test_the_loaded_network_equals_the_trained_one_bit_for_bit(study: Study) -> None:
     cell = study.cells[1]
     *_, trained = loop.train(cell, CPU, Path("data"))
     write_weights(cell.weights, cell, trained)
@@ -89,13 +89,13 @@ def test_the_loaded_network_is_the_trained_one_to_the_bit(study: Study) -> None:
 
 
 @pytest.mark.slow
-def test_a_trained_cell_leaves_the_network_that_its_record_is_of(
+def test_the_kept_weights_reproduce_the_record(
     study: Study, caplog: pytest.LogCaptureFixture
 ) -> None:
     cell = study.cells[0]
-    run_cell(study, cell, Path("trial.json"))  # a record of no study
+    run_cell(study, cell, Path("trial.json"))  # a record outside the study
     assert not cell.weights.parent.exists()
-    # no record is lost where the weights cannot be written
+    # if the weights cannot be written, the record still is
     caplog.set_level("INFO")
     cell.weights.parent.parent.mkdir(parents=True, exist_ok=True)
     cell.weights.parent.write_text("in the way")
@@ -117,7 +117,7 @@ def test_a_trained_cell_leaves_the_network_that_its_record_is_of(
 
 
 @pytest.mark.slow
-def test_weights_are_no_part_of_a_cell_and_can_be_left_out(
+def test_keeping_weights_is_optional_and_changes_no_cell(
     tiny: dict[str, Any], study: Study
 ) -> None:
     without = validate(Study, tiny | {"keep": {"weights": "none"}}, "t")
@@ -128,15 +128,17 @@ def test_weights_are_no_part_of_a_cell_and_can_be_left_out(
     assert not cell.weights.parent.exists()
 
 
-def test_weights_of_another_cell_or_network_or_half_a_file_are_refused(study: Study) -> None:
-    pretend(study, 0, 3)
+def test_damaged_weights_and_those_of_another_cell_or_network_are_refused(study: Study) -> None:
+    fake_training(study, 0, 3)
     ours, others = study.cells[0], study.cells[3]
     whole = ours.weights.read_bytes()
     ours.weights.unlink()
     with pytest.raises(RecordError, match=f"{ours.id}.*: cannot be read: No such file"):
         load_model(ours)
     ours.weights.write_bytes(others.weights.read_bytes())
-    expected = f"{ours.id}.*: is of another cell: found .* {others.digest}, expected {ours.digest}"
+    expected = (
+        f"{ours.id}.*: belongs to another cell: found .* {others.digest}, expected {ours.digest}"
+    )
     with pytest.raises(RecordError, match=expected):
         load_model(ours)
     ours.weights.write_bytes(whole[:-1000])
@@ -151,7 +153,7 @@ def test_weights_of_another_cell_or_network_or_half_a_file_are_refused(study: St
         load_model(ours)
 
 
-def test_layers_that_share_a_parameter_are_kept(study: Study) -> None:
+def test_a_shared_parameter_is_kept_for_each_layer(study: Study) -> None:
     cell, layer = study.cells[0], torch.nn.Linear(3, 3)
     write_weights(cell.weights, cell, torch.nn.Sequential(layer, torch.nn.ReLU(), layer))
     kept = load_file(cell.weights)
@@ -162,8 +164,8 @@ def test_layers_that_share_a_parameter_are_kept(study: Study) -> None:
 
 
 @pytest.mark.parametrize(("backbone", "attention"), [("resnet18", "csm"), ("mobilenet_v2", "srap")])
-def test_grad_cam_is_its_paper_transcribed(backbone: str, attention: str) -> None:
-    """α_c = mean over positions of ∂y/∂A_c; ReLU(Σ_c α_c A_c): one image, one channel at a time."""
+def test_grad_cam_equals_the_papers_equations(backbone: str, attention: str) -> None:
+    """α_c = mean over positions of ∂y/∂A_c; ReLU(Σ_c α_c A_c), for each image and channel."""
     model = network(backbone, attention, width=0.125).double()
     x, labels = torch.randn(3, 3, 32, 32, dtype=torch.float64), torch.tensor([7, 0, 7])
     found = grad_cam(model, x, labels).numpy()
@@ -185,10 +187,10 @@ def test_grad_cam_is_its_paper_transcribed(backbone: str, attention: str) -> Non
 
 @pytest.mark.parametrize(
     ("size", "site", "positions"),
-    # stages of 32, 16, 8 and 4 positions a side; of 16, 8, 4, 2; of 4, 2, 1, 1
+    # the sides of the stages are 32, 16, 8, 4; then 16, 8, 4, 2; then 4, 2, 1, 1
     [(32, "stages.2.1.attention.1", 8), (16, "stages.1.1.attention.1", 8), (4, "stages.0.1.a", 4)],
 )
-def test_the_own_map_is_of_the_last_site_with_seven_positions_a_side_or_the_finest(
+def test_the_spatial_map_is_of_the_last_site_with_7x7_positions_or_the_largest(
     size: int, site: str, positions: int
 ) -> None:
     model = network("resnet18", "cbam", width=0.125)
@@ -208,7 +210,7 @@ def test_the_own_map_is_of_the_last_site_with_seven_positions_a_side_or_the_fine
     torch.testing.assert_close(own[1], gates[own[0]][:, 0])
 
 
-def test_a_module_that_weighs_channels_has_no_map_and_a_users_wrong_one_is_named() -> None:
+def test_channel_attention_has_no_spatial_map_and_a_wrong_shape_is_an_error() -> None:
     model = network("resnet18", "se", width=0.125)
     assert own_map(model, torch.randn(1, 3, 16, 16))[1] is None
     model.stages[1][0].attention.spatial_map = lambda x: x  # type: ignore[index, union-attr]
@@ -220,7 +222,7 @@ def test_a_module_that_weighs_channels_has_no_map_and_a_users_wrong_one_is_named
 # maps.npz
 
 
-def test_maps_survive_their_file_and_the_same_maps_are_the_same_bytes(tmp_path: Path) -> None:
+def test_maps_are_read_as_written_and_equal_maps_give_equal_bytes(tmp_path: Path) -> None:
     arrays = [np.random.default_rng(0).random((2, 3, 3), dtype=np.float32) for _ in range(2)]
     maps = Maps(
         {"digits": np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)},
@@ -244,7 +246,7 @@ def test_maps_survive_their_file_and_the_same_maps_are_the_same_bytes(tmp_path: 
         read_maps(files[0])
 
 
-def test_the_maps_are_of_the_first_seed_and_of_the_first_held_out_image_of_each_class(
+def test_maps_show_the_first_seed_and_the_first_held_out_image_of_each_class(
     study: Study,
 ) -> None:
     assert [(cell.attention, cell.seed) for cell in pictured(study)] == [
@@ -252,7 +254,7 @@ def test_the_maps_are_of_the_first_seed_and_of_the_first_held_out_image_of_each_
         ("csm", 0),
         ("cbam", 0),
     ]
-    pretend(study, 0, 1, 2, 3)  # the last is of seed 1
+    fake_training(study, 0, 1, 2, 3)  # cell 3 has seed 1
     maps = visualize(study)
     none, csm, cbam = study.cells[:3]
     assert list(maps.cells) == [none.id, csm.id, cbam.id]
@@ -280,11 +282,11 @@ def test_the_maps_are_of_the_first_seed_and_of_the_first_held_out_image_of_each_
     assert study.maps.read_bytes() == before
 
 
-def test_maps_outlive_the_weights_they_are_of(study: Study) -> None:
-    pretend(study, 0, 1)
+def test_maps_are_kept_after_their_weights_are_deleted(study: Study) -> None:
+    fake_training(study, 0, 1)
     before = visualize(study)
     study.cells[1].weights.unlink()
-    pretend(study, 2)
+    fake_training(study, 2)
     after = visualize(study)
     assert list(after.cells) == [cell.id for cell in study.cells[:3]]
     np.testing.assert_array_equal(
@@ -301,7 +303,7 @@ def test_a_cell_of_two_classes_has_two_images(tiny: dict[str, Any], study: Study
     tiny["grid"].append(tiny["grid"][0] | {"options": {"width": 0.0625, "classes": 2}})
     both = validate(Study, tiny, "t")
     both.write_snapshot()
-    pretend(both, 0, 6)
+    fake_training(both, 0, 6)
     maps = visualize(both)
     assert [len(maps.cells[both.cells[index].id].labels) for index in (0, 6)] == [4, 2]
     assert len(maps.images["digits"]) == 4
@@ -311,7 +313,7 @@ def test_a_cell_of_two_classes_has_two_images(tiny: dict[str, Any], study: Study
 def test_without_captum_current_renders_and_visualize_says_what_to_install(
     study: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pretend(study, 0)
+    fake_training(study, 0)
     known = importlib.util.find_spec
 
     def without(name: str, package: str | None = None) -> Any:
@@ -335,8 +337,8 @@ def drawn(figure: Figure) -> list[str]:
     return [*(text.get_text() for text in figure.texts), *under, *over, *inside]
 
 
-def made_up(study: Study, *cells: int, own: bool = True) -> Results:
-    """Results with maps of some cells: of each two images, the second taken for a 7."""
+def fake_results(study: Study, *cells: int, own: bool = True) -> Results:
+    """Results with maps of some cells: two images each, of which the second is seen as a 7."""
     maps = {
         study.cells[index].id: CellMaps(
             [0, 1],
@@ -354,7 +356,7 @@ def made_up(study: Study, *cells: int, own: bool = True) -> Results:
 def test_the_figure_shows_predictions_ranges_and_why_a_column_is_empty(study: Study) -> None:
     fake_record(study.cells[0], 12.0)
     fake_record(study.cells[1], 12.0)
-    figure = FIGURES["maps"](made_up(study, 0))
+    figure = FIGURES["maps"](fake_results(study, 0))
     texts = drawn(figure)
     assert texts[0].startswith("ResNet-18, digits, 16×16")
     assert texts[0].endswith("seed 0")
@@ -363,14 +365,14 @@ def test_the_figure_shows_predictions_ranges_and_why_a_column_is_empty(study: St
     assert {"Grad-CAM\n2×2", "own map\n3×3", "0.02…0.25", "0.27…0.50"} <= set(texts)
     labels = {axis.get_xlabel(): axis.xaxis.label.get_color() for axis in figure.axes}
     assert labels["seen as 7"] != labels["seen as 0"]
-    # image, Grad-CAM over it, own map: for both images
+    # for both images: image, Grad-CAM, own map
     assert [len(axis.images) for axis in figure.axes] == [1] * 6
-    # a gate that is nearly flat looks so
+    # the colours start at 0, so a nearly constant map looks constant
     own = figure.axes[4].images[0]
     assert own.get_clim() == pytest.approx((0, 0.246), abs=1e-3)
 
 
-def test_an_overlay_is_torchs_bilinear_map_in_colour_over_the_grey_image() -> None:
+def test_an_overlay_is_a_bilinear_map_in_colour_over_the_grey_image() -> None:
     image = np.random.default_rng(0).integers(256, size=(16, 16, 3), dtype=np.uint8)
     cam = np.random.default_rng(1).random((2, 3), dtype=np.float32) * 9
     found = overlay(image, cam)
@@ -386,13 +388,13 @@ def test_an_overlay_is_torchs_bilinear_map_in_colour_over_the_grey_image() -> No
 
 
 @pytest.mark.slow
-def test_a_name_that_computes_the_same_shares_a_column_and_many_modules_fit_the_page(
+def test_aliases_share_a_column_and_many_modules_fit_the_page(
     tiny: dict[str, Any], study: Study
 ) -> None:
     tiny["grid"][0] |= {"attentions": attngrid.list_attentions(), "seeds": [0]}
     tiny["grid"].append(tiny["grid"][0] | {"backbones": ["mobilenet_v2"]})
     every = validate(Study, tiny, "t")
-    results = made_up(every, *range(len(attngrid.list_attentions())))
+    results = fake_results(every, *range(len(attngrid.list_attentions())))
     figure = FIGURES["maps"](results)
     texts = drawn(figure)
     assert "SE = CAM" in texts
@@ -411,7 +413,7 @@ def test_without_maps_the_figure_says_which_step_is_missing(study: Study) -> Non
     fake_record(study.cells[0], 12.0)
     results = collect(study)
     assert drawn(FIGURES["maps"](results))[-1] == NO_MAPS
-    empty = made_up(study)
+    empty = fake_results(study)
     assert drawn(FIGURES["maps"](empty))[-1] == NO_WEIGHTS
 
 
@@ -425,8 +427,8 @@ def test_a_range_has_two_digits_of_its_larger_end(values: list[float], expected:
 
 
 @pytest.mark.slow
-def test_load_results_hands_out_the_maps(study: Study) -> None:
-    pretend(study, 0)
+def test_load_results_includes_the_maps(study: Study) -> None:
+    fake_training(study, 0)
     assert main(["current", str(study.snapshot)]) == 0
     maps = load_results("tiny").maps
     assert maps is not None

@@ -1,4 +1,4 @@
-"""Records that were made elsewhere: what is filed, and what is refused by name."""
+"""Importing records from another machine: valid ones are copied, others are refused by name."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from attngrid.study.schema import load_study
 from conftest import TINY, jobs
 from made_up import fake_record
 
-Say = pytest.CaptureFixture[str]
+Capture = pytest.CaptureFixture[str]
 Change = Callable[[dict[str, Any]], object]
 
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the study's records, all but its last cell's."""
+    """Another machine's folder: it has the records of all cells but the last."""
     folder = tmp_path_factory.mktemp("elsewhere")
     run = dict.fromkeys(("torch", "python"), "3.14") | {"started": "2026-01-01", "commit": None}
     with pytest.MonkeyPatch.context() as patch:
@@ -44,9 +44,9 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def made(elsewhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of its records, to be changed at will, beside an empty folder to be in."""
-    target = tmp_path / "made/tiny/records"
+def incoming(elsewhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of these records that a test may edit. The current folder is empty but for a study."""
+    target = tmp_path / "incoming/tiny/records"
     shutil.copytree(elsewhere / "results/tiny/records", target)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -58,27 +58,29 @@ def cells() -> list[Cell]:
     return list(load_study("tiny.yaml").trainings.values())
 
 
-def change(file: Path, how: Change) -> None:
+def change(file: Path, change_record: Change) -> None:
     content = json.loads(file.read_text())
-    how(content)
+    change_record(content)
     file.write_text(json.dumps(content))
 
 
-def test_records_are_filed_as_they_are_and_once(made: Path, capsys: Say) -> None:
-    assert main(["import", str(made.parents[1])]) == 0
+def test_records_are_copied_byte_for_byte_and_only_once(incoming: Path, capsys: Capture) -> None:
+    assert main(["import", str(incoming.parents[1])]) == 0
     for cell in cells()[:-1]:
-        assert cell.record.read_bytes() == (made / cell.record.name).read_bytes()
-    assert "3 records filed, 0 were here, 0 refused" in capsys.readouterr().err
+        assert cell.record.read_bytes() == (incoming / cell.record.name).read_bytes()
+    assert "3 records imported, 0 already here, 0 refused" in capsys.readouterr().err
     before = {cell.record: cell.record.stat().st_mtime_ns for cell in cells()[:-1]}
-    assert main(["import", str(made), "--study", "tiny.yaml"]) == 0
-    assert "0 records filed, 3 were here, 0 refused" in capsys.readouterr().err
+    assert main(["import", str(incoming), "--study", "tiny.yaml"]) == 0
+    assert "0 records imported, 3 already here, 0 refused" in capsys.readouterr().err
     assert before == {file: file.stat().st_mtime_ns for file in before}
 
 
-def test_other_numbers_are_refused_by_name_and_the_rest_is_filed(made: Path, capsys: Say) -> None:
+def test_other_metrics_are_refused_by_name_and_the_rest_is_imported(
+    incoming: Path, capsys: Capture
+) -> None:
     first, second, third, _ = cells()
     first.record.parent.mkdir(parents=True)
-    shutil.copy(made / first.record.name, first.record)
+    shutil.copy(incoming / first.record.name, first.record)
 
     def better(content: dict[str, Any]) -> None:
         metrics = content["metrics"]
@@ -93,15 +95,15 @@ def test_other_numbers_are_refused_by_name_and_the_rest_is_filed(made: Path, cap
 
     change(first.record, better)
     kept = first.record.read_bytes()
-    assert main(["import", str(made)]) == 1
-    told = capsys.readouterr()
-    assert f"{made / first.record.name}: has other numbers than {first.record}" in told.err
+    assert main(["import", str(incoming)]) == 1
+    captured = capsys.readouterr()
+    assert f"{incoming / first.record.name}: has other metrics than {first.record}" in captured.err
     assert first.record.read_bytes() == kept
-    assert set(told.out.splitlines()) == {f"filed {cell.record}" for cell in (second, third)}
+    assert set(captured.out.splitlines()) == {f"imported {cell.record}" for cell in (second, third)}
 
 
 @pytest.mark.parametrize(
-    ("how", "why"),
+    ("change_record", "why"),
     [
         (
             lambda r: r["metrics"].update(top5_error=101.0),
@@ -130,81 +132,86 @@ def test_other_numbers_are_refused_by_name_and_the_rest_is_filed(made: Path, cap
         (lambda r: r.update(notes=""), "unknown key 'notes': known are config, metrics, run"),
     ],
 )
-def test_what_cannot_be_is_refused_and_nothing_of_it_filed(
-    made: Path, how: Change, why: str, capsys: Say
+def test_an_impossible_record_is_refused_and_not_copied(
+    incoming: Path, change_record: Change, why: str, capsys: Capture
 ) -> None:
     first = cells()[0]
-    change(made / first.record.name, how)
-    assert main(["import", str(made), "--study", "tiny.yaml"]) == 1
-    told = capsys.readouterr().err
-    assert f"{made / first.record.name}: " in told
-    assert why in told
+    change(incoming / first.record.name, change_record)
+    assert main(["import", str(incoming), "--study", "tiny.yaml"]) == 1
+    captured = capsys.readouterr().err
+    assert f"{incoming / first.record.name}: " in captured
+    assert why in captured
     assert not first.record.exists()
     assert cells()[1].record.is_file()
 
 
 @pytest.mark.parametrize("error", [33.3, 1.0])
-def test_an_error_is_a_number_of_images(made: Path, error: float, capsys: Say) -> None:
-    """Of 359, that is; and it is not below the top-5 error."""
+def test_an_error_is_a_whole_number_of_images_and_not_below_the_top5_error(
+    incoming: Path, error: float, capsys: Capture
+) -> None:
     first = cells()[0]
 
-    def how(content: dict[str, Any]) -> None:
+    def change_record(content: dict[str, Any]) -> None:
         metrics = content["metrics"]
         metrics.update(top1_error=error, best_top1_error=error)
         metrics["curve"][0]["test_top1_error"] = error
 
-    change(made / first.record.name, how)
-    assert main(["import", str(made), "--study", "tiny.yaml"]) == 1
-    told = capsys.readouterr().err
-    assert "is no number of images" in told or "top-5 error above top-1 error" in told
+    change(incoming / first.record.name, change_record)
+    assert main(["import", str(incoming), "--study", "tiny.yaml"]) == 1
+    captured = capsys.readouterr().err
+    assert (
+        "is not a whole number of images" in captured or "top-5 error above top-1 error" in captured
+    )
 
 
-def test_a_record_of_no_cell_and_one_of_another_configuration_are_told_apart(
-    made: Path, capsys: Say
+def test_an_unknown_record_and_one_of_another_configuration_have_different_messages(
+    incoming: Path, capsys: Capture
 ) -> None:
     study = yaml.safe_load(Path("tiny.yaml").read_text())
     study["recipes"]["tiny"]["learning_rate"] = 0.01
     Path("tiny.yaml").write_text(yaml.safe_dump(study))
-    (made / "digits-mine-s0-00000000.json").write_text("{}")
-    assert main(["import", str(made), "--study", "tiny.yaml"]) == 1
-    told = capsys.readouterr().err
-    assert told.count("is of another configuration of the cell that is digits-resnet18-") == 3
-    assert "digits-mine-s0-00000000.json: is of no cell of tiny" in told
+    (incoming / "digits-mine-s0-00000000.json").write_text("{}")
+    assert main(["import", str(incoming), "--study", "tiny.yaml"]) == 1
+    captured = capsys.readouterr().err
+    assert captured.count("belongs to another configuration; expected digits-resnet18-") == 3
+    assert "digits-mine-s0-00000000.json: belongs to no cell of tiny" in captured
     assert not Path("results").exists()
 
 
-def test_a_record_of_two_studies_goes_where_its_folder_says(made: Path, capsys: Say) -> None:
+def test_a_record_of_two_studies_is_copied_to_the_study_that_its_folder_names(
+    incoming: Path, capsys: Capture
+) -> None:
     study = yaml.safe_load(Path("tiny.yaml").read_text()) | {"study": "other"}
     Path("other.yaml").write_text(yaml.safe_dump(study))
-    flat = made.parents[1] / "flat"
+    flat = incoming.parents[1] / "flat"
     flat.mkdir()
-    shutil.copy(made / cells()[0].record.name, flat)
+    shutil.copy(incoming / cells()[0].record.name, flat)
     assert main(["import", str(flat)]) == 1
-    assert "is a cell of other and tiny; say which by --study" in capsys.readouterr().err
+    assert "is a cell of other and tiny; choose one with --study" in capsys.readouterr().err
     assert main(["import", str(flat), "--study", "other.yaml"]) == 0
-    assert main(["import", str(made)]) == 0
+    assert main(["import", str(incoming)]) == 0
     assert {len(list(Path(f"results/{name}/records").iterdir())) for name in ("other", "tiny")} == {
         1,
         3,
     }
 
 
-def test_a_record_of_other_code_is_filed_and_shown_as_such(made: Path, capsys: Say) -> None:
+def test_a_record_of_other_code_is_imported_and_marked(incoming: Path, capsys: Capture) -> None:
     first = cells()[0]
-    change(made / first.record.name, lambda content: content["run"].update(code="another"))
-    assert main(["import", str(made)]) == 0
+    change(incoming / first.record.name, lambda content: content["run"].update(code="another"))
+    assert main(["import", str(incoming)]) == 0
     assert not stale_records(load_study("tiny.yaml"))
     capsys.readouterr()
     assert main(["status", "tiny.yaml"]) == 0
     assert "1 records: other code, commit" in capsys.readouterr().out
 
 
-def test_a_copy_of_the_results_brings_checkpoints_and_attempts(
-    elsewhere: Path, made: Path, capsys: Say
+def test_a_copy_of_the_results_has_checkpoints_and_attempts_imported(
+    elsewhere: Path, incoming: Path, capsys: Capture
 ) -> None:
-    """A checkpoint comes for a cell without a record, once it has come further than here."""
+    """A checkpoint is copied if its cell has no record and has reached fewer epochs here."""
     *_, last = cells()
-    copy = made.parents[1] / "copy"
+    copy = incoming.parents[1] / "copy"
     shutil.copytree(elsewhere / "results/tiny", copy / "tiny")
     there = copy / "tiny/checkpoints" / last.checkpoint.name
     there.parent.mkdir(exist_ok=True)
@@ -212,66 +219,72 @@ def test_a_copy_of_the_results_brings_checkpoints_and_attempts(
         there.write_bytes(bytes([epoch]))
         write_status(copy / "tiny/status" / last.status.name, "running", epoch=epoch, epochs=9)
         assert main(["import", str(copy)]) == 0
-        assert f"goes on {last.checkpoint}" in capsys.readouterr().out
+        assert f"imported {last.checkpoint}" in capsys.readouterr().out
         assert last.checkpoint.read_bytes() == bytes([epoch])
     status = read_status(last.status) or {}
     assert (status["state"], status["epoch"], status["epochs"]) == ("waiting", 5, 1)
-    # the attempts of the cells with records came along, and the hours are counted once
+    # the attempts of the cells with records are imported too, and hours are counted once
     assert main(["import", str(copy)]) == 0
     assert "0 checkpoints" in capsys.readouterr().err
     assert main(["status", "tiny.yaml"]) == 0
-    told = capsys.readouterr().out
-    assert "4 cells: 3 done, 1 waiting" in told
-    assert "3 cells in 3 attempts, 0 retries" in told
+    captured = capsys.readouterr().out
+    assert "4 cells: 3 done, 1 waiting" in captured
+    assert "3 cells in 3 attempts, 0 retries" in captured
 
 
-def test_a_cell_that_diverged_there_has_diverged_here(made: Path, capsys: Say) -> None:
-    """Its message is evidence; files that no training has written are passed over."""
-    status = made.parent / "status"
+def test_the_status_of_a_cell_that_diverged_elsewhere_is_imported(
+    incoming: Path, capsys: Capture
+) -> None:
+    """Files that are not a valid status are skipped."""
+    status = incoming.parent / "status"
     host = {"host": "elsewhere", "pid": 1, "time": "2026-01-01T00:00:00+00:00"}
     states = [
-        host | {"state": "frob", "message": ""},
+        host | {"state": "unknown", "message": ""},
         host | {"state": "failed"},
-        host | {"state": "diverged", "message": "a bad day", "attempts": []},
+        host | {"state": "diverged", "message": "the loss became nan", "attempts": []},
     ]
     for cell, state in zip(cells()[-3:], states, strict=True):
         status.mkdir(exist_ok=True)
         (status / cell.status.name).write_text(json.dumps(state))
-    assert main(["import", str(made.parents[1])]) == 0
+    assert main(["import", str(incoming.parents[1])]) == 0
     capsys.readouterr()
     assert main(["status", "tiny.yaml"]) == 0
-    told = capsys.readouterr().out
-    assert "4 cells: 3 done, 1 diverged" in told
-    assert "a bad day" in told
+    captured = capsys.readouterr().out
+    assert "4 cells: 3 done, 1 diverged" in captured
+    assert "the loss became nan" in captured
 
 
-def test_a_record_of_a_cell_that_is_being_trained_waits(made: Path, capsys: Say) -> None:
+def test_a_record_of_a_cell_that_is_being_trained_is_refused(
+    incoming: Path, capsys: Capture
+) -> None:
     first = cells()[0]
     first.lock.parent.mkdir(parents=True)
     write_status(first.status, "running", epoch=0, epochs=1)
     with locked(first):
-        assert main(["import", str(made)]) == 1
+        assert main(["import", str(incoming)]) == 1
     assert "is being trained by process" in capsys.readouterr().err
     assert not first.record.exists()
     assert first.status.is_file()
-    assert main(["import", str(made)]) == 0
+    assert main(["import", str(incoming)]) == 0
     assert first.record.is_file()
 
 
-def test_what_cannot_be_parsed_ends_no_import(made: Path, capsys: Say) -> None:
+def test_a_file_that_cannot_be_parsed_does_not_stop_the_import(
+    incoming: Path, capsys: Capture
+) -> None:
     first = cells()[0]
-    (made / first.record.name).write_text("[" * 200_000)  # too deep for the parser
+    (incoming / first.record.name).write_text("[" * 200_000)  # too deep for the parser
     Path("number.yaml").write_text("42")
     Path("latin.yaml").write_bytes("study: é".encode("latin-1"))
     Path("mistake.yaml").write_text("study: mistake\ngird: []")
-    assert main(["import", str(made)]) == 1
-    told = capsys.readouterr()
-    assert f"{made / first.record.name}: " in told.err
-    assert "passed over: mistake.yaml: " in told.err
-    assert len(told.out.splitlines()) == 2
+    assert main(["import", str(incoming)]) == 1
+    captured = capsys.readouterr()
+    assert f"{incoming / first.record.name}: " in captured.err
+    assert "skipped: mistake.yaml: " in captured.err
+    assert len(captured.out.splitlines()) == 2
 
 
-def test_nothing_to_import_is_said(made: Path, capsys: Say) -> None:
+def test_a_folder_with_nothing_to_import_is_an_error(incoming: Path, capsys: Capture) -> None:
     Path("empty").mkdir()
     for folder, why in (("empty", "no record and no checkpoint"), ("nowhere", "no such folder")):
         assert main(["import", folder]) == 1
@@ -279,7 +292,7 @@ def test_nothing_to_import_is_said(made: Path, capsys: Say) -> None:
 
 
 @pytest.mark.slow
-def test_snakemake_collects_again_after_an_import_whatever_the_files_times(
+def test_snakemake_collects_again_after_an_import_regardless_of_modification_times(
     elsewhere: Path,
     clone: Path,
     snakemake: Callable[..., subprocess.CompletedProcess[str]],
@@ -297,7 +310,7 @@ def test_snakemake_collects_again_after_an_import_whatever_the_files_times(
     assert main(["complexity", "tiny.yaml", "--output", "results/tiny/complexity.csv"]) == 0
     done = snakemake(clone, "current", *arguments)
     assert done.returncode == 0, done.stderr
-    collected(load_study("tiny.yaml")).write_text("")  # as if both had been there
+    collected(load_study("tiny.yaml")).write_text("")  # as if both records had been collected
     old = elsewhere / second.record
     os.utime(old, (1_600_000_000, 1_600_000_000))
 
@@ -309,7 +322,7 @@ def test_snakemake_collects_again_after_an_import_whatever_the_files_times(
     shutil.copy2(old, second.record)
     assert "collect" not in announced()
     second.record.unlink()
-    # the third record is of no cell of this study
+    # the third record belongs to no cell of this study
     assert main(["import", str(elsewhere / "results"), "--study", "tiny.yaml"]) == 1
     found = announced()
     assert "train" not in found

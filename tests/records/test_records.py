@@ -1,4 +1,4 @@
-"""What a record is good for later: its network again, its figures again, and when it is stale."""
+"""Uses of a record: testing its network again, loading its weights, and finding stale records."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def fields_of(attention: str, backbone: str = "resnet18", **recipe: Any) -> dict[str, Any]:
+def study_fields(attention: str, backbone: str = "resnet18", **recipe: Any) -> dict[str, Any]:
     return {
         "study": "tiny",
         "grid": [
@@ -68,22 +68,22 @@ def fields_of(attention: str, backbone: str = "resnet18", **recipe: Any) -> dict
 
 
 def study_of(attention: str, **recipe: Any) -> Study:
-    """As it lies in the folder."""
-    fields = fields_of(attention, **recipe)
+    """The study, also written to ``study.yaml``."""
+    fields = study_fields(attention, **recipe)
     Path("study.yaml").write_text(yaml.safe_dump(fields))
     return validate(Study, fields, "study.yaml")
 
 
 @pytest.fixture
 def inside(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of that folder, to be in; its record."""
+    """Make a copy of that folder the current one; return its record."""
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     (record,) = Path("results/tiny/records").glob("*.json")
     return record
 
 
-def test_evaluate_makes_the_records_errors_again(
+def test_evaluate_reproduces_the_errors_of_the_record(
     inside: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["evaluate", str(inside)]) == 0
@@ -93,8 +93,7 @@ def test_evaluate_makes_the_records_errors_again(
     )
 
 
-def test_evaluate_compiles_nothing_that_was_compiled_on_another_device(inside: Path) -> None:
-    """Whose compiler this machine need not have, nor its graphs."""
+def test_evaluate_does_not_compile_a_network_of_another_device(inside: Path) -> None:
     content = json.loads(inside.read_text())
     content["run"] |= {"device": "cuda"}
     content["run"]["performance"] |= {"compile": True, "cuda_graphs": True}
@@ -103,7 +102,7 @@ def test_evaluate_compiles_nothing_that_was_compiled_on_another_device(inside: P
         assert main(["evaluate", str(inside), "--device", "cpu"]) == 0
 
 
-def test_evaluate_ends_non_zero_where_the_weights_do_not_make_the_errors(
+def test_evaluate_fails_if_the_weights_do_not_reproduce_the_errors(
     inside: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = json.loads(inside.read_text())
@@ -112,12 +111,10 @@ def test_evaluate_ends_non_zero_where_the_weights_do_not_make_the_errors(
     content["metrics"] |= headline([line])
     inside.write_text(json.dumps(content))
     assert main(["evaluate", str(inside)]) == 1
-    assert "these weights do not make its errors" in capsys.readouterr().err
+    assert "these weights do not reproduce its errors" in capsys.readouterr().err
 
 
-def test_evaluate_names_the_weights_that_are_not_there(
-    inside: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evaluate_names_missing_weights(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (weights,) = Path("results/tiny/weights").glob("*.safetensors")
     weights.unlink()
     assert main(["evaluate", str(inside)]) == 1
@@ -138,7 +135,7 @@ def test_create_model_loads_a_records_weights(inside: Path) -> None:
 @pytest.mark.parametrize(
     ("attention", "width", "message"),
     [
-        ("se", 0.0625, "is of 'resnet18' with 'cbam', expected 'resnet18' with 'se'"),
+        ("se", 0.0625, "found 'resnet18' with 'cbam', expected 'resnet18' with 'se'"),
         ("cbam", 0.125, "does not fit its network"),
     ],
 )
@@ -157,10 +154,9 @@ def test_a_record_names_its_code(inside: Path) -> None:
     assert {"attngrid", "commit"} <= run.keys()
 
 
-def test_a_digest_covers_every_source_that_decides_a_result(
+def test_the_code_digest_covers_only_the_sources_that_decide_a_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And no plot, no command and no part of the status."""
     package = tmp_path / "attngrid"
     shutil.copytree(Path(attngrid.__file__).parent, package)
     monkeypatch.setattr(staleness, "__file__", str(package / "records/staleness.py"))
@@ -187,7 +183,7 @@ def test_a_digest_covers_every_source_that_decides_a_result(
 
 
 def state(study: Study) -> tuple[str, str]:
-    """Of the study's one cell."""
+    """State and message of the study's only cell."""
     row = collect(study).cells.iloc[0]
     return row["state"], row["message"]
 
@@ -219,8 +215,8 @@ def test_a_record_of_another_configuration_is_stale_until_it_is_archived(
     assert jobs(dry.stdout + dry.stderr)["train"] == 1
 
 
-def of_code(record: Path, code: str | None) -> None:
-    """Let a record be of other code, or of a version that named none."""
+def set_code(record: Path, code: str | None) -> None:
+    """Edit a record's code digest; None makes it an older record without one."""
     content = json.loads(record.read_text())
     content["run"] |= {"code": code, "commit": "0123456789abcdef"}
     if code is None:
@@ -229,21 +225,21 @@ def of_code(record: Path, code: str | None) -> None:
     record.write_text(json.dumps(content))
 
 
-def test_a_record_of_other_code_counts_and_is_shown_as_such(
+def test_a_record_of_other_code_counts_and_is_marked(
     inside: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = study_of("cbam")
-    of_code(inside, "another")
+    set_code(inside, "another")
     assert state(study) == ("measured", "other code, commit 01234567")
     assert main(["status", "study.yaml"]) == 0
-    told = capsys.readouterr().out
-    assert "1 cells: 1 done" in told
-    assert "1 records: other code, commit 01234567" in told
+    output = capsys.readouterr().out
+    assert "1 cells: 1 done" in output
+    assert "1 records: other code, commit 01234567" in output
     results = collect(study)
     grid = ROOT / "workflow/tables/grid.yaml"
     table = build_table(study, results.summary, grid, cells=results.cells)
     assert table.provenance[-1].endswith(", of other code than this table's")
-    # it is put aside only on request
+    # it is archived only with --other-code
     assert main(["archive", "study.yaml"]) == 0
     assert inside.is_file()
     assert main(["archive", "study.yaml", "--other-code"]) == 0
@@ -260,13 +256,13 @@ def test_a_record_of_this_code_is_never_archived(inside: Path) -> None:
 def test_an_older_record_without_a_digest_stays_valid(
     inside: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    of_code(inside, None)
+    set_code(inside, None)
     assert state(study_of("cbam")) == ("measured", "")
     assert main(["status", "study.yaml"]) == 0
     assert "1 records: unknown version, commit 01234567" in capsys.readouterr().out
 
 
-def test_a_second_archived_record_overwrites_no_first(inside: Path) -> None:
+def test_archiving_a_second_record_keeps_the_first(inside: Path) -> None:
     content = inside.read_text()
     for learning_rate in (0.04, 0.05):
         inside.write_text(content)

@@ -1,4 +1,4 @@
-"""One status file and one lock a cell: what they say, and what stops them."""
+"""The status file and the lock of a cell."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_epoch_that_was_reached_is_kept(cell: Cell) -> None:
     assert "left_s" not in status
 
 
-def test_an_attempt_that_is_killed_counts_until_it_was_last_heard_of(cell: Cell) -> None:
+def test_each_status_updates_the_time_of_its_attempt(cell: Cell) -> None:
     with attempt(cell.status, 0):
         before = read_attempts(cell.status)[0]["heard"]
         time.sleep(0.01)
@@ -70,10 +70,10 @@ def test_an_attempt_that_is_killed_counts_until_it_was_last_heard_of(cell: Cell)
 @pytest.mark.parametrize(
     "content",
     [
-        *("", "[]", "{}", '{"state": "frob", "message": ""}', '{"state": "done", "message": 1}'),
+        *("", "[]", "{}", '{"state": "unknown", "message": ""}', '{"state": "done", "message": 1}'),
     ],
 )
-def test_a_file_that_is_no_status_is_passed_over(cell: Cell, content: str) -> None:
+def test_an_invalid_status_file_is_ignored(cell: Cell, content: str) -> None:
     cell.status.parent.mkdir(parents=True)
     cell.status.write_text(content)
     assert read_status(cell.status) is None
@@ -82,7 +82,7 @@ def test_a_file_that_is_no_status_is_passed_over(cell: Cell, content: str) -> No
     assert (read_status(cell.status) or {})["state"] == "failed"
 
 
-def test_a_second_process_is_refused_and_told_which_one_trains(cell: Cell) -> None:
+def test_a_second_process_is_refused_with_the_name_of_the_first(cell: Cell) -> None:
     write_status(cell.status, "running")
     with locked(cell):
         where = f"process .* on {socket.gethostname()}; nothing was done"
@@ -92,24 +92,24 @@ def test_a_second_process_is_refused_and_told_which_one_trains(cell: Cell) -> No
         pass  # released
 
 
-def end(holder: subprocess.Popen[bytes], lock: Path) -> None:
+def stop_holder(holder: subprocess.Popen[bytes], lock: Path) -> None:
     holder.kill()
     holder.wait()
 
 
-@pytest.mark.parametrize("remove", [end, lambda holder, lock: lock.unlink()])
-def test_waiting_for_a_lock_says_so_and_which_file_to_remove(
+@pytest.mark.parametrize("remove", [stop_holder, lambda holder, lock: lock.unlink()])
+def test_waiting_for_a_lock_logs_which_file_to_remove(
     remove: Callable[..., None],
     cell: Cell,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
-    naps: list[float] = []
+    sleeps: list[float] = []
 
-    def nap(seconds: float) -> None:
-        naps.append(seconds)
-        if len(naps) == 3:
+    def sleep(seconds: float) -> None:
+        sleeps.append(seconds)
+        if len(sleeps) == 3:
             remove(holder, cell.lock)
 
     cell.lock.parent.mkdir(parents=True)
@@ -118,16 +118,16 @@ def test_waiting_for_a_lock_says_so_and_which_file_to_remove(
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, env=environment(), **pipes) as holder:
         holder.stdout.readline()  # type: ignore[union-attr]
-        monkeypatch.setattr(status_module.time, "sleep", nap)
+        monkeypatch.setattr(status_module.time, "sleep", sleep)
         with locked(cell, wait=True):
             pass
-        end(holder, cell.lock)
-    assert len(naps) == 3
+        stop_holder(holder, cell.lock)
+    assert len(sleeps) == 3
     (message,) = caplog.messages
     assert f"remove {cell.lock}" in message
 
 
-def test_a_lock_file_left_from_elsewhere_is_no_lock(cell: Cell) -> None:
+def test_a_lock_file_that_no_process_holds_does_not_lock(cell: Cell) -> None:
     cell.lock.parent.mkdir(parents=True)
     cell.lock.write_text("1234\nanother-host\n")
     with locked(cell):

@@ -1,4 +1,4 @@
-"""Tuning: equal budgets, no test image before the end, and what is chosen by what."""
+"""Tuning: equal budgets, validation images only, and the lowest validation error is chosen."""
 
 from __future__ import annotations
 
@@ -86,29 +86,29 @@ def fake_trials(cell: Cell, *errors: float | None) -> None:
 # Budgets and identities
 
 
-def test_every_module_gets_the_same_trials_the_baseline_too(study: Study) -> None:
+def test_every_module_and_the_baseline_get_the_same_trials(study: Study) -> None:
     for tuned_cell in filter(lambda cell: cell.tuning, study.cells):
         assert [setting(trial) for trial in tuned_cell.trials] == GRID
         for trial in tuned_cell.trials:
             assert (trial.seed, trial.validation, trial.tuning) == (0, 300, None)
             assert trial.options == tuned_cell.options
     budget = Counter(trial.trained_attention for trial in study.trials.values())
-    assert budget == {"none": 6, "se": 6}  # cam reads se's
+    assert budget == {"none": 6, "se": 6}  # cam shares the trials of se
     assert len({cell.record for cell in study.trials.values()}) == 12
 
 
-def test_the_shipped_study_tunes_every_module_alike_and_keeps_its_frozen_cells() -> None:
+def test_the_shipped_study_gives_every_module_the_same_budget_and_keeps_untuned_cells() -> None:
     study = load_study(ROOT / "config/tuning.yaml")
     budget = Counter(trial.attention for trial in study.trials.values())
     assert budget == dict.fromkeys(("none", "se", "cbam", "csm"), 6)
     assert {trial.validation for trial in study.trials.values()} == {5000}
-    frozen = {cell.id for cell in study.cells if not cell.tuning}
+    untuned = {cell.id for cell in study.cells if not cell.tuning}
     csm = load_study(ROOT / "config/cifar100.yaml")
-    assert frozen <= set(csm.trainings)
-    assert len(study.trainings) == 2 * len(frozen) == 24
+    assert untuned <= set(csm.trainings)
+    assert len(study.trainings) == 2 * len(untuned) == 24
 
 
-def test_tuning_changes_no_frozen_cell(tiny: dict[str, Any], study: Study) -> None:
+def test_tuning_changes_no_untuned_cell(tiny: dict[str, Any], study: Study) -> None:
     before = validate(Study, tiny, "tiny.yaml")
     after = [cell for cell in study.cells if not cell.tuning]
     assert [cell.digest for cell in after] == [cell.digest for cell in before.cells]
@@ -119,13 +119,13 @@ def test_tuning_changes_no_frozen_cell(tiny: dict[str, Any], study: Study) -> No
 @pytest.mark.parametrize(
     ("change", "new_trials"),
     [
-        ({"learning_rates": [0.1, 0.02, 0.5]}, 3),  # those that there were are kept
+        ({"learning_rates": [0.1, 0.02, 0.5]}, 3),  # the earlier ones are kept
         ({"weight_decays": [5e-4, 0.0, 2e-3]}, 2),
         ({"validation_images": 200}, 6),
         ({"seed": 1}, 6),
     ],
 )
-def test_another_tuning_is_another_tuned_cell(
+def test_a_change_of_the_tuning_section_makes_another_tuned_cell(
     tuned: dict[str, Any], study: Study, change: dict[str, Any], new_trials: int
 ) -> None:
     other = validate(Study, tuned | {"tuning": TUNING | change}, "t")
@@ -160,7 +160,7 @@ def test_only_the_named_recipes_are_tuned(tuned: dict[str, Any]) -> None:
     assert len(study.trials) == 12
 
 
-def test_a_choice_is_one_for_all_seeds_and_for_two_names_of_one_function(study: Study) -> None:
+def test_all_seeds_and_aliases_share_one_tuning_result(study: Study) -> None:
     assert cell(study, "se", 0).choice == cell(study, "se", 1).choice == cell(study, "cam").choice
     assert cell(study, "cam").record == cell(study, "se").record
     assert cell(study, "se", 0).record != cell(study, "se", 1).record
@@ -199,7 +199,7 @@ def test_a_mistake_in_tuning_is_named(
         assert words in message
 
 
-def test_a_subset_of_classes_has_a_validation_part_of_its_own_classes(
+def test_validation_images_are_limited_by_the_subset_of_classes(
     tuned: dict[str, Any],
 ) -> None:
     tuned["grid"][0]["options"] = {"classes": 4}
@@ -211,7 +211,7 @@ def test_a_subset_of_classes_has_a_validation_part_of_its_own_classes(
 # The validation part
 
 
-def test_the_validation_part_is_balanced_disjoint_and_of_training_images_alone() -> None:
+def test_the_validation_part_is_balanced_and_disjoint_from_training_and_test() -> None:
     whole, test = load("digits", Path("data"), download=False, classes=None)
     rest, part = load("digits", Path("data"), download=False, classes=None, validation=300)
     assert torch.bincount(part.labels_N).tolist() == [30] * 10
@@ -221,13 +221,13 @@ def test_the_validation_part_is_balanced_disjoint_and_of_training_images_alone()
         return Counter(pixels.numpy().tobytes() for pixels in split.pixels_NCHW)
 
     assert images(rest) + images(part) == images(whole)
-    # the digits have no scan twice, so that no image is in two splits
+    # no two digits are equal, so the splits share no image
     assert not images(part) & images(rest)
     assert not images(part) & images(test)
 
 
 def test_the_validation_part_is_fixed() -> None:
-    """Written out by hand: the middles of equal stretches of each class."""
+    """By hand: the middle images of equal sections of a class."""
     labels = torch.tensor([0, 1, 0, 0, 1, 0, 0, 1, 0, 2, 2, 2, 2])
     zeros, ones, twos = [0, 2, 3, 5, 6, 8], [1, 4, 7], [9, 10, 11, 12]
     one_each = sorted([zeros[3], ones[1], twos[2]])
@@ -246,19 +246,19 @@ def test_the_validation_part_of_cifar100_would_be_fifty_of_each_class() -> None:
     assert torch.bincount(labels[part]).tolist() == [50] * 100
 
 
-def test_the_smallest_class_of_the_digits_is_what_the_configuration_is_held_against() -> None:
+def test_the_registered_smallest_class_of_digits_is_correct() -> None:
     whole, _ = load("digits", Path("data"), download=False, classes=None)
     assert DATASETS["digits"].smallest_class == int(torch.bincount(whole.labels_N).min())
 
 
 def test_no_test_image_reaches_a_trial(small: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test split of noise changes a frozen cell's figures and no trial's."""
-    trial, frozen = cell(small).trials[0], small.cells[0]
+    """A test split of noise changes the errors of an untuned cell, but not those of a trial."""
+    trial, untuned = cell(small).trials[0], small.cells[0]
 
     def metrics(cell: Cell) -> dict[str, Any]:
         return loop.train(cell, torch.device("cpu"), Path("data"))[0]
 
-    before = metrics(trial), metrics(frozen)
+    before = metrics(trial), metrics(untuned)
     assert (before[0]["train_images"], before[0]["test_images"]) == (229, 60)
     assert (before[1]["train_images"], before[1]["test_images"]) == (289, 71)
     from attngrid.data import digits as module
@@ -272,7 +272,7 @@ def test_no_test_image_reaches_a_trial(small: Study, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(module, "digits", without_test_images)
     assert metrics(trial) == before[0]
-    assert metrics(frozen)["curve"] != before[1]["curve"]
+    assert metrics(untuned)["curve"] != before[1]["curve"]
 
 
 # The choice
@@ -283,12 +283,12 @@ def test_no_test_image_reaches_a_trial(small: Study, monkeypatch: pytest.MonkeyP
     [
         ((50.0, 40.0, 30.0, 20.0, 10.0, 60.0), (0.1, 5e-4)),
         ((50.0, 30.0, 30.0, 30.0, 40.0, 40.0), (0.02, 5e-4)),  # the smaller of each
-        ((None, 90.0, None, None, None, 90.5), (0.02, 5e-4)),  # diverged is worst of all
+        ((None, 90.0, None, None, None, 90.5), (0.02, 5e-4)),  # a diverged trial is never chosen
         ((None, 100.0, None, None, None, None), (0.02, 5e-4)),
         ((1.0, 1.0, 1.0, 1.0, 1.0, 0.0), (0.1, 1e-3)),
     ],
 )
-def test_the_least_validation_error_is_chosen(
+def test_the_lowest_validation_error_is_chosen(
     study: Study, errors: tuple[float | None, ...], expected: tuple[float, float]
 ) -> None:
     tuned_cell = cell(study)
@@ -297,13 +297,13 @@ def test_the_least_validation_error_is_chosen(
     for seed in (0, 1):
         trained = with_best_hyperparameters(cell(study, seed=seed))
         assert setting(trained) == expected
-        # its name is known before
+        # the choice does not change the cell's id
         assert (trained.id, trained.record) == (cell(study, seed=seed).id, trained.record)
         assert cell(study, seed=seed).matches(trained.config())
     assert with_best_hyperparameters(study.cells[0]) is study.cells[0]
 
 
-def test_where_all_trials_diverge_the_model_has(
+def test_a_model_has_diverged_if_all_its_trials_diverged(
     study: Study, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake_trials(cell(study), *[None] * 6)
@@ -333,29 +333,27 @@ def test_a_missing_or_edited_trial_is_named(study: Study) -> None:
     assert f"{tuned_cell.trials[2].id}: refused" in line
     diverge(tuned_cell.trials[2])
     file.write_text(file.read_text().replace('"diverged":', '"message":'))
-    with pytest.raises(RecordError, match=r"trials/.*: .*either metrics or, in its run"):
+    with pytest.raises(RecordError, match=r"trials/.*: .*either metrics or run.diverged"):
         choose(study, tuned_cell)
     file.unlink()
     with pytest.raises(RecordError, match=r"trials/.*cannot be read"):
         choose(study, tuned_cell)
 
 
-def test_a_choice_that_is_not_the_best_of_these_trials_is_refused(
-    tuned: dict[str, Any], study: Study
-) -> None:
+def test_an_edited_tuning_result_is_refused(tuned: dict[str, Any], study: Study) -> None:
     tuned_cell, other = cell(study), cell(study, "se")
-    with pytest.raises(RecordError, match=r"tuning/.*is not there; `attngrid tune` makes it"):
+    with pytest.raises(RecordError, match=r"tuning/.*does not exist; `attngrid tune` writes it"):
         run_cell(study, tuned_cell, tuned_cell.record)
-    for each in (tuned_cell, other):
-        fake_trials(each, 50.0, 40.0, 30.0, 20.0, 10.0, 60.0)
-        choose(study, each)
+    for one in (tuned_cell, other):
+        fake_trials(one, 50.0, 40.0, 30.0, 20.0, 10.0, 60.0)
+        choose(study, one)
     assert tuned_cell.choice is not None
     assert other.choice is not None
     good = tuned_cell.choice.read_text()
     edited = json.loads(good)
     edited["chosen"] = {"learning_rate": 0.02, "weight_decay": 0.0}
     for content, message in {
-        json.dumps(edited): "chosen is not the setting of the least",
+        json.dumps(edited): "chosen: is not the setting with the lowest",
         other.choice.read_text(): "trials: are not those of this cell",
         good[:40]: "cannot be read",
     }.items():
@@ -383,7 +381,7 @@ def test_an_edited_tuned_record_is_refused(study: Study) -> None:
 
 
 def test_a_tuned_record_of_another_setting_than_the_choice_is_refused(study: Study) -> None:
-    """Its id is the same for all of them."""
+    """The id does not depend on the choice, so the record itself is checked."""
     tuned_cell = cell(study)
     fake_record(tuned_cell.with_setting(0.1, 5e-4), 30.0)
     state = collect(study).cells.set_index("id")["state"]
@@ -397,7 +395,7 @@ def test_a_tuned_record_of_another_setting_than_the_choice_is_refused(study: Stu
         results = collect(study)
         assert results.cells.set_index("id")["state"][tuned_cell.id] == expected
     (line,) = unfinished(results)
-    assert f"{tuned_cell.record}: config.recipe: is not what {tuned_cell.choice} chose" in line
+    assert f"{tuned_cell.record}: config.recipe: differs from {tuned_cell.choice}" in line
 
 
 # Training
@@ -405,7 +403,7 @@ def test_a_tuned_record_of_another_setting_than_the_choice_is_refused(study: Stu
 
 @pytest.fixture
 def small(tuned: dict[str, Any], study: Study) -> Study:
-    """Of two classes, to be trained."""
+    """The study with two classes only, for training."""
     tuned["grid"][0]["options"] |= {"classes": 2}
     tuned["tuning"]["validation_images"] = 60
     return validate(Study, tuned, "t")
@@ -427,23 +425,23 @@ def test_a_trial_that_diverges_leaves_a_record_and_raises_nothing(
     assert (read_status(trial.status) or {})["state"] == "done"
     assert "learning rate 1e+20, weight decay 0: diverged: " in caplog.text
     with pytest.raises(RecordError, match="metrics: "):
-        read_record(trial.record)  # no measured cell's
+        read_record(trial.record)  # a trial without metrics is not the record of a cell
 
 
-def test_a_tuned_cell_is_trained_as_a_recipe_with_that_setting_is(small: Study) -> None:
-    """On all training images, and to the bits of a frozen cell that has what was chosen."""
+def test_a_tuned_cell_equals_an_untuned_one_with_the_chosen_hyperparameters(small: Study) -> None:
+    """It trains on all training images, and its metrics are bit-identical."""
     study = small
-    tuned_cell, frozen = cell(study), study.cells[0]
-    assert setting(frozen) == GRID[0]
+    tuned_cell, untuned = cell(study), study.cells[0]
+    assert setting(untuned) == GRID[0]
     for trial in tuned_cell.trials[1:]:
         fake_record(trial, 99.9)
     trial = tuned_cell.trials[0]
-    for each in (trial, frozen):
-        run_cell(study, each, each.record)
+    for one in (trial, untuned):
+        run_cell(study, one, one.record)
     choose(study, tuned_cell)
     run_cell(study, tuned_cell, tuned_cell.record)
     record = read_record(tuned_cell.record, tuned_cell)
-    assert record.metrics == read_record(frozen.record, frozen).metrics
+    assert record.metrics == read_record(untuned.record, untuned).metrics
     assert record.metrics.train_images == 289
     assert record.config["recipe"]["name"] == "tiny+tuned"
     assert (tuned_cell.weights.is_file(), trial.weights.exists()) == (True, False)
@@ -451,18 +449,18 @@ def test_a_tuned_cell_is_trained_as_a_recipe_with_that_setting_is(small: Study) 
     assert len(list(Path("results/tiny/records").iterdir())) == 2
 
 
-def test_a_tuned_cell_does_not_go_on_from_the_checkpoint_of_another_choice(
+def test_a_tuned_cell_does_not_resume_from_the_checkpoint_of_another_choice(
     small: Study, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     study = small
     tuned_cell, digests = cell(study), []
 
-    class Noted(Checkpoints):
+    class Recorded(Checkpoints):
         def __init__(self, file: Path, digest: str, *others: Any) -> None:
             digests.append(digest)
             super().__init__(file, digest, *others)
 
-    monkeypatch.setattr(run, "Checkpoints", Noted)
+    monkeypatch.setattr(run, "Checkpoints", Recorded)
     fake_trials(tuned_cell, 40.0, 50.0, 50.0, 50.0, 50.0, 50.0)
     choose(study, tuned_cell)
     run_cell(study, tuned_cell, tuned_cell.record)
@@ -470,7 +468,7 @@ def test_a_tuned_cell_does_not_go_on_from_the_checkpoint_of_another_choice(
     fake_trials(tuned_cell, 50.0, 40.0, 50.0, 50.0, 50.0, 50.0)
     choose(study, tuned_cell)
     run_cell(study, tuned_cell, tuned_cell.record)
-    assert "not used, of cell" in caplog.text
+    assert "not used: cell: found" in caplog.text
     assert read_record(tuned_cell.record, tuned_cell).run["resumed"] == 0
 
 
@@ -485,7 +483,7 @@ def test_trials_are_a_tidy_frame(study: Study) -> None:
     results = collect(study)
     frame = results.trials
     assert frame is not None
-    assert len(frame) == 18  # cam shows se's
+    assert len(frame) == 18  # cam has the rows of se
     none = frame[frame["attention"] == "none"]
     assert list(zip(none["learning_rate"], none["weight_decay"], strict=True)) == GRID
     assert none["state"].tolist() == ["measured"] * 2 + ["diverged"] + ["measured"] * 3
@@ -494,7 +492,7 @@ def test_trials_are_a_tidy_frame(study: Study) -> None:
     se = frame[frame["attention"] == "se"]
     assert se["chosen"].isna().all()
     assert se["state"].tolist() == ["measured"] * 5 + ["not_run"]
-    # one that diverged is no loss, and does not stand among what is
+    # a diverged trial is finished
     assert unfinished(results) == []
     write_results(study, results)
     read = attngrid.load_results("tiny").trials
@@ -505,11 +503,11 @@ def test_trials_are_a_tidy_frame(study: Study) -> None:
     assert {column for column in frame.columns if f"`{column}`" not in text} == set()
 
 
-def test_frozen_and_tuned_stand_side_by_side_or_below_each_other(study: Study) -> None:
-    for each in study.cells:
-        fake_record(each.with_setting(0.1, 5e-4) if each.tuning else each, 30.0 - each.seed)
-        if each.attention == "none" and each.tuning:
-            each.record.unlink()
+def test_tuned_and_untuned_cells_are_columns_or_rows(study: Study) -> None:
+    for one in study.cells:
+        fake_record(one.with_setting(0.1, 5e-4) if one.tuning else one, 30.0 - one.seed)
+        if one.attention == "none" and one.tuning:
+            one.record.unlink()
     summary = collect(study).summary
     beside = build_table(study, summary, ROOT / "workflow/tables/tuned.yaml")
     assert list(dict(beside.groups)) == [
@@ -517,10 +515,10 @@ def test_frozen_and_tuned_stand_side_by_side_or_below_each_other(study: Study) -
         "Ours: digits, 16×16, 0.0625× width, tiny+tuned",
     ]
     rows = {row.label: [value.text for value in row.values] for row in beside.rows}
-    frozen = ["29.50 ± 0.71", "14.75 ± 0.35", "0.020", "0.00", "2"]
+    untuned = ["29.50 ± 0.71", "14.75 ± 0.35", "0.020", "0.00", "2"]
     chosen = ["29.50 ± 0.71", "14.75 ± 0.35", "0.100", "5.00", "2"]
-    assert rows["ResNet-18 + SE"] == rows["ResNet-18 + CAM"] == frozen + chosen
-    assert rows["ResNet-18"] == frozen + ["--"] * 5
+    assert rows["ResNet-18 + SE"] == rows["ResNet-18 + CAM"] == untuned + chosen
+    assert rows["ResNet-18"] == untuned + ["--"] * 5
     assert beside.frame["recipe_learning_rate"].tolist()[2:] == [0.02, 0.1, 0.02, 0.1]
     below = build_table(study, summary, ROOT / "workflow/tables/grid.yaml")
     lines = [(row.label, row.values[0].text) for row in below.rows]
@@ -535,7 +533,7 @@ def test_frozen_and_tuned_stand_side_by_side_or_below_each_other(study: Study) -
 
 
 @pytest.mark.slow
-def test_the_dag_tries_chooses_and_trains_and_records_alone_decide(
+def test_the_dag_has_the_jobs_whose_records_are_missing(
     clone: Path, snakemake: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     arguments = ("-n", "--configfile", "config/tuning.yaml")
@@ -553,11 +551,11 @@ def test_the_dag_tries_chooses_and_trains_and_records_alone_decide(
 
     assert found() == [24, 4, 24, 1]
     first, second, third, _ = study.choices.values()
-    # a trial that has been made is not made again, nor one whose model has its choice
+    # a finished trial does not run again, nor does one whose model has its tuning result
     write(third.trials[0].record)
     assert first.choice is not None
     write(first.choice)
-    # nor is anything chosen for a cell that has its record
+    # nor does tuning run for cells that have their records
     for cell in study.trainings.values():
         if cell.choice in (first.choice, second.choice):
             write(cell.record)
@@ -574,7 +572,7 @@ def test_a_study_is_tuned_from_its_trials_to_its_tables(
     tuned: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Most is done in this process: Snakemake starts one trial, which diverges, and a training."""
+    """This process trains most cells; Snakemake starts one trial, which diverges, and a cell."""
     options = {"width": 0.0625, "classes": 2}
     tuned["grid"][0] |= {"attentions": ["none", "se"], "seeds": [0], "options": options}
     tuned["recipes"]["tiny"] |= {"schedule": {"kind": "step"}}
@@ -584,9 +582,9 @@ def test_a_study_is_tuned_from_its_trials_to_its_tables(
     monkeypatch.chdir(clone)
     study = load_study("tiny.yaml")
     none, se = cell(study), cell(study, "se")
-    for each in [*study.trials.values(), *(c for c in study.cells if not c.tuning)]:
-        if each != none.trials[3]:
-            run_cell(study, each, each.record)
+    for one in [*study.trials.values(), *(c for c in study.cells if not c.tuning)]:
+        if one != none.trials[3]:
+            run_cell(study, one, one.record)
     assert se.choice is not None
     assert main(["tune", "tiny.yaml", se.choice.stem]) == 0
     assert main(["train", "tiny.yaml", se.id]) == 0
@@ -615,7 +613,7 @@ def test_a_study_is_tuned_from_its_trials_to_its_tables(
     assert " -- " not in table.read_text("utf-8")
 
 
-def test_a_tuning_is_equal_whatever_order_its_values_are_in() -> None:
+def test_the_order_of_tuning_values_changes_no_digest() -> None:
     one = Tuning(learning_rates=(0.1, 0.2), weight_decays=(0.0, 1.0, 2.0), validation_images=10)
     two = Tuning(learning_rates=(0.2, 0.1), weight_decays=(2.0, 1.0, 0.0), validation_images=10)
     assert one.digested() == two.digested()

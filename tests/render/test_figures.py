@@ -1,4 +1,4 @@
-"""Figures: what they draw, what they say without records, and the same bytes each time."""
+"""Figures: their content with and without records, and equal bytes for equal data."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_figure_without_records_says_so(study: Study, name: str) -> None:
     assert NOTHING in drawn(figure)
 
 
-def test_ordering_draws_mean_and_deviation_of_the_test_curves(
+def test_ordering_draws_mean_and_standard_deviation_of_the_test_curves(
     tiny: dict[str, Any], study: Study
 ) -> None:
     tiny["grid"][0]["attentions"] = ["csm", "csm_sam_first"]
@@ -51,7 +51,7 @@ def test_ordering_draws_mean_and_deviation_of_the_test_curves(
     assert band[:, 1].max() == pytest.approx(79 + 2**0.5)
 
 
-def test_mafs_published_curve_is_in_a_panel_of_its_own(tiny: dict[str, Any], study: Study) -> None:
+def test_mafs_published_curve_has_a_separate_panel(tiny: dict[str, Any], study: Study) -> None:
     published, ours = FIGURES["maf_curve"](collect(study)).axes
     assert [text.get_text() for text in ours.texts] == [NOTHING]
     validation = published.lines[0].get_ydata()
@@ -65,7 +65,7 @@ def test_mafs_published_curve_is_in_a_panel_of_its_own(tiny: dict[str, Any], stu
     assert list(published.lines[0].get_ydata()) == list(validation)
 
 
-def test_modules_keeps_the_published_bars_in_a_panel_of_their_own(study: Study) -> None:
+def test_modules_has_a_separate_panel_for_the_published_bars(study: Study) -> None:
     for cell in study.cells:
         fake_record(cell, 12.0 + cell.seed)
     published, ours = FIGURES["modules"](collect(study)).axes
@@ -76,7 +76,7 @@ def test_modules_keeps_the_published_bars_in_a_panel_of_their_own(study: Study) 
     assert [text.get_text() for text in ours.texts] == ["--", "--"]
 
 
-def test_a_bar_says_why_it_is_not_there_and_of_how_many_seeds_it_is(study: Study) -> None:
+def test_a_missing_bar_shows_the_state_and_each_tick_the_number_of_seeds(study: Study) -> None:
     none, cam = cells_with(study, "none"), cells_with(study, "cam")
     fake_record(none[0], 12.0)
     write_status(cam[0].status, "diverged", "x")
@@ -86,7 +86,7 @@ def test_a_bar_says_why_it_is_not_there_and_of_how_many_seeds_it_is(study: Study
     assert ours.texts[0].get_text() == "diverged"
 
 
-def test_no_two_attentions_share_a_colour_and_two_names_of_one_function_a_point(
+def test_every_attention_has_its_colour_and_aliases_share_a_point(
     tiny: dict[str, Any], study: Study
 ) -> None:
     tiny["grid"][0]["attentions"] = attngrid.list_attentions()

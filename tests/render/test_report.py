@@ -1,4 +1,4 @@
-"""The report's page: what is in it, and what it does in a real browser."""
+"""The report: its content, and its behaviour in a real browser."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ needs_browser = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
-    """Three records, one training that diverged, two that were not run; the last test edits it."""
+    """Three records, one diverged training and two cells not run. The last test edits it."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         enter_study_folder(tmp_path_factory.mktemp("study"), monkeypatch)
         yield make_study(copy.deepcopy(TINY))
@@ -41,35 +41,37 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
 def make_study(tiny: dict[str, Any]) -> Study:
     tiny["grid"][0]["attentions"] = ["none", "cbam", "csm"]
     tiny |= {"title": "</script><b>a title & more", "figures": ["ordering"], "tables": ["grid"]}
-    made = validate(Study, tiny, "tiny.yaml")
+    new_study = validate(Study, tiny, "tiny.yaml")
     Path("tiny.json").write_text(json.dumps(tiny))
-    none, cbam = ([c for c in made.cells if c.attention == name] for name in ("none", "cbam"))
+    none, cbam = ([c for c in new_study.cells if c.attention == name] for name in ("none", "cbam"))
     fake_record(none[0], 50.0, 20.0)
     fake_record(none[1], 40.0, 30.0)
     fake_record(cbam[0], 45.0, 5.0)
     write_status(cbam[1].status, "diverged", "diverged: the loss became nan")
-    rows = [",".join([*map(str, cell.model_key), "1000", "2000", "3000"]) for cell in made.cells]
+    rows = [
+        ",".join([*map(str, cell.model_key), "1000", "2000", "3000"]) for cell in new_study.cells
+    ]
     head = "backbone,attention,stem,num_classes,input_size,options,params,macs,fvcore_total"
-    made.results.joinpath("complexity.csv").write_text("\n".join([head, *dict.fromkeys(rows)]))
+    new_study.results.joinpath("complexity.csv").write_text("\n".join([head, *dict.fromkeys(rows)]))
     assert main(["current", "tiny.json"]) == 0
-    return made
+    return new_study
 
 
 def page(study: Study) -> str:
     return (study.results / "report.html").read_text("utf-8")
 
 
-def test_the_page_needs_nothing_but_itself(study: Study) -> None:
+def test_the_page_loads_no_other_file(study: Study) -> None:
     html = page(study)
     assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!data:)""", html)
     assert not re.findall(r"\b(?:fetch|XMLHttpRequest|import)\s*\(|@import|url\(", html)
     assert "default-src 'none'" in html
-    # a title cannot end the script that the data are in
+    # a title cannot end the script that contains the data
     assert html.count("</script>") == 2
 
 
 def browse(study: Study, script: str, tmp_path: Path) -> tuple[Any, str]:
-    """Open the page in headless Chromium, run a script in it; its result and the console."""
+    """Run a script on the page in headless Chromium; return its result and the console."""
     harness = (
         "<script>window.addEventListener('load', () => {"
         "const out = document.createElement('pre'); out.id = 'result';"
@@ -114,7 +116,7 @@ const shown = (id) => document.getElementById(id);
 
 @needs_browser
 @pytest.mark.slow
-def test_it_opens_sorts_filters_and_opens_a_record(study: Study, tmp_path: Path) -> None:
+def test_the_page_sorts_filters_and_opens_a_record(study: Study, tmp_path: Path) -> None:
     script = (
         READ
         + """
@@ -183,27 +185,27 @@ def test_it_opens_sorts_filters_and_opens_a_record(study: Study, tmp_path: Path)
 
 @needs_browser
 @pytest.mark.slow
-def test_a_console_error_would_be_seen(study: Study, tmp_path: Path) -> None:
-    """What the test above would miss, were the console not read."""
+def test_the_browser_harness_reports_console_errors(study: Study, tmp_path: Path) -> None:
+    """The test above depends on this."""
     script = "console.error('seen'); fetch('https://example.org/x'); return 1;"
     _, console = browse(study, script, tmp_path)
     assert "seen" in console
-    assert "Content Security Policy" in console  # the page may not reach out
+    assert "Content Security Policy" in console  # the page must not load anything
 
 
 @pytest.mark.slow
 def test_snakemakes_own_report_has_categories_and_the_configuration(
     clone: Path, snakemake: Any, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a study whose records are there, so that nothing is trained."""
+    """The study has all records, so nothing is trained."""
     tiny |= {"figures": ["ordering"], "tables": ["grid"]}
     (clone / "tiny.yaml").write_text(yaml.safe_dump(tiny))
     monkeypatch.chdir(clone)
     for cell in validate(Study, tiny, "tiny.yaml").trainings.values():
         fake_record(cell, 30.0 + cell.seed)
     arguments = ("--configfile", "tiny.yaml")
-    made = snakemake(clone, "--cores", "1", *arguments)
-    assert made.returncode == 0, made.stderr
+    rendered = snakemake(clone, "--cores", "1", *arguments)
+    assert rendered.returncode == 0, rendered.stderr
     done = snakemake(clone, "--report", "report.html", "--cores", "1", *arguments)
     assert done.returncode == 0, done.stderr
     html = (clone / "report.html").read_text("utf-8")
@@ -212,7 +214,7 @@ def test_snakemakes_own_report_has_categories_and_the_configuration(
 
 
 @pytest.mark.slow
-def test_what_cannot_be_made_keeps_nothing_else_waiting(
+def test_a_table_or_figure_that_fails_does_not_stop_the_others(
     study: Study, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = json.loads(Path("tiny.json").read_text("utf-8"))
@@ -231,12 +233,12 @@ def test_what_cannot_be_made_keeps_nothing_else_waiting(
     monkeypatch.setattr("attngrid.render.figures.write_figure", draw)
     capsys.readouterr()
     assert main(["current", "tiny.json"]) == 1
-    said = capsys.readouterr().err
-    assert "mine.yaml: columns: " in said
-    assert "no ink" in said
-    assert "Traceback" not in said
+    err = capsys.readouterr().err
+    assert "mine.yaml: columns: " in err
+    assert "no ink" in err
+    assert "Traceback" not in err
     assert all(file.is_file() for file in study.table_files("grid"))
     assert all(file.is_file() for file in study.figure_files("accuracy_macs"))
-    # an older picture of what could not be drawn is not shown as if it were of these records
+    # the report does not show the older file of a figure that could not be drawn
     assert study.figure_files("ordering")[1].is_file()
     assert page(study).count("data:image/png") == 1

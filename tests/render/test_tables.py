@@ -1,4 +1,4 @@
-"""Tables and figures: what they show, what they must never show, and a real LaTeX."""
+"""Tables: published and measured columns, dashes for missing figures, and compilation by LaTeX."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_published_and_measured_never_share_a_column(study: Study, name: str) ->
     """Measured figures that no paper prints appear in our columns and in no other."""
     for cell in study.cells:
         fake_record(cell, 87.65)
-    made = table(study, name)
+    built = table(study, name)
     measured = {"87.65 ± 0.00", "43.83 ± 0.00", "43.82 ± 0.00", "12.35 ± 0.00"}
     source = load_description(DESCRIPTIONS[name]).published
     printed: set[str] = set()
@@ -50,8 +50,8 @@ def test_published_and_measured_never_share_a_column(study: Study, name: str) ->
         frame = pd.read_csv(ROOT / "reference" / source, dtype=str, keep_default_na=False)
         printed = {value for column in frame for value in frame[column]}
     found = set()
-    for index, head in enumerate(made.heads):
-        values = {row.values[index].text for row in made.rows} - {"--"}
+    for index, head in enumerate(built.heads):
+        values = {row.values[index].text for row in built.rows} - {"--"}
         if head.group.startswith("Published"):
             assert values <= printed
         elif head.group.startswith("Ours") and head.title != "n":
@@ -59,8 +59,8 @@ def test_published_and_measured_never_share_a_column(study: Study, name: str) ->
             found |= values & measured
         else:
             assert not values & measured
-    has_ours = any(head.title == "n" for head in made.heads)
-    assert bool(found) == (has_ours and "ResNet-18" in text(made))
+    has_ours = any(head.title == "n" for head in built.heads)
+    assert bool(found) == (has_ours and "ResNet-18" in text(built))
 
 
 def test_table4_shows_the_printed_figures_and_our_counts(study: Study) -> None:
@@ -74,20 +74,20 @@ def test_table4_shows_the_printed_figures_and_our_counts(study: Study) -> None:
         assert row[6:] == ["--", "--", "--"]
 
 
-def test_what_was_not_measured_is_dashes_and_the_studys_own_rows_are_there(study: Study) -> None:
+def test_missing_measurements_are_dashes_and_the_studys_rows_are_added(study: Study) -> None:
     errors = {0: 20.0, 1: 21.0}
     for cell in cells_with(study, "none"):
         fake_record(cell, errors[cell.seed])
     rows = text(table(study, "csm_table1"))
-    # the paper's network, which the study does not run
+    # the paper has this network, the study does not
     assert rows["ResNet-50 + CSM"] == ["22.78", "--", "--"]
-    # the study's, which the paper does not print: 20.5 ± 0.7071
+    # the study has this network, the paper does not: 20.5 ± 0.7071
     assert rows["ResNet-18"] == ["--", "20.50 ± 0.71", "2"]
     assert rows["ResNet-18 + CAM"] == ["--", "--", "--"]
     assert text(table(study, "csm_table3"))["ResNet-18"][1] == "79.50 ± 0.71"
 
 
-def test_diverged_and_failed_seeds_are_said(study: Study) -> None:
+def test_diverged_and_failed_seeds_are_shown(study: Study) -> None:
     none, se = cells_with(study, "none"), cells_with(study, "se")
     fake_record(none[0], 20.0)
     write_status(none[1].status, "diverged", "x")
@@ -98,13 +98,13 @@ def test_diverged_and_failed_seeds_are_said(study: Study) -> None:
     assert rows["ResNet-18 + CAM"][1] == "failed"
 
 
-def test_our_columns_say_on_what_they_were_measured(tiny: dict[str, Any], study: Study) -> None:
+def test_our_columns_name_the_condition(tiny: dict[str, Any], study: Study) -> None:
     tiny["grid"][0]["options"] = {"width": 0.25}
     heads = {head.group for head in table(validate(Study, tiny, "t"), "csm_table3").heads}
     assert heads == {"Published (CIFAR-100)", "Ours: digits, 16×16, quarter width, tiny"}
 
 
-def test_each_recipe_has_columns_of_its_own(tiny: dict[str, Any], study: Study) -> None:
+def test_each_recipe_has_separate_columns(tiny: dict[str, Any], study: Study) -> None:
     tiny["recipes"]["other"] = tiny["recipes"]["tiny"]
     tiny["grid"].append(tiny["grid"][0] | {"recipes": ["other"]})
     both = validate(Study, tiny, "t")
@@ -122,13 +122,13 @@ def test_a_condition_can_be_a_row(tiny: dict[str, Any], study: Study) -> None:
     placed = validate(Study, tiny, "tiny.yaml")
     for cell in placed.cells:
         fake_record(cell, 20.0 if cell.options.placement == "default" else 30.0)
-    made = table(placed, "placement")
-    assert {head.group for head in made.heads} == {"Ours: digits, 16×16, 0.0625× width, tiny"}
+    built = table(placed, "placement")
+    assert {head.group for head in built.heads} == {"Ours: digits, 16×16, 0.0625× width, tiny"}
     condition, error = (
-        next(i for i, head in enumerate(made.heads) if head.title == title)
+        next(i for i, head in enumerate(built.heads) if head.title == title)
         for title in ("Condition", "Top-1 error")
     )
-    lines = [(row.label, *(row.values[i].text for i in (condition, error))) for row in made.rows]
+    lines = [(row.label, *(row.values[i].text for i in (condition, error))) for row in built.rows]
     assert lines == [
         ("ResNet-18", "default", "20.00 ± 0.00"),
         ("ResNet-18 + SE", "default", "20.00 ± 0.00"),
@@ -137,9 +137,9 @@ def test_a_condition_can_be_a_row(tiny: dict[str, Any], study: Study) -> None:
     ]
 
 
-def test_the_mobilenets_have_their_rows_and_the_authors_figures(study: Study) -> None:
-    made = table(study, "mobilenets")
-    rows = text(made)
+def test_the_mobilenets_table_has_every_row_and_the_authors_figures(study: Study) -> None:
+    built = table(study, "mobilenets")
+    rows = text(built)
     assert len(rows) == 22
     assert rows["MobileNetV1 + MAF_C"][:2] == ["73.128", "91.374"]
     printed = [label for label, values in rows.items() if values[0] != "--"]
@@ -147,12 +147,12 @@ def test_the_mobilenets_have_their_rows_and_the_authors_figures(study: Study) ->
     assert all("--" not in values[2:4] for values in rows.values())
 
 
-def test_the_audit_sets_each_counter_beside_the_print(study: Study) -> None:
-    made = table(study, "flops_audit")
-    titles = [head.title for head in made.heads]
-    assert not any(head.group.startswith("Ours") for head in made.heads)
+def test_the_flops_audit_shows_each_counter_beside_the_printed_figure(study: Study) -> None:
+    built = table(study, "flops_audit")
+    titles = [head.title for head in built.heads]
+    assert not any(head.group.startswith("Ours") for head in built.heads)
     published, counted, by_torch = (titles.index("GFLOPs"), 1, titles.index("Torch's counter"))
-    rows = text(made)
+    rows = text(built)
     printed = {label: v for label, v in rows.items() if v[published] != "--"}
     assert len(printed) == 24
     for values in printed.values():
@@ -160,16 +160,16 @@ def test_the_audit_sets_each_counter_beside_the_print(study: Study) -> None:
     assert rows["ResNet-50 v1.5"][counted] == "4.089"
 
 
-def test_a_long_table_breaks_between_backbones_and_keeps_its_number(
+def test_a_long_table_breaks_between_backbones_with_one_number(
     tiny: dict[str, Any], study: Study
 ) -> None:
     tiny["grid"][0]["backbones"] = ["resnet18", "resnet34", "mobilenet_v1", "wrn18_1.5"]
     tiny["grid"][0]["attentions"] = list(attngrid.list_attentions())[:20]
     long = validate(Study, tiny, "tiny.yaml")
-    made = table(long, "grid")
-    assert [row for page in made.pages for row in page] == list(made.rows)
-    assert [len(page) for page in made.pages] == [40, 40]
-    write_table(made)
+    built = table(long, "grid")
+    assert [row for page in built.pages for row in page] == list(built.rows)
+    assert [len(page) for page in built.pages] == [40, 40]
+    write_table(built)
     tex = Path("tables/tiny.grid.tex").read_text()
     assert tex.count(r"\begin{table}") == 2
     assert tex.count(r"\label{") == tex.count(r"\addtocounter{table}{-1}") == 1
@@ -182,13 +182,13 @@ def test_a_backbone_longer_than_a_page_breaks_too(tiny: dict[str, Any], study: S
         "recipes": list(tiny["recipes"]),
         "attentions": attngrid.list_attentions(),
     }
-    made = table(validate(Study, tiny, "tiny.yaml"), "grid")
-    assert max(len(page) for page in made.pages) == 42
-    assert [row for page in made.pages for row in page] == list(made.rows)
+    built = table(validate(Study, tiny, "tiny.yaml"), "grid")
+    assert max(len(page) for page in built.pages) == 42
+    assert [row for page in built.pages for row in page] == list(built.rows)
 
 
-def test_published_file_is_the_sources_print() -> None:
-    """Spot values of the papers' tables, so that an edit of reference/ is noticed."""
+def test_published_files_have_the_papers_figures() -> None:
+    """A few values of the papers' tables, to detect an edit of reference/."""
     table3 = pd.read_csv(ROOT / "reference/csm_table3.csv", keep_default_na=False)
     gains = table3.pivot(index="backbone", columns="attention", values="accuracy")
     assert (gains["csm"] - gains["none"]).round(6).tolist() == [1.4] * 4
@@ -200,7 +200,7 @@ def test_published_file_is_the_sources_print() -> None:
 # LaTeX
 
 
-def test_a_published_figure_that_is_no_number_is_escaped(study: Study, tmp_path: Path) -> None:
+def test_a_published_text_is_escaped(study: Study, tmp_path: Path) -> None:
     Path("reference").unlink()
     Path("reference").mkdir()
     Path("reference/printed.csv").write_text("backbone,attention,a\nresnet50,none,about 24_5%\n")
@@ -208,8 +208,8 @@ def test_a_published_figure_that_is_no_number_is_escaped(study: Study, tmp_path:
     description.write_text(
         "caption: x\npublished: printed.csv\ncolumns: [{title: A, published: a}]\n"
     )
-    made = build_table(study, collect(study).summary, description)
-    assert made.rows[0].values[0].tex == r"{about 24\_5\%}"
+    built = build_table(study, collect(study).summary, description)
+    assert built.rows[0].values[0].tex == r"{about 24\_5\%}"
 
 
 @pytest.mark.parametrize(
@@ -233,15 +233,15 @@ def test_every_table_compiles_and_shows_its_numbers(study: Study, tmp_path: Path
         else:
             fake_record(cell, 45.67 + 3 * cell.seed)
     tables = [table(study, name) for name in sorted(DESCRIPTIONS)]
-    for made in tables:
-        write_table(made)
-    body = "\n".join(rf"\input{{tables/{made.stem}.tex}}\clearpage" for made in tables)
+    for built in tables:
+        write_table(built)
+    body = "\n".join(rf"\input{{tables/{built.stem}.tex}}\clearpage" for built in tables)
     page = compile_latex(tmp_path, body)
     lines = [re.sub(r"\s+", " ", line).strip() for line in page.splitlines()]
-    for made in tables:
-        for row in made.rows:
+    for built in tables:
+        for row in built.rows:
             values = [value.text.replace("--", "–") for value in row.values]
-            assert " ".join([row.label, *values]) in lines, made.stem
+            assert " ".join([row.label, *values]) in lines, built.stem
 
 
 @needs_latex
@@ -259,21 +259,21 @@ def test_a_name_full_of_special_characters_compiles(
         "caption: '100 % of #1 & $x$ ~ {y} ^ \\'\n"
         "columns: [{title: 'a_b & %', measured: top1_error}]\n"
     )
-    made = build_table(odd, collect(odd).summary, description)
-    write_table(made)
+    built = build_table(odd, collect(odd).summary, description)
+    write_table(built)
     page = compile_latex(tmp_path, r"\input{tables/tiny.odd_1.tex}")
     assert "100 % of #1 & $x$" in page
     assert "ResNet-18 + M_1" in page
 
 
-def test_markdown_and_csv_say_the_same(study: Study) -> None:
+def test_markdown_and_csv_have_the_same_figures(study: Study) -> None:
     for cell in study.cells:
         fake_record(cell, 12.5)
-    made = table(study, "csm_table2")
-    write_table(made)
+    built = table(study, "csm_table2")
+    write_table(built)
     lines = Path("tables/tiny.csm_table2.md").read_text("utf-8").splitlines()
     body = [line for line in lines if line.startswith("| ResNet") or line.startswith("| WRN")]
-    assert len(body) == len(made.rows) == 12
+    assert len(body) == len(built.rows) == 12
     assert "| ResNet-18 | 29.62 | 10.56 | 12.50 ± 0.00 | 6.25 ± 0.00 | 2 |" in body
     assert all(line.count("|") == body[0].count("|") for line in lines if line.startswith("|"))
     frame = pd.read_csv("tables/tiny.csm_table2.csv", keep_default_na=False, dtype=str)

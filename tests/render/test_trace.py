@@ -1,4 +1,4 @@
-"""From a table back to its records: provenance, `explain`, `replicate` and `export`."""
+"""From a table back to its records: provenance and `explain`."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def test_a_table_names_the_records_behind_it(study: Study) -> None:
     assert study.cells[1].id not in comment
 
 
-def test_a_configurations_digest_has_no_defaults_in_it(tiny: dict[str, Any]) -> None:
+def test_a_configurations_digest_omits_defaults(tiny: dict[str, Any]) -> None:
     first = validate(Study, tiny, "t").digest
     assert validate(Study, tiny | {"data": {"download": False}}, "t").digest == first
     assert validate(Study, tiny | {"data": {"download": True}}, "t").digest != first
 
 
-def test_a_table_of_nothing_measured_says_so(study: Study) -> None:
+def test_a_table_without_records_says_so(study: Study) -> None:
     results = collect(study)
     file = ROOT / "workflow/tables/csm_table1.yaml"
     table = build_table(study, results.summary, file, cells=results.cells)
@@ -68,7 +68,7 @@ def test_explain_prints_the_chain_to_the_command(
     assert capsys.readouterr().out == printed
 
 
-def test_a_reader_that_ends_first_is_no_traceback() -> None:
+def test_a_closed_pipe_is_not_a_traceback() -> None:
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
@@ -102,14 +102,17 @@ def test_explain_a_claim(study: Study, capsys: pytest.CaptureFixture[str]) -> No
     ("key", "expected"),
     [
         ("tables/tiny.csm_table3.tex", "expected tables/STUDY.TABLE.tex:ROW"),
-        ("tables/tiny.csm_table3.tex:ResNet-99", "found no row 'ResNet-99' in 1 to 8 or ResNet-18"),
+        (
+            "tables/tiny.csm_table3.tex:ResNet-99",
+            "found row 'ResNet-99', expected 1 to 8 or a label: ResNet-18",
+        ),
         ("tables/tiny.csm_table9.tex:1", "study tiny has the tables cbam_table4"),
         ("tables/tinny.csm_table3.tex:1", "unknown study 'tinny': did you mean tiny"),
-        ("tables/csm_table3.tex:1", "of which study? tables/STUDY.csm_table3.tex"),
-        ("tables/claims.tex:1", "`attngrid claims` makes it"),
+        ("tables/csm_table3.tex:1", "names no study; expected tables/STUDY.csm_table3.tex:ROW"),
+        ("tables/claims.tex:1", "`attngrid claims` writes it"),
     ],
 )
-def test_a_row_that_is_not_there_is_named(
+def test_an_unknown_row_table_or_study_is_named(
     study: Study, capsys: pytest.CaptureFixture[str], key: str, expected: str
 ) -> None:
     assert main(["explain", key]) == 1

@@ -202,12 +202,12 @@ def test_wrong_table_descriptions_are_named_in_the_error(
     printed = good | {"columns": [{"title": "A", "published": "accuracy"}]}
     for content, message in {
         r"published: found 'nope\.csv', .*cbam_table4\.csv": good | {"published": "nope.csv"},
-        r"columns\.0\.published: wants a column 'accuracy'; .*top1_error": printed
+        r"columns\.0\.published: needs a column 'accuracy'; .*top1_error": printed
         | {"published": "csm_table1.csv"},
         "published: is missing, and a column names": printed,
         "attentions.*unknown attention 'cssm': did you mean": good | {"attentions": ["cssm"]},
         "columns: is required": {"caption": "x"},
-        "columns.0.counted: 'torch_macs' wants counted_at": good
+        "columns.0.counted: 'torch_macs' needs counted_at": good
         | {"columns": [{"title": "A", "counted": "torch_macs"}]},
         "models.0.backbones.*unknown backbone 'resnet19': did you mean": good
         | {"models": [{"backbones": ["resnet19"], "attentions": ["none"]}]},

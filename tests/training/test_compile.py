@@ -32,14 +32,16 @@ from together import Stopping
 pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
-BROKEN = torch._inductor.config.patch({"cpp.cxx": (None, "false")})  # a compiler that fails
+BROKEN_COMPILER = torch._inductor.config.patch(
+    {"cpp.cxx": (None, "false")}
+)  # a compiler that fails
 needs_compiler = pytest.mark.skipif(
     compiler_problem("cpu") is not None, reason=str(compiler_problem("cpu"))
 )
 
 
 def build(backbone: str, attention: str) -> nn.Module:
-    """A narrow network in which nothing starts at 0, for its gradient to reach everything."""
+    """A narrow network without parameters that are all 0, so that every gradient is nonzero."""
     torch.manual_seed(0)
     model = attngrid.create_model(backbone, attention, stem="cifar", num_classes=5, width=0.125)
     for parameter in model.parameters():
@@ -49,14 +51,14 @@ def build(backbone: str, attention: str) -> nn.Module:
 
 
 def trunk(backbone: str, attention: str) -> nn.Module:
-    """The stem, the first block with what sits in it, and what sits after the first stage."""
+    """The stem, the first block with its module, and the module after the first stage."""
     model = build(backbone, attention)
     first = model.stages[0]  # type: ignore[index]
     return nn.Sequential(model.stem, first[0], first[-1])  # type: ignore[index]
 
 
 def step(model: nn.Module, call: Callable[..., torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What a call leaves: gradients are in units of the largest, since some are 0 but for noise."""
+    """Output, gradients and buffers of a call. Gradients are relative to the largest one."""
     x = torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(0), requires_grad=True)
     model.zero_grad()
     out = call(x)
@@ -73,7 +75,7 @@ def step(model: nn.Module, call: Callable[..., torch.Tensor]) -> dict[str, torch
 
 
 def assert_compiled_equals_eager(model: nn.Module, backend: str) -> None:
-    """In one graph, in training mode."""
+    """The compiled model is a single graph in training mode."""
     torch._dynamo.reset()
     twin = copy.deepcopy(model)
     compiled = torch.compile(twin, backend=backend, fullgraph=True)
@@ -101,7 +103,7 @@ def test_a_whole_network_is_one_graph(backbone: str, attention: str) -> None:
 
 @pytest.fixture(scope="module")
 def fresh_inductor() -> Iterator[None]:
-    """An empty cache, which is removed with its 150 MB of compiled headers."""
+    """An empty compiler cache, which is removed at the end with its 150 MB of headers."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", folder)
         for name in ("_HEADER_DIR", "_HEADER_LOCK_DIR"):  # no setting says where they go
@@ -112,19 +114,19 @@ def fresh_inductor() -> Iterator[None]:
 @needs_compiler
 @pytest.mark.usefixtures("fresh_inductor")
 @pytest.mark.parametrize(("backbone", "attention"), PAIRS[:2])
-def test_inductors_code_computes_what_eager_does(backbone: str, attention: str) -> None:
-    """The start of two families: a whole network compiles for over a minute."""
+def test_inductor_equals_eager(backbone: str, attention: str) -> None:
+    """Only the first blocks, because a whole network compiles for over a minute."""
     assert_compiled_equals_eager(trunk(backbone, attention), "inductor")
 
 
 def trained(
     tiny: dict[str, Any], compiled: bool | str, stop: int | None = None
 ) -> tuple[float, Any]:
-    """An epoch's loss with attention in the last stage, and what was compiled.
+    """The loss of an epoch with attention in the last stage, and the option ``compile``.
 
     Args:
-        stop: goes on from a checkpoint, if there is one, and is ended by a signal, which is an
-            error here, after so many further steps; 0 for never.
+        stop: resume from a checkpoint, if there is one, and raise InterruptedTrainingError after
+            so many steps; 0 for never.
     """
     torch._dynamo.reset()
     tiny["grid"][0] |= {
@@ -149,12 +151,12 @@ def trained(
 def test_golden_loss_of_compiled_modules(
     tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """And the same bits from what was compiled before, where a training goes on."""
+    """A training that is stopped and resumed has the same loss to the bit."""
     monkeypatch.chdir(tmp_path)
     eager, _ = trained(tiny, False)
     found, what = trained(tiny, "attention")
     assert what == "attention"
-    assert found != eager  # the switch does something
+    assert found != eager  # the option has an effect
     assert found == pytest.approx(eager, rel=1e-4)
     with pytest.raises(InterruptedTrainingError):
         trained(tiny, "attention", stop=2)
@@ -164,10 +166,8 @@ def test_golden_loss_of_compiled_modules(
 @needs_compiler
 @pytest.mark.usefixtures("fresh_inductor")
 @pytest.mark.parametrize(("name", "whole"), [("cbam", True), ("srap_avg_max_std", False)])
-def test_compiled_modules_are_as_near_to_float32_as_eager_ones_have_to_be(
-    name: str, whole: bool
-) -> None:
-    """A maximum over what nobody rounded had no gradient, but NaN, where it was kept rounded."""
+def test_compiled_bfloat16_modules_are_close_to_float32(name: str, whole: bool) -> None:
+    """Without rounding as in eager mode, the gradient of a maximum was NaN."""
     torch._dynamo.reset()
     torch.manual_seed(1)
     module = build_module(name, 32).to(memory_format=torch.channels_last)
@@ -188,7 +188,7 @@ def test_compiled_modules_are_as_near_to_float32_as_eager_ones_have_to_be(
 
 @needs_compiler
 def test_all_attention_modules_of_a_deep_network_run_compiled() -> None:
-    """More shapes than PyTorch compiles for one function by default."""
+    """The network has more shapes than PyTorch compiles for one function by default."""
     torch._dynamo.reset()
     model = attngrid.create_model("mobilenet_v1", "se_v3", stem="cifar", width=0.25)
     x = torch.randn(2, 3, 32, 32)
@@ -207,13 +207,13 @@ def test_all_attention_modules_of_a_deep_network_run_compiled() -> None:
 
 
 @pytest.mark.usefixtures("fresh_inductor")
-def test_where_the_compiler_fails_a_training_goes_on_without(
+def test_a_training_runs_eagerly_if_the_compiler_fails(
     tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # an empty cache
     monkeypatch.setattr("attngrid.training.performance.LONG_TRAINING_PIXELS", 0)
     compiler_problem.cache_clear()
-    with BROKEN:
+    with BROKEN_COMPILER:
         found, what = trained(tiny, "auto")
     compiler_problem.cache_clear()
     assert what is False

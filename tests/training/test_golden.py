@@ -1,6 +1,6 @@
-"""Golden losses: the training against a plain transcription of what a recipe says.
+"""Golden losses: the training compared with a plain reference implementation of the recipe.
 
-``train_step`` is compared in float64. What ``train`` gives to ``train_step`` is compared in
+``train_step`` is compared in float64. The arguments that ``train`` passes to it are compared in
 float32. Performance options are compared with each other in ``test_performance.py``.
 """
 
@@ -23,7 +23,7 @@ from attngrid.study.recipe import Recipe
 from attngrid.study.schema import Study
 from attngrid.training import loop
 
-NETWORKS = [  # with a seed
+NETWORKS = [  # backbone, attention, seed
     ("resnet18", "none", 0),
     ("resnet18", "cbam", 1),
     ("mobilenet_v2", "se", 0),
@@ -48,7 +48,7 @@ TOLERANCE = 1e-9
 
 @pytest.fixture
 def float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Losses and attention modules raise bfloat16 to float32; here they keep float64."""
+    """Let ``Tensor.float`` keep float64, because losses and attention modules call it."""
     monkeypatch.setattr(Tensor, "float", Tensor.double)
 
 
@@ -89,7 +89,7 @@ def losses_of_train_step(backbone: str, attention: str, seed: int) -> list[float
     return losses
 
 
-def transcription(
+def reference_losses(
     backbone: str,
     attention: str,
     seed: int,
@@ -102,7 +102,7 @@ def transcription(
     scheduled: bool = True,
     nesterov: bool = False,
 ) -> list[float]:
-    """The loss of each step, as a textbook computes it."""
+    """The loss of each step, by the textbook formulas."""
     model = make_network(backbone, attention, seed)
     parameters = list(model.parameters())
     velocity = [torch.zeros_like(p) for p in parameters]
@@ -124,11 +124,11 @@ def transcription(
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(("backbone", "attention", "seed"), NETWORKS)
-def test_every_step_has_the_loss_of_a_plain_transcription(
+def test_every_step_has_the_loss_of_the_reference_implementation(
     backbone: str, attention: str, seed: int
 ) -> None:
     found = losses_of_train_step(backbone, attention, seed)
-    assert found == pytest.approx(transcription(backbone, attention, seed), rel=TOLERANCE)
+    assert found == pytest.approx(reference_losses(backbone, attention, seed), rel=TOLERANCE)
 
 
 @pytest.mark.usefixtures("float64")
@@ -145,33 +145,33 @@ def test_every_step_has_the_loss_of_a_plain_transcription(
     ],
     ids=lambda error: next(iter(error)),
 )
-def test_an_error_in_the_step_is_seen(error: dict[str, Any]) -> None:
+def test_an_error_in_the_step_changes_the_losses(error: dict[str, Any]) -> None:
     found = losses_of_train_step("resnet18", "none", 0)
-    wrong = transcription("resnet18", "none", 0, **error)
+    wrong = reference_losses("resnet18", "none", 0, **error)
     relative = max(abs(a / b - 1) for a, b in zip(found, wrong, strict=True))
     assert relative > 1e-6
 
 
 @pytest.mark.usefixtures("float64")
 def test_micro_batches_have_the_gradient_of_their_whole_batch() -> None:
-    """Their numbers of images differ; the model has no BatchNorm."""
+    """The micro-batches differ in size; the model has no BatchNorm."""
     ((x, y), *_) = make_batches(0)
     gradients = []
     for sizes in ([BATCH], [10, 6]):
         torch.manual_seed(0)
         model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, CLASSES))
         model.double()
-        parts = list(zip(x.split(sizes), y.split(sizes), strict=True))
+        micro_batches = list(zip(x.split(sizes), y.split(sizes), strict=True))
         optimizer = loop.make_optimizer(model, RECIPE)
         losses, _ = loop.train_step(
-            model, parts, optimizer, RECIPE, epoch_progress=0.0, images=BATCH
+            model, micro_batches, optimizer, RECIPE, epoch_progress=0.0, images=BATCH
         )
         gradients.append([torch.stack(losses).sum(), *(p.grad for p in model.parameters())])
-    for whole, parted in zip(*gradients, strict=True):
-        torch.testing.assert_close(parted, whole, rtol=TOLERANCE, atol=TOLERANCE)
+    for whole, accumulated in zip(*gradients, strict=True):
+        torch.testing.assert_close(accumulated, whole, rtol=TOLERANCE, atol=TOLERANCE)
 
 
-def test_the_loop_feeds_the_steps_what_the_recipe_says(
+def test_the_loop_passes_the_inputs_of_the_recipe_to_each_step(
     tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Weights, order, crops, flips, normalisation and learning rates of two epochs."""
@@ -190,13 +190,15 @@ def test_the_loop_feeds_the_steps_what_the_recipe_says(
     calls: list[dict[str, Any]] = []
     train_step = loop.train_step
 
-    def spy(network: Any, parts: Any, optimizer: Any, recipe: Recipe, **options: Any) -> Any:
-        parts, (group,) = list(parts), optimizer.param_groups
+    def spy(
+        network: Any, micro_batches: Any, optimizer: Any, recipe: Recipe, **options: Any
+    ) -> Any:
+        micro_batches, (group,) = list(micro_batches), optimizer.param_groups
         weights = [p.detach().clone() for p in group["params"]]
-        losses, correct = train_step(network, parts, optimizer, recipe, **options)
+        losses, correct = train_step(network, micro_batches, optimizer, recipe, **options)
         calls.append(
             {
-                "parts": parts,
+                "micro_batches": micro_batches,
                 "weights": weights,
                 "group": {k: v for k, v in group.items() if k != "params"},
                 "options": options,
@@ -237,7 +239,7 @@ def test_the_loop_feeds_the_steps_what_the_recipe_says(
                 top, left = int(down[place]), int(right[place])
                 crop = padded[order[place], :, top : top + side, left : left + side]
                 cropped.append(crop.flip(-1) if flipped[place] else crop)
-            ((images, labels),) = call["parts"]
+            ((images, labels),) = call["micro_batches"]
             # The statistics are sums of some 50,000 pixels, in float64; then three operations.
             torch.testing.assert_close(
                 images, (torch.stack(cropped).float() - mean) / std, rtol=1e-6, atol=1e-6

@@ -36,7 +36,7 @@ IMAGENET = shipped_recipes()["imagenet_100ep"]
 
 @pytest.fixture
 def study(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
-    """Two epochs of a few pictures, at half a second each."""
+    """A study of two epochs on a few images; an epoch takes half a second."""
     monkeypatch.chdir(tmp_path)
     write_pictures(Path("birds"))
     return birds(tiny, workers=0)
@@ -77,7 +77,7 @@ def test_an_image_folder_is_trained_by_the_command(study: Study) -> None:
 
 
 @pytest.mark.slow
-def test_a_training_on_files_goes_on_from_the_middle_of_an_epoch_to_the_bit(study: Study) -> None:
+def test_a_training_on_files_resumes_within_an_epoch_bit_identically(study: Study) -> None:
     (cell,) = study.trainings.values()
     expected = trained(study)
 
@@ -106,7 +106,7 @@ def train_images() -> Iterator[Path]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_file_that_vanishes_while_training_is_named(
+def test_a_file_that_is_deleted_during_a_training_is_named(
     tiny: dict[str, Any],
     study: Study,
     workers: int,
@@ -137,13 +137,13 @@ def test_a_file_that_vanishes_while_training_is_named(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "noise"])
-def test_a_corrupt_jpeg_ends_the_training_by_name(
+def test_a_corrupt_jpeg_stops_the_training_and_is_named(
     study: Study, damage: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["prepare", "study.yaml"]) == 0
     file = next(train_images())
     content = file.read_bytes()
-    # the ends are whole, which is all that a quick check sees
+    # the quick check sees only the ends of a file, which are intact
     middle = len(content) // 2
     broken = content[:100] + b"\0" * 50 if damage == "noise" else content[:middle]
     file.write_bytes(broken)
@@ -155,10 +155,10 @@ def test_a_corrupt_jpeg_ends_the_training_by_name(
     assert "Traceback" not in error
 
 
-def test_a_reading_process_that_is_killed_says_what_to_change(
+def test_a_killed_reading_process_is_an_error_that_says_what_to_change(
     tiny: dict[str, Any], study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the system does when memory is short."""
+    """The system kills such a process when memory runs out."""
     study, training = birds(tiny, workers=2), os.getpid()
     read = DecodedBatches._read
 
@@ -169,20 +169,20 @@ def test_a_reading_process_that_is_killed_says_what_to_change(
 
     monkeypatch.setattr(DecodedBatches, "_read", killed)
     (cell,) = study.trainings.values()
-    with pytest.raises(OutOfMemoryError, match=r"reads images was ended: .*fewer .*workers"):
+    with pytest.raises(OutOfMemoryError, match=r"reads images was killed: .*fewer .*workers"):
         run_cell(study, cell, cell.record)
     assert (read_status(cell.status) or {})["state"] == "failed"
 
 
 @pytest.mark.slow
-def test_signals_to_a_training_and_its_readers_cost_nothing(
+def test_a_training_with_readers_resumes_after_each_signal(
     tiny: dict[str, Any], study: Study
 ) -> None:
-    """Ctrl-C and a batch system tell every process; a kill leaves the next run free."""
+    """Ctrl-C and a batch system signal every process; after a kill, the next run can start."""
     (cell,) = birds(tiny, workers=2, epochs=30).trainings.values()
 
     def start(epoch: int) -> subprocess.Popen[str]:
-        """A training that has come to the end of an epoch, of one that it has trained itself."""
+        """A training that has finished an epoch in this process, and epoch number ``epoch``."""
         process = subprocess.Popen(
             ["attngrid", "train", "study.yaml", cell.id],
             env=environment(),
@@ -197,18 +197,18 @@ def test_signals_to_a_training_and_its_readers_cost_nothing(
                 return process
             assert process.poll() is None, process.communicate()[1]
             time.sleep(0.05)
-        raise AssertionError("did not come that far in a minute")
+        raise AssertionError("did not reach this epoch in a minute")
 
     for epoch, number in enumerate((signal.SIGINT, signal.SIGTERM, signal.SIGUSR1), 1):
         process = start(epoch)
         os.killpg(process.pid, number)
-        _, told = process.communicate(timeout=60)
-        assert process.returncode == 128 + number, told
-        assert "goes on from its checkpoint" in told.splitlines()[-1]
+        _, output = process.communicate(timeout=60)
+        assert process.returncode == 128 + number, output
+        assert "goes on from its checkpoint" in output.splitlines()[-1]
     process = start(4)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    following = start(4)  # at once, with the readers of the killed one perhaps still there
+    following = start(4)  # immediately, while readers of the killed training may still run
     os.killpg(following.pid, signal.SIGTERM)
     following.communicate(timeout=60)
     assert following.returncode == 128 + signal.SIGTERM

@@ -26,7 +26,7 @@ from attngrid.training.run import run_cell
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 CIFAR_STEP, IMAGENET_STEP = 128 * 32**2, 256 * 224**2  # pixels
 ALL_OFF = Performance(channels_last=False, fused_optimizer=False, compile=False, cuda_graphs=False)
-# A loss is a mean of hundreds of terms, after a few steps: some hundred units of rounding.
+# A loss is a mean of hundreds of terms after a few steps, so it has hundreds of rounding errors.
 TOLERANCE = {
     "float32": 1000 * torch.finfo(torch.float32).eps,
     "bfloat16": 2 * torch.finfo(torch.bfloat16).eps,
@@ -41,7 +41,7 @@ def first_epoch(
     seed: int = 0,
     width: float = 0.0625,
 ) -> float:
-    """The training loss of an epoch of few, small steps; later losses amplify rounding."""
+    """The training loss of the first epoch; later losses would amplify rounding."""
     tiny["grid"][0] |= {
         "attentions": [attention],
         "seeds": [seed],
@@ -65,7 +65,7 @@ def first_epoch(
 def test_all_options_on_and_off_give_the_same_loss(
     tiny: dict[str, Any], attention: str, precision: str
 ) -> None:
-    # losses of two seeds differ by more than bfloat16 rounds
+    # wide enough that two seeds differ by more than the rounding of bfloat16
     width = 0.25 if precision == "bfloat16" else 0.0625
     on, off, other_seed = (
         first_epoch(tiny, attention, precision, performance, seed, width)
@@ -75,7 +75,7 @@ def test_all_options_on_and_off_give_the_same_loss(
     assert other_seed != pytest.approx(off, rel=TOLERANCE[precision])
 
 
-def test_filled_memory_changes_no_bit(tiny: dict[str, Any]) -> None:
+def test_filling_memory_changes_no_bit(tiny: dict[str, Any]) -> None:
     """No operator reads memory that was not written."""
     try:
         losses = [
@@ -101,8 +101,8 @@ def test_auto_compiles_the_network_on_cuda_and_records_graphs_of_small_steps() -
     assert (large.compile, large.cuda_graphs) == (True, False)
     off = resolve(Performance(compile=False), CUDA, CIFAR_STEP)
     assert (off.compile, off.cuda_graphs) == (False, False)
-    parts = resolve(Performance(), CUDA, CIFAR_STEP, micro_batches=2)
-    assert (parts.compile, parts.cuda_graphs) == (True, False)
+    accumulated = resolve(Performance(), CUDA, CIFAR_STEP, micro_batches=2)
+    assert (accumulated.compile, accumulated.cuda_graphs) == (True, False)
     assert not resolve(Performance(), CUDA, IMAGENET_STEP, sync_bn=True).compile
     assert not resolve(Performance(cuda_graphs=True), CPU, CIFAR_STEP).cuda_graphs
 
@@ -117,7 +117,7 @@ def test_auto_compiles_attention_in_a_long_training_on_a_cpu() -> None:
     assert off.compile is False
 
 
-def test_without_a_compiler_auto_warns_and_a_wish_is_an_error(
+def test_without_a_compiler_auto_warns_and_an_explicit_option_is_an_error(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(
@@ -131,7 +131,7 @@ def test_without_a_compiler_auto_warns_and_a_wish_is_an_error(
 
 
 def test_only_full_training_batches_run_compiled_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last batch of an epoch and the tests would be compiled for their own size."""
+    """The last batch of an epoch and the tests would need another compilation."""
     stances: list[str] = []
     stance = torch.compiler.set_stance
     monkeypatch.setattr(torch.compiler, "set_stance", lambda s: stances.append(s) or stance(s))
@@ -192,12 +192,12 @@ def test_a_record_reports_the_resolved_options(
         "fill_uninitialized_memory": False,
     }
     plain = validate(Study, tiny | {"compute": {"device": "cpu"}}, "t")
-    assert plain.cells[0].id == cell.id  # the options are no part of a cell's identity
+    assert plain.cells[0].id == cell.id  # the options do not change a cell's id
 
 
 @pytest.mark.parametrize("fused", [True, False])
 def test_a_parameter_may_get_its_first_gradient_late(fused: bool) -> None:
-    """PyTorch's fused SGD refuses that; its plain form says what the result should be."""
+    """PyTorch's fused SGD fails in this case; the plain SGD gives the expected result."""
     from attngrid.study.recipe import shipped_recipes
 
     recipe = shipped_recipes()["demo_6ep"]

@@ -1,4 +1,4 @@
-"""Cells that several processes train: what they compute, and that none outlives the others."""
+"""Cells that several processes train: their results, and how all of the processes end."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ from conftest import ROOT, environment
 from training.test_resume import DRAWS
 
 CPU = torch.device("cpu")
-SPREADS = [(1, 1), (2, 1), (1, 6), (3, 2)]
+LAYOUTS = [(1, 1), (2, 1), (1, 6), (3, 2)]
 
 
-# A deep network with ReLU turns the last bit of a float32 into percents of a loss within an epoch;
-# of this one's losses six digits stay.
+# Within an epoch, a deep network with ReLU amplifies the last bit of a float32 to percents of a
+# loss. The losses of this network stay equal to six digits.
 SMOOTH = """
 import torch
 from torch import nn
@@ -69,17 +69,17 @@ class Smooth(nn.Module):
 
 @pytest.fixture
 def study(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """One small network; the last batch of an epoch is not full, and its parts are not even."""
+    """A small network; the last batch of an epoch is not full and splits unevenly."""
     monkeypatch.chdir(tmp_path)
     Path("smooth.py").write_text(SMOOTH)
     tiny["grid"][0] |= {"backbones": ["smooth.py:Smooth"], "attentions": ["se"], "seeds": [0]}
     tiny["grid"][0]["options"] = {"classes": 3}
     tiny["recipes"]["tiny"] |= {"epochs": 2, "batch_size": 84, "learning_rate": 1.0}
     tiny["recipes"]["tiny"] |= {"weight_decay": 5e-4, "label_smoothing": 0.1}
-    return written(tiny)
+    return write_study(tiny)
 
 
-def written(content: dict[str, Any], **compute: Any) -> Path:
+def write_study(content: dict[str, Any], **compute: Any) -> Path:
     content["compute"] |= compute
     file = Path("study.yaml")
     file.write_text(yaml.safe_dump(content))
@@ -91,11 +91,11 @@ def only_cell(file: Path) -> Cell:
     return cell
 
 
-# Which images are whose
+# The images of each process
 
 
-@pytest.mark.parametrize(("processes", "gradient_accumulation_steps"), SPREADS)
-def test_the_parts_of_a_batch_are_torchs_split_however_they_are_spread(
+@pytest.mark.parametrize(("processes", "gradient_accumulation_steps"), LAYOUTS)
+def test_micro_batches_are_torchs_tensor_split_for_every_layout(
     processes: int, gradient_accumulation_steps: int
 ) -> None:
     parts = processes * gradient_accumulation_steps
@@ -111,8 +111,8 @@ def test_the_parts_of_a_batch_are_torchs_split_however_they_are_spread(
         assert taken == [part.tolist() for part in expected]
 
 
-def test_joint_parts_are_those_of_one_process_shared_out() -> None:
-    """What SyncBatchNorm normalises together is a part that one process would take alone."""
+def test_joint_micro_batches_split_those_of_one_process() -> None:
+    """SyncBatchNorm normalises together the images of one process's micro-batch."""
     batch = range(50)
     alone = Share(0, 1, 2).micro_batches(batch)
     shares = [Share(rank, 4, 2, joint=True).micro_batches(batch) for rank in range(4)]
@@ -120,7 +120,7 @@ def test_joint_parts_are_those_of_one_process_shared_out() -> None:
         assert [place for share in shares for place in share[turn]] == list(part)
 
 
-def test_every_test_image_is_somebodys_and_nobody_elses() -> None:
+def test_every_test_image_belongs_to_exactly_one_process() -> None:
     for images, size, processes in ((355, 100, 2), (50_000, 100, 8), (3, 100, 2)):
         batches = Share(0, processes).batches(images, size, training=False)
         found = [
@@ -132,7 +132,7 @@ def test_every_test_image_is_somebodys_and_nobody_elses() -> None:
         assert sorted(found) == list(range(images))
 
 
-def test_a_last_batch_with_one_image_for_a_part_is_left_out() -> None:
+def test_a_last_batch_with_single_image_micro_batches_is_left_out() -> None:
     sizes = [len(batch) for batch in Share(0, 2, 2).batches(40 + 7, 20, training=True)]
     assert sizes == [20, 20]
     sizes = [len(batch) for batch in Share(0, 2, 2).batches(40 + 8, 20, training=True)]
@@ -140,11 +140,11 @@ def test_a_last_batch_with_one_image_for_a_part_is_left_out() -> None:
     assert [len(part) for part in split(range(8), 4)] == [2, 2, 2, 2]
 
 
-@pytest.mark.parametrize(("processes", "gradient_accumulation_steps"), SPREADS[1:])
-def test_an_images_draws_do_not_depend_on_who_makes_it(
+@pytest.mark.parametrize(("processes", "gradient_accumulation_steps"), LAYOUTS[1:])
+def test_augmentation_does_not_depend_on_the_layout(
     study: Path, processes: int, gradient_accumulation_steps: int
 ) -> None:
-    """Side by side again, the parts are the batches that one process would have made."""
+    """Joined again, the micro-batches are the batches of a single process."""
 
     def steps(share: Share) -> list[list[tuple[Tensor, Tensor]]]:
         generator = torch.Generator().manual_seed(7)
@@ -168,15 +168,15 @@ def test_an_images_draws_do_not_depend_on_who_makes_it(
         assert torch.equal(torch.cat([labels for _, labels in turns]), labels)
 
 
-# What is computed
+# The results
 
 
-def literally(cell: Cell, parts: int) -> list[dict[str, float]]:
-    """One process that normalises each part of a batch by itself, written down step by step.
+def reference_curve(cell: Cell, parts: int) -> list[dict[str, float]]:
+    """A plain training in one process that normalises each micro-batch separately.
 
-    The losses of the parts' images are averaged over the batch. With momentum 1 a BatchNorm's
-    running statistics are those of the part just seen; their mean over the parts moves the real
-    ones on, once a step.
+    The loss is the mean over the batch. With momentum 1, a BatchNorm's running statistics are
+    those of the last micro-batch; their mean over the micro-batches updates the real ones, once
+    a step.
     """
     recipe = cell.recipe
     torch.manual_seed(cell.seed)
@@ -210,9 +210,9 @@ def literally(cell: Cell, parts: int) -> list[dict[str, float]]:
             loss = torch.stack(losses).sum()
             (loss / len(labels)).backward()
             sgd.step()
-            for running, of_parts in ((means, part_means), (variances, part_variances)):
+            for running, of_micro_batches in ((means, part_means), (variances, part_variances)):
                 for layer, statistic in enumerate(running):
-                    mean = torch.stack([one[layer] for one in of_parts]).mean(0)
+                    mean = torch.stack([one[layer] for one in of_micro_batches]).mean(0)
                     running[layer] = 0.9 * statistic + 0.1 * mean
             total += float(loss.detach())
             seen += len(labels)
@@ -233,8 +233,8 @@ def literally(cell: Cell, parts: int) -> list[dict[str, float]]:
     return curve
 
 
-def together(what: str, study: Path, processes: int) -> list[Any]:
-    """What ``together.py`` finds, by process."""
+def run_script(what: str, study: Path, processes: int) -> list[Any]:
+    """The results of ``together.py``, by process."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     options = ["--local-addr=localhost", f"--nproc-per-node={processes}"]
     script = [str(ROOT / "tests/together.py"), what, str(study), "found.json"]
@@ -251,7 +251,7 @@ def together(what: str, study: Path, processes: int) -> list[Any]:
     return found
 
 
-def agrees(
+def close(
     curve: list[dict[str, float]], expected: list[dict[str, float]], within: float = 2e-6
 ) -> bool:
     return all(
@@ -261,42 +261,44 @@ def agrees(
     )
 
 
-def test_accumulation_is_a_batch_normalised_part_by_part(study: Path) -> None:
+def test_accumulation_normalises_each_micro_batch_separately(study: Path) -> None:
     cell, parts = only_cell(study), 4
     compute = Compute(gradient_accumulation_steps=parts)
     metrics, *_ = loop.train(cell, CPU, Path("data"), compute=compute)
-    assert agrees(metrics["curve"], literally(cell, parts))
-    # another number of parts is another training, and would be seen
-    assert not agrees(metrics["curve"], literally(cell, parts + 1), 1e-3)
+    assert close(metrics["curve"], reference_curve(cell, parts))
+    # another number of micro-batches gives other losses
+    assert not close(metrics["curve"], reference_curve(cell, parts + 1), 1e-3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("processes", "gradient_accumulation_steps"), [(2, 2), (3, 1)])
-def test_several_processes_find_the_losses_of_one_that_takes_their_parts(
+def test_several_processes_have_the_losses_of_the_reference(
     tiny: dict[str, Any], study: Path, processes: int, gradient_accumulation_steps: int
 ) -> None:
-    study = written(tiny, gradient_accumulation_steps=gradient_accumulation_steps)
-    metrics, *others = together("train", study, processes)
+    study = write_study(tiny, gradient_accumulation_steps=gradient_accumulation_steps)
+    metrics, *others = run_script("train", study, processes)
     assert all(other == metrics for other in others)
-    assert agrees(
-        metrics["curve"], literally(only_cell(study), processes * gradient_accumulation_steps)
+    assert close(
+        metrics["curve"], reference_curve(only_cell(study), processes * gradient_accumulation_steps)
     )
 
 
 @pytest.mark.slow
-def test_processes_that_are_stopped_end_with_the_same_bits(
+def test_processes_that_are_stopped_and_resumed_are_bit_identical(
     tiny: dict[str, Any], study: Path
 ) -> None:
-    """With dropout and draws of each process's own; three could sum in another order."""
+    """Each process has its own random draws; three processes could sum in another order."""
     Path("draws.py").write_text(DRAWS)
     tiny["grid"][0]["attentions"] = ["draws.py:Draws"]
-    undisturbed, *resumed = together("stopped", written(tiny, gradient_accumulation_steps=2), 3)[0]
+    undisturbed, *resumed = run_script(
+        "stopped", write_study(tiny, gradient_accumulation_steps=2), 3
+    )[0]
     assert len(resumed) == 4
     assert all(metrics == undisturbed | {"resumed": 1} for metrics in resumed)
 
 
-def test_a_synchronised_batch_norm_has_the_plain_ones_weights(study: Path) -> None:
-    """It runs on a GPU only; but what it is made of, and leaves behind, is the same model."""
+def test_conversion_to_sync_batch_norm_keeps_the_weights(study: Path) -> None:
+    """It trains on a GPU only, but parameters, state and evaluation are those of the model."""
     model = create_model(**only_cell(study).model_arguments())
     before = {name: value.clone() for name, value in model.state_dict().items()}
     images = torch.randn(4, 3, 16, 16)
@@ -311,10 +313,10 @@ def test_a_synchronised_batch_norm_has_the_plain_ones_weights(study: Path) -> No
     assert torch.equal(converted(images), expected)
 
 
-# What is the same cell
+# The digest
 
 
-def test_where_the_parts_are_taken_is_no_part_of_a_cell(tiny: dict[str, Any]) -> None:
+def test_only_the_number_of_micro_batches_changes_the_digest(tiny: dict[str, Any]) -> None:
     def digest(**compute: Any) -> str:
         content = tiny | {"compute": {"device": "auto", **compute}}
         return validate(Study, content, "tiny.yaml").cells[0].digest
@@ -336,7 +338,7 @@ def test_where_the_parts_are_taken_is_no_part_of_a_cell(tiny: dict[str, Any]) ->
     )
 
 
-def test_a_cell_says_what_its_batch_norm_saw(tiny: dict[str, Any]) -> None:
+def test_a_condition_names_the_images_per_batch_norm(tiny: dict[str, Any]) -> None:
     tiny["compute"] |= {"gpus": 2, "gradient_accumulation_steps": 4}
     cell = validate(Study, tiny, "tiny.yaml").cells[0]
     assert cell.condition.endswith(", batch norm over 32 images")
@@ -347,7 +349,7 @@ def test_a_cell_says_what_its_batch_norm_saw(tiny: dict[str, Any]) -> None:
     assert not validate(Study, tiny, "tiny.yaml").cells[0].matches(cell.config())
 
 
-# What cannot be
+# Errors
 
 
 @pytest.mark.parametrize(
@@ -367,7 +369,7 @@ def test_a_cell_says_what_its_batch_norm_saw(tiny: dict[str, Any]) -> None:
         ),
     ],
 )
-def test_what_no_cell_can_run_on_is_said_before_the_first(
+def test_an_impossible_compute_section_is_an_error(
     tiny: dict[str, Any], compute: dict[str, Any], message: str
 ) -> None:
     tiny["compute"] |= compute
@@ -375,24 +377,26 @@ def test_what_no_cell_can_run_on_is_said_before_the_first(
         validate(Study, tiny, "tiny.yaml")
 
 
-def test_a_training_that_wants_processes_does_not_begin_alone(
+def test_a_training_for_two_processes_does_not_start_in_one(
     tiny: dict[str, Any], study: Path
 ) -> None:
-    wanted = load_study(written(tiny, gpus=2))
+    wanted = load_study(write_study(tiny, gpus=2))
     (cell,) = wanted.trainings.values()
-    with pytest.raises(ConfigError, match="found 2, and 1 processes; `attngrid train`"):
+    with pytest.raises(
+        ConfigError, match="found 2, but 1 processes; start them by `attngrid train`"
+    ):
         run_cell(wanted, cell, cell.record)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is what this machine should lack")
-def test_sync_bn_without_a_gpu_is_an_error_of_its_own(tiny: dict[str, Any], study: Path) -> None:
-    wanted = load_study(written(tiny, gpus=2, sync_bn=True, device="auto"))
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_sync_bn_without_a_gpu_is_an_error(tiny: dict[str, Any], study: Path) -> None:
+    wanted = load_study(write_study(tiny, gpus=2, sync_bn=True, device="auto"))
     (cell,) = wanted.trainings.values()
     with pytest.raises(ConfigError, match=r"compute.sync_bn: found true; there is no GPU here"):
         launch(wanted, cell, [])
 
 
-def test_the_workflow_asks_for_what_a_cell_takes(tiny: dict[str, Any]) -> None:
+def test_the_workflow_requests_the_cores_and_gpus_of_a_cell(tiny: dict[str, Any]) -> None:
     tiny["compute"] |= {"gpus": 4, "threads": 3, "device": "cuda"}
     study = validate(Study, tiny, "tiny.yaml")
     assert (resources.cores(study, study.cells[0].id), study.gpus) == (12, 4)
@@ -400,7 +404,7 @@ def test_the_workflow_asks_for_what_a_cell_takes(tiny: dict[str, Any]) -> None:
     assert validate(Study, tiny, "tiny.yaml").gpus == 0
 
 
-# How they end
+# The end of the processes
 
 
 def start(file: Path) -> subprocess.Popen[str]:
@@ -427,7 +431,7 @@ def alive(pid: int) -> bool:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 240) -> None:
-    """Processes import torch first, on a machine that may be busy."""
+    """Wait for a condition. Processes import torch first, which may be slow."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -442,9 +446,9 @@ def status(cell: Cell) -> dict[str, Any]:
 def running(
     tiny: dict[str, Any], study: Path
 ) -> Iterator[tuple[Cell, subprocess.Popen[str], list[int]]]:
-    """A cell in its second epoch, the launcher, and its two processes, the first one first."""
+    """A cell in its second epoch, the launcher, and its two processes by rank."""
     tiny["recipes"]["tiny"] |= {"epochs": 5000}
-    file = written(tiny, gpus=2, checkpoint_share=1.0)
+    file = write_study(tiny, gpus=2, checkpoint_share=1.0)
     cell, launcher = only_cell(file), start(file)
     ranks: list[int] = []
     try:
@@ -455,7 +459,7 @@ def running(
         assert ranks[0] == first
         assert len(ranks) == 2
         yield cell, launcher, ranks
-    finally:  # whatever failed, no process goes on
+    finally:  # end all processes after a failure, too
         left = [*(ranks or children(launcher.pid)), launcher.pid]
         for pid in left if launcher.poll() is None else filter(alive, ranks):
             with suppress(ProcessLookupError):
@@ -465,23 +469,23 @@ def running(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("whom", "number"), [(0, signal.SIGTERM), (2, signal.SIGUSR1)])
-def test_a_signal_to_any_of_them_ends_all_with_one_checkpoint(
+def test_a_signal_to_one_process_ends_all_with_one_checkpoint(
     running: tuple[Cell, subprocess.Popen[str], list[int]], whom: int, number: signal.Signals
 ) -> None:
-    """And a second training of the cell is refused before that."""
+    """Before the signal, a second training of the cell is refused."""
     cell, launcher, ranks = running
     if whom == 0:
         second = start(Path("study.yaml"))
-        _, told = second.communicate(timeout=240)
+        _, output = second.communicate(timeout=240)
         assert second.returncode == 1
-        assert f"{cell.id}: is being trained by process {ranks[0]} on" in told
+        assert f"{cell.id}: is being trained by process {ranks[0]} on" in output
         assert status(cell)["state"] == "running"
     os.kill([launcher.pid, *ranks][whom], number)
-    _, told = launcher.communicate(timeout=240)
+    _, output = launcher.communicate(timeout=240)
     assert launcher.returncode == 128 + number
     message = f"stopped by {number.name}; the next run goes on from its checkpoint"
-    assert told.count(message) == 1
-    assert "Traceback" not in told
+    assert output.count(message) == 1
+    assert "Traceback" not in output
     assert status(cell)["message"] == message
     assert not any(map(alive, ranks))
     assert cell.checkpoint.is_file()
@@ -489,23 +493,23 @@ def test_a_signal_to_any_of_them_ends_all_with_one_checkpoint(
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_ends_the_others_and_is_named(
+def test_a_killed_process_ends_the_others_and_is_named(
     running: tuple[Cell, subprocess.Popen[str], list[int]],
 ) -> None:
     cell, launcher, ranks = running
     os.kill(ranks[1], signal.SIGKILL)
-    _, told = launcher.communicate(timeout=240)
+    _, output = launcher.communicate(timeout=240)
     assert launcher.returncode == 1
     message = "process 2 of 2 was ended by SIGKILL"
-    assert f"attngrid: error: {cell.id}: {message}" in told
-    assert "Traceback" not in told
+    assert f"attngrid: error: {cell.id}: {message}" in output
+    assert "Traceback" not in output
     assert status(cell)["state"] == "failed"
     assert status(cell)["message"].startswith(message)
     assert not any(map(alive, ranks))
 
 
 @pytest.mark.slow
-def test_processes_without_their_launcher_leave_a_checkpoint_and_end(
+def test_processes_without_their_launcher_write_a_checkpoint_and_end(
     running: tuple[Cell, subprocess.Popen[str], list[int]],
 ) -> None:
     cell, launcher, ranks = running
@@ -517,8 +521,8 @@ def test_processes_without_their_launcher_leave_a_checkpoint_and_end(
 
 
 @pytest.mark.slow
-def test_an_error_of_one_process_is_the_message_of_all(tiny: dict[str, Any], study: Path) -> None:
-    """The second one runs out of memory; the first one waits for it, and has nothing to say."""
+def test_an_error_of_one_process_is_the_only_message(tiny: dict[str, Any], study: Path) -> None:
+    """Rank 1 runs out of memory; rank 0 waits for it and prints nothing."""
     Path("large.py").write_text(
         "import os, torch\n"
         "class Large(torch.nn.Identity):\n"
@@ -530,11 +534,11 @@ def test_an_error_of_one_process_is_the_message_of_all(tiny: dict[str, Any], stu
         "        return x\n"
     )
     tiny["grid"][0]["attentions"] = ["large.py:Large"]
-    file = written(tiny, gpus=2)
+    file = write_study(tiny, gpus=2)
     process = start(file)
-    _, told = process.communicate(timeout=240)
+    _, output = process.communicate(timeout=240)
     assert process.returncode == 1
-    (line,) = told.splitlines()
+    (line,) = output.splitlines()
     assert line.startswith(f"attngrid: error: {only_cell(file).id}: out of memory at batches of")
     assert status(only_cell(file))["message"].endswith("CUDA out of memory.")
 
@@ -543,7 +547,7 @@ def test_an_error_of_one_process_is_the_message_of_all(tiny: dict[str, Any], stu
 def test_the_rule_trains_a_cell_with_two_processes(
     tiny: dict[str, Any], clone: Path, snakemake: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    """With a parameter that no loss depends on; what the record says holds for one process too."""
+    """The module has an unused parameter; one process reproduces the record's errors."""
     (clone / "unused.py").write_text(
         "import torch\n"
         "class Unused(torch.nn.Identity):\n"
@@ -562,7 +566,7 @@ def test_the_rule_trains_a_cell_with_two_processes(
     assert (record.run["processes"], record.run["gradient_accumulation_steps"]) == (2, 1)
     assert record.metrics.test_images == 355
     assert (read_status(cell.status) or {})["state"] == "done"
-    # one process tests it again, and counts the same images
+    # one process tests it again, with the same errors
     _, _, found = evaluate_record(cell.record, Path("data"), "cpu")
     assert found["test_top1_error"] == record.metrics.top1_error
     assert found["test_top5_error"] == record.metrics.top5_error

@@ -1,4 +1,4 @@
-"""Trainings that are killed, starved and doubled: they end with the bits of an undisturbed one."""
+"""Trainings that are killed, lack memory or disk, or run twice: they stay bit-identical."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from together import Stopping
 
 CPU = torch.device("cpu")
 
-# It draws from every generator there is, at every step.
+# This module draws from every random generator at every step.
 DRAWS = """
 import random
 import numpy as np
@@ -57,7 +57,7 @@ class Draws(torch.nn.Module):
 
 @pytest.fixture
 def study(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
-    """Two epochs of six steps, with dropout."""
+    """A study of two epochs of six steps, with dropout."""
     monkeypatch.chdir(tmp_path)
     Path("draws.py").write_text(DRAWS)
     options = {"width": 0.0625, "classes": 2}  # 289 images
@@ -77,7 +77,7 @@ def train(cell: Cell, checkpoints: Checkpoints | None = None) -> dict[str, Any]:
 def test_a_training_stopped_after_any_step_ends_with_the_same_bits(study: Study) -> None:
     (cell,) = study.trainings.values()
     undisturbed = train(cell)
-    # six steps and one batch of test images an epoch: within, at its end, after its test
+    # an epoch has six steps and one test batch: stop within it, at its end, after its test
     for after in (1, 6, 7):
         with pytest.raises(InterruptedTrainingError, match="SIGTERM"):
             train(cell, Stopping(cell, after))
@@ -101,14 +101,14 @@ def test_a_training_stopped_at_every_third_step_ends_with_the_same_bits(study: S
 
 @pytest.fixture
 def checkpoints(tmp_path: Path) -> Checkpoints:
-    """Of two steps."""
+    """Two checkpoints, of steps 1 and 2."""
     found = Checkpoints(tmp_path / "c.ckpt", "d", 1.0)
     for step in (1, 2):
         found.save({"step": step}, {})
     return found
 
 
-@pytest.mark.parametrize("damage", ["truncated", "a bit", "empty", "no checkpoint"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped bit", "empty", "not a checkpoint"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     checkpoints: Checkpoints, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -116,24 +116,24 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     checkpoints.file.write_bytes(
         {
             "truncated": content[: len(content) // 2],
-            "a bit": content[:-1000] + bytes([content[-1000] ^ 1]) + content[-999:],
+            "flipped bit": content[:-1000] + bytes([content[-1000] ^ 1]) + content[-999:],
             "empty": b"",
-            "no checkpoint": b"x" * 10_000,
+            "not a checkpoint": b"x" * 10_000,
         }[damage]
     )
     saved = checkpoints.load()
     assert saved is not None
     assert saved["step"] == 1
-    assert not checkpoints.file.exists()  # it is put aside
+    assert not checkpoints.file.exists()  # it is renamed
     (line,) = caplog.messages
-    assert line.startswith(f"{checkpoints.file}: not used, damaged: ")
-    # and with both gone it starts again
+    assert line.startswith(f"{checkpoints.file}: not used: damaged: ")
+    # without a usable checkpoint, the training starts again
     checkpoints.previous.write_bytes(b"")
     assert checkpoints.load() is None
     assert "the training starts from its first epoch" in caplog.text
 
 
-def test_a_kill_or_a_full_disk_while_the_newest_is_written_does_not_lose_it(
+def test_a_kill_or_a_full_disk_during_a_write_keeps_the_newest_checkpoint(
     checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def ends(error: BaseException) -> None:
@@ -157,29 +157,30 @@ def test_a_kill_or_a_full_disk_while_the_newest_is_written_does_not_lose_it(
 
 
 @pytest.mark.parametrize("name", ["cell", "code", "processes"])
-def test_a_checkpoint_of_another_cell_other_code_or_more_processes_is_put_aside(
+def test_a_checkpoint_of_another_cell_other_code_or_more_processes_is_renamed(
     checkpoints: Checkpoints,
     name: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A line says so, and the training starts from its first epoch."""
+    """A warning says so, and the training starts from its first epoch."""
     content = checkpoints.file.read_bytes()
     ours = checkpoints._identity()
     monkeypatch.setattr(checkpoints, "_identity", lambda: ours | {name: "another"})
     assert checkpoints.load() is None
     assert (
-        f"{checkpoints.file}: not used, of {name} {ours[name]}, not another; it is" in caplog.text
+        f"{checkpoints.file}: not used: {name}: found {ours[name]}, expected another; renamed"
+        in caplog.text
     )
     assert "the training starts from its first epoch" in caplog.text
     assert checkpoints.file.with_name(f"c.ckpt.other-{name}").read_bytes() == content
     assert not checkpoints.file.exists()
 
 
-def test_checkpoints_keep_to_their_share_of_the_time(
+def test_checkpoints_take_at_most_their_share_of_the_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a clock of the test's own: a step a second, half a second a checkpoint."""
+    """On a fake clock: a step takes one second, a checkpoint half a second."""
     clock = [0.0]
     monkeypatch.setattr(checkpoint.time, "perf_counter", lambda: clock[0])
 
@@ -206,7 +207,7 @@ def test_checkpoints_keep_to_their_share_of_the_time(
     ],
 )
 def test_slurms_warnings_reach_trainings_only(command: list[str], expected: bool) -> None:
-    """Snakemake's process passes them on to these commands."""
+    """Snakemake's process forwards them to these commands."""
     assert signals._is_training(command) == expected
 
 
@@ -223,7 +224,7 @@ def start(study: Study, *, limit: tuple[int, int] | None = None) -> subprocess.P
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> bool:
-    """False where the process ended first."""
+    """Wait for a condition; return False if the process ended first."""
     while process.poll() is None:
         if condition():
             return True
@@ -250,8 +251,8 @@ def test_kills_at_random_moments_change_no_bit(tiny: dict[str, Any], study: Stud
     study = load_study("study.yaml")
     (cell,) = study.trainings.values()
     process = start(study)
-    _, told = process.communicate()
-    assert process.returncode == 0, told
+    _, output = process.communicate()
+    assert process.returncode == 0, output
     undisturbed = json.loads(cell.record.read_text())
     assert undisturbed["run"]["resumed"] == 0
     draw = random.Random(0)
@@ -261,7 +262,7 @@ def test_kills_at_random_moments_change_no_bit(tiny: dict[str, Any], study: Stud
         before = changed(cell.checkpoint)
         process = start(study)
         alive = wait_until(runs(cell, process), process)
-        if alive and draw.random() < 0.8:  # the others before the first step
+        if alive and draw.random() < 0.8:  # otherwise kill it before the first step
             alive = wait_until(lambda: changed(cell.checkpoint) > before, process)  # noqa: B023
         if alive and len(kills) < 8:
             time.sleep(draw.uniform(0, 0.3))
@@ -280,7 +281,7 @@ def test_kills_at_random_moments_change_no_bit(tiny: dict[str, Any], study: Stud
 def test_ctrl_c_in_the_rules_pipeline_leaves_a_checkpoint(
     tiny: dict[str, Any], study: Study
 ) -> None:
-    """`tee` dies of the same Ctrl-C, and nobody reads what the training says."""
+    """`tee` ends by the same Ctrl-C, so the output of the training has no reader."""
     tiny["recipes"]["tiny"] |= {"epochs": 300}
     Path("study.yaml").write_text(yaml.safe_dump(tiny))
     (cell,) = load_study("study.yaml").trainings.values()
@@ -306,7 +307,7 @@ def test_ctrl_c_in_the_rules_pipeline_leaves_a_checkpoint(
     assert saved["train_state"]["epoch"] > 1
 
 
-def test_a_cell_that_another_process_trains_is_left_to_it(study: Study) -> None:
+def test_a_cell_that_another_process_trains_is_refused(study: Study) -> None:
     (cell,) = study.trainings.values()
     with locked(cell):
         write_status(cell.status, "running")
@@ -317,20 +318,20 @@ def test_a_cell_that_another_process_trains_is_left_to_it(study: Study) -> None:
 
 
 @pytest.mark.slow
-def test_a_full_disk_costs_checkpoints_and_weights_and_no_record(study: Study) -> None:
-    """No file may pass 100 kB: a record fits, the model does not."""
+def test_a_full_disk_loses_checkpoints_and_weights_but_not_the_record(study: Study) -> None:
+    """The limit of a file is 100 kB: a record fits, the model does not."""
     (cell,) = study.trainings.values()
     process = start(study, limit=(resource.RLIMIT_FSIZE, (100_000, 100_000)))
-    _, told = process.communicate()
-    assert process.returncode == 0, told
-    assert f"no checkpoint written: {cell.checkpoint}: File too large" in told
-    assert "weights not kept" in told
+    _, output = process.communicate()
+    assert process.returncode == 0, output
+    assert f"no checkpoint written: {cell.checkpoint}: File too large" in output
+    assert "weights not kept" in output
     assert read_record(cell.record, cell).metrics.top1_error == train(cell)["top1_error"]
     assert not list(Path("results").rglob("*.tmp"))
 
 
 @pytest.mark.slow
-def test_a_record_that_cannot_be_written_keeps_the_checkpoint_and_says_so(study: Study) -> None:
+def test_if_the_record_cannot_be_written_the_checkpoint_is_kept(study: Study) -> None:
     (cell,) = study.trainings.values()
     cell.record.parent.mkdir(parents=True)
     other = cell.record.with_name("of-another-cell.json")
@@ -338,19 +339,19 @@ def test_a_record_that_cannot_be_written_keeps_the_checkpoint_and_says_so(study:
     with pytest.raises(InterruptedTrainingError):
         train(cell, Stopping(cell, 3))
     process = start(study, limit=(resource.RLIMIT_FSIZE, (1000, 1000)))
-    _, told = process.communicate()
+    _, output = process.communicate()
     assert process.returncode == 1
-    assert "File too large; what was there before is there still" in told
+    assert "File too large; existing files are unchanged" in output
     assert other.read_text() == "{}"
     assert not cell.record.exists()
-    # with room again it goes on and ends with the same bits
+    # without the limit, the training resumes and is bit-identical
     run_cell(study, cell, cell.record)
     record = read_record(cell.record, cell)
     assert record.run["resumed"] == 1
     assert record.metrics.top1_error == train(cell)["top1_error"]
 
 
-def test_a_record_that_cannot_be_written_elsewhere_costs_no_weights(study: Study) -> None:
+def test_a_failed_write_of_a_record_elsewhere_keeps_the_weights(study: Study) -> None:
     (cell,) = study.trainings.values()
     run_cell(study, cell, cell.record)
     weights = cell.weights.read_bytes()
@@ -370,7 +371,7 @@ def test_a_folder_that_cannot_be_written_is_named(study: Study) -> None:
 @pytest.mark.parametrize(
     "raised", ["torch.empty(1 << 50)", "raise torch.OutOfMemoryError('CUDA out of memory.')"]
 )
-def test_too_little_memory_is_said_with_what_to_do(
+def test_too_little_memory_is_an_error_that_says_what_to_change(
     tiny: dict[str, Any], study: Study, raised: str
 ) -> None:
     Path("large.py").write_text(

@@ -1,4 +1,4 @@
-"""Training: the data, the bits, and what is left behind when it goes wrong."""
+"""Training: the data, reproducibility, and the record and status after success or failure."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def study(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
-    """Of 289 images."""
+    """A study on 289 images."""
     monkeypatch.chdir(tmp_path)
     tiny["grid"][0]["options"] = {"width": 0.0625, "classes": 2}
     tiny["recipes"]["tiny"]["batch_size"] = 50
@@ -48,7 +48,7 @@ def train(study: Study, index: int = 0) -> dict[str, Any]:
 # Data
 
 
-def test_digits_are_scikit_learns_with_a_fixed_stratified_split() -> None:
+def test_digits_come_from_scikit_learn_with_a_fixed_stratified_split() -> None:
     train, test = load("digits", Path("unused"), download=False, classes=None)
     assert (len(train), len(test)) == (1442, 355)
     assert train.pixels_NCHW.shape == (1442, 3, 16, 16)
@@ -65,7 +65,7 @@ def test_digits_are_scikit_learns_with_a_fixed_stratified_split() -> None:
     )
 
 
-def test_a_subset_of_classes_keeps_those_classes() -> None:
+def test_a_subset_of_classes_has_only_the_first_classes() -> None:
     train, test = load("digits", Path("unused"), download=False, classes=3)
     assert set(train.labels_N.tolist()) == set(test.labels_N.tolist()) == {0, 1, 2}
 
@@ -76,7 +76,7 @@ def test_missing_cifar100_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_real_cifar100_is_read(tmp_path: Path) -> None:
-    """Where a copy is at hand: ATTNGRID_CIFAR100 names the folder of cifar-100-python/."""
+    """It runs if ATTNGRID_CIFAR100 names the folder that contains cifar-100-python/."""
     if not (folder := os.environ.get("ATTNGRID_CIFAR100")):
         pytest.skip("ATTNGRID_CIFAR100 names no folder with cifar-100-python/")
     train, test = load("cifar100", Path(folder), download=False, classes=None)
@@ -86,7 +86,7 @@ def test_real_cifar100_is_read(tmp_path: Path) -> None:
     )
     assert torch.bincount(train.labels_N).tolist() == [500] * 100
     mean_C, std_C = channel_statistics(train)
-    # the figures everybody uses for this dataset
+    # the commonly used statistics of this dataset
     torch.testing.assert_close(
         mean_C / 255, torch.tensor([0.5071, 0.4865, 0.4409]), atol=1e-4, rtol=0
     )
@@ -95,7 +95,7 @@ def test_real_cifar100_is_read(tmp_path: Path) -> None:
     )
 
 
-def test_channel_statistics_are_numpys() -> None:
+def test_channel_statistics_equal_numpys() -> None:
     pixels = torch.randint(256, (50, 3, 4, 4), dtype=torch.uint8)
     mean_C, std_C = channel_statistics(Images(pixels, torch.zeros(50)))
     flat = pixels.numpy().astype(np.float64).transpose(1, 0, 2, 3).reshape(3, -1)
@@ -132,7 +132,7 @@ def test_half_of_the_images_are_flipped() -> None:
     assert abs(flipped.float().mean().item() - 0.5) < 0.03
 
 
-def test_every_image_comes_once_an_epoch_in_another_order() -> None:
+def test_every_epoch_has_every_image_once_in_a_new_order() -> None:
     images = Images(torch.zeros(10, 3, 2, 2, dtype=torch.uint8), torch.arange(10))
     batches = Batches(
         images, 4, torch.zeros(3), torch.ones(3), (), torch.Generator().manual_seed(0)
@@ -153,13 +153,13 @@ def test_a_last_batch_of_one_image_is_left_out_in_training_only() -> None:
 # The loop
 
 
-def test_same_seed_gives_the_same_bits_and_another_seed_others(study: Study) -> None:
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(study: Study) -> None:
     first, again = train(study), train(study)
     assert first == again
     assert train(study, index=3)["curve"] != first["curve"]
 
 
-def test_headline_is_the_last_epoch_and_the_best_stands_beside_it(
+def test_the_metrics_are_those_of_the_last_and_of_the_best_epoch(
     tiny: dict[str, Any], study: Study
 ) -> None:
     tiny["recipes"]["tiny"]["epochs"] = 4
@@ -175,9 +175,9 @@ def test_headline_is_the_last_epoch_and_the_best_stands_beside_it(
         assert line["test_top5_error"] <= line["test_top1_error"]
 
 
-def test_evaluate_counts_by_hand() -> None:
+def test_evaluate_equals_a_count_by_hand() -> None:
     logits = torch.eye(10)[torch.tensor([0, 1, 2, 3])] * 9 + torch.linspace(0, 1, 10)
-    labels = torch.tensor([0, 1, 9, 0])  # right, right, second, last
+    labels = torch.tensor([0, 1, 9, 0])  # true labels at ranks 1, 1, 2 and last
     batches = [(logits[:3], labels[:3]), (logits[3:], labels[3:])]
     model = torch.nn.Identity()
     x4 = [(images[:, :, None, None], y) for images, y in batches]
@@ -189,7 +189,7 @@ def test_evaluate_counts_by_hand() -> None:
 
 
 @pytest.mark.slow
-def test_bfloat16_learns_what_float32_does(tiny: dict[str, Any], study: Study) -> None:
+def test_bfloat16_reaches_the_loss_of_float32(tiny: dict[str, Any], study: Study) -> None:
     tiny["recipes"]["tiny"] |= {"epochs": 3, "batch_size": 256}
     tiny["grid"][0]["options"] = {"width": 0.25}
     losses = {}
@@ -203,12 +203,12 @@ def test_bfloat16_learns_what_float32_does(tiny: dict[str, Any], study: Study) -
 def test_divergence_names_epoch_and_step(
     tiny: dict[str, Any], study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Six steps an epoch; the ninth logits are poisoned: epoch 2, step 3."""
+    """An epoch has six steps; the ninth logits are NaN, so in epoch 2, step 3."""
     tiny["recipes"]["tiny"]["epochs"] = 3
     study = validate(Study, tiny, "tiny.yaml")
     cell, calls = study.cells[0], 0
 
-    def poisoned(**arguments: Any) -> torch.nn.Module:
+    def create_with_nan(**arguments: Any) -> torch.nn.Module:
         model = attngrid.create_model(**arguments)
 
         def hook(module: torch.nn.Module, _: Any, logits: torch.Tensor) -> torch.Tensor:
@@ -219,7 +219,7 @@ def test_divergence_names_epoch_and_step(
         model.register_forward_hook(hook)
         return model
 
-    monkeypatch.setattr(loop, "create_model", poisoned)
+    monkeypatch.setattr(loop, "create_model", create_with_nan)
     with pytest.raises(DivergedError, match="the loss became nan in epoch 2, step 3"):
         run_cell(study, cell, cell.record)
     status = read_status(cell.status)
@@ -234,7 +234,7 @@ def test_a_real_divergence_stops_the_cell(tiny: dict[str, Any], study: Study) ->
         train(validate(Study, tiny, "tiny.yaml"))
 
 
-def test_an_operator_that_is_not_deterministic_is_refused() -> None:
+def test_strict_mode_refuses_nondeterministic_operators() -> None:
     loop.make_deterministic(0, 1, strict=True)
     assert torch.are_deterministic_algorithms_enabled()
     assert not torch.is_deterministic_algorithms_warn_only_enabled()
@@ -246,7 +246,7 @@ def test_an_operator_that_is_not_deterministic_is_refused() -> None:
 # Records
 
 
-def test_a_record_says_what_was_run_and_on_what(study: Study) -> None:
+def test_a_record_has_configuration_versions_and_device(study: Study) -> None:
     cell = study.cells[0]
     run_cell(study, cell, cell.record)
     record = read_record(cell.record)
@@ -254,7 +254,7 @@ def test_a_record_says_what_was_run_and_on_what(study: Study) -> None:
     config, metrics, run = record.config, record.metrics, record.run
     assert config["digest"] == cell.digest
     assert config["recipe"]["learning_rate"] == 0.02
-    # all options, those at their defaults too
+    # all options, including defaults
     assert config["options"] == Options(width=0.0625, classes=2).model_dump(mode="json")
     assert len(metrics.curve) == 1
     assert metrics.params > 0
@@ -282,7 +282,7 @@ def test_a_failed_write_leaves_the_old_file(
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_running_without_a_process_is_failed(tmp_path: Path) -> None:
+def test_a_running_status_without_its_process_is_failed(tmp_path: Path) -> None:
     file = tmp_path / "status.json"
     write_status(file, "running", epoch=1)
     assert read_status(file)["state"] == "running"  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""What Snakemake would run, and what stops it before its first job."""
+"""The jobs that Snakemake would run, and errors before the first job."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def write(clone: Path, content: dict[str, Any]) -> str:
     return "tiny.yaml"
 
 
-# What would run
+# Jobs
 
 
-def test_the_demo_is_the_default_from_both_entrances(clone: Path, run: Run) -> None:
+def test_the_demo_is_the_default_of_both_snakefiles(clone: Path, run: Run) -> None:
     assert jobs(run("-n").stdout)["train"] == 18
     assert jobs(run("-n", "--snakefile", "workflow/Snakefile").stdout)["train"] == 18
     assert not (clone / "results/demo/records").exists()
@@ -67,33 +67,33 @@ def test_a_study_trains_each_of_its_cells(clone: Path, run: Run, config: str) ->
     assert (found.get("trial", 0), found.get("tune", 0)) == (len(study.trials), len(study.choices))
 
 
-def test_the_literal_command_means_the_papers(run: Run) -> None:
-    """From a fresh clone, with nothing in the home; it says first what it is about to do."""
+def test_the_slurm_profile_runs_the_papers_study(run: Run) -> None:
+    """It needs only a fresh clone, and prints a summary first."""
     done = run("--cores", "all", "--profile", "slurm", "-n")
     assert done.returncode == 0, done.stdout
     assert jobs(done.stdout)["train"] == 95
-    said = done.stdout.partition("Building DAG")[0]
-    assert "study imagenet: CBAM, CSM and MAF on ImageNet-1K\n95 cells, 0 done; about " in said
-    assert "GPU hours left (A100: 95 from MACs); 11 GB on disk" in said
+    summary = done.stdout.partition("Building DAG")[0]
+    assert "study imagenet: CBAM, CSM and MAF on ImageNet-1K\n95 cells, 0 done; about " in summary
+    assert "GPU hours left (A100: 95 from MACs); 11 GB on disk" in summary
 
 
-def test_a_job_asks_for_what_the_site_says(clone: Path, run: Run) -> None:
-    """And a local run for nothing of it. The profile's own study leaves nothing behind."""
+def test_a_cluster_job_requests_the_resources_of_the_site(clone: Path, run: Run) -> None:
+    """A local run requests none of them, and the profile's study has no effect."""
     site = clone / "site.cluster.yaml"
     site.write_text("partition: gpu-long\nconstraint: nvlink\n")
     arguments = ("records", "--cores", "all", "--configfile", "config/cifar10.yaml", "-n")
-    for profile, asks in ((("--profile", "slurm"), True), ((), False)):
+    for profile, has_resources in ((("--profile", "slurm"), True), ((), False)):
         done = run(*arguments, *profile, "--quiet", "host", ATTNGRID_CLUSTER=str(site))
         assert done.returncode == 0, done.stdout
         assert "imagenet" not in done.stdout.partition("Building DAG")[0]
         lines = [line for line in done.stdout.splitlines() if "gpu=1" in line]
         assert len(lines) == 39
         for option in ("slurm_partition=gpu-long", "constraint=nvlink", "runtime=", "in_turn=1"):
-            assert all((option in line) == asks for line in lines), option
+            assert all((option in line) == has_resources for line in lines), option
 
 
-def test_a_configfile_means_that_study_alone(clone: Path, run: Run) -> None:
-    """The demo has compute, tables and figures of its own; none may leak."""
+def test_a_configfile_replaces_the_demo_completely(clone: Path, run: Run) -> None:
+    """The demo's compute section, tables and figures must not apply to another study."""
     block = {"dataset": "cifar100", "backbones": ["resnet18"], "attentions": ["none"]}
     small = {"study": "alone", "grid": [block | {"recipes": ["cifar_200ep"], "seeds": [0]}]}
     done = run("-n", "--configfile", write(clone, small))
@@ -105,7 +105,7 @@ def test_a_configfile_means_that_study_alone(clone: Path, run: Run) -> None:
 
 
 def test_targets_by_name(clone: Path, run: Run) -> None:
-    (clone / "results/cost.csv").write_text("")  # of some machine: cost is measured all the same
+    (clone / "results/cost.csv").write_text("")  # an existing file does not stop the measurement
     for targets, rules in {
         "complexity": {"complexity", "count_study"},
         "tables figures": {"train", "set_tables", "draw_figures"},
@@ -116,10 +116,10 @@ def test_targets_by_name(clone: Path, run: Run) -> None:
         assert ("train" in found, "cost" in found) == ("train" in rules, "cost" in rules)
 
 
-# What stops it
+# Errors
 
 
-def test_bad_configuration_is_one_clear_error_before_any_job(
+def test_a_wrong_configuration_is_one_error_before_any_job(
     clone: Path, run: Run, tiny: dict[str, Any]
 ) -> None:
     tiny["grid"][0]["attentions"] = ["cbma"]

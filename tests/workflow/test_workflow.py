@@ -31,8 +31,8 @@ def write(clone: Path, content: dict[str, Any]) -> str:
     return "tiny.yaml"
 
 
-def test_current_renders_what_is_committed(clone: Path, snakemake: Snakemake) -> None:
-    """Without a record too; the tables in the repository are the ones it makes."""
+def test_current_reproduces_the_committed_tables(clone: Path, snakemake: Snakemake) -> None:
+    """Studies without records have committed tables, too."""
     for config in ("imagenet", "cifar100", "dogs"):
         committed = {file: file.read_bytes() for file in (clone / "tables").glob(f"{config}.*")}
         assert committed
@@ -43,7 +43,7 @@ def test_current_renders_what_is_committed(clone: Path, snakemake: Snakemake) ->
         assert {file: file.read_bytes() for file in committed} == committed
 
 
-def test_a_grid_from_nothing_to_its_tables_and_what_does_not_train_it_again(
+def test_a_grid_is_trained_and_later_only_its_new_cells(
     clone: Path, snakemake: Snakemake, tiny: dict[str, Any]
 ) -> None:
     tiny["grid"][0] |= {"attentions": ["se", "none", "cam"], "seeds": [1, 0]}
@@ -53,7 +53,7 @@ def test_a_grid_from_nothing_to_its_tables_and_what_does_not_train_it_again(
     study = load_study(clone / "tiny.yaml")
     assert all((clone / file).is_file() for file in study.outputs())
     records = {cell.id: read_record(clone / cell.record) for cell in study.trainings.values()}
-    assert len(records) == 4  # cam reads se's
+    assert len(records) == 4  # cam shares the records of se
     # cells start in the order of the configuration, neither by name nor by size
     began = [read_attempts(clone / cell.status)[0]["began"] for cell in study.trainings.values()]
     assert began == sorted(began)
@@ -74,21 +74,21 @@ def test_a_grid_from_nothing_to_its_tables_and_what_does_not_train_it_again(
             (clone / "memory").rename(memory)
         return jobs(dry.stdout + dry.stderr).get("train", 0)
 
-    # nothing is trained by another title, table, figure, device or order
-    more = tiny["grid"][0]
+    # another title, table, figure, device or order trains nothing
+    block = tiny["grid"][0]
     other = {"title": "other", "figures": ["modules"], "tables": ["csm_table2"]}
-    order = {"compute": {"device": "auto"}, "grid": [more | {"attentions": ["cam", "none"]}]}
+    order = {"compute": {"device": "auto"}, "grid": [block | {"attentions": ["cam", "none"]}]}
     write(clone, tiny | other | order)
     assert trains(fresh=False) == trains(fresh=True) == 0
-    # another seed trains that seed alone, another module itself
+    # another seed or module trains only its own cells
     grid = [
-        more | {"seeds": [0, 1, 2], "attentions": ["none", "se"]},
-        more | {"attentions": ["cbam"]},
+        block | {"seeds": [0, 1, 2], "attentions": ["none", "se"]},
+        block | {"attentions": ["cbam"]},
     ]
     write(clone, tiny | {"grid": grid})
     assert trains(fresh=False) == 4
     recipe = tiny["recipes"]["tiny"] | {"learning_rate": 0.01}
-    # another recipe nothing, until the records of the old one are archived; then everything
+    # another recipe trains nothing until the old records are archived, and then everything
     write(clone, tiny | {"recipes": {"tiny": recipe}})
     assert trains(fresh=True) == 0
     subprocess.run(["attngrid", "archive", "tiny.yaml"], cwd=clone, env=environment(), check=True)
@@ -96,24 +96,24 @@ def test_a_grid_from_nothing_to_its_tables_and_what_does_not_train_it_again(
     for file in (clone / "results/tiny/archive/records").iterdir():
         file.rename(clone / "results/tiny/records" / file.name)
 
-    # another study of this name was rendered meanwhile: the next run renders its own again
-    write(clone, tiny | {"grid": [more | {"attentions": ["none", "cbam"]}]})
+    # after another study of this name was rendered, the next run renders this one again
+    write(clone, tiny | {"grid": [block | {"attentions": ["none", "cbam"]}]})
     assert snakemake(clone, "current", *arguments).returncode == 0
     write(clone, tiny)
     assert "CBAM" in (clone / "tables/tiny.grid.md").read_text("utf-8")
     assert snakemake(clone, *arguments).returncode == 0
     assert "CBAM" not in (clone / "tables/tiny.grid.md").read_text("utf-8")
 
-    # whatever the files' times, nothing is trained
+    # modification times do not matter
     shuffled = random.Random(0)
     for file in clone.rglob("*"):
         if file.is_file():
             time = 1_700_000_000 + shuffled.randrange(10**6)
             os.utime(file, (time, time))
-    (clone / "results/complexity.csv").touch()  # to count the papers' models takes minutes
+    (clone / "results/complexity.csv").touch()  # counting the papers' models takes minutes
     assert trains(fresh=True) == 0
 
-    # without weights, as in a clone, everything is rendered, with the maps as they were
+    # without weights, as in a clone, everything is rendered and the maps are kept
     shutil.rmtree(clone / "results/tiny/weights")
     shutil.rmtree(clone / "figures")
     maps = (clone / study.maps).read_bytes()
@@ -123,7 +123,7 @@ def test_a_grid_from_nothing_to_its_tables_and_what_does_not_train_it_again(
     assert (clone / study.maps).read_bytes() == maps
     assert read_maps(clone / study.maps).cells.keys() == {cell.id for cell in pictured(study)}
 
-    # one cell trained alone, by hand, is equal to the bit
+    # a cell trained by a single command is bit-identical
     cell = next(iter(study.trainings.values()))
     command = [sys.executable, "-m", "attngrid.cli", "train", "results/tiny/study.json"]
     subprocess.run([*command, cell.id, "--record", "alone.json"], cwd=clone, check=True)
@@ -132,7 +132,7 @@ def test_a_grid_from_nothing_to_its_tables_and_what_does_not_train_it_again(
     assert alone.metrics == records[cell.id].metrics
 
 
-def test_failed_cells_are_named_and_block_nothing(
+def test_failed_cells_are_named_and_the_rest_is_rendered(
     clone: Path, snakemake: Snakemake, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (clone / "mine.py").write_text(
@@ -143,29 +143,29 @@ def test_failed_cells_are_named_and_block_nothing(
         "    def forward(self, x):\n"
         "        if self.training:\n"
         "            raise RuntimeError('broken on purpose')\n"
-        "        return torch.cumsum(x, 1)\n"  # which nobody counts
+        "        return torch.cumsum(x, 1)\n"  # an operator that cannot be counted
     )
     tiny["grid"][0] |= {"attentions": ["none", "mine.py:Broken"], "seeds": [0]}
-    tiny["recipes"]["wild"] = tiny["recipes"]["tiny"] | {"learning_rate": 1e20, "epochs": 3}
-    tiny["grid"].append(tiny["grid"][0] | {"attentions": ["none"], "recipes": ["wild"]})
+    tiny["recipes"]["diverging"] = tiny["recipes"]["tiny"] | {"learning_rate": 1e20, "epochs": 3}
+    tiny["grid"].append(tiny["grid"][0] | {"attentions": ["none"], "recipes": ["diverging"]})
     arguments = ("--cores", "2", "--retries", "1", "--configfile", write(clone, tiny))
     done = snakemake(clone, *arguments)
     assert done.returncode != 0
     monkeypatch.chdir(clone)
     study = load_study("tiny.yaml")
-    good, broken, wild = study.cells
+    good, broken, diverging = study.cells
     assert good.record.is_file()
     assert not broken.record.exists()
-    assert not wild.record.exists()
+    assert not diverging.record.exists()
     # a failed training is tried again, a diverged one is not
-    assert [len(read_attempts(cell.status)) for cell in (good, broken, wild)] == [1, 2, 1]
-    assert "not tried again" in Path(f"logs/tiny/{wild.id}.log").read_text()
-    # named at the end, with why
+    assert [len(read_attempts(cell.status)) for cell in (good, broken, diverging)] == [1, 2, 1]
+    assert "not tried again" in Path(f"logs/tiny/{diverging.id}.log").read_text()
+    # the end of the output names them with their errors
     tail = done.stderr.partition("tiny: 1 measured")[2]
     assert f"{broken.id}: failed: RuntimeError: broken on purpose" in tail
-    assert f"{wild.id}: diverged: " in tail
+    assert f"{diverging.id}: diverged: " in tail
     assert "in epoch " in tail
-    # and the rest is rendered
+    # the rest is rendered
     assert all(file.is_file() for file in study.outputs())
     grid = Path("tables/tiny.grid.md").read_text("utf-8")
     assert "failed" in grid
@@ -175,14 +175,14 @@ def test_failed_cells_are_named_and_block_nothing(
     # in a second run the good one is not trained again, the others are tried again
     dry = snakemake(clone, "-n", "--configfile", "tiny.yaml")
     assert jobs(dry.stdout + dry.stderr)["train"] == 2
-    snakemake(clone, str(wild.record), *arguments)
-    assert len(read_attempts(wild.status)) == 2
+    snakemake(clone, str(diverging.record), *arguments)
+    assert len(read_attempts(diverging.status)) == 2
 
 
 def start_and_await_first_epoch(
     clone: Path, *arguments: str
 ) -> tuple[subprocess.Popen[str], IO[str]]:
-    """Snakemake in the background, its first cell of one epoch trained but not finished."""
+    """Start Snakemake; return when its first cell has finished an epoch but not ended."""
     running = subprocess.Popen(
         ["snakemake", *arguments],
         cwd=clone,
@@ -200,7 +200,7 @@ def start_and_await_first_epoch(
 def test_a_run_keeps_the_configuration_it_started_with(
     clone: Path, snakemake: Snakemake, tiny: dict[str, Any]
 ) -> None:
-    """An edit, a dry run and `current` change nothing for a study whose cells are being trained."""
+    """An edit, a dry run and `current` do not change a study that is being trained."""
     tiny["grid"][0] |= {"attentions": ["none"], "seeds": [0, 1, 2, 3]}
     tiny |= {"tables": ["grid"], "figures": []}
     arguments = ("--cores", "1", "--configfile", write(clone, tiny))
@@ -214,11 +214,11 @@ def test_a_run_keeps_the_configuration_it_started_with(
     assert running.wait(120) == 0, rest
     assert len(list((clone / "results/tiny/records").iterdir())) == 4
 
-    # Another configuration's frames: the run that may just have made its own still finds its mark,
-    # and the next one collects.
-    (mark,) = configs.glob(f"{snapshot.stem}.*.collected")
+    # `current` wrote the frames of another configuration: the first run still finds its marker, and
+    # the next one collects.
+    (marker,) = configs.glob(f"{snapshot.stem}.*.collected")
     assert snakemake(clone, "current", *arguments).returncode == 0
-    assert mark.is_file()
+    assert marker.is_file()
     write(clone, tiny)
     again = snakemake(clone, *arguments)
     assert again.returncode == 0, again.stderr
@@ -229,10 +229,10 @@ def test_a_run_keeps_the_configuration_it_started_with(
     assert "collect" not in jobs(snakemake(clone, "-n", *arguments).stderr)
 
 
-def test_a_killed_snakemake_is_no_obstacle(
+def test_a_run_continues_after_snakemake_was_killed(
     clone: Path, snakemake: Snakemake, tiny: dict[str, Any]
 ) -> None:
-    """kill -9: its cell ends by itself, and the next run takes the record and goes on."""
+    """After kill -9, the running cell still finishes, and the next run uses its record."""
     tiny["grid"][0] |= {"attentions": ["none"], "seeds": [0, 1]}
     arguments = ("--cores", "1", "--configfile", write(clone, tiny))
     running, output = start_and_await_first_epoch(clone, *arguments)
@@ -249,7 +249,7 @@ def test_a_killed_snakemake_is_no_obstacle(
     assert len(list(records.iterdir())) == 2
 
 
-def test_a_study_runs_with_its_results_elsewhere(
+def test_a_study_runs_with_another_results_folder(
     clone: Path, snakemake: Snakemake, tiny: dict[str, Any]
 ) -> None:
     tiny["grid"][0] |= {"attentions": ["none"], "seeds": [0]}
@@ -271,10 +271,10 @@ def test_a_study_runs_with_its_results_elsewhere(
     subprocess.run(["attngrid", "evaluate", str(record)], cwd=clone, env=environment(), check=True)
 
 
-def test_each_cell_has_a_gpu_of_its_own_on_one_machine(
+def test_cells_at_the_same_time_use_different_gpus(
     clone: Path, snakemake: Snakemake, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two that are none: of cells that ran at once no two had the same."""
+    """The two GPUs do not exist; cells that ran at the same time were given different ones."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-8")
     tiny["compute"] = {"device": "auto"}
     tiny["grid"][0] |= {"attentions": ["none"], "seeds": [0, 1, 2]}
@@ -286,10 +286,10 @@ def test_each_cell_has_a_gpu_of_its_own_on_one_machine(
     study = load_study(clone / "tiny.yaml")
     made = [read_attempts(clone / cell.status)[0] for cell in study.trainings.values()]
     assert {one["devices"] for one in made} == {"3", "GPU-8"}
-    beside = [
+    at_the_same_time = [
         (a["devices"], b["devices"])
         for a, b in combinations(made, 2)
         if max(a["began"], b["began"]) < min(a["heard"], b["heard"])
     ]
-    assert beside
-    assert all(a != b for a, b in beside)
+    assert at_the_same_time
+    assert all(a != b for a, b in at_the_same_time)

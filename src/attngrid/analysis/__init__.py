@@ -1,1 +1,1 @@
-"""Records as tidy frames; claims, verdicts, the audit and replication. Imports no torch."""
+"""Tidy frames of records; claims, verdicts, the audit and replication. Imports no torch."""

@@ -1,4 +1,4 @@
-"""Audit of the published figures: arithmetic on them and on our counts."""
+"""Audit of the published figures: arithmetic on these figures and on our counts."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ class Line:
     finding: str  # its section of ``tables/audit.md``
     key: str  # name of the figure within the finding, letters only
     quantity: str
-    arithmetic: str  # on printed or counted figures
+    arithmetic: str  # the formula, with printed or counted figures
     value: str
 
 
-Figures = Iterator[tuple[str, str, str, str]]  # a line without its finding
+Figures = Iterator[tuple[str, str, str, str]]  # the fields of ``Line`` after ``finding``
 
 
 def audit(reference: Path = REFERENCE, complexity: Path = COMPLEXITY) -> list[Line]:
-    """All findings, computed from the published CSVs and the counts.
+    """Compute all findings from the published CSVs and the counts.
 
     Args:
         reference: the folder of the published CSVs.
         complexity: the counts at the papers' full size.
 
     Raises:
-        AttngridError: a network has not been counted, or is not in its table.
+        AttngridError: a network is not in the counts or not in its published table.
     """
 
     def printed(name: str) -> Printed:
@@ -76,8 +76,8 @@ def audit(reference: Path = REFERENCE, complexity: Path = COMPLEXITY) -> list[Li
         return [Line(name, *figure) for name, found in figures.items() for figure in found]
     except KeyError as error:
         raise AttngridError(
-            f"the audit wants {error} in {complexity} and the CSVs of {reference}: "
-            "`snakemake --cores all complexity` counts what is in config/complexity.yaml"
+            f"the audit needs {error} in {complexity} and in the CSVs of {reference}; "
+            "`snakemake --cores all complexity` counts the models of config/complexity.yaml"
         ) from None
 
 
@@ -98,7 +98,7 @@ def _accuracies(table3: Printed, public: Printed) -> Figures:
 def _gains(table3: Printed) -> Figures:
     for backbone in dict.fromkeys(backbone for backbone, _ in table3):
         a, b = (table3[backbone, name]["accuracy"] for name in ("csm", "none"))
-        yield _letters(backbone), f"{backbone_label(backbone)}: gain, points", *_less(a, b)
+        yield _letters(backbone), f"{backbone_label(backbone)}: gain, points", *_difference(a, b)
     share = float(sum(row["accuracy"] for row in table3.values())) / len(table3) / 100
     scatter = 100 * math.sqrt(2 * share * (1 - share) / IMAGES["cifar100"])
     yield (
@@ -130,7 +130,7 @@ def _neighbours(table2: Printed, table4: Printed) -> Figures:
                 _letters(backbone) + attention + word,
                 f"{backbone_label(backbone)}, {attention_label(attention)} less "
                 f"{attention_label(other)}, top-{digit} error, points",
-                *_less(ours, theirs),
+                *_difference(ours, theirs),
             )
     total, n = sum(sizes), len(sizes)
     yield "mean", "mean distance, points", f"{total} / {n}", f"{total / n:.3f}"
@@ -153,7 +153,7 @@ def _stride(table4: Printed, counts: Counts) -> Figures:
 
 def _resnext(table4: Printed) -> Figures:
     cbam, se = (table4["resnext50_32x4d", name]["top1_error"] for name in ("cbam", "se"))
-    yield "points", "CBAM less SE, points", *_less(cbam, se)
+    yield "points", "CBAM less SE, points", *_difference(cbam, se)
     images = (cbam - se) / 100 * IMAGES["imagenet"]
     yield "images", "the same in validation images", f"{cbam - se} / 100 × 50000", f"{images:.0f}"
 
@@ -219,10 +219,10 @@ def _selection(file: Path) -> Figures:
     what, epoch = "top-1 accuracy, %", log.index(best) + 1
     yield "best", f"best epoch, {epoch} of {len(log)}: {what}", "", str(best)
     yield "last", f"last epoch: {what}", "", str(last)
-    yield "gain", "by the choice, points", *_less(best, last)
+    yield "gain", "by the choice, points", *_difference(best, last)
 
 
-def _less(a: Decimal, b: Decimal) -> tuple[str, str]:
+def _difference(a: Decimal, b: Decimal) -> tuple[str, str]:
     """The arithmetic and the value of a difference."""
     return f"{a} - {b}", f"{a - b:+}"
 

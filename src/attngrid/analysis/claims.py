@@ -1,7 +1,7 @@
 """The papers' claims as data: the typed form of ``reference/claims.yaml``.
 
-A block of that file is one statement of a paper. It makes one claim per backbone and metric. Test,
-family and smallest effect are fixed there, before anything is measured.
+A block of that file is one statement of a paper. It makes one claim per backbone and metric. The
+file fixes test, family and smallest effect before any measurement.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ Metric = Literal[
     "best_top5_accuracy",
 ]
 Count = Literal["params", "macs"]
-UNITS = {"params": 1e6, "macs": 1e9}  # of the papers' counts
+UNITS = {"params": 1e6, "macs": 1e9}  # the papers print millions and GMACs
 
 
 class Family(Strict):
-    """Claims that Holm's correction takes together, and the smallest effect that matters."""
+    """Claims that Holm's correction covers together, and the smallest effect that matters."""
 
     smallest_effect: Positive = Field(description="in points; smaller differences do not matter")
     alpha: Annotated[Number, Field(gt=0, lt=0.5)] = 0.05
@@ -50,7 +50,7 @@ class Family(Strict):
 
 
 class Statement(Strict):
-    """What every block has: its source and its networks."""
+    """The fields of every block."""
 
     id: Slug
     source: str
@@ -100,7 +100,7 @@ class Order(Tested):
 
 
 class Value(Tested):
-    """A network reaches a printed figure, within a tolerance."""
+    """A network reaches a printed figure within a tolerance."""
 
     kind: Literal["value"]
     attention: Attention
@@ -116,7 +116,7 @@ class Geometry(Strict):
 
 
 class Printed(Statement):
-    """Printed counts: every digit has to be ours."""
+    """Printed counts, which our counts must match in every digit."""
 
     kind: Literal["printed"]
     attentions: Listed[Attention]
@@ -149,13 +149,13 @@ class Claims(Strict):
         seen: set[str] = set()
         for number, block in enumerate(self.claims):
             if block.id in seen:
-                raise ValueError(f"claims.{number}.id: {block.id!r} is there twice")
+                raise ValueError(f"claims.{number}.id: found {block.id!r} twice; needs unique ids")
             seen.add(block.id)
             if isinstance(block, Tested) and block.family not in self.families:
                 unknown = UnknownNameError("family", block.family, self.families)
                 raise ValueError(f"claims.{number}.family: {unknown}")
             if block.published is None and any(_columns(block).values()):
-                raise ValueError(f"claims.{number}.published: is missing, and a column is named")
+                raise ValueError(f"claims.{number}.published: is missing, but a column is named")
         return self
 
 
@@ -166,8 +166,8 @@ class Claim:
     block: AnyBlock
     backbone: str
     metric: str
-    attentions: tuple[str, ...]  # best first; one only where a figure is claimed
-    published: tuple[str | None, ...]  # the figure of each; None where none is printed
+    attentions: tuple[str, ...]  # best first; a single one if a figure is claimed
+    published: tuple[str | None, ...]  # the printed figure of each, or None
 
     @property
     def id(self) -> str:
@@ -184,12 +184,12 @@ class Claim:
 
     @property
     def error(self) -> str:
-        """The error that the metric is, or 100 minus which it is."""
+        """The name of the metric's error; an accuracy is 100 minus its error."""
         return self.metric.replace("accuracy", "error")
 
     @property
     def published_gain(self) -> float | None:
-        """The printed gain of the first over the second, in points; of an order, its least."""
+        """The printed gain of the first over the second, in points; of an order, the least step."""
         figures = [Decimal(text) for text in self.published if text is not None]
         if len(figures) < 2 or len(figures) < len(self.published):
             return None
@@ -213,7 +213,7 @@ def load_claims(file: Path = CLAIMS, reference: Path = REFERENCE) -> tuple[Claim
 
 
 def _attentions(block: AnyBlock) -> tuple[str, ...]:
-    """A block's modules, best first; those of printed counts are claims of their own."""
+    """A block's modules, best first; each module of printed counts makes its own claims."""
     match block:
         case Better(better=first, than=than) | Cost(attention=first, than=than):
             return first, than
@@ -226,7 +226,7 @@ def _attentions(block: AnyBlock) -> tuple[str, ...]:
 
 
 def _columns(block: AnyBlock) -> Mapping[str, str | None]:
-    """A block's metrics, and the column that prints each."""
+    """The published column of each metric of a block, or None."""
     match block:
         case Tested(metrics=metrics):
             return {str(metric): column for metric, column in metrics.items()}

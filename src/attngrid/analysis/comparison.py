@@ -25,14 +25,14 @@ class Comparison:
     test: Literal["welch", "paired", "prediction", "order"]
     n: tuple[int, ...]  # seeds of each sample
     gain: float  # difference of the means in points; positive in the direction of the claim
-    low: float | None = None  # of the test's 95 % interval of the gain
+    low: float | None = None  # lower end of the gain's 95 % interval by the test
     high: float | None = None
-    bootstrap_low: float | None = None  # the same by BCa bootstrap; None below ten seeds
+    bootstrap_low: float | None = None  # lower end by BCa bootstrap; None below ten seeds
     bootstrap_high: float | None = None
     p: float | None = None  # two-sided, against no difference
     p_equivalent: float | None = None  # two one-sided tests against a difference that matters
     std: float | None = None  # over seeds, pooled over both samples
-    correlation: float | None = None  # of the common seeds; None below ten
+    correlation: float | None = None  # between the samples' common seeds; None below ten
 
     @property
     def standard_error(self) -> float | None:
@@ -54,7 +54,7 @@ def compare(better: BySeed, than: BySeed, smallest: float, *, test: str = "welch
             end of the correlation's 95 % interval is above 0 and pairing narrows the interval.
 
     Returns:
-        Only the gain where a sample has one seed, or no sample varies.
+        The comparison; only with a gain if a sample has one seed, or no sample varies.
     """
     a, b = np.array([*better.values()]), np.array([*than.values()])
     found = Comparison("welch", (len(a), len(b)), float(a.mean() - b.mean()))
@@ -88,7 +88,7 @@ def compare(better: BySeed, than: BySeed, smallest: float, *, test: str = "welch
 
 
 def _is_constant(values: np.ndarray) -> bool:
-    # 79.6 and 79.6 may differ by rounding
+    # equal errors may differ by floating-point rounding
     return bool(np.ptp(values) <= 1e-9)
 
 
@@ -100,7 +100,7 @@ def _difference_of_means(*samples: np.ndarray, axis: int = -1) -> float:
 def _compare_pairs(
     welch: Comparison, x: np.ndarray, y: np.ndarray, smallest: float
 ) -> Comparison | None:
-    """The paired test; None where its interval is no narrower than Welch's."""
+    """The paired test; None if its interval is not narrower than Welch's."""
     test = stats.ttest_rel(x, y)
     interval = test.confidence_interval(0.95)
     assert welch.low is not None
@@ -121,9 +121,9 @@ def _compare_pairs(
 def in_order(steps: Sequence[Comparison]) -> Comparison:
     """Combine the comparisons of neighbours into one of their order (intersection-union test).
 
-    The order holds where every step does, so p is the largest of the steps'. If steps go the
-    other way, p is their least times the number of steps (Bonferroni). The order is equivalent
-    where every step is. Its gain is that of the weakest step.
+    The order holds if every step does, so p is the largest p of the steps. If steps go the other
+    way, p is their smallest p times the number of steps (Bonferroni). The order is equivalent if
+    every step is. Its gain is that of the weakest step.
     """
     weakest = min(steps, key=lambda step: step.gain)
     n = tuple(min(sizes) for sizes in zip(*(step.n for step in steps), strict=True))
@@ -143,11 +143,11 @@ def in_order(steps: Sequence[Comparison]) -> Comparison:
 
 
 def compare_to_figure(values: BySeed, figure: float, tolerance: float) -> Comparison:
-    """Test whether one printed run could be another draw of ours, within a tolerance.
+    """Test whether a printed run could be one more of our runs, within a tolerance.
 
     The printed figure is one run, so the difference has the standard deviation of a prediction,
-    s·√(1 + 1/n). ``p`` is small where the difference is beyond the tolerance, ``p_equivalent``
-    where it is within.
+    s·√(1 + 1/n). ``p`` is small if the difference exceeds the tolerance, ``p_equivalent`` if it
+    is within.
     """
     a = np.array([*values.values()])
     n, gain = len(a), float(a.mean() - figure)
@@ -169,7 +169,7 @@ def compare_to_figure(values: BySeed, figure: float, tolerance: float) -> Compar
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's correction over a family; an untested claim (None) counts with p = 1."""
+    """Holm's correction of a family's p-values; an untested claim (None) counts as p = 1."""
     p = np.array([1.0 if value is None else value for value in p_values])
     order = np.argsort(p)
     adjusted = np.empty_like(p)
@@ -179,12 +179,12 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def seeds_to_find(effect: float, std: float, alpha: float, power: float, test: str) -> int | None:
-    """Seeds per sample that find an effect with a given power; None above ten thousand.
+    """The seeds per sample that detect an effect with a given power; None above ten thousand.
 
     Args:
         effect: the true difference, in points, above 0.
         std: standard deviation over seeds.
-        alpha: two-sided level of this test; in a family, the family's divided by its size.
+        alpha: two-sided level of this test; in a family, the family's level divided by its size.
         power: of the test, by the noncentral t-distribution.
         test: ``welch``, ``paired``, or ``prediction``: the other sample is one printed figure.
     """
@@ -199,9 +199,9 @@ def seeds_to_find(effect: float, std: float, alpha: float, power: float, test: s
 def seeds_to_rule_out(
     smallest: float, std: float, alpha: float, power: float, test: str
 ) -> int | None:
-    """Seeds per sample that show equivalence with a given power if there is no difference.
+    """The seeds per sample that show equivalence with a given power if there is no difference.
 
-    By two one-sided tests at ``alpha``; otherwise as ``seeds_to_find``.
+    The test is two one-sided tests at ``alpha``; the arguments are as for ``seeds_to_find``.
     """
 
     def achieved(n: int) -> float:
@@ -214,7 +214,7 @@ def seeds_to_rule_out(
 
 
 def _standard_error(std: float, n: int, test: str) -> tuple[float, int]:
-    """Of a difference of ``n`` seeds per sample, and the degrees of freedom of its test."""
+    """Standard error of a gain with ``n`` seeds per sample, and its test's degrees of freedom."""
     if test == "prediction":
         return std * math.sqrt(1 + 1 / n), n - 1
     return std * math.sqrt(2 / n), n - 1 if test == "paired" else 2 * n - 2
@@ -226,7 +226,7 @@ def _fewest(achieved: Callable[[int], float], power: float) -> int | None:
     def reached(n: int) -> bool:
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return not achieved(n) < power  # SciPy's nan is of a power that rounds to 1
+            return not achieved(n) < power  # SciPy returns nan if the power rounds to 1
 
     fewest = 2 + bisect_left(range(2, MAX_SEEDS + 1), True, key=reached)
     return fewest if fewest <= MAX_SEEDS else None
@@ -239,7 +239,7 @@ def best_of(samples: Sequence[tuple[float, float, int]]) -> int | None:
         samples: mean, standard deviation and n of each; larger is better.
 
     Returns:
-        None where no sample does, or where a pair of samples has no deviation to test with.
+        None if no sample does, or if a pair of samples has no standard deviation.
     """
     if len(samples) < 2 or any(n < 2 for *_, n in samples):
         return None

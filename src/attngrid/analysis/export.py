@@ -1,4 +1,4 @@
-"""Records as logs of TensorBoard or Weights & Biases."""
+"""Export records as logs of TensorBoard or Weights & Biases."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CURVE = {
 
 
 def measured(study: Study) -> Iterator[tuple[Cell, Record]]:
-    """The study's valid records; ``collect`` names the others."""
+    """The study's valid records; ``collect`` reports the invalid ones."""
     for cell in study.trainings.values():
         if cell.record.is_file():
             with suppress(RecordError):
@@ -78,7 +78,7 @@ def to_wandb(study: Study, project: str, folder: Path) -> int:
 
 
 def _import(name: str) -> Any:
-    """An optional package; an AttngridError says how to install it."""
+    """Import an optional package, or raise an AttngridError that says how to install it."""
     try:
         return import_module(name)
     except ImportError:

@@ -29,13 +29,13 @@ from attngrid.study.tuning import TUNED_KEYS
 COMPLEXITY = Path("results/complexity.csv")
 ERRORS = ("top1_error", "top5_error", "best_top1_error", "best_top5_error")
 SELECTIONS = ("top1_selection", "top5_selection")
-# One row of the summary per combination of these.
+# The summary has one row per combination of these.
 GROUP = ("study", "dataset", "backbone", "attention", "recipe", "options", "condition")
 COUNTS = ("params", "macs", "fvcore_total")
-# States of a cell that was tried and has no figure to show.
+# States of a cell that was started or has a record, but has no valid result.
 LOST = ("diverged", "failed", "refused", "stale")
 STATES = ("measured", *LOST, "running", "not_run")
-# Of a record's ``run`` block.
+# Columns from a record's ``run`` block.
 RUN_COLUMNS = (
     *("wall_s", "images_per_s", "peak_memory_mb", "device", "device_name"),
     *("deterministic", "resumed", "torch", "commit", "started"),
@@ -65,25 +65,25 @@ def load_results(study: str, folder: str | Path | None = None) -> Results:
     """Load a study's collected frames and attention maps, for example in a notebook.
 
     Args:
-        study: its name, ``demo`` for ``results/demo``.
-        folder: the parent of ``results/``; by default the folder that ``site.yaml`` names.
+        study: its name, such as ``demo`` for ``results/demo``.
+        folder: the parent of ``results/``; by default the results folder of ``site.yaml``.
 
     Raises:
         AttngridError: the study has not been collected.
-        RecordError: its maps cannot be read.
+        RecordError: the maps cannot be read.
     """
-    home = (results_folder() if folder is None else Path(folder) / "results") / study
-    files = [home / f"{name}.csv" for name in ("cells", "epochs", "summary")]
+    path = (results_folder() if folder is None else Path(folder) / "results") / study
+    files = [path / f"{name}.csv" for name in ("cells", "epochs", "summary")]
     if missing := [file.name for file in files if not file.is_file()]:
-        collected = ", ".join(sorted(file.parent.name for file in home.parent.glob("*/cells.csv")))
+        collected = ", ".join(sorted(file.parent.name for file in path.parent.glob("*/cells.csv")))
         raise AttngridError(
-            f"{home.absolute()}: there is no {' or '.join(missing)}; "
+            f"{path.absolute()}: there is no {' or '.join(missing)}; "
             f"studies that have been collected there: {collected or 'none'}. "
-            "`snakemake current --configfile ...` collects whatever records exist, and `folder` "
-            "says where results/ is"
+            "`snakemake current --configfile ...` collects the existing records, and `folder` "
+            "sets the parent of results/"
         )
     cells, epochs, summary = map(read_frame, files)
-    maps, trials = home / "maps.npz", home / "trials.csv"
+    maps, trials = path / "maps.npz", path / "trials.csv"
     return Results(
         cells,
         epochs,
@@ -104,7 +104,7 @@ def read_frame(file: Path) -> pd.DataFrame:
 def read_counts(
     file: Path, stem: str, num_classes: int, input_size: int
 ) -> dict[Model, dict[Any, Any]]:
-    """Rows of a complexity table at one geometry, by model; empty where there is no file."""
+    """The rows of a complexity table at one geometry, by model; empty if there is no file."""
     if not shipped(file).is_file():
         return {}
     at = {"stem": stem, "num_classes": num_classes, "input_size": input_size, "options": ""}
@@ -128,9 +128,9 @@ def all_cells() -> pd.DataFrame:
 
 
 def collect(study: Study, *, ended: bool = False) -> Results:
-    """Read all records of a study that exist.
+    """Read all existing records of a study into frames.
 
-    ``ended``: no cell of it runs on any machine, so that one whose status says so has failed.
+    With ``ended``, no cell runs on any machine, so a cell whose status is ``running`` has failed.
     """
     file = study.results / "complexity.csv"
     counted = read_frame(file).to_dict("records") if file.is_file() else []
@@ -184,7 +184,7 @@ def _names(cell: Cell) -> dict[str, Any]:
 
 
 def _setting(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The hyperparameters of a recipe that trials vary."""
+    """The tuned hyperparameters of a recipe."""
     return {name: recipe[name] for name in TUNED_KEYS}
 
 
@@ -193,7 +193,7 @@ def _run(record: Record) -> dict[str, Any]:
 
 
 def _read_measured(cell: Cell) -> Record:
-    """Read a cell's record; a tuned one has to have the best hyperparameters of its trials.
+    """Read a cell's record; a tuned cell's must have the best hyperparameters of its trials.
 
     Raises:
         RecordError: as ``read_record`` and ``read_tuning_result``, or other hyperparameters.
@@ -202,7 +202,7 @@ def _read_measured(cell: Cell) -> Record:
     if cell.choice is not None and cell.choice.is_file():
         chosen = read_tuning_result(cell).chosen.model_dump()
         if _setting(record.config["recipe"]) != chosen:
-            raise RecordError(f"{cell.record}: config.recipe: is not what {cell.choice} chose")
+            raise RecordError(f"{cell.record}: config.recipe: differs from {cell.choice}")
     return record
 
 
@@ -212,7 +212,7 @@ def _why_missing(cell: Cell, ended: bool) -> dict[str, str]:
     state, message = status["state"], status["message"]
     if ended and state == "running":
         state, message = "failed", STOPPED
-    if state in ("waiting", "done"):  # it has not run yet, or its record was removed
+    if state in ("waiting", "done"):  # not run yet, or its record was removed
         state = "not_run"
     if cell.choice is not None and cell.choice.is_file():
         try:
@@ -223,7 +223,7 @@ def _why_missing(cell: Cell, ended: bool) -> dict[str, str]:
 
 
 def _collect_trials(study: Study, ended: bool) -> pd.DataFrame:
-    """One row per trial of each tuned model and condition, and whether it was chosen."""
+    """One row per trial of each tuned model and condition."""
     tuned = {tuple(_names(cell)[key] for key in GROUP): cell for cell in study.cells if cell.tuning}
     rows = []
     for cell in tuned.values():
@@ -240,7 +240,7 @@ def _collect_trials(study: Study, ended: bool) -> pd.DataFrame:
 
 
 def _trial_row(trial: Cell, ended: bool) -> dict[str, Any]:
-    """A trial's state and figures."""
+    """A trial's state, errors and ``run`` columns."""
     if not trial.record.is_file():
         return _why_missing(trial, ended)
     try:
@@ -270,7 +270,7 @@ def _summarise(cells: pd.DataFrame) -> pd.DataFrame:
         for name in (*ERRORS, *SELECTIONS):
             error = name.replace("selection", "error")
             values = measured[error].astype(float)
-            if name in SELECTIONS:  # gain of the best epoch over the last one
+            if name in SELECTIONS:  # gain of the best epoch over the last
                 values -= measured[f"best_{error}"].astype(float)
             row |= {f"{name}_mean": values.mean(), f"{name}_std": values.std(ddof=1)}
         rows.append(row)
@@ -291,7 +291,7 @@ def write_results(study: Study, results: Results) -> None:
             frame: pd.DataFrame | None = getattr(results, name)
             if frame is not None:
                 write_atomically(study.results / f"{name}.csv", frame.to_csv(index=False))
-        if results.trials is None:  # the study's tuning was removed
+        if results.trials is None:  # the study is not tuned any more
             (study.results / "trials.csv").unlink(missing_ok=True)
         # a stale cell counts as finished: this run does not train it
         complete = results.cells["state"].isin(["measured", "stale"]).all()

@@ -1,4 +1,4 @@
-"""The progress of a study, from its files: its cells by state, and the hours that they took."""
+"""The progress of a study, from its files: the cells in each state, and the hours used."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from attngrid.study.cell import Cell
 from attngrid.study.plan import duration, number
 from attngrid.study.schema import Study
 
-# A running cell writes its status after each epoch; a line says so where it is older than this.
+# A running cell writes its status after each epoch; an older status than this is reported.
 SILENT_S = 900
-NOT_STARTED = "not started: would not have fitted in what was left of the last run"
+NOT_STARTED = "not started: the last run had too little time left"
 
 
 def status(study: Study) -> Iterator[str]:
@@ -35,8 +35,8 @@ def status(study: Study) -> Iterator[str]:
                 codes[describe_code(run)] += 1
         counts = ", ".join(f"{len(lines[state])} {state}" for state in STATES if lines[state])
         yield f"study {study.study}: {len(cells)} {name}: {counts}"
-        if late := lines["waiting"].count(NOT_STARTED):
-            yield f"  waiting: {late} {name} {NOT_STARTED}"
+        if not_started := lines["waiting"].count(NOT_STARTED):
+            yield f"  waiting: {not_started} {name} {NOT_STARTED}"
         for state in ("running", "waiting", "failed", "diverged"):
             yield from (
                 f"  {state}: {line}" for line in lines[state] if line not in ("", NOT_STARTED)
@@ -44,7 +44,7 @@ def status(study: Study) -> Iterator[str]:
     others = {code: count for code, count in codes.items() if code}
     yield from (f"  {count} records: {code}" for code, count in others.items())
     if others:
-        yield "  these records count; `attngrid archive --other-code` puts them aside"
+        yield "  these records count; `attngrid archive --other-code` moves them away"
     yield used(study)
 
 
@@ -82,9 +82,9 @@ def _last_line(cell: Cell) -> str:
 
 
 def used(study: Study) -> str:
-    """The hours that the trainings took, their retries, and the share of time in the records.
+    """The hours that the trainings used, their retries, and the share of time in the records.
 
-    An attempt that was killed counts until it was last heard of.
+    A killed attempt counts until its last sign of life.
     """
     held = useful = gpu_s = all_s = 0.0
     attempts, cells, endings = 0, 0, Counter[str]()
@@ -101,7 +101,7 @@ def used(study: Study) -> str:
             useful += run["wall_s"]
             held += sum(seconds)
     if not cells:
-        return "no training of it is known on this machine"
+        return "no training of this study is known on this machine"
     retries = f"{attempts - cells} retries"
     if endings:
         named = {"InterruptedTrainingError": "after a last checkpoint", "running": "killed"}

@@ -22,11 +22,11 @@ def is_number(text: str) -> bool:
 def read_published(
     name: str, columns: Mapping[str, str], where: str, reference: Path = REFERENCE
 ) -> dict[Model, dict[str, str]]:
-    """Read a CSV of published figures. Every figure stays the text that is printed.
+    """Read a CSV of published figures. Every figure stays text, as it is printed.
 
     Args:
-        name: of the file.
-        columns: those that it needs; the key is the configuration key that names the column.
+        name: the name of the file.
+        columns: the columns it must have, each by the configuration key that names it.
         where: the start of an error message: the file, and the keys above ``columns``.
         reference: the folder of the published CSVs.
 
@@ -44,9 +44,9 @@ def read_published(
     for key, column in (("published", "backbone"), ("published", "attention"), *columns.items()):
         if column not in header:
             raise ConfigError(
-                f"{where}{key}: wants a column {column!r}; {file} has {', '.join(header)}"
+                f"{where}{key}: needs a column {column!r}; {file} has {', '.join(header)}"
             )
     published = {(row["backbone"], row["attention"]): row for row in rows}
     if len(published) < len(rows):
-        raise ConfigError(f"{file}: a backbone and attention have two rows")
+        raise ConfigError(f"{file}: found two rows of the same backbone and attention; needs one")
     return published

@@ -1,4 +1,4 @@
-"""Train a table's row again, in another folder, and compare with its records."""
+"""Train a table's row again in another folder, and compare the results with its records."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ from attngrid.study.cell import Cell
 from attngrid.study.paths import site
 from attngrid.study.schema import Study
 
-GRACE_S = 60  # for a last checkpoint
+GRACE_S = 60  # seconds to write a last checkpoint
 
 
 @dataclass(frozen=True)
 class Replication:
     """Repeated trainings of one condition."""
 
-    trained: int  # that finished
-    identical: int  # of them, those with the metrics of the record to the bit
-    records: int  # with which they are compared
+    trained: int  # trainings that finished
+    identical: int  # trainings whose metrics are bit-identical to the record
+    records: int  # records that they are compared with
     difference: float  # new mean of the top-1 error minus the records', in points
     limit: float  # the largest consistent difference
 
     @property
     def consistent(self) -> bool:
-        """Whether all metrics are equal to the bit, or the means within the limit."""
+        """Whether all metrics are bit-identical, or the means differ by at most the limit."""
         return self.identical == self.trained or abs(self.difference) <= self.limit
 
 
 def retrain(study: Study, cells: Sequence[Cell], folder: Path, budget_s: float) -> list[Cell]:
-    """Train cells again, one after the other, in a folder of their own.
+    """Train cells again, one after another, in a separate folder.
 
-    At the end of the budget a training is stopped at a checkpoint. The next call with the same
+    At the end of the budget, the training stops at a checkpoint. The next call with the same
     folder continues it and repeats no finished training.
 
     Returns:
@@ -74,7 +74,7 @@ def retrain(study: Study, cells: Sequence[Cell], folder: Path, budget_s: float) 
             if code is None:
                 break
             if code:
-                raise AttngridError(f"{cell.id}: its training ended with {code}, see above")
+                raise AttngridError(f"{cell.id}: training ended with status {code}; see above")
         finished.append(cell)
     return finished
 
@@ -113,10 +113,10 @@ def _record(folder: Path, cell: Cell) -> Path:
 
 
 def _limit(errors: Sequence[float], again: int, images: int) -> float:
-    """The largest difference of the means that is consistent, at 95 %.
+    """The largest consistent difference of the means, at 95 %.
 
-    With two records or more it is the half-width of the prediction interval over seeds; with one,
-    that of the sampling of the test images.
+    With two or more records it is the half-width of the prediction interval over seeds; with one
+    record, of the interval for the sampling of the test images.
     """
     n = len(errors)
     std = statistics.stdev(errors) if n > 1 else 0.0

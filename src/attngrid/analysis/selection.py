@@ -1,4 +1,4 @@
-"""How much the choice of the best epoch on the test set gains over the last epoch."""
+"""The gain from choosing the best epoch on the test set instead of the last epoch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def selection(cells: pd.DataFrame) -> pd.DataFrame:
 
     ``cells`` counts the measured cells and ``chosen`` those whose best epoch in top-1 is better
     than the last. ``mean``, ``low`` to ``high`` (its 95 % interval over cells) and ``largest``
-    are the gains: error of the last epoch minus error of the best one, in points.
+    describe the gain: error of the last epoch minus error of the best one, in points.
     """
     measured = cells[cells["state"] == "measured"].drop_duplicates("id")
     groups = [*measured.groupby("condition", sort=False), ("all", measured)]
@@ -23,7 +23,7 @@ def selection(cells: pd.DataFrame) -> pd.DataFrame:
         for metric in ("top1_error", "top5_error"):
             gains = (group[metric] - group[f"best_{metric}"]).astype(float)
             n, mean = len(gains), gains.mean()
-            half = stats.t.ppf(0.975, n - 1) * gains.sem()  # nan of one cell
+            half = stats.t.ppf(0.975, n - 1) * gains.sem()  # nan for a single cell
             low, high = mean - half, mean + half
             rows.append((condition, metric, n, chosen, mean, low, high, gains.max()))
     return pd.DataFrame(rows, columns=COLUMNS)

@@ -1,4 +1,4 @@
-"""What the records say about each claim; ``docs/evidence.md`` explains verdicts and columns."""
+"""Judge each claim by the records; ``docs/evidence.md`` explains verdicts and columns."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from attngrid.analysis.reference import Model
 from attngrid.core.files import write_atomically
 from attngrid.models.registry import trained_attention
 
-Row = dict[str, Any]  # of claims.csv
+Row = dict[str, Any]  # a row of claims.csv
 
 
 def judge_claims(
@@ -37,10 +37,10 @@ def judge_claims(
     Args:
         claims: the families' levels and smallest effects.
         found: the claims, as ``load_claims`` returns them.
-        cells: of one study or of many.
+        cells: the cells of one study or of many.
         complexity: the counts at the papers' full size.
-        reduced: also judge claims on other data or with other options than their own. Such
-            rows have the scope ``reduced setting``; they say nothing about the claim itself.
+        reduced: also judge claims on other data or options than they state. Such rows have the
+            scope ``reduced setting``; they say nothing about the claim itself.
     """
     measured = cells[cells["state"] == "measured"].drop_duplicates(["id", "attention"])
     # attentions that compute the same function share their records
@@ -63,7 +63,7 @@ def judge_claims(
 
 
 def write_claims(file: Path, results: pd.DataFrame) -> None:
-    """Write ``claims.csv`` atomically. Ten significant digits are the same on every machine."""
+    """Write ``claims.csv`` atomically, with ten digits, which are the same on every machine."""
     write_atomically(file, results.to_csv(index=False, float_format="%.10g"))
 
 
@@ -114,7 +114,7 @@ def _row(
         "counted": " ".join(counted),
         "verdict": verdict,
         "records": "",
-        "pooled_std": None,  # of all models of the condition; not written
+        "pooled_std": None,  # over all models of the condition; not written to the file
     }
     return row | more
 
@@ -128,7 +128,7 @@ def _margin(claim: Claim, claims: Claims) -> float | None:
     return None
 
 
-# Counts: equal in every printed digit, or not.
+# Counts must be equal in every printed digit.
 
 
 def _check_counts(
@@ -143,7 +143,7 @@ def _check_counts(
     if isinstance(claim.block, Cost):
         ours, than = counts
         counted = [str(count) for count in counts]
-        # exact: a tenth more is allowed, one more than that is not
+        # exact arithmetic: the share itself is allowed, one count more is not
         holds = ours - than <= Decimal(str(claim.block.at_most)) * than
     else:
         printed = claim.published[0] or ""
@@ -158,11 +158,11 @@ def as_printed(count: int, unit: float, printed: str) -> str:
     return str((Decimal(count) / Decimal(int(unit))).quantize(digits, ROUND_HALF_UP))
 
 
-# Errors: tests over seeds.
+# Errors are tested over seeds.
 
 
 def _test(claim: Claim, claims: Claims, measured: pd.DataFrame, *, reduced: bool) -> list[Row]:
-    """The claim in each condition in which all of its cells were measured."""
+    """Test the claim in each condition where all of its cells were measured."""
     block = claim.block
     assert isinstance(block, Tested)
     names = [trained_attention(name) for name in claim.attentions]
@@ -227,11 +227,11 @@ def _pooled_std(rows: pd.DataFrame, error: str) -> float | None:
 def _se_images(samples: Sequence[pd.DataFrame], error: str) -> float | None:
     """Standard error of the gain due to the sampling of the test images, in points.
 
-    Binomial, as if each network had images of its own. The networks share their images, so the
-    true standard error is at most this one; a record does not say which images were missed.
+    It is binomial, as if each network had its own images. The networks share their images, so the
+    true standard error is at most this one; a record does not say which images were wrong.
     """
     if len(samples) > 2:
-        return None  # each step of an order has its own
+        return None  # each step of an order has a separate one
     shares = [sample[error].mean() / 100 for sample in samples]
     images = [int(sample["test_images"].iloc[0]) for sample in samples]
     variances = [share * (1 - share) / n for share, n in zip(shares, images, strict=True)]
@@ -240,7 +240,7 @@ def _se_images(samples: Sequence[pd.DataFrame], error: str) -> float | None:
 
 def _correct_family(rows: Sequence[Row], family: Family, size: int) -> None:
     """Correct the tested claims of a family in one condition, and set their verdicts."""
-    # claims without records count, too: records that come later change no level
+    # claims without records count, too, so that later records do not change the levels
     missing = [None] * (size - len(rows))
     for name in ("p", "p_equivalent"):
         corrected = comparison.holm([*(row[name] for row in rows), *missing])
@@ -253,11 +253,11 @@ def _correct_family(rows: Sequence[Row], family: Family, size: int) -> None:
 
 
 def _verdict(row: Mapping[str, Any], alpha: float) -> str:
-    """Equivalence comes first: a difference below the smallest effect is none, however certain."""
+    """Equivalence comes first: a significant but too small difference does not matter."""
     equivalent = row["p_equivalent_holm"] is not None and row["p_equivalent_holm"] < alpha
     differs = row["p_holm"] is not None and row["p_holm"] < alpha
     if row["kind"] == "value":
-        # `p` is small where the printed figure is out of reach
+        # `p` is small if the printed figure is beyond the tolerance
         return "reproduced" if equivalent else "contradicted" if differs else "underpowered"
     if equivalent:
         return "equivalent"
@@ -267,16 +267,16 @@ def _verdict(row: Mapping[str, Any], alpha: float) -> str:
 
 
 def _seeds_needed(row: Mapping[str, Any], family: Family, size: int) -> int | None:
-    """The number of seeds per cell that would give a verdict; more than there are now."""
+    """The seeds per cell that would give a verdict, if more than there are now."""
     std = row["deviation"] or row["pooled_std"]
     if std is None:
         return None
-    level = family.alpha / size  # of Holm's first step
+    level = family.alpha / size  # the level of Holm's first step
     margin, effect, test = row["smallest_effect"], row["published_gain"], row["test"]
     needed = []
     if test != "prediction":
-        wanted = effect if effect is not None and effect > 0 else margin
-        needed.append(comparison.seeds_to_find(wanted, std, level, family.power, test))
+        to_detect = effect if effect is not None and effect > 0 else margin
+        needed.append(comparison.seeds_to_find(to_detect, std, level, family.power, test))
     needed.append(comparison.seeds_to_rule_out(margin, std, level, family.power, test))
     present = min(int(n) for n in row["n"].split())
     return next((n for n in needed if n is not None and n > present), None)

@@ -1,4 +1,4 @@
-"""From records to frames and verdicts, and trainings that are repeated."""
+"""Commands that read records: frames, verdicts, replication and export."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def collect(study: Study) -> None:
     results = frames.collect(study)
     frames.write_results(study, results)
     if (results.cells["state"] == "refused").any():
-        lines = [*frames.unfinished(results), "remove such a record to train its cell again"]
+        lines = [*frames.unfinished(results), "remove a refused record to train its cell again"]
         raise RecordError("\n".join(lines))
 
 
-@command(EVIDENCE, argument("only", metavar="STUDY", nargs="?", help="without it, of all records"))
+@command(EVIDENCE, argument("only", metavar="STUDY", nargs="?", help="by default all studies"))
 def claims(only: str | None) -> None:
-    """Judge the papers' claims by all records; of a STUDY, also by its own conditions."""
+    """Judge the papers' claims by all records, and by those of STUDY alone."""
     from attngrid.analysis.dependencies import require_statistics
 
     require_statistics()
@@ -52,10 +52,10 @@ def audit() -> None:
     EVIDENCE,
     argument("row", metavar="TABLE:ROW", help="tables/demo.grid.tex:ResNet-18"),
     argument("--budget", type=duration, default="30m", help="90s, 30m or 2h"),
-    argument("--into", type=Path, default="replication", help="where the trainings go"),
+    argument("--into", type=Path, default="replication", help="folder of the new trainings"),
 )
 def replicate(row: str, budget: float, into: Path) -> Iterator[str]:
-    """Train a table's row again, elsewhere; exit 0: consistent, 3: not, 4: nothing finished."""
+    """Train a table's row again; exit 0: consistent, 3: not consistent, 4: nothing finished."""
     from attngrid.analysis.dependencies import require_statistics
 
     require_statistics()
@@ -76,7 +76,7 @@ def export(study: Study, tensorboard: Path | None, wandb: Path | None) -> None:
     from attngrid.core.errors import ConfigError
 
     if not (tensorboard or wandb):
-        raise ConfigError("give --tensorboard FOLDER or --wandb FOLDER")
+        raise ConfigError("export: found no option; needs --tensorboard FOLDER or --wandb FOLDER")
     if tensorboard is not None:
         log.info("%s: %d records", tensorboard, to_tensorboard(study, tensorboard))
     if wandb is not None:

@@ -1,4 +1,4 @@
-"""How a command is declared, and what the commands share: STUDY and durations."""
+"""The declaration of commands, and their common arguments: STUDY and durations."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Run = Callable[..., Iterable[object] | None]
 class Command:
     """A command in a group of the help page. Its function takes the arguments by name.
 
-    The docstring of the function is the help. What the function returns is printed, a line each.
+    The docstring of the function is the help. Each item that the function returns is a line.
     """
 
     group: str
@@ -31,21 +31,21 @@ class Command:
     arguments: tuple[Argument, ...]
 
 
-# By name; the files of the stages fill it.
+# All commands by name; ``command`` fills it.
 COMMANDS: dict[str, Command] = {}
 
 
 def argument(*names: str, **options: Any) -> Argument:
-    """An argument of a command, as ``ArgumentParser.add_argument`` takes it."""
+    """An argument of a command, as for ``ArgumentParser.add_argument``."""
     return names, options
 
 
-# The function takes the Study itself.
+# ``main`` replaces its text by the Study.
 STUDY = argument("study", metavar="STUDY", nargs="?", help="see `attngrid --help`")
 
 
 def command(group: str, *arguments: Argument) -> Callable[[Run], Run]:
-    """Make a function a command of its name."""
+    """Register a function as the command with its name."""
 
     def register(run: Run) -> Run:
         COMMANDS[run.__name__.rstrip("_")] = Command(group, run, arguments)
@@ -55,7 +55,7 @@ def command(group: str, *arguments: Argument) -> Callable[[Run], Run]:
 
 
 def read_study(text: str | None) -> Study:
-    """The study that STUDY stands for."""
+    """Load the study that the argument STUDY names."""
     from attngrid.study.schema import find_study_file, load_study
 
     return load_study(find_study_file(text))
@@ -65,5 +65,5 @@ def duration(text: str) -> float:
     """``90s``, ``30m`` or ``1.5h`` in seconds."""
     match = re.fullmatch(r"(\d+\.?\d*)([smh])", text)
     if not match or not float(match[1]):
-        raise argparse.ArgumentTypeError(f"found {text!r}; 90s, 30m or 2h")
+        raise argparse.ArgumentTypeError(f"found {text!r}; needs a time such as 90s, 30m or 2h")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]

@@ -1,4 +1,4 @@
-"""``attngrid``: the parser, the messages and the exit codes. Heavy packages load in commands."""
+"""``attngrid``: parser, messages and exit codes. Only the commands import heavy packages."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ study.yaml in a study folder. CELL is a cell's id, or the beginning of one."""
 
 
 def configure_logging(level: int = logging.INFO) -> None:
-    """Print the package's messages from this level on as plain lines on stderr."""
-    logging.raiseExceptions = False  # a closed stderr ends no training
+    """Print the package's messages of this level or above on stderr."""
+    logging.raiseExceptions = False  # a closed stderr does not end a training
     logger = logging.getLogger("attngrid")
     logger.setLevel(level)
     logger.handlers = [logging.StreamHandler()]
@@ -35,7 +35,7 @@ def configure_logging(level: int = logging.INFO) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    # before or behind the command; only a given flag sets the level
+    # accepted before and after the command, so only a given flag sets the level
     flags = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     level: dict[str, Any] = {"action": "store_const", "dest": "level"}
     flags.add_argument("-v", "--verbose", const=logging.DEBUG, help="print details, too", **level)
@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; an error that the user can mend is one message, not a traceback."""
+    """Run a command; an error that the user can fix is one message, not a traceback."""
     argv, top = sys.argv[1:] if argv is None else argv, parser()
     # no option before the command takes a value
     name = next((word for word in argv if not word.startswith("-")), None)
@@ -85,9 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(line)
         sys.stdout.flush()
     except BrokenPipeError:
-        if name == "train":  # not of stdout: a training prints nothing there
+        if name == "train":  # a training prints nothing to stdout
             raise
-        # the reader of stdout has ended; the interpreter's last flush needs an open file
+        # stdout has no reader any more; the interpreter's last flush needs an open file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except AttngridError as error:

@@ -1,4 +1,4 @@
-"""What models cost, and what their attention looks at."""
+"""Commands that measure models: counts, cost and attention maps."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def complexity(models: str, output: Path) -> None:
     file = find_study_file(models)
     content = read_yaml(file)
     if isinstance(content, dict) and "study" in content:
-        # a user's module that cannot be counted is trained all the same
+        # a user's module that cannot be counted can still be trained
         text = table(models_of_study(validate(Study, content, file)), strict=False)
     else:
         text = table(models_of_grid(validate(CountedGrid, content, file)), strict=True)
@@ -45,14 +45,14 @@ def complexity(models: str, output: Path) -> None:
     argument("--backbones", nargs="+", metavar="NAME", help="only these"),
     argument("--attentions", nargs="+", metavar="NAME", help="only these"),
     argument("--datasets", nargs="+", metavar="NAME", help="only these"),
-    argument("--threads", type=int, help="of the CPU; without it one a core"),
-    argument("--again", action="store_true", help="also what is measured already"),
+    argument("--threads", type=int, help="CPU threads; by default one per core"),
+    argument("--again", action="store_true", help="measure again what has been measured"),
     argument("--render-only", action="store_true", help="measure nothing"),
 )
 def cost(
     grid: Path, threads: int | None, again: bool, render_only: bool, **only: list[str] | None
 ) -> Iterator[Path]:
-    """Measure time and memory of models on this machine; render all machines' measurements."""
+    """Measure time and memory of models on this machine; render those of all machines."""
     from attngrid.core.files import read_yaml
     from attngrid.core.validation import validate
     from attngrid.render.cost import write_costs
@@ -84,7 +84,7 @@ def visualize(study: Study) -> None:
         require_captum(study)
         from attngrid.measure.attention_maps import visualize as with_maps
 
-        maps = with_maps(study, maps)  # those of cells without weights stay as they are
+        maps = with_maps(study, maps)  # maps of cells without weights stay unchanged
     elif not maps.cells:
-        log.info("%s: without maps, since no cell has kept its weights", study.maps)
+        log.info("%s: no maps, because no cell has kept its weights", study.maps)
     write_maps(study.maps, maps)

@@ -1,4 +1,4 @@
-"""Tables, figures and the report, and from a table's row back to its records."""
+"""Commands that render tables, figures and the report, and explain a table's row."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from attngrid.cli.measure import visualize
 if TYPE_CHECKING:
     from attngrid.study.schema import Study
 
-NAMES = argument("names", metavar="NAME", nargs="*", help="without one, all")
+NAMES = argument("names", metavar="NAME", nargs="*", help="by default, all")
 
 
 @command(STEPS, STUDY, NAMES)
 def table(study: Study, names: list[str]) -> None:
-    """Write a study's tables, or those named, as LaTeX, Markdown and CSV."""
+    """Write all tables of a study, or some, as LaTeX, Markdown and CSV."""
     from attngrid.render.current import write_tables
 
     write_tables(study, names)
@@ -25,7 +25,7 @@ def table(study: Study, names: list[str]) -> None:
 
 @command(STEPS, STUDY, NAMES)
 def figure(study: Study, names: list[str]) -> None:
-    """Draw a study's figures, or those named, as PDF and PNG."""
+    """Draw all figures of a study, or some, as PDF and PNG."""
     from attngrid.render.current import write_figures
 
     write_figures(study, names)
@@ -33,7 +33,7 @@ def figure(study: Study, names: list[str]) -> None:
 
 @command(STEPS, STUDY)
 def report(study: Study) -> None:
-    """Write the page that shows a study's tables and figures."""
+    """Write an HTML page with a study's tables and figures."""
     from attngrid.render.current import write_page
 
     write_page(study)
@@ -45,7 +45,7 @@ def report(study: Study) -> None:
     argument("--ended", action="store_true", help="no cell of the study runs any more"),
 )
 def current(study: Study, ended: bool) -> None:
-    """Collect whatever records exist and render everything; train nothing."""
+    """Collect the existing records and render everything; train nothing."""
     from attngrid.measure.maps_file import with_weights
     from attngrid.render.current import render_current
 
@@ -59,7 +59,7 @@ def current(study: Study, ended: bool) -> None:
 
 @command(EVIDENCE, argument("row", metavar="TABLE:ROW", help="tables/demo.grid.tex:ResNet-18"))
 def explain(row: str) -> Iterator[str]:
-    """Print the chain from a table's row to its records and the commands that make them."""
+    """Print the records behind a table's row and the commands that make them."""
     from attngrid.render.trace import explain as chain
 
     return chain(row)

@@ -1,4 +1,4 @@
-"""A user's study: make it, plan it, see where it is, archive and import its records."""
+"""A user's study: create it, plan it, see its progress, archive and import its records."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@command(YOUR_STUDY, argument("folder", type=Path, help="a new one; the study takes its name"))
+@command(YOUR_STUDY, argument("folder", type=Path, help="a new folder; the study gets its name"))
 def init(folder: Path) -> Iterator[Path]:
-    """Make a folder for your own study, with a working example of everything in it."""
+    """Create a folder for your own study, with a working example of everything."""
     from attngrid.study.scaffold import init as make_folder
 
     yield from make_folder(folder)
-    log.info("now: cd %s && snakemake --cores all", shlex.quote(str(folder)))
+    log.info("next: cd %s && snakemake --cores all", shlex.quote(str(folder)))
 
 
 @command(
-    YOUR_STUDY, STUDY, argument("--gpu", help="A100, H100 and so on; without it the cluster's")
+    YOUR_STUDY, STUDY, argument("--gpu", help="A100, H100 and so on; by default the cluster's")
 )
 def plan(study: Study, gpu: str | None) -> Iterator[str]:
     """Estimate how many hours a study takes, and say what the estimate is based on."""
@@ -47,7 +47,7 @@ def status(study: Study) -> Iterator[str]:
 @command(
     YOUR_STUDY,
     STUDY,
-    argument("--other-code", action="store_true", help="also records of other code"),
+    argument("--other-code", action="store_true", help="also archive records of other code"),
 )
 def archive(study: Study, other_code: bool) -> Iterator[str]:
     """Move stale records to the archive; the next run trains their cells again."""
@@ -55,25 +55,25 @@ def archive(study: Study, other_code: bool) -> Iterator[str]:
 
     moved = archive_records(study, other_code=other_code)
     yield from (f"{file} -> {now}" for file, now in moved)
-    log.info("%s: %d files put aside", study.study, len(moved))
+    log.info("%s: %d files moved", study.study, len(moved))
 
 
 @command(
     YOUR_STUDY,
     argument("folder", type=Path, metavar="FOLDER", help="a copy of results/, or records"),
-    argument("--study", dest="only", help="whose they are; without it any study in config/"),
+    argument("--study", dest="only", help="their study; by default any study in config/"),
 )
 def import_(folder: Path, only: str | None) -> Iterator[str]:
-    """Check records that were made on another machine, and file them."""
+    """Check records that were made on another machine, and import them."""
     from attngrid.core.errors import RecordError
     from attngrid.records.importing import import_folder, known_studies
 
     studies = known_studies() if only is None else [read_study(only)]
     found = import_folder(folder, studies)
-    yield from (f"filed {file}" for file in found.filed)
-    yield from (f"goes on {cell.checkpoint}" for cell in found.continued)
-    counts = f"{len(found.filed)} records filed, {len(found.skipped)} were here"
-    counts += f", {len(found.refused)} refused; {len(found.continued)} checkpoints"
+    yield from (f"imported {file}" for file in found.filed)
+    yield from (f"imported {cell.checkpoint}" for cell in found.continued)
+    counts = f"{len(found.filed)} records imported, {len(found.skipped)} already here"
+    counts += f", {len(found.refused)} refused; {len(found.continued)} checkpoints imported"
     log.info("%s: %s", folder, counts)
     if found.refused:
         raise RecordError("\n".join(["refused:", *found.refused]))

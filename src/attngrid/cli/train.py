@@ -1,4 +1,4 @@
-"""Datasets, trainings, the choice of hyperparameters, and tests of kept weights."""
+"""Commands that prepare datasets, train, choose hyperparameters and test kept weights."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def prepare(study: Study, dataset: str | None, thorough: bool) -> None:
         "--max-runtime",
         type=duration,
         metavar="TIME",
-        help="90s, 30m or 2h: what would take longer does not start, or stops at a checkpoint",
+        help="90s, 30m or 2h: a longer training does not start, or stops at a checkpoint",
     ),
 )
 def train(file: str | None, cell: str, record: Path | None, max_runtime: float | None) -> None:
@@ -68,9 +68,9 @@ def train(file: str | None, cell: str, record: Path | None, max_runtime: float |
     start_training(study, configuration, study.find_cell(cell), record, flag)
 
 
-@command(STEPS, STUDY, argument("name", metavar="NAME", help="of a file in its tuning/, no .json"))
+@command(STEPS, STUDY, argument("name", metavar="NAME", help="a file in tuning/, without .json"))
 def tune(study: Study, name: str) -> None:
-    """Choose a model's learning rate and weight decay by its trials."""
+    """Choose a model's learning rate and weight decay from its trials."""
     from attngrid.records.tuning import choose_hyperparameters
     from attngrid.study.labels import setting_label
 
@@ -82,7 +82,7 @@ def tune(study: Study, name: str) -> None:
 @command(
     EVIDENCE,
     argument("record", type=Path, metavar="RECORD"),
-    argument("--data", type=Path, help="folder of the datasets, if not the site's"),
+    argument("--data", type=Path, help="folder of the datasets; by default that of site.yaml"),
     argument("--device", choices=("auto", "cpu", "cuda"), default="auto"),
 )
 def evaluate(record: Path, data: Path | None, device: str) -> Iterator[str]:
@@ -91,15 +91,15 @@ def evaluate(record: Path, data: Path | None, device: str) -> Iterator[str]:
     from attngrid.study.paths import data_folder
     from attngrid.training.evaluation import evaluate_record
 
-    cell, there, found = evaluate_record(record, data or data_folder(), device)
+    cell, stored, found = evaluate_record(record, data or data_folder(), device)
     yield f"{cell.label}: {cell.condition}"
     same = True
     for name in ("top1_error", "top5_error"):
-        recorded, now = getattr(there.metrics, name), found[f"test_{name}"]
+        recorded, now = getattr(stored.metrics, name), found[f"test_{name}"]
         same &= recorded == now
         yield f"{name}  recorded {recorded:.4f} %  now {now:.4f} %"
     if not same:
         raise RecordError(
-            f"{record}: these weights do not make its errors; it was trained on "
-            f"{there.run['device_name']} with torch {there.run['torch']}"
+            f"{record}: these weights do not reproduce its errors; it was trained on "
+            f"{stored.run['device_name']} with torch {stored.run['torch']}"
         )

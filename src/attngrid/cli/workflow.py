@@ -1,4 +1,4 @@
-"""What the Snakefile does before its jobs start and after they end."""
+"""Functions that the Snakefile calls before its jobs start and after they end."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ log = logging.getLogger(__name__)
 def open_study(workflow: Any, config: Mapping[str, Any]) -> tuple[Study, Planner]:
     """Check all configuration files, write the study's snapshot and print its summary.
 
-    The process of a single job reads the same files, but it neither prints nor changes anything.
+    The process of a single job reads the same files, but prints no summary.
 
     Returns:
-        The study of ``config``, and the planner of its jobs' wall times.
+        The study of ``config``, and the planner of its jobs' run times.
     """
     configure_logging()
     set_home(workflow.current_basedir)
@@ -67,15 +67,15 @@ def open_study(workflow: Any, config: Mapping[str, Any]) -> tuple[Study, Planner
     log.info("%s", summary(planner))
     if superseded := study.superseded:
         log.info(
-            "study %s: not trained, since there are records of their names and another "
-            "configuration: %s. `attngrid archive` puts those aside",
+            "study %s: these cells are not trained, because records of another configuration have "
+            "their names: %s. `attngrid archive` moves these records away",
             *(study.study, ", ".join(superseded)),
         )
     return study, planner
 
 
 def before_jobs(workflow: Any, study: Study) -> None:
-    """Raise a ConfigError, before the first job starts, if a needed job could not run."""
+    """Before the first job starts, raise a ConfigError if a needed job could not run."""
     jobs = list(workflow.dag.needrun_jobs())
     trained = [job.wildcards.cell for job in jobs if job.rule.name in ("trial", "train")]
     require_runnable(study, trained)
@@ -92,7 +92,7 @@ def before_jobs(workflow: Any, study: Study) -> None:
 def after_run(study: Study, *, failed: bool = False) -> None:
     """Print the hours used. After a failure, also render the records that exist.
 
-    A run with a deadline only trains; its records are rendered elsewhere.
+    A run with a deadline only trains; another run renders its records.
     """
     if failed and deadline() == math.inf:
         subprocess.run(["attngrid", "current", "--ended", str(study.snapshot)])

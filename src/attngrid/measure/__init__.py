@@ -1,1 +1,1 @@
-"""What models cost and show: counts, time, memory and attention maps."""
+"""Measurements of models: parameters, MACs, time, memory and attention maps."""

@@ -13,19 +13,19 @@ from attngrid.training.batches import make_batches
 from attngrid.training.loop import choose_device, make_deterministic
 from attngrid.training.weights import load_model
 
-CLASSES = 4  # the maps are of the first held-out image of each of the first classes
+CLASSES = 4  # maps show the first held-out image of each of this many classes
 SIDE = 7  # height and width of the last stage of the papers' networks at 224×224
 
 
 def visualize(study: Study, kept: Maps) -> Maps:
-    """Make the maps of each model of a study, from its first seed with a record and weights.
+    """Make the maps of each model of a study whose first seed has a record and weights.
 
-    Networks run in float32 and evaluation mode. The maps in ``kept`` of other cells are kept,
-    since their weights may be gone.
+    Networks run in float32 and evaluation mode. Maps of other cells in ``kept`` stay, because
+    their weights may have been deleted.
 
     Raises:
-        ConfigError: a spatial map of a user's module that is not N×1×H×W, or a user's backbone
-            without ``stages``.
+        ConfigError: a user's module has a spatial map that is not N×1×H×W, or a user's backbone
+            has no ``stages``.
         DataError: missing images.
         RecordError: weights of another cell.
     """
@@ -44,25 +44,25 @@ def visualize(study: Study, kept: Maps) -> Maps:
         if not hasattr(model, "stages"):
             raise ConfigError(
                 f"backbone {cell.backbone!r} has no attribute `stages`, the module whose output "
-                "Grad-CAM looks at"
+                "Grad-CAM needs"
             )
-        logits, own = own_map(model, x_NCHW)
+        logits, spatial = own_map(model, x_NCHW)
         grad_cam_NHW = grad_cam(model, x_NCHW, first.labels_N.to(device))
         cells[cell.id] = CellMaps(
             labels=first.labels_N.tolist(),
             predicted=logits.argmax(1).tolist(),
             grad_cam_KHW=grad_cam_NHW.cpu().numpy(),
-            own_KHW=own[1].cpu().numpy() if own else None,
-            site=own[0] if own else None,
+            own_KHW=spatial[1].cpu().numpy() if spatial else None,
+            site=spatial[0] if spatial else None,
         )
-        # cells with fewer classes have the first of the same images
+        # cells with fewer classes use the first of these images
         if len(first) >= len(images.get(cell.dataset, ())):
             images[cell.dataset] = first.pixels_NCHW.permute(0, 2, 3, 1).numpy()
     return Maps(images, cells)
 
 
 def grad_cam(model: nn.Module, x_NCHW: Tensor, labels_N: Tensor) -> Tensor:
-    """Grad-CAM of each image's class on the output A of the last stage, by captum, N×H×W.
+    """Grad-CAM (N×H×W) of each image's class on the output A of the last stage, by captum.
 
     ``ReLU(Σ_c α_c A_c)``, where α_c is the mean of ∂logit/∂A_c over positions (Selvaraju et al.,
     ICCV 2017, eqs. 1 and 2).
@@ -78,8 +78,8 @@ def grad_cam(model: nn.Module, x_NCHW: Tensor, labels_N: Tensor) -> Tensor:
 def own_map(model: nn.Module, x_NCHW: Tensor) -> tuple[Tensor, tuple[str, Tensor] | None]:
     """The logits, and the ``spatial_map`` of an attention module near the end of the network.
 
-    It is the last module whose input has ``SIDE`` × ``SIDE`` positions or more, or else the last
-    of those with the largest input.
+    It is the last module whose input has ``SIDE`` × ``SIDE`` positions or more. If there is none,
+    it is the last of the modules with the largest input.
 
     Returns:
         Logits N×classes; the module's name and its map N×H×W, or None if no module has one.
@@ -98,14 +98,14 @@ def own_map(model: nn.Module, x_NCHW: Tensor) -> tuple[Tensor, tuple[str, Tensor
         hook.remove()
     if not sites:
         return logits, None
-    name, module, inside = max(reversed(sites), key=lambda site: min(SIDE, *site[2].shape[2:]))
+    name, module, inputs = max(reversed(sites), key=lambda site: min(SIDE, *site[2].shape[2:]))
     spatial_map = module.spatial_map
     assert callable(spatial_map)
-    map_N1HW: Tensor = spatial_map(inside)
-    expected = (len(inside), 1, *inside.shape[2:])
+    map_N1HW: Tensor = spatial_map(inputs)
+    expected = (len(inputs), 1, *inputs.shape[2:])
     if tuple(map_N1HW.shape) != expected:
         raise ConfigError(
             f"{name}: {type(module).__name__}.spatial_map gives {tuple(map_N1HW.shape)} for an "
-            f"input of {tuple(inside.shape)}, expected {expected}"
+            f"input of {tuple(inputs.shape)}, expected {expected}"
         )
     return logits, (name, map_N1HW[:, 0].float())

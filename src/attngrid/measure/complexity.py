@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates of a model, counted with fvcore.
+"""Count the parameters and multiply-accumulates (MACs) of a model with fvcore.
 
 A multiply-accumulate counts once: fvcore calls it a flop, and CBAM's Table 4 prints it as GFLOPs.
 ``macs`` are those of convolutions, linear layers and attention products for one image.
@@ -47,7 +47,7 @@ MAC_OPERATORS = {
 NORM_OPERATORS = ("batch_norm", "group_norm", "instance_norm", "layer_norm")
 
 # Reviewed operators that multiply no matrices: elementwise ones, reductions, poolings, reorderings.
-# An operator that neither fvcore nor this list knows is an error, so that no product is missed.
+# An operator that neither fvcore nor this list knows is an error, so that no MACs are missed.
 COST_FREE_OPERATORS = (
     *("abs", "add", "add_", "div", "div_", "exp", "mul", "mul_", "neg", "pow", "sub", "sub_"),
     *("elu", "gelu", "hardsigmoid", "hardswish", "hardswish_", "hardtanh", "hardtanh_"),
@@ -75,7 +75,7 @@ class Model:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def create(self) -> nn.Module:
-        """Build it."""
+        """Build the model."""
         sized = {"input_size": self.input_size, **self.options}
         return create_model(
             self.backbone, self.attention, num_classes=self.num_classes, stem=self.stem, **sized
@@ -92,13 +92,13 @@ class Model:
         Raises:
             UncountedOperatorError: as ``count``; the message names the model.
         """
-        # A random initialisation would take longer than the counting.
+        # On the meta device there is no random initialisation, which takes longer than counting.
         with torch.device("meta"):
             model = self.create()
         try:
             by_torch = torch_macs(model, self.input_size)
         except (NotImplementedError, RuntimeError):
-            by_torch = None  # a user's module whose computation depends on values
+            by_torch = None  # a user's module reads values, which meta tensors lack
         model.to_empty(device="cpu")
         for buffer in model.buffers():
             buffer.zero_()  # buffers of indices must be valid
@@ -132,8 +132,8 @@ def table(models: Iterable[Model], *, strict: bool) -> str:
     """The models' counts as CSV.
 
     Raises:
-        AttngridError: a model that cannot be counted, if ``strict``; otherwise its counts stay
-            empty, and a warning says why.
+        AttngridError: a model cannot be counted, if ``strict``; otherwise its row has empty
+            counts, and a warning says why.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, [*MODEL_KEY, *COUNTED], lineterminator="\n")
@@ -150,7 +150,7 @@ def table(models: Iterable[Model], *, strict: bool) -> str:
 
 
 def count(model: nn.Module, input_size: int) -> dict[str, int]:
-    """Count a model, which has memory, on one image of 3×H×W with H = W = ``input_size``.
+    """Count a model (not on the meta device) on one image of 3×H×W with H = W = ``input_size``.
 
     Returns:
         ``params`` (learnable ones), ``macs`` = ``conv_macs`` + ``linear_macs`` + ``product_macs``

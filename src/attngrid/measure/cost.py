@@ -1,6 +1,6 @@
-"""What attention costs on this machine: latency, images per second, memory.
+"""Measure the cost of attention on this machine: latency, images per second, memory.
 
-Each model is measured in a new process, together with the same backbone without attention, in
+A new process measures each model together with the same backbone without attention, in
 alternating rounds, so that a ratio compares times of the same run.
 """
 
@@ -48,11 +48,11 @@ from attngrid.training.loop import (
 
 log = logging.getLogger(__name__)
 
-# The performance options without a note in the column `switches`.
+# The default options; the column `switches` lists only others.
 USUAL = Performance(compile=False, cuda_graphs=False)
-SAMPLE_S = 0.2  # a sample is the mean of as many calls as take this long
+SAMPLE_S = 0.2  # a sample is the mean over as many calls as fit into this time
 WARM_UP_CALLS = 3  # on a GPU, where a graph is recorded in the second call
-MEMORY_STEPS = 2  # from the second on there is the optimizer's momentum
+MEMORY_STEPS = 2  # the second step runs with all of the optimizer's state
 # The learning rate is so small that no weight becomes infinite on images of noise.
 RECIPE = Recipe(
     epochs=1,
@@ -64,10 +64,10 @@ RECIPE = Recipe(
 
 
 def models_to_measure(grid: CostGrid) -> list[Model]:
-    """The models that a configuration asks for, each once, those of small images first.
+    """The models that a configuration selects, each once, smallest images first.
 
     Raises:
-        UnknownNameError: a backbone or attention that none of them has, or an unknown dataset.
+        UnknownNameError: a backbone or attention that no model has, or an unknown dataset.
     """
     blocks = grid.models
     if blocks is None:
@@ -88,15 +88,15 @@ def models_to_measure(grid: CostGrid) -> list[Model]:
 
 
 def measure_all(grid: CostGrid, threads: int, *, again: bool = False) -> list[str]:
-    """Measure each model without a row for this machine, and write its row at once.
+    """Measure each model that has no row for this machine; write each row immediately.
 
     Args:
-        grid: which models, and how.
-        threads: CPU threads.
+        grid: the models, and how to measure them.
+        threads: the number of CPU threads.
         again: also measure the models that have a row.
 
     Returns:
-        The models that could not be measured, each with the reason.
+        One line per model that could not be measured, with the reason.
 
     Raises:
         UnknownNameError: as ``models_to_measure``.
@@ -122,7 +122,7 @@ def measure_all(grid: CostGrid, threads: int, *, again: bool = False) -> list[st
         except Exception as error:  # a user's module may raise anything
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
             if isinstance(error, BrokenProcessPool):
-                reason = "its process was ended; too little memory?"
+                reason = "its process was ended, perhaps because memory ran out"
             failed.append(f"{label}: {reason}")
             log.warning("not measured: %s", failed[-1])
         else:
@@ -133,7 +133,7 @@ def measure_all(grid: CostGrid, threads: int, *, again: bool = False) -> list[st
 
 
 def machine_of(grid: CostGrid, model: Model, threads: int) -> dict[str, Any]:
-    """The columns that identify the machine, with the performance options unlike ``USUAL``."""
+    """The columns that identify the machine and the options that differ from ``USUAL``."""
     device = choose_device(grid.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     options = resolve(grid, model, device).model_dump()
@@ -149,12 +149,12 @@ def machine_of(grid: CostGrid, model: Model, threads: int) -> dict[str, Any]:
 
 
 def resolve(grid: CostGrid, model: Model, device: torch.device) -> Performance:
-    """The performance options of a model, with ``auto`` decided."""
+    """The performance options of a model, with a value for each ``auto``."""
     return performance.resolve(grid.performance, device, grid.batch * model.input_size**2)
 
 
 def _end_with_parent() -> None:
-    """Watch the parent, so that a forgotten process does not slow down the next measurement."""
+    """End this process with its parent, so that it cannot slow down a later measurement."""
 
     def watch() -> None:
         parent = parent_process()
@@ -166,15 +166,15 @@ def _end_with_parent() -> None:
 
 
 def measure(model: Model, grid: CostGrid, threads: int) -> dict[str, Any]:
-    """Memory and times of a model; to be called in a new process.
+    """Measure memory and times of a model; call this in a new process.
 
     Raises:
-        ConfigError: a model that cannot be built.
-        RuntimeError, MemoryError: a model that does not run, or not in this memory.
+        ConfigError: the model cannot be built.
+        RuntimeError, MemoryError: the model does not run, or memory is too small.
     """
     device = choose_device(grid.device)
     make_deterministic(0, threads, strict=False)
-    # a small step first, to load what every training loads
+    # a small step first, to load the libraries that every training loads
     small = Model("resnet18", "none", "cifar", 10, 32, {"width": 1 / 16})
     Network(small, grid.model_copy(update={"batch": 2}), device).training()
     before_mb = memory_mb(device)
@@ -202,7 +202,7 @@ def measure(model: Model, grid: CostGrid, threads: int) -> dict[str, Any]:
 
 
 class Network:
-    """A model with its optimizer and one batch of noise."""
+    """A model with its optimizer and one batch of random images."""
 
     def __init__(self, model: Model, grid: CostGrid, device: torch.device) -> None:
         self.precision, self.device = grid.precision, device
@@ -217,7 +217,7 @@ class Network:
         self.labels_N = torch.randint(model.num_classes, (grid.batch,), device=device)
 
     def training(self) -> None:
-        """One training step."""
+        """Run one training step."""
         train_step(
             self.network,
             [(self.images_NCHW, self.labels_N)],
@@ -229,11 +229,11 @@ class Network:
         )
 
     def inference(self) -> None:
-        """The logits of a batch."""
+        """Compute the logits of a batch."""
         self._forward(self.images_NCHW)
 
     def latency(self) -> None:
-        """The logits of one image."""
+        """Compute the logits of one image."""
         self._forward(self.images_NCHW[:1])
 
     def _forward(self, images_NCHW: torch.Tensor) -> None:
@@ -241,13 +241,13 @@ class Network:
             self.network(images_NCHW)
 
     def seconds(self, name: str, calls: int) -> float:
-        """Mean time of a call of ``training``, ``inference`` or ``latency``."""
+        """The mean seconds of a call of ``training``, ``inference`` or ``latency``."""
         self.model.train(name == "training")
-        work = getattr(self, name)
+        method = getattr(self, name)
         self._synchronize()
         start = time.perf_counter()
         for _ in range(calls):
-            work()
+            method()
         self._synchronize()
         return (time.perf_counter() - start) / calls
 
@@ -279,9 +279,9 @@ def _quartiles(column: str, values: Sequence[float]) -> dict[str, float]:
 
 
 def memory_mb(device: torch.device, *, peak: bool = False) -> float:
-    """Memory in use now, or its peak since the last call without ``peak``.
+    """The memory in use, or its peak since the last call without ``peak``.
 
-    On a GPU that of torch's allocator; on a CPU that of the process. 0 if the system is not Linux.
+    On a GPU, torch's allocator reports it; on a CPU, it is the process's memory (0 without Linux).
     """
     if device.type == "cuda":
         if peak:
@@ -292,7 +292,7 @@ def memory_mb(device: torch.device, *, peak: bool = False) -> float:
     if not status.is_file():
         return 0.0
     if not peak:
-        with suppress(OSError):  # without permission the peak is that since the process began
+        with suppress(OSError):  # without permission, the peak counts from the start of the process
             Path("/proc/self/clear_refs").write_text("5", "utf-8")
     found = re.search(rf"{'VmHWM' if peak else 'VmRSS'}:\s+(\d+) kB", status.read_text("utf-8"))
     assert found is not None

@@ -18,14 +18,14 @@ from attngrid.study.cell import MODEL_KEY
 
 FILE = Path("results/cost.csv")
 MACHINE = ("device_name", "device", "threads", "precision", "batch", "torch", "switches")
-# What is timed, and the column of its median: latency of one image, the others of a batch.
+# Each timed quantity and the column of its median. Latency is of one image, the others of a batch.
 TIMED = {
     "latency": "latency_ms",
     "inference": "inference_images_per_s",
     "training": "training_images_per_s",
 }
-# Medians and quartiles. A ratio is of a model's time to that of the same backbone without attention
-# in the same run.
+# Medians and quartiles. A ratio divides a model's time by that of the same backbone without
+# attention in the same run.
 COLUMNS = (
     *MODEL_KEY,
     *MACHINE,
@@ -44,7 +44,7 @@ Row = dict[str, str]
 
 
 def read_costs(file: Path = FILE) -> list[Row]:
-    """All rows, as text; none without a file."""
+    """All rows, as text; an empty list if there is no file."""
     file = shipped(file)
     if not file.is_file():
         return []
@@ -54,9 +54,9 @@ def read_costs(file: Path = FILE) -> list[Row]:
 
 
 def keep_cost(row: Mapping[str, Any]) -> None:
-    """Write a row in place of the one of the same model and machine, or at the end.
+    """Replace the row of the same model and machine, or append one.
 
-    Several processes may do so at once.
+    Several processes may call this at the same time.
     """
     FILE.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(FILE.with_name(f".{FILE.name}.lock")):
@@ -67,7 +67,7 @@ def keep_cost(row: Mapping[str, Any]) -> None:
 
 
 def identity(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """A row's model and machine."""
+    """The values that identify a row: its model and machine."""
     return tuple(str(row[name]) for name in (*MODEL_KEY, *MACHINE))
 
 

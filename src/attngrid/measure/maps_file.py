@@ -1,4 +1,4 @@
-"""The attention maps of a study: ``results/<study>/maps.npz``, read and written without torch."""
+"""Read and write a study's attention maps, ``results/<study>/maps.npz``, without torch."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class CellMaps:
 
 @dataclass(frozen=True)
 class Maps:
-    """A study's attention maps: uint8 images K×H×W×3 by dataset, and maps by the cell's id."""
+    """A study's attention maps: uint8 images K×H×W×3 by dataset, and maps by cell id."""
 
     images: dict[str, NDArray[np.uint8]]
     cells: dict[str, CellMaps]
 
 
 def pictured(study: Study) -> list[Cell]:
-    """The cells whose maps a study shows: the first seed of each model in each condition."""
+    """The cells whose maps a study shows: the first seed of each model and condition."""
     first: dict[tuple[str, str, str], Cell] = {}
     for cell in study.cells:
         first.setdefault((cell.condition, cell.backbone, cell.attention), cell)
@@ -74,7 +74,7 @@ def read_maps(file: Path) -> Maps:
     """Read maps, without unpickling anything.
 
     Raises:
-        RecordError: a file that is not one of ``write_maps``.
+        RecordError: ``write_maps`` did not write this file, or it is damaged.
     """
     try:
         with np.load(file, allow_pickle=False) as stored:
@@ -87,8 +87,8 @@ def read_maps(file: Path) -> Maps:
         }
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise RecordError(
-            f"{file}: cannot be read: {error}; remove it and `attngrid visualize` makes it anew "
-            "from the weights there are"
+            f"{file}: cannot be read: {error}; remove it; `attngrid visualize` makes it again "
+            "from the kept weights"
         ) from None
     kind = "images/"
     images = {name.removeprefix(kind): arrays[name] for name in arrays if name.startswith(kind)}

@@ -1,1 +1,1 @@
-"""What a training leaves behind: its record, its status and what the code was."""
+"""The record and the status of each cell, and the code that made them."""

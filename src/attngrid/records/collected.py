@@ -17,7 +17,7 @@ def collected(study: Study) -> Path:
 
 
 def latest(study: Study) -> Path:
-    """Holds the name of the ``collected`` file that the frames belong to.
+    """The file with the name of the ``collected`` file that the frames belong to.
 
     It is absent while frames are written, and after an import.
     """
@@ -28,12 +28,12 @@ def prepare_collection(study: Study) -> None:
     """Write the study's snapshot, and make Snakemake collect again where frames are outdated.
 
     If the frames belong to another configuration, the snapshot gets a new modification time, so
-    that all that is made from it is made again. Call this before Snakemake builds its DAG: if the
-    ``collected`` file disappeared later, a run that has just made it would fail.
+    that Snakemake updates everything that depends on it. Call this before Snakemake builds its
+    DAG: if the ``collected`` file disappeared later, a run that has just made it would fail.
     """
     study.write_snapshot()
     found = latest(study).read_text("utf-8") if latest(study).is_file() else None
-    if found != (mark := collected(study)).name:
-        mark.unlink(missing_ok=True)
+    if found != (marker := collected(study)).name:
+        marker.unlink(missing_ok=True)
         if found is not None:
             study.snapshot.touch()

@@ -1,4 +1,4 @@
-"""The time, and which code runs."""
+"""The current time, and the version of the code."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 
 def now() -> str:
-    """The time as UTC, in ISO 8601."""
+    """The current time in UTC, as ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def code_version() -> str | None:
-    """The commit of the checkout that this package runs from, with ``+changes`` if it is edited.
+    """The commit of this package's checkout, with ``+changes`` if files are edited.
 
-    Without a repository it is the environment variable ``ATTNGRID_COMMIT``, or None.
+    Outside a repository: the environment variable ``ATTNGRID_COMMIT``, or None.
     """
     folder = Path(__file__).resolve().parent
 

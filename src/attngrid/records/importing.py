@@ -1,4 +1,4 @@
-"""Records that were made on another machine: each is checked, then filed as if made here."""
+"""Import records from another machine: check each one, then copy it into its study's results."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from attngrid.study.schema import Study
 
 logger = logging.getLogger(__name__)
 
-# The name of a cell's file, as ``Cell.id`` makes it.
+# A file name (without suffix) of a cell: its ``Cell.id``.
 ID = re.compile(r".+-[0-9a-f]{8}")
-# The folders that have files of each kind.
+# The folders that files with each suffix belong to.
 FOLDERS = {".json": ("records", "trials"), ".ckpt": ("checkpoints",)}
-# An error is a number of images; rounding may change it by this share of them.
+# Each error is a whole number of images. This fraction of all images is allowed for rounding.
 ROUNDING = 1e-6
 
 
 class ImportedRun(BaseModel, strict=True):
-    """What a record from elsewhere has to say of its run, among other things."""
+    """The fields that the ``run`` block of an imported record must have."""
 
     device: str
     device_name: str
@@ -52,14 +52,14 @@ class ImportedRun(BaseModel, strict=True):
 
 
 class ImportedRecord(BaseModel):
-    """The part of a record that only an imported one is checked for."""
+    """The block that is checked in imported records only."""
 
     run: ImportedRun
 
 
 @dataclass
 class Imported:
-    """What happened to each file: filed, skipped because it was here, or refused with a reason."""
+    """The files that were copied, were here already, or were refused, each with the reason."""
 
     filed: list[Path] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
@@ -70,7 +70,7 @@ class Imported:
 def known_studies() -> list[Study]:
     """The studies configured in this folder, in its ``config/`` and in the checkout's.
 
-    A configuration with a mistake is passed over with a warning.
+    A configuration with a mistake is skipped with a warning.
     """
     found: dict[str, Study] = {}
     for folder in dict.fromkeys((Path(), Path("config"), home() / "config")):
@@ -81,21 +81,21 @@ def known_studies() -> list[Study]:
                     study = validate(Study, content, file)
                     found.setdefault(study.study, study)
             except ConfigError as error:
-                logger.warning("passed over: %s", error)
+                logger.warning("skipped: %s", error)
     return list(found.values())
 
 
 def import_folder(folder: Path, studies: Sequence[Study]) -> Imported:
-    """File the records of a folder, and the checkpoints of cells without a record.
+    """Copy the records in a folder, and the checkpoints of cells without a record.
 
-    The folder is for instance a copy of another machine's ``results``; the cells may be of any of
-    the studies. A record is a JSON file with a cell's id as its name, in the folder itself or in a
-    folder ``records`` or ``trials`` below it. A checkpoint is a ``.ckpt`` file with such a name in
-    a folder ``checkpoints``; its content is checked when its training continues. A folder
-    ``status`` beside them says how far a cell has come, and what it took.
+    The folder may be a copy of another machine's ``results``, with cells of any of the studies. A
+    record is a JSON file named by its cell's id, in the folder itself or in a folder ``records`` or
+    ``trials`` below it. A checkpoint is a ``.ckpt`` file with such a name in ``checkpoints``; its
+    content is checked when its training continues. The folder ``status`` beside them has the
+    epoch that each cell has reached, and its attempts.
 
     Raises:
-        RecordError: the folder has neither records nor checkpoints.
+        RecordError: the folder has no records and no checkpoints.
     """
     if not folder.is_dir():
         raise RecordError(f"{folder}: there is no such folder")
@@ -108,9 +108,10 @@ def import_folder(folder: Path, studies: Sequence[Study]) -> Imported:
             study, cell = _cell(file, studies)
             with locked(cell):
                 if file.suffix == ".ckpt":
-                    result.continued += [cell] * _file_checkpoint(file, cell)
-                elif _file_record(file, cell):
-                    # the next run collects again, whatever the files' times
+                    if _copy_checkpoint(file, cell):
+                        result.continued.append(cell)
+                elif _copy_record(file, cell):
+                    # the next run collects again, regardless of modification times
                     latest(study).unlink(missing_ok=True)
                     result.filed.append(cell.record)
                 else:
@@ -122,52 +123,52 @@ def import_folder(folder: Path, studies: Sequence[Study]) -> Imported:
 
 
 def _find(folder: Path, suffix: str) -> Iterator[Path]:
-    """Files of a cell's name, in a folder of their kind or at the top."""
+    """Files named by a cell's id, at the top or in a folder for their suffix."""
     for file in sorted(folder.rglob(f"*{suffix}")):
-        place = file.relative_to(folder).parts[:-1]
-        expected = not place or place[-1] in FOLDERS[suffix]
-        if expected and "archive" not in place and ID.fullmatch(file.stem):
+        parents = file.relative_to(folder).parts[:-1]
+        expected = not parents or parents[-1] in FOLDERS[suffix]
+        if expected and "archive" not in parents and ID.fullmatch(file.stem):
             yield file
 
 
 def _cell(file: Path, studies: Sequence[Study]) -> tuple[Study, Cell]:
-    """The cell or trial with a file's name, in the study that its folder names."""
+    """The cell or trial that a file is named by; its folder names the study if several have it."""
     known = [(study, study.training(file.stem)) for study in studies if study.has(file.stem)]
     if not known:
         names = cell_names(file.stem)
         others = [id for study in studies for id in study.trainings if cell_names(id) == names]
         if others:
-            raise RecordError(f"is of another configuration of the cell that is {others[0]} now")
-        raise RecordError(f"is of no cell of {', '.join(study.study for study in studies)}")
+            raise RecordError(f"belongs to another configuration; expected {others[0]}")
+        raise RecordError(f"belongs to no cell of {', '.join(study.study for study in studies)}")
     if len(known) > 1:  # <study>/records/<file>
         known = [one for one in known if one[0].study in file.absolute().parts[-3:-2]] or known
     if len(known) > 1:
         names = " and ".join(study.study for study, _ in known)
-        raise RecordError(f"is a cell of {names}; say which by --study")
+        raise RecordError(f"is a cell of {names}; choose one with --study")
     return known[0]
 
 
-def _file_record(file: Path, cell: Cell) -> bool:
-    """Copy a record; False where the same one is here."""
+def _copy_record(file: Path, cell: Cell) -> bool:
+    """Copy a record; return False if the same record is here already."""
     metrics = _checked_metrics(file, cell)
     is_new = not cell.record.is_file()
     if is_new:
         write_atomically(cell.record, file.read_bytes())
     elif read_trial(cell.record, cell).metrics != metrics:
-        raise RecordError(f"has other numbers than {cell.record}")
-    for left in (cell.checkpoint, cell.checkpoint.with_suffix(".previous")):
-        left.unlink(missing_ok=True)
+        raise RecordError(f"has other metrics than {cell.record}")
+    for checkpoint in (cell.checkpoint, cell.checkpoint.with_suffix(".previous")):
+        checkpoint.unlink(missing_ok=True)
     merge_attempts(cell.status, _status_beside(file))
     if cell.status.is_file():
         write_status(cell.status, "done")
     return is_new
 
 
-def _file_checkpoint(file: Path, cell: Cell) -> bool:
-    """Copy a checkpoint unless the cell has a record, or has come as far here."""
+def _copy_checkpoint(file: Path, cell: Cell) -> bool:
+    """Copy a checkpoint unless the cell has a record, or has reached the same epoch here."""
     status = _status_beside(file)
-    as_far = cell.checkpoint.is_file() and reached(cell.status) >= reached(status)
-    if cell.record.is_file() or as_far:
+    is_ahead = cell.checkpoint.is_file() and reached(cell.status) >= reached(status)
+    if cell.record.is_file() or is_ahead:
         return False
     write_atomically(cell.checkpoint, file.read_bytes())
     merge_attempts(cell.status, status)
@@ -177,7 +178,7 @@ def _file_checkpoint(file: Path, cell: Cell) -> bool:
 
 
 def _copy_failures(folder: Path, studies: Sequence[Study]) -> None:
-    """Copy the status of cells that failed or diverged there, and were never started here."""
+    """Copy the status of cells that failed or diverged elsewhere and were never started here."""
     for file in sorted(folder.rglob("status/*.json")):
         state = (read_status(file) or {}).get("state")
         with suppress(RecordError, OSError):
@@ -192,7 +193,7 @@ def _status_beside(file: Path) -> Path:
 
 
 def _checked_metrics(file: Path, cell: Cell) -> Metrics | None:
-    """The metrics of a record whose figures are possible for its cell; a trial may have none."""
+    """Read a record, check that its metrics are possible for its cell, and return them."""
     record = read_trial(file, cell) if cell.validation else read_record(file, cell)
     name = record.config["recipe"].get("name")
     if name != cell.recipe_name:
@@ -204,17 +205,17 @@ def _checked_metrics(file: Path, cell: Cell) -> Metrics | None:
 
 
 def _require_plausible(metrics: Metrics, cell: Cell) -> None:
-    epochs, wanted_epochs = [line.epoch for line in metrics.curve], cell.recipe.epochs
-    if epochs != list(range(1, wanted_epochs + 1)):
+    epochs, needed_epochs = [line.epoch for line in metrics.curve], cell.recipe.epochs
+    if epochs != list(range(1, needed_epochs + 1)):
         raise RecordError(
-            f"metrics.curve: found {len(epochs)} epochs; {cell.recipe_name} has {wanted_epochs}"
+            f"metrics.curve: found {len(epochs)} epochs; {cell.recipe_name} has {needed_epochs}"
         )
     images = find_dataset(cell.dataset).images
     if images is not None and cell.options.classes is None:
         train, test = images
-        wanted = (train - cell.validation, cell.validation or test)
-        if (found := (metrics.train_images, metrics.test_images)) != wanted:
-            raise RecordError(f"metrics: found {found} training and test images; needs {wanted}")
+        needed = (train - cell.validation, cell.validation or test)
+        if (found := (metrics.train_images, metrics.test_images)) != needed:
+            raise RecordError(f"metrics: found {found} training and test images; needs {needed}")
     for line in metrics.curve:
         where = f"metrics.curve: epoch {line.epoch}"
         if line.test_top5_error > line.test_top1_error:
@@ -223,5 +224,5 @@ def _require_plausible(metrics: Metrics, cell: Cell) -> None:
             wrong = error * metrics.test_images / 100
             if abs(wrong - round(wrong)) > ROUNDING * metrics.test_images:
                 raise RecordError(
-                    f"{where}: {error} % of {metrics.test_images} images is no number of images"
+                    f"{where}: {error} % of {metrics.test_images} is not a whole number of images"
                 )

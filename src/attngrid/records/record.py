@@ -46,7 +46,7 @@ class Metrics(Strict):
     curve: Annotated[tuple[Epoch, ...], Field(strict=False, min_length=1)]
 
     @model_validator(mode="after")
-    def _headline_is_the_curves(self) -> Metrics:
+    def _headline_matches_curve(self) -> Metrics:
         for name, value in headline([vars(line) for line in self.curve]).items():
             if getattr(self, name) != value:
                 raise ValueError(f"{name}: found {getattr(self, name)}; the curve has {value}")
@@ -54,7 +54,7 @@ class Metrics(Strict):
 
 
 def headline(curve: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The errors of a curve's last epoch, and those of its epoch of the least top-1 error."""
+    """The errors of a curve's last epoch and of the epoch with the lowest top-1 error."""
     last, best = curve[-1], min(curve, key=lambda line: line["test_top1_error"])
     return {
         "top1_error": last["test_top1_error"],
@@ -66,7 +66,7 @@ def headline(curve: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 class Record(Strict):
-    """A measured cell. Equal to the bit: two records with equal ``config`` and ``metrics``."""
+    """The record of a trained cell. Bit-identical runs have equal ``config`` and ``metrics``."""
 
     config: dict[str, Any]
     metrics: Metrics
@@ -79,9 +79,9 @@ class Trial(Record):
     metrics: Metrics | None  # type: ignore[assignment]
 
     @model_validator(mode="after")
-    def _metrics_or_why_not(self) -> Trial:
+    def _has_metrics_or_diverged(self) -> Trial:
         if (self.metrics is None) != ("diverged" in self.run):
-            raise ValueError("a trial has either metrics or, in its run, diverged")
+            raise ValueError("needs either metrics or run.diverged")
         return self
 
 
@@ -117,7 +117,7 @@ def _read(kind: type[AnyRecord], file: Path, cell: Cell | None) -> AnyRecord:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RecordError(f"{file}: config: {type(error).__name__}: {error}") from None
     if not matches:
-        raise RecordError(f"{file}: config: is not that of this cell, or not of its digest")
+        raise RecordError(f"{file}: config: is not that of this cell, or does not match its digest")
     return record
 
 
@@ -125,7 +125,7 @@ def read_cell(file: Path) -> tuple[Cell, Record]:
     """Read a record and make the cell of its ``config`` block.
 
     Raises:
-        RecordError: as ``read_record``; or a user's file that changed or is missing.
+        RecordError: as ``read_record``; or a user's file that has changed or is missing.
     """
     record = read_record(file)
     try:
@@ -136,12 +136,12 @@ def read_cell(file: Path) -> tuple[Cell, Record]:
 
 
 def write_model(file: Path, model: BaseModel) -> None:
-    """Write a model as JSON, atomically."""
+    """Write a pydantic model as JSON, atomically."""
     write_atomically(file, json.dumps(model.model_dump(mode="json"), indent=1) + "\n")
 
 
 def read_model(kind: type[AnyModel], file: Path) -> AnyModel:
-    """Read a model from JSON, in which each number is finite.
+    """Read a pydantic model from JSON; NaN and infinity are errors.
 
     Raises:
         RecordError: not JSON, or a missing or impossible field; the message names the file, the

@@ -1,8 +1,8 @@
-"""Records of another configuration or of other code than what would be trained now.
+"""Find records whose configuration or code is not the current one.
 
 A record of another configuration is superseded: its cell is not trained until the record is
-archived. A record of other code is shown as such and still counts: an edited comment changes the
-digest of the sources, too.
+archived. A record of other code is marked and still counts, because even an edited comment
+changes the digest of the sources.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from attngrid.records.record import Record
 from attngrid.study.cell import Cell
 from attngrid.study.schema import Study
 
-REMEDY = "`attngrid archive` puts it aside, and the next run trains this cell again"
-# The sources that decide a record's numbers, from the folder of the package: networks, images,
-# the training loop with what it calls, and recipes. A new file of these folders belongs to them.
+REMEDY = "`attngrid archive` moves it away, and the next run trains this cell again"
+# The sources that decide a record's numbers, relative to the package: networks, images, the
+# training loop and what it calls, and recipes. A new file in these folders counts automatically.
 SOURCES = ("models", "data", "training", "study/recipe.py", "study/recipes.yaml")
-# Files of ``training`` that start, stop, save and test a training.
+# The exceptions: files of ``training`` that start, stop, save and test a training.
 OTHERS = {
     "devices.py",
     "evaluation.py",
@@ -51,12 +51,12 @@ def code_digest() -> str:
 
 
 def other_code(record: Record) -> bool:
-    """Whether a record names other code than this; older records name none."""
+    """Whether a record was made by other code; older records do not say."""
     return record.run.get("code") not in (None, code_digest())
 
 
 def describe_code(run: Mapping[str, Any]) -> str:
-    """What a record's ``run`` block says of its code; empty where it is this code."""
+    """Describe the code that a ``run`` block names; empty if it is the current code."""
     commit = f"commit {str(run.get('commit') or 'unknown')[:8]}"
     if run.get("code") is None:
         return f"unknown version, {commit}"
@@ -64,7 +64,7 @@ def describe_code(run: Mapping[str, Any]) -> str:
 
 
 def read_run(cell: Cell) -> dict[str, Any] | None:
-    """The ``run`` block of a cell's record, without its checks; None without a readable one."""
+    """The unchecked ``run`` block of a cell's record; None if it cannot be read."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         run = json.loads(cell.record.read_text("utf-8"))["run"]
         return run if isinstance(run, dict) else None
@@ -72,9 +72,9 @@ def read_run(cell: Cell) -> dict[str, Any] | None:
 
 
 def stale_records(study: Study) -> dict[str, tuple[Path, str]]:
-    """The superseded records of a study, each by the id of the cell that waits, with a message."""
+    """A study's superseded records by the id of the current cell, each with a message."""
     return {
-        id: (file, f"{file}: is of another configuration of this cell; {REMEDY}")
+        id: (file, f"{file}: belongs to another configuration of this cell; {REMEDY}")
         for id, file in study.superseded.items()
     }
 
@@ -82,8 +82,8 @@ def stale_records(study: Study) -> dict[str, tuple[Path, str]]:
 def archive(study: Study, *, other_code: bool = False) -> list[tuple[Path, Path]]:
     """Move a study's superseded records to its ``archive/``; return each file's two paths.
 
-    With ``other_code`` also move the records of other code and of an unknown version, and what
-    their trials chose.
+    With ``other_code`` also move the records of other or unknown code, and the tuning results of
+    such trials.
     """
     files = list(study.superseded.values())
     if other_code:

@@ -23,18 +23,18 @@ from attngrid.study.cluster import slurm_job
 logger = logging.getLogger(__name__)
 
 STATES = ("done", "running", "waiting", "failed", "diverged")
-# The message of a training that ended without a record and without a reason.
+# The message for a process that ended without a record and without an error.
 STOPPED = "stopped before its end; the next run goes on from its last checkpoint"
 # The environment variable with the time at which the current Snakemake run began.
 RUN_BEGAN = "ATTNGRID_RUN_BEGAN"
-RETRY_S = 1.0  # between two tries to take a lock
+RETRY_S = 1.0  # seconds between two attempts to lock
 
 
 def write_status(file: Path, state: str, message: str = "", **more: Any) -> None:
-    """Write a cell's state, one of ``STATES``; its attempts and the epoch it has reached are kept.
+    """Write a cell's state, one of ``STATES``; keep its attempts and the epoch it has reached.
 
-    The message says why the cell has no record. ``more`` may be ``epoch`` and ``epochs``,
-    ``top1_accuracy`` and ``left_s``.
+    The message says why the cell has no record. ``more`` may be ``epoch``, ``epochs``,
+    ``top1_accuracy`` and ``left_s``, the estimated seconds to the end.
     """
     old, process = _read(file) or {}, _process()
     attempts = old.get("attempts", [])
@@ -46,22 +46,22 @@ def write_status(file: Path, state: str, message: str = "", **more: Any) -> None
 
 
 def read_status(file: Path) -> dict[str, Any] | None:
-    """Read a cell's status; None without a readable file.
+    """Read a cell's status; None if there is no readable file.
 
-    A status that says ``running``, of a process of this machine that has ended, is ``failed``.
+    ``running`` becomes ``failed`` if the process ran on this machine and has ended.
     """
     status = _read(file)
     if status is None or status["state"] != "running":
         return status
-    gone = status.get("host") == socket.gethostname() and not _is_alive(status["pid"])
-    return {**status, "state": "failed", "message": STOPPED} if gone else status
+    ended = status.get("host") == socket.gethostname() and not _is_alive(status["pid"])
+    return {**status, "state": "failed", "message": STOPPED} if ended else status
 
 
 def read_attempts(file: Path) -> list[dict[str, Any]]:
     """The attempts in a cell's status file, the oldest first.
 
-    Each has ``began`` and ``heard`` (when it was last heard of) in seconds since 1970, ``gpus``,
-    the process, and a ``state``: ``running``, ``done`` or the name of an error.
+    Each has its start ``began`` and its last sign of life ``heard`` in seconds since 1970,
+    ``gpus``, its process, and a ``state``: ``running``, ``done`` or the name of an error.
     """
     attempts: list[dict[str, Any]] = (_read(file) or {}).get("attempts", [])
     return attempts
@@ -73,7 +73,7 @@ def reached(file: Path) -> int:
 
 
 def epochs_in_checkpoint(cell: Cell) -> int:
-    """Epochs that a training of this cell does not repeat."""
+    """The number of epochs that the cell's checkpoint saves."""
     return reached(cell.status) if cell.checkpoint.is_file() else 0
 
 
@@ -87,10 +87,10 @@ def _read(file: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def attempt(file: Path, gpus: int, **more: Any) -> Iterator[None]:
-    """Add an attempt to a cell's status, which says ``running``; note how the attempt ends.
+    """Add an attempt to a cell's status, set its state to ``running``, and note how it ends.
 
-    The attempt holds so many GPUs; ``more`` is as for ``write_status``. A training goes on where
-    its status cannot be written.
+    ``gpus`` is the number of GPUs it uses; ``more`` is as for ``write_status``. The training
+    continues if its status cannot be written.
     """
     began = time.time()
     this = {**_process(), "gpus": gpus, "devices": os.environ.get("CUDA_VISIBLE_DEVICES")}
@@ -147,36 +147,36 @@ def has_diverged(file: Path) -> str:
 
 @contextmanager
 def locked(cell: Cell, *, wait: bool = False) -> Iterator[None]:
-    """Hold a cell's lock, so that one process trains it or files its record.
+    """Hold a cell's lock, so that only one process trains it or imports its record.
 
-    The operating system releases the lock when the process ends, however it ends. With ``wait``,
-    wait for that, and say so.
+    The operating system releases the lock when the process ends, even if it is killed. With
+    ``wait``, log a message and wait for the lock.
 
     Raises:
-        BusyCellError: another process holds it, and ``wait`` is false.
+        BusyCellError: another process holds the lock, and ``wait`` is false.
         WriteError: the file system has no locks.
     """
     cell.lock.parent.mkdir(parents=True, exist_ok=True)
-    told = False
+    reported = False
     while True:
-        # opened anew for each try: a lock file that was removed locks nothing
+        # open it for each try: a lock on a removed file excludes no other process
         with cell.lock.open("ab") as stream:
-            if _take(stream.fileno(), cell.lock):
+            if _try_lock(stream.fileno(), cell.lock):
                 yield
                 return
-        if not told:
+        if not reported:
             status = read_status(cell.status) or {}
             process = f"process {status.get('pid', '?')} on {status.get('node', '?')}"
             busy = f"{cell.id}: is being trained by {process}"
             if not wait:
                 raise BusyCellError(f"{busy}; nothing was done")
-            remedy = f"If that process is gone, remove {cell.lock}"
-            logger.info("%s; waiting for its end. %s", busy, remedy)
-            told = True
+            remedy = f"If that process does not exist any more, remove {cell.lock}"
+            logger.info("%s; waiting until it ends. %s", busy, remedy)
+            reported = True
         time.sleep(RETRY_S)
 
 
-def _take(descriptor: int, file: Path) -> bool:
+def _try_lock(descriptor: int, file: Path) -> bool:
     """Try to take a lock; False where another process holds it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -184,7 +184,7 @@ def _take(descriptor: int, file: Path) -> bool:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             return False
         raise WriteError(
-            f"{file}: this file system has no file locks ({error.strerror}), which keep two "
+            f"{file}: this file system has no file locks ({error.strerror}), which stop two "
             "processes from training one cell; mount it with locks (NFS 4, Lustre with `flock`), "
             "or name another folder as `results` in site.yaml"
         ) from error

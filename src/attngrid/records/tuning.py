@@ -1,4 +1,4 @@
-"""The best hyperparameters of a model, chosen by the records of its tuning trials."""
+"""Choose the best hyperparameters of a model from the records of its tuning trials."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from attngrid.study.schema import Study
 
 
 class Hyperparameters(Strict):
-    """What the trials vary in a recipe."""
+    """The hyperparameters of a recipe that the trials vary."""
 
     learning_rate: Positive
     weight_decay: WeightDecay
@@ -31,9 +31,9 @@ class TrialResult(Hyperparameters):
 
 
 class TuningResult(Strict):
-    """A model's trials and the hyperparameters of the smallest error.
+    """A model's trials and the hyperparameters with the lowest error.
 
-    Of equal errors, the smaller learning rate is chosen, then the smaller weight decay.
+    A tie goes to the smaller learning rate, then to the smaller weight decay.
     """
 
     chosen: Hyperparameters
@@ -42,30 +42,30 @@ class TuningResult(Strict):
     @model_validator(mode="after")
     def _check_chosen(self) -> TuningResult:
         if self.chosen != _best(self.trials):
-            raise ValueError("chosen is not the setting of the least validation_top1_error")
+            raise ValueError("chosen: is not the setting with the lowest validation_top1_error")
         return self
 
 
 def _best(trials: Iterable[TrialResult]) -> Hyperparameters | None:
-    ended = [trial for trial in trials if trial.validation_top1_error is not None]
-    if not ended:
+    finished = [trial for trial in trials if trial.validation_top1_error is not None]
+    if not finished:
         return None
-    best = min(ended, key=lambda t: (t.validation_top1_error, t.learning_rate, t.weight_decay))
+    best = min(finished, key=lambda t: (t.validation_top1_error, t.learning_rate, t.weight_decay))
     return Hyperparameters(learning_rate=best.learning_rate, weight_decay=best.weight_decay)
 
 
 def choose_hyperparameters(study: Study, name: str) -> tuple[Path, TuningResult]:
     """Choose the best hyperparameters of a model by its trials; return the file and its content.
 
-    The name is that of the file in the study's ``tuning/``, without ``.json``.
+    ``name`` is the file's name in the study's ``tuning/``, without ``.json``.
 
     Raises:
-        UnknownNameError: no choice of the study has this name.
-        DivergedTrialsError: all trials diverged; the status of each tuned cell says so, too.
-        RecordError: a trial's record is missing, or of another trial.
+        UnknownNameError: the study tunes no model under this name.
+        DivergedTrialsError: all trials diverged; each tuned cell gets the status ``diverged``.
+        RecordError: a trial's record is missing or belongs to another trial.
     """
     if name not in study.choices:
-        raise UnknownNameError(f"choice of study {study.study}", name, study.choices)
+        raise UnknownNameError(f"tuning result of study {study.study}", name, study.choices)
     cell = study.choices[name]
     assert cell.choice is not None
     results = []
@@ -92,12 +92,12 @@ def read_tuning_result(cell: Cell) -> TuningResult:
     """Read the result of a tuned cell's trials.
 
     Raises:
-        RecordError: no JSON, a field that is missing or invalid, or the result of other trials.
+        RecordError: not JSON, a missing or invalid field, or the result of other trials.
     """
     file = cell.choice
     assert file is not None
     if not file.is_file():
-        raise RecordError(f"{file}: is not there; `attngrid tune` makes it")
+        raise RecordError(f"{file}: does not exist; `attngrid tune` writes it")
     result = read_model(TuningResult, file)
     # The id of a trial contains its digest, so equal ids are equal trials.
     expected = [(t.id, t.recipe.learning_rate, t.recipe.weight_decay) for t in cell.trials]
@@ -107,7 +107,7 @@ def read_tuning_result(cell: Cell) -> TuningResult:
 
 
 def with_best_hyperparameters(cell: Cell) -> Cell:
-    """A tuned cell with its chosen hyperparameters; any other cell as it is."""
+    """A tuned cell with its chosen hyperparameters; any other cell unchanged."""
     if cell.tuning is None:
         return cell
     chosen = read_tuning_result(cell).chosen

@@ -1,4 +1,4 @@
-"""The claims and their verdicts as tables: one of every claim, one of the statements."""
+"""Tables of the claims and their verdicts: one of all claims, one of all statements."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ REDUCED_CAPTION = (
 )
 SOURCE, PUBLISHED = Head("Claim", "Source"), Head("Published", "Figure")
 OURS = [Head("Ours", title) for title in ("Figure", "95 % interval", "n", "Verdict")]
-Line = dict[Any, Any]  # of claims.csv
+Line = dict[Any, Any]  # a row of claims.csv
 
 
 def claims_table(results: pd.DataFrame, study: str = "") -> Table:
-    """Every claim, or what was measured of a study; printed counts have one row per statement."""
+    """A table of all claims, or of those a study measured; printed counts share a row."""
     caption = CAPTION
     if study:
         results = results[results["condition"] != ""]
@@ -118,7 +118,7 @@ def _label(line: Line) -> str:
 
 
 def _tested(line: Line) -> list[str]:
-    """The published figure, ours, its interval, the seeds and the verdict."""
+    """The texts of a row: published figure, ours, its interval, seeds and verdict."""
     published = figure = interval = n = MISSING
     is_value = line["kind"] == "value"
     if is_value:
@@ -141,7 +141,7 @@ def _tested(line: Line) -> list[str]:
 
 
 def _printed(lines: Sequence[Line]) -> list[str]:
-    """How many printed counts are ours in every digit, in the columns of ``_tested``."""
+    """The texts of a row of printed counts: how many of ours match in every digit."""
     published, verdict = f"{len(lines)} figures", _verdicts(lines)
     if verdict == MISSING:
         return [published, *[MISSING] * 4]
@@ -150,7 +150,7 @@ def _printed(lines: Sequence[Line]) -> list[str]:
 
 
 def _verdicts(lines: Sequence[Line]) -> str:
-    """``3 reproduced, 1 underpowered``; only the word where all have the same verdict."""
+    """For example ``3 reproduced, 1 underpowered``; a single word if all verdicts are equal."""
     found = Counter(line["verdict"] for line in lines)
     if len(found) == 1:
         (verdict,) = found
@@ -159,7 +159,7 @@ def _verdicts(lines: Sequence[Line]) -> str:
 
 
 def _range(texts: Sequence[str]) -> str:
-    """The least to the greatest gain; figures without a sign are listed."""
+    """The smallest to the largest gain; a list of figures if they have no sign."""
     texts = list(dict.fromkeys(text for text in texts if text != MISSING))
     if len(texts) < 2 or texts[0][0] not in "+-":
         return " / ".join(texts) or MISSING

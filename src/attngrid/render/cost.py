@@ -1,4 +1,4 @@
-"""The cost of attention: added multiply-accumulates beside added time, and tables of both."""
+"""Figure and tables of the cost of attention: added multiply-accumulates and added time."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ FILES = [Path("figures") / f"cost.{kind}" for kind in ("pdf", "png")]
 TITLES = {"latency": "Latency of one image", "inference": "Inference", "training": "Training"}
 GEOMETRY = ("stem", "num_classes", "input_size")
 MODEL = (*GEOMETRY, "backbone", "attention")
-TITLE_CHARACTERS = 60  # as wide as a panel
-# Percent up to which an axis is linear, so that 0 and negative values have a place.
+TITLE_CHARACTERS = 60  # that fit above a panel
+# Each axis is linear up to this percentage, so that it can show 0 and negative values.
 LINEAR_MACS, LINEAR_TIME = 0.01, 1.0
 
 
@@ -44,7 +44,7 @@ def write_costs(file: Path = FILE, complexity: Path = COMPLEXITY) -> list[Path]:
 
 
 def added_macs(complexity: Path) -> dict[tuple[str, ...], float]:
-    """Percent that an attention adds to its backbone's MACs, by the values of ``MODEL``."""
+    """The percentage that attention adds to the backbone's MACs, by the values of ``MODEL``."""
     if not shipped(complexity).is_file():
         return {}
     frame = read_frame(shipped(complexity))
@@ -57,8 +57,8 @@ def added_macs(complexity: Path) -> dict[tuple[str, ...], float]:
 def draw_costs(costs: list[Row], added: Mapping[tuple[str, ...], float]) -> Figure:
     """Added time against added multiply-accumulates, one row of panels per machine and size.
 
-    The colour is the attention module's, the marker the backbone's, the bar the quartiles over
-    the rounds. On the dashed line time grows as the multiply-accumulates do.
+    The colour shows the attention module, the marker the backbone, the bar the quartiles over the
+    rounds. On the dashed line, time grows in proportion to the multiply-accumulates.
     """
     points = [
         (row, added[key])
@@ -103,7 +103,7 @@ def draw_costs(costs: list[Row], added: Mapping[tuple[str, ...], float]) -> Figu
 
 
 def _line(row: Row) -> tuple[str, ...]:
-    """What the panels of one row share."""
+    """The machine and the size that the panels of one row share."""
     return (machine_label(row), *(row[name] for name in GEOMETRY))
 
 

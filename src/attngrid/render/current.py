@@ -1,4 +1,4 @@
-"""A study's tables, figures and report, one by one or all at once from whatever records exist."""
+"""Write a study's tables, figures and report, from the records that exist."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ log = logging.getLogger(__name__)
 
 
 def write_tables(study: Study, names: Iterable[str] = ()) -> None:
-    """Write the tables of these names, or all; the others are written even if one fails.
+    """Write the tables of these names, or all; if one fails, the others are still written.
 
     Raises:
-        UnknownNameError: before anything is written.
-        AttngridError: a line for each table that failed.
+        UnknownNameError: a name is unknown; nothing is written.
+        AttngridError: tables failed; one line for each.
     """
-    names = _known(f"table of study {study.study}", names, study.descriptions)
+    names = _checked_names(f"table of study {study.study}", names, study.descriptions)
     failed: list[str] = []
     _write_tables(study, load_results(study.study), names, failed)
-    _raise(failed)
+    _raise_errors(failed)
 
 
 def write_figures(study: Study, names: Iterable[str] = ()) -> None:
     """Draw the figures of these names, or all; raises as ``write_tables``."""
-    names = _known(f"figure of study {study.study}", names, study.figures)
+    names = _checked_names(f"figure of study {study.study}", names, study.figures)
     failed: list[str] = []
     _write_figures(study, load_results(study.study), names, failed)
-    _raise(failed)
+    _raise_errors(failed)
 
 
 def write_page(study: Study) -> None:
@@ -51,38 +51,38 @@ def write_page(study: Study) -> None:
 def render_current(study: Study, ended: bool) -> None:
     """Collect the records that exist; write tables, verdicts, figures and report.
 
-    ``ended``: no cell of the study runs any more.
+    ``ended`` says that no cell of the study runs any more.
 
     Raises:
-        AttngridError: a line for each file that could not be made; all others are written.
+        AttngridError: files failed; one line for each. All others are written.
     """
     frames.write_results(study, frames.collect(study, ended=ended))
-    results = load_results(study.study)  # the same frames as every other command
+    results = load_results(study.study)  # read back, so that every command uses the same frames
     failed: list[str] = []
     tables = _write_tables(study, results, study.descriptions, failed)
     if has_statistics():
-        with _noted(failed):
+        with _collect_errors(failed):
             write_verdicts(study)
     else:
         log.warning('no verdicts and no bold: pip install "attngrid[evidence]"')
     figures = _write_figures(study, results, study.figures, failed)
-    with _noted(failed):
+    with _collect_errors(failed):
         write_report(study, results, tables, study_claims(study), figures)
     log.info("%s: %s", study.study, frames.counts(results.cells))
     if results.trials is not None:
         log.info("%s, trials: %s", study.study, frames.counts(results.trials))
     for line in frames.unfinished(results):
         log.info("  %s", line)
-    _raise(failed)
+    _raise_errors(failed)
 
 
 def _write_tables(
     study: Study, results: Results, names: Iterable[str], failed: list[str]
 ) -> list[Table]:
-    """Write tables; return them, and add the messages of those that fail."""
+    """Write and return tables; add the messages of those that fail to ``failed``."""
     tables = []
     for name in names:
-        with _noted(failed):
+        with _collect_errors(failed):
             file = study.descriptions[name]
             table = build_table(study, results.summary, file, cells=results.cells)
             write_table(table)
@@ -93,10 +93,10 @@ def _write_tables(
 def _write_figures(
     study: Study, results: Results, names: Iterable[str], failed: list[str]
 ) -> list[str]:
-    """The names of the figures that were drawn; the messages of the others are added."""
+    """Draw figures; return their names, and add the messages of the others to ``failed``."""
     drawn = []
     for name in names:
-        with _noted(failed):
+        with _collect_errors(failed):
             from attngrid.render.figures import write_figure  # matplotlib takes a second to import
 
             write_figure(study, name, results)
@@ -104,7 +104,7 @@ def _write_figures(
     return drawn
 
 
-def _known(kind: str, names: Iterable[str], known: Iterable[str]) -> Iterable[str]:
+def _checked_names(kind: str, names: Iterable[str], known: Iterable[str]) -> Iterable[str]:
     for name in names:
         if name not in known:
             raise UnknownNameError(kind, name, known)
@@ -112,13 +112,13 @@ def _known(kind: str, names: Iterable[str], known: Iterable[str]) -> Iterable[st
 
 
 @contextmanager
-def _noted(failed: list[str]) -> Iterator[None]:
+def _collect_errors(failed: list[str]) -> Iterator[None]:
     try:
         yield
     except AttngridError as error:
         failed.append(str(error))
 
 
-def _raise(failed: list[str]) -> None:
+def _raise_errors(failed: list[str]) -> None:
     if failed:
         raise AttngridError("\n".join(failed))

@@ -1,4 +1,4 @@
-"""What a table shows, as data: the typed form of the files in ``workflow/tables/``."""
+"""Table descriptions: the typed form of the files in ``workflow/tables/``."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ class Column(Strict):
     decimals: NonNegativeInt = 2
 
     @model_validator(mode="after")
-    def _something(self) -> Column:
+    def _has_a_quantity(self) -> Column:
         if not (self.published or self.counted or self.measured or self.cost or self.recipe):
-            raise ValueError("names none of published, counted, measured, cost and recipe")
+            raise ValueError("needs at least one of published, counted, measured, cost and recipe")
         return self
 
 
@@ -70,7 +70,7 @@ class Models(Strict):
 
 
 class Description(Strict):
-    """What a table shows: one file in ``workflow/tables/``."""
+    """The content of a table: one file in ``workflow/tables/``."""
 
     caption: str
     published: str | None = Field(None, description="file in reference/ with the printed figures")
@@ -97,9 +97,9 @@ class Description(Strict):
         at_study_size = {None, "params", "macs", "fvcore_total"}
         for number, column in enumerate(self.columns if self.counted_at is None else ()):
             if column.counted not in at_study_size:
-                raise ValueError(f"columns.{number}.counted: {column.counted!r} wants counted_at")
+                raise ValueError(f"columns.{number}.counted: {column.counted!r} needs counted_at")
             if column.cost:
-                raise ValueError(f"columns.{number}.cost: {column.cost!r} wants counted_at")
+                raise ValueError(f"columns.{number}.cost: {column.cost!r} needs counted_at")
         return self
 
 
@@ -128,7 +128,7 @@ def check_descriptions(study: Study, source: str) -> None:
     """Check every table that a study names, before any job starts.
 
     Raises:
-        ConfigError: a description is missing or wrong, or its published file is.
+        ConfigError: a description or its published file is missing or wrong.
     """
     for name, file in study.descriptions.items():
         if not file.is_file():

@@ -29,7 +29,7 @@ from attngrid.render.maps import Column, draw_maps, photographs, strips
 from attngrid.study.labels import backbone_label
 from attngrid.study.schema import Study
 
-WIDTH = 3.4  # inches of a panel: a column of a paper
+WIDTH = 3.4  # width of a panel in inches: a column of a paper
 TITLE = 52  # characters that fit above a panel
 NOTHING = "nothing measured yet"
 NO_MAPS = "no attention maps made yet"
@@ -42,8 +42,8 @@ ORDERS = {"csm": "CAM first (CSM)", "csm_sam_first": "SAM first"}
 def modules(results: Results) -> Figure:
     """Fig. 5: top-1 error of the baseline, CAM, SAM and CSM.
 
-    The published bars have their own panel. Ours show every seed as a dot and the standard
-    deviation over seeds; the state of the cells stands where there is no bar.
+    The published bars have a separate panel. Ours show every seed as a dot and the standard
+    deviation over seeds; without a bar, the panel shows the state of the cells.
     """
     cells = results.cells[results.cells["attention"].isin(MODULES)]
     figure, (published, *others), panels = _panels(cells, others=1)
@@ -126,14 +126,14 @@ def _draw_curve(axis: Axes, epochs: pd.DataFrame, error: str, label: str) -> Non
 def accuracy_macs(results: Results) -> Figure:
     """Top-1 accuracy against multiply-accumulates, one panel per condition.
 
-    The colour is the attention module's, the marker the backbone's. Attentions that compute the
-    same function share their records and are one point.
+    The colour shows the attention module, the marker the backbone. Attentions that compute the
+    same function share their records and one point.
     """
     summary = results.summary[(results.summary["n"] > 0) & results.summary["macs"].notna()]
-    labels: dict[str, str] = {}  # by the attention that is drawn
+    labels: dict[str, str] = {}  # by the name of the attention that is drawn
     for name in dict.fromkeys(summary["attention"]):
-        twin = find_attention(name).alias_of if name in ATTENTIONS else None
-        shown = twin if twin and twin in set(summary["attention"]) else name
+        alias_of = find_attention(name).alias_of if name in ATTENTIONS else None
+        shown = alias_of if alias_of and alias_of in set(summary["attention"]) else name
         label = attention_label(name)
         labels[shown] = f"{labels[shown]} = {label}" if shown in labels else label
     summary = summary[summary["attention"].isin(labels)]
@@ -164,9 +164,9 @@ def accuracy_macs(results: Results) -> Figure:
 
 
 def maps(results: Results) -> Figure:
-    """Fig. 4: for fixed images each module's Grad-CAM and, where it has one, its own map.
+    """Fig. 4: each module's Grad-CAM and its spatial map, if it has one, for fixed images.
 
-    Shows one backbone in one condition, the first of the study that has maps. Attentions that
+    It shows one backbone in one condition, the first of the study that has maps. Attentions that
     compute the same function share a column; a column without maps says why.
     """
     made = results.maps or Maps({}, {})
@@ -213,7 +213,7 @@ def write_figure(study: Study, name: str, results: Results) -> None:
 def save(draw: Callable[[], Figure], files: Iterable[Path]) -> None:
     """Draw in the package's style and write each file, atomically.
 
-    The same figure gives the same bytes: there is no date in the files.
+    The files contain no date, so equal figures give equal bytes.
     """
     mpl.use("agg")
     with matplotlib.style.context(str(resources("attngrid.render").joinpath("attngrid.mplstyle"))):
@@ -242,7 +242,7 @@ def add_legend(
     markers: Mapping[str, str],
     more: Mapping[str, Artist] | None = None,
 ) -> None:
-    """A legend of attentions (by their labels) and backbones at the right of the panels."""
+    """Add a legend of attentions (by their labels) and backbones to the right of the panels."""
     handles: list[Artist] = [Patch(color=colour) for colour in colours.values()]
     handles += [Line2D([], [], marker=m, ls="", color="#777777") for m in markers.values()]
     labels = [*attentions, *map(backbone_label, markers), *(more or {})]
@@ -253,7 +253,7 @@ def add_legend(
 def _panels(
     frame: pd.DataFrame, others: int = 0
 ) -> tuple[Figure, np.ndarray, list[tuple[Axes, pd.DataFrame]]]:
-    """A titled panel for each condition and backbone, after ``others``; without any, it says so."""
+    """A titled panel per condition and backbone, after ``others``; one with a note if none."""
     groups = list(frame.groupby(["condition", "backbone"], sort=False))
     figure, axes = _figure(others + max(1, len(groups)))
     panels = []
@@ -266,7 +266,7 @@ def _panels(
 
 
 def _figure(panels: int) -> tuple[Figure, np.ndarray]:
-    """Rows of up to three panels."""
+    """A figure with rows of up to three panels."""
     columns = min(panels, 3)
     rows = -(-panels // columns)
     figure = Figure(figsize=(WIDTH * columns, 2.6 * rows), layout="constrained")

@@ -1,4 +1,4 @@
-"""A table ready to print, and how it is written."""
+"""The cells, heads and rows of a table, and how to write it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from attngrid.core.files import write_atomically
 from attngrid.render.templates import Tex, escape, render
 
 MISSING = "--"
-PAGE_ROWS = 42  # that fit on a page, with heads and rules
+PAGE_ROWS = 42  # rows that fit on a page, with heads and rules
 
 
 @dataclass(frozen=True)
 class Value:
-    """What a cell of a table shows: a number, with its std over seeds, or a word.
+    """The content of a table's cell: a number, with its std over seeds, or a word.
 
-    Bold: significantly better than all others of its backbone and condition.
+    It is bold if it is significantly better than all others of its backbone and condition.
     """
 
     word: str = MISSING
@@ -42,37 +42,37 @@ class Value:
 
     @property
     def tex_std(self) -> Tex:
-        """The std, for the column after the number's."""
+        """The std, for the column after the number."""
         return Tex(rf"${{}}\pm {self.std}$" if self.std else "")
 
 
 @dataclass(frozen=True)
 class Head:
-    """A column's heads: that of its group, such as ``Published``, and its own."""
+    """The two heads of a column: its group, such as ``Published``, and its title."""
 
     group: str
     title: str
-    decimals: int | None = None  # of its numbers; None for a column of words
+    decimals: int | None = None  # decimals of the numbers; None for a column of words
     span: int = 1  # LaTeX columns: two where a std follows the number
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table; its values in the order of the heads."""
+    """A row of a table, with its values in the order of the heads."""
 
     label: str
     values: tuple[Value, ...]
-    starts_backbone: bool = False  # a rule comes first
-    model: Model | None = None  # None where the row is of several
-    condition: str | None = None  # None where the row is of all
-    claims: tuple[str, ...] = ()  # their ids
+    starts_backbone: bool = False  # whether a rule precedes the row
+    model: Model | None = None  # None if the row is about several models
+    condition: str | None = None  # None if the row is about all conditions
+    claims: tuple[str, ...] = ()  # ids of the claims that the row shows
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table to print, and the same as an unrounded frame."""
+    """A table to print, and the same data as an unrounded frame."""
 
-    stem: str  # of its files: ``demo.grid``, or ``claims`` for a table of no study
+    stem: str  # file name without suffix: ``demo.grid``, or ``claims`` without a study
     caption: str
     heads: tuple[Head, ...]
     rows: tuple[Row, ...]
@@ -82,12 +82,12 @@ class Table:
 
     @property
     def files(self) -> list[Path]:
-        """Where it is written."""
+        """The files of the table."""
         return [Path("tables") / f"{self.stem}.{kind}" for kind in ("tex", "md", "csv")]
 
     @property
     def pages(self) -> list[list[Row]]:
-        """The rows by pages; only a backbone that is longer than a page is broken."""
+        """The rows of each page; a page break splits only a backbone longer than a page."""
         starts = [index for index, row in enumerate(self.rows) if row.starts_backbone]
         pages: list[list[Row]] = [[]]
         for start, end in pairwise([0, *starts, len(self.rows)]):
@@ -101,12 +101,12 @@ class Table:
 
     @property
     def groups(self) -> list[tuple[str, list[Head]]]:
-        """Neighbouring heads of one group."""
+        """The groups of neighbouring heads."""
         return [(title, list(heads)) for title, heads in groupby(self.heads, lambda h: h.group)]
 
     @property
     def column_types(self) -> list[Tex]:
-        """For LaTeX: S with room for the widest number, c for words, l for the std."""
+        """LaTeX column types: S with room for the widest number, c for words, l for the std."""
         types = []
         for index, head in enumerate(self.heads):
             values = [row.values[index] for row in self.rows]

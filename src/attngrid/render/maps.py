@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 
 from attngrid.measure.maps_file import CellMaps
 
-# inches
-PAGE = 7.0  # both columns of a paper
-LARGEST = 0.95  # of a panel
+# Sizes in inches
+PAGE = 7.0  # page width: both columns of a paper
+LARGEST = 0.95  # largest side of a panel
 GAP, SPACE, MARGIN = 0.02, 0.1, 0.04  # between panels, between networks, around the sheet
-LINE, HEAD, FOOT = 0.15, 0.42, 0.14  # of the title, over the first row's panels, beneath each
+LINE, HEAD, FOOT = 0.15, 0.42, 0.14  # a line of text, above the first row, below each panel
 
-STRIPS = 11  # panels beside each other, without the images
+STRIPS = 11  # most panels in a row, without the images
 COLOURS = "viridis"
-HEAT = 0.6  # share of the colour in an overlay
+HEAT = 0.6  # weight of the colour in an overlay
 STYLE: dict[Any, Any] = {
     "axes.grid": False,
     "axes.labelpad": 1.5,
@@ -44,7 +44,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class Column:
-    """A network: its name, its strips, or the reason why it has none."""
+    """A network's label and strips, or the reason why it has none."""
 
     label: str
     strips: tuple[Strip, ...] = ()
@@ -52,7 +52,7 @@ class Column:
 
     @property
     def panels(self) -> int:
-        """Its width in panels."""
+        """The width in panels."""
         return max(1, len(self.strips))
 
 
@@ -67,9 +67,9 @@ def photographs(images_KHWC: NDArray[np.uint8], labels: Sequence[int]) -> Strip:
 
 
 def strips(maps: CellMaps, images_KHWC: NDArray[np.uint8]) -> tuple[Strip, ...]:
-    """A network's Grad-CAM over the grey image, and its module's own map where there is one.
+    """A network's Grad-CAM over the grey image, and its module's spatial map if it has one.
 
-    Colours go from 0, or from the least value if it is negative, to the greatest value.
+    Colours range from 0, or from the smallest value if it is negative, to the largest value.
     """
 
     def grad_cam(axis: Axes, k: int) -> None:
@@ -89,12 +89,12 @@ def strips(maps: CellMaps, images_KHWC: NDArray[np.uint8]) -> tuple[Strip, ...]:
 
 
 def draw_maps(title: str, images: Strip, columns: Sequence[Column], rows: int) -> Figure:
-    """Draw a page-wide sheet; columns that do not fit continue in further bands below."""
+    """Draw a page-wide sheet; columns that do not fit continue in another band below."""
     bands = _bands(columns)
     widths = [SPACE * len(band) + 2 * MARGIN for band in bands]
     panels = [1 + sum(column.panels for column in band) for band in bands]
     side = min(LARGEST, *((PAGE - w) / n - GAP for w, n in zip(widths, panels, strict=True)))
-    # some 15 letters fit over a panel of an inch
+    # about 15 letters fit above a panel of one inch
     labels = {c: textwrap.wrap(c.label, max(8, int(15 * side * c.panels))) for c in columns}
     head = HEAD + LINE * (max(map(len, labels.values()), default=1) - 1)
     band_height = head + rows * (side + FOOT)
@@ -135,7 +135,7 @@ def draw_maps(title: str, images: Strip, columns: Sequence[Column], rows: int) -
 def overlay(image_HWC: NDArray[np.uint8], cam_HW: NDArray[np.float32]) -> NDArray[np.float64]:
     """A Grad-CAM in colour, enlarged bilinearly, over the image in grey: RGB from 0 to 1.
 
-    Mixed here, because a PDF and a PNG show transparency differently.
+    It does not use matplotlib's alpha, because PDF and PNG show transparency differently.
     """
     finer = math.ceil(64 / min(image_HWC.shape[:2]))
     grey_HW = image_HWC.mean(2).repeat(finer, 0).repeat(finer, 1) / 255
@@ -147,14 +147,14 @@ def overlay(image_HWC: NDArray[np.uint8], cam_HW: NDArray[np.float32]) -> NDArra
 
 
 def _bilinear(known: int, size: int) -> NDArray[np.float64]:
-    """Bilinear weights (size×known) that enlarge a line of values; its ends stay constant."""
+    """Bilinear weights (size×known) that enlarge a line of values; the ends stay constant."""
     centres = np.clip((np.arange(size) + 0.5) * known / size - 0.5, 0, known - 1)
     weights: NDArray[np.float64] = np.maximum(0, 1 - np.abs(centres[:, None] - np.arange(known)))
     return weights
 
 
 def between(values: NDArray[np.float32]) -> str:
-    """The least and the greatest value, to two digits of the larger."""
+    """The smallest and the largest value, to two digits of the larger magnitude."""
     low, high = float(values.min()), float(values.max())
     largest = max(abs(low), abs(high))
     decimals = max(0, 1 - math.floor(math.log10(largest))) if largest else 0

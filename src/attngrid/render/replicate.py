@@ -1,4 +1,4 @@
-"""A table's row trained again, and compared with its records."""
+"""Train a table's row again, and report the comparison with its records."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from attngrid.render.trace import trace
 
 
 def replicate(row: str, folder: Path, budget_s: float) -> Iterator[str]:
-    """Train a row's cells again into a folder; yield what is found, line by line.
+    """Train a row's cells again into a folder; yield the lines of the report.
 
     Raises:
         RecordError: the row has no record.
@@ -21,11 +21,11 @@ def replicate(row: str, folder: Path, budget_s: float) -> Iterator[str]:
     study, _, _, found, cells = trace(row)
     cells = [cell for cell in cells if cell.record.is_file()]
     if not cells:
-        raise RecordError(f"{row}: no record of it is here, so there is nothing to repeat")
+        raise RecordError(f"{row}: found no record of this row; needs at least one to repeat")
     again = retrain(study, cells, folder, budget_s)
     consistent = True
     for condition in dict.fromkeys(cell.condition for cell in again):
-        old, new = ([c for c in some if c.condition == condition] for some in (cells, again))
+        old, new = ([c for c in group if c.condition == condition] for group in (cells, again))
         result = compare(old, new, folder)
         consistent &= result.consistent
         yield f"{found.label}: {condition}"

@@ -20,7 +20,7 @@ from attngrid.study.paths import results_folder
 from attngrid.study.schema import Study
 
 CAPTIONS = {
-    "modules": "CSM, Fig. 5: the baseline, CAM, SAM and CSM; mean and deviation over seeds.",
+    "modules": "CSM, Fig. 5: the baseline, CAM, SAM and CSM; mean and standard deviation.",
     "ordering": "CSM, Fig. 6: which attention comes first; mean and standard deviation over seeds.",
     "maf_curve": "MobileNetV1 with MAF_C on ImageNet-1K: its authors' published log, and ours.",
     "accuracy_macs": "Accuracy against multiply-accumulates; mean and standard deviation.",
@@ -29,7 +29,7 @@ CAPTIONS = {
         "on the last stage's output, and the attention module's own spatial map where it has one."
     ),
 }
-# The table of cells: column of the frame, head, decimals.
+# The columns of the table of cells: key in the frame, head, decimals.
 COLUMNS = (
     ("model", "Model", None),
     ("condition", "Condition", None),
@@ -54,7 +54,7 @@ def write_report(
 ) -> None:
     """Write ``results/<study>/report.html`` from tables and from figures already drawn.
 
-    The page loads no other file: figures, cells, curves and records are in it.
+    The page contains figures, cells, curves and records, and loads no other file.
     """
     pictures = [
         (CAPTIONS[name], base64.b64encode(study.figure_files(name)[1].read_bytes()).decode())
@@ -85,7 +85,7 @@ def write_report(
 
 
 def _data(results: Results) -> Markup:
-    """The data of the page's script, as JSON without ``<``, so that it cannot end its element."""
+    """The data of the page's script, as JSON without ``<``, so that no text ends the script."""
     models = zip(results.cells["backbone"], results.cells["attention"], strict=True)
     cells = results.cells.assign(
         model=[model_label(*model) for model in models],
@@ -93,9 +93,9 @@ def _data(results: Results) -> Markup:
         params_m=results.cells["params"].astype("Float64") / 1e6,
         gmacs=results.cells["macs"].astype("Float64") / 1e9,
     )
-    wanted = ["id", "attention", "attention_label", "message", "params", "macs"]
-    wanted += [key for key, *_ in COLUMNS]
-    rows = json.loads(cells[wanted].to_json(orient="records"))
+    keys = ["id", "attention", "attention_label", "message", "params", "macs"]
+    keys += [key for key, *_ in COLUMNS]
+    rows = json.loads(cells[keys].to_json(orient="records"))
     epochs = results.epochs.drop_duplicates(["id", "epoch"])
     measured = results.cells[results.cells["state"] == "measured"]
     content = {

@@ -1,7 +1,7 @@
-"""Tables from a description in YAML, the published figures and a study's frame.
+"""Build tables from a description in YAML, the published figures and a study's frame.
 
 A published number and a measured one never share a column. A figure that was not measured is
-``--``.
+shown as ``--``.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from attngrid.study.labels import model_label
 from attngrid.study.schema import Study
 
 Ours = dict[Any, Any] | None  # a row of the summary
-Shown = tuple[Head, list[Value]]  # a column
+Filled = tuple[Head, list[Value]]  # a column: its head and values
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Where a table's figures come from, each by model."""
+    """The sources of a table's figures, each by model."""
 
     description: Description
     published: dict[Model, dict[str, str]]
@@ -60,15 +60,15 @@ def build_table(
     complexity: Path = COMPLEXITY,
     cost: Path = FILE,
 ) -> Table:
-    """Set published, counted and measured figures side by side.
+    """Build a table of published, counted and measured figures.
 
     Args:
-        study: None for a table of counts and costs only.
-        summary: the study's models over their seeds.
-        file: the description.
+        study: the study, or None for a table of counts and costs only.
+        summary: the study's summary over seeds.
+        file: the table's description.
         cells: the cells behind the summary, for the table's provenance.
-        complexity: the counts at the papers' full size.
-        cost: times and memory at that size.
+        complexity: the file of counts at the papers' full size.
+        cost: the file of times and memory at that size.
 
     Raises:
         ConfigError: the description names a file or a column that does not exist.
@@ -93,26 +93,26 @@ def build_table(
     if description.conditions == "rows" and len(conditions) > 1:
         groups = [conditions]
         lines = [(model, condition) for model in models for condition in ours[model] or [""]]
-    shown = list(_reference_columns(sources, lines))
+    filled = list(_reference_columns(sources, lines))
     if not description.counted_at or any(column.measured for column in description.columns):
         for group in groups:
             own = [ours[model].get(condition or group[0]) for model, condition in lines]
-            shown += _study_columns(description, group, lines, own)
+            filled += _study_columns(description, group, lines, own)
     return Table(
         stem=f"{study.study}.{file.stem}" if study else file.stem,
         caption=description.caption,
-        heads=tuple(head for head, _ in shown),
-        rows=tuple(_rows(lines, shown)),
+        heads=tuple(head for head, _ in filled),
+        rows=tuple(_rows(lines, filled)),
         frame=_frame(sources, ours),
         provenance=tuple(_provenance(study, cells, models, description)),
     )
 
 
-def _rows(lines: Sequence[tuple[Model, str]], shown: Sequence[Shown]) -> Iterator[Row]:
+def _rows(lines: Sequence[tuple[Model, str]], filled: Sequence[Filled]) -> Iterator[Row]:
     for index, (model, condition) in enumerate(lines):
         yield Row(
             model_label(*model),
-            tuple(values[index] for _, values in shown),
+            tuple(values[index] for _, values in filled),
             starts_backbone=index > 0 and model[0] != lines[index - 1][0][0],
             model=model,
             condition=condition or None,
@@ -128,7 +128,7 @@ def _by_condition(model: Model, summary: pd.DataFrame) -> dict[str, dict[Any, An
 def _models(
     description: Description, published: Iterable[Model], summary: pd.DataFrame
 ) -> list[Model]:
-    """The description's rows; else the published ones and the study's, by backbone."""
+    """The models of the description; without any, the published ones and the study's."""
     if description.models is not None:
         blocks = [product(block.backbones, block.attentions) for block in description.models]
         models = list(dict.fromkeys(chain(*blocks)))
@@ -139,12 +139,12 @@ def _models(
     return sorted(models, key=lambda model: backbones.index(model[0]))
 
 
-def _column(group: str, column: Column, values: list[Value]) -> Shown:
+def _column(group: str, column: Column, values: list[Value]) -> Filled:
     span = 2 if any(value.std for value in values) else 1
     return Head(group, column.title, column.decimals, span), values
 
 
-def _reference_columns(sources: Sources, lines: Sequence[tuple[Model, str]]) -> Iterator[Shown]:
+def _reference_columns(sources: Sources, lines: Sequence[tuple[Model, str]]) -> Iterator[Filled]:
     """Published figures, counts at the papers' size, and costs by machine."""
     description = sources.description
     blocks = [(description.published_title, "published", "")]
@@ -163,8 +163,8 @@ def _study_columns(
     conditions: Sequence[str],
     lines: Sequence[tuple[Model, str]],
     rows: Sequence[Ours],
-) -> Iterator[Shown]:
-    """The study's own counts, errors and hyperparameters, under a head of what conditions share."""
+) -> Iterator[Filled]:
+    """The study's counts, errors and hyperparameters, below what their conditions share."""
     parts = {condition: condition.split(", ") for condition in conditions}
     shared = [part for part in parts[conditions[0]] if all(part in p for p in parts.values())]
     head = f"Ours: {', '.join(shared)}"
@@ -186,7 +186,7 @@ def _study_columns(
 
 
 def _value(figure: Any, column: Column) -> Value:
-    """A figure as it is shown; a published one, which is text, digit for digit."""
+    """Format a figure; a published one is text and stays unchanged."""
     if isinstance(figure, str):
         return Value(number=figure) if is_number(figure) else Value(figure or MISSING)
     if figure is None or pd.isna(figure):
@@ -195,7 +195,7 @@ def _value(figure: Any, column: Column) -> Value:
 
 
 def _measured(ours: Ours, column: Column) -> Value:
-    """Mean ± std over the seeds; without any, the state of the cells."""
+    """Mean ± std over the seeds; if nothing was measured, the state of the cells."""
     if ours is None:
         return Value()
     if not ours["n"]:
@@ -212,9 +212,9 @@ def _statistics(row: dict[Any, Any], column: Column) -> tuple[float, float]:
 
 
 def _best(rows: Sequence[Ours], column: Column) -> set[int]:
-    """Indices of each backbone's significantly best model in a condition.
+    """Indices of the significantly best model of each backbone and condition.
 
-    Empty without SciPy and statsmodels, and for a gain by selection.
+    It is empty without SciPy and statsmodels, and for a gain by selection.
     """
     metric = str(column.measured)
     if metric.endswith("selection") or not has_statistics():
@@ -239,7 +239,7 @@ def _best(rows: Sequence[Ours], column: Column) -> set[int]:
 
 
 def _seeds(ours: Ours) -> Value:
-    """How many seeds the mean is of, and how many have no figure."""
+    """The number of measured seeds, and of seeds that failed, by state."""
     lost = [f"{ours[f'n_{state}']} {state}" for state in LOST if ours and ours[f"n_{state}"]]
     if ours is None or not (ours["n"] or lost):
         return Value()
@@ -283,7 +283,7 @@ def _provenance(
     models: Sequence[Model],
     description: Description,
 ) -> Iterator[str]:
-    """The files behind a table; its records, each with the code that made it."""
+    """The files and records behind a table, each record with the commit that made it."""
     if description.published:
         yield f"reference/{description.published}"
     if any(column.counted for column in description.columns):

@@ -1,4 +1,4 @@
-"""The templates of ``workflow/templates/``: LaTeX, Markdown and HTML, filled by Jinja."""
+"""Render the Jinja templates in ``workflow/templates/``: LaTeX, Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FOLDER = Path("workflow/templates")
 
 
 class Tex(str):
-    """LaTeX source, which is not escaped again."""
+    """LaTeX source that must not be escaped."""
 
     __slots__ = ()
 
@@ -55,10 +55,9 @@ def escape(text: str) -> str:
 
 
 def render(name: str, **content: Any) -> str:
-    r"""Fill a template.
+    r"""Render a template; a missing variable is an error.
 
-    LaTeX templates have the delimiters ``\VAR{}`` and ``\BLOCK{}``, and all text is escaped. A
-    missing variable is an error.
+    LaTeX templates have the delimiters ``\VAR{}`` and ``\BLOCK{}``; all text in them is escaped.
     """
     kind = name.removesuffix(".j2").rpartition(".")[2]
     environment = jinja2.Environment(
@@ -73,7 +72,7 @@ def render(name: str, **content: Any) -> str:
     environment.globals["zip"] = zip
     environment.filters |= {
         "cell": lambda text: str(text).replace("|", r"\|").replace("_", r"\_"),
-        # LaTeX does not escape within a \label or a comment, so only harmless characters go there
+        # a \label or a comment cannot contain escapes, so other characters are replaced
         "identifier": lambda name: Tex(re.sub(r"[^A-Za-z0-9._-]+", "-", name)),
         "comment": lambda text: Tex(re.sub(r"[^ -~]+", "-", text)),
         "stacked": _stacked,
@@ -82,7 +81,7 @@ def render(name: str, **content: Any) -> str:
 
 
 def _stacked(text: str) -> Tex:
-    """A long head on two lines, broken at the comma nearest its middle."""
+    """Break a long head into two lines, at the comma nearest to its middle."""
     commas = [match.end() for match in re.finditer(", ", text)]
     if len(text) < 30 or not commas:
         return Tex(escape(text))

@@ -1,4 +1,4 @@
-"""From a table's row to its records, and to the commands that made them."""
+"""Find the records behind a table's row, and the commands that made them."""
 
 from __future__ import annotations
 
@@ -31,19 +31,21 @@ def trace(key: str) -> tuple[Study, Path, Table, Row, list[Cell]]:
     Raises:
         ConfigError: no such table, study or row; the message lists the known ones.
     """
-    stem, wanted = _split(key)
+    stem, label = _split(key)
     study_name, _, name = stem.partition(".")
     if not name:
-        raise ConfigError(f"{key}: of which study? tables/STUDY.{stem}.tex")
+        raise ConfigError(f"{key}: names no study; expected tables/STUDY.{stem}.tex:ROW")
     collected = results_folder() / study_name / "study.json"
     file = collected if collected.is_file() else find_study_file(study_name)
     study = load_study(file)
     if name not in study.descriptions:
         known = ", ".join(study.descriptions)
-        raise ConfigError(f"{key}: study {study.study} has the tables {known}")
+        raise ConfigError(
+            f"{key}: found table {name!r}; study {study.study} has the tables {known}"
+        )
     results = collect(study)
     table = build_table(study, results.summary, study.descriptions[name], cells=results.cells)
-    rows = _find_rows(key, table, wanted)
+    rows = _find_rows(key, table, label)
     cells = {
         cell.id: cell
         for cell in study.cells
@@ -60,26 +62,28 @@ def _split(key: str) -> tuple[str, str]:
     return match[1], match[2].strip()
 
 
-def _find_rows(key: str, table: Table, wanted: str) -> list[Row]:
-    """The rows with a label, or the one with a number from 1."""
-    if wanted.isdigit() and 1 <= int(wanted) <= len(table.rows):
-        return [table.rows[int(wanted) - 1]]
-    rows = [row for row in table.rows if row.label.lower() == wanted.lower()]
+def _find_rows(key: str, table: Table, label: str) -> list[Row]:
+    """Find the rows with a label, or the row with a number from 1."""
+    if label.isdigit() and 1 <= int(label) <= len(table.rows):
+        return [table.rows[int(label) - 1]]
+    rows = [row for row in table.rows if row.label.lower() == label.lower()]
     if not rows:
         labels = ", ".join(dict.fromkeys(row.label for row in table.rows))
-        raise ConfigError(f"{key}: found no row {wanted!r} in 1 to {len(table.rows)} or {labels}")
+        raise ConfigError(
+            f"{key}: found row {label!r}, expected 1 to {len(table.rows)} or a label: {labels}"
+        )
     return rows
 
 
 def explain(key: str) -> Iterator[str]:
-    """The chain from a table's row to its records and the commands that make them, line by line.
+    """Yield lines that lead from a table's row to its records and their commands.
 
     Raises:
         ConfigError: as ``trace``.
     """
-    stem, wanted = _split(key)
+    stem, label = _split(key)
     if stem.rpartition(".")[2] == "claims":
-        yield from _explain_claim(key, stem, wanted)
+        yield from _explain_claim(key, stem, label)
         return
     _, file, table, row, cells = trace(key)
     yield f"tables/{table.stem}.tex: {row.label}"
@@ -98,13 +102,13 @@ def explain(key: str) -> Iterator[str]:
         yield f"  made by: attngrid train {file} {cell.id}"
 
 
-def _explain_claim(key: str, stem: str, wanted: str) -> Iterator[str]:
+def _explain_claim(key: str, stem: str, label: str) -> Iterator[str]:
     study = stem.removesuffix("claims").removesuffix(".")
     file = results_folder() / study / "claims.csv"
     if not file.is_file():
-        raise ConfigError(f"{key}: there is no {file}; `attngrid claims` makes it")
+        raise ConfigError(f"{key}: there is no {file}; `attngrid claims` writes it")
     results = read_frame(file)
-    for row in _find_rows(key, claims_table(results, study), wanted):
+    for row in _find_rows(key, claims_table(results, study), label):
         lines = results[results["claim"].isin(row.claims)]
         if row.condition is not None:
             lines = lines[lines["condition"] == row.condition]

@@ -1,4 +1,4 @@
-"""The verdicts on the claims and the audit as files: CSV, tables, and the paper's numbers."""
+"""Write the verdicts and the audit as CSV, tables, and LaTeX macros for the paper."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ Number = tuple[str, str]  # the text that a macro prints, and its source
 
 
 def write_verdicts(study: Study | None) -> None:
-    """Judge the claims by the records of all studies, and by those of one study if it is given."""
-    # SciPy and statsmodels are an extra: without them tables and figures are still rendered.
+    """Judge the claims by the records of all studies, and of one study if it is given."""
+    # Imported here: without SciPy and statsmodels, tables and figures are still rendered.
     from attngrid.analysis.selection import selection
     from attngrid.analysis.verdicts import judge_claims, write_claims
 
@@ -34,22 +34,22 @@ def write_verdicts(study: Study | None) -> None:
         write_claims(study.results / "claims.csv", of_study)
         write_table(claims_table(of_study, study.study))
     cells = all_cells()
-    answers = judge_claims(families, found, cells)
-    write_claims(results_folder() / "claims.csv", answers)
-    write_table(claims_table(answers))
-    write_table(summary_table(answers), kinds=(".md",))
-    # the demo's digits are no evidence about the papers
+    overall = judge_claims(families, found, cells)
+    write_claims(results_folder() / "claims.csv", overall)
+    write_table(claims_table(overall))
+    write_table(summary_table(overall), kinds=(".md",))
+    # results on digits, the demo's dataset, say nothing about the papers
     choices = selection(cells[cells["dataset"] != "digits"])
     text = choices.to_csv(index=False, float_format="%.10g")
     write_atomically(results_folder() / "selection.csv", text)
     if shipped("results/complexity.csv").is_file():
         lines = audit()
         write_audit(lines)
-        write_numbers(numbers(families, answers, choices, lines))
+        write_numbers(numbers(families, overall, choices, lines))
 
 
 def study_claims(study: Study) -> Table | None:
-    """The study's claims table as it was last written; None without one."""
+    """The study's claims table as last written, or None."""
     file = study.results / "claims.csv"
     if not file.is_file():
         return None
@@ -81,9 +81,9 @@ def write_audit(lines: list[Line]) -> None:
 def numbers(
     claims: Claims, results: pd.DataFrame, choices: pd.DataFrame, lines: Sequence[Line]
 ) -> dict[str, Number]:
-    """The macros by name, letters only; a figure that was not measured is ``--``.
+    """The LaTeX macros by name (letters only); a figure that was not measured is ``--``.
 
-    They are of ``judge_claims``, ``selection`` and ``audit``, and the levels of the families.
+    They come from ``judge_claims``, ``selection``, ``audit`` and the levels of the families.
     """
     found = {
         f"Audit{_name(line.finding, line.key)}": (line.value, line.arithmetic) for line in lines

@@ -1,4 +1,4 @@
-"""The batches of a cell, from images in memory or from files."""
+"""The training and test batches of a cell, from images in memory or from files."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def make_batches(
 ) -> tuple[Split, Split]:
     """The training and test batches of a cell; a trial's test images are its validation images.
 
-    ``folder`` holds the datasets. Without a generator, order and augmentation are not random.
-    ``workers`` processes read image files. Missing images are a DataError.
+    ``folder`` has the datasets. Without a generator, order and augmentation are not random.
+    ``workers`` processes read image files. Missing images raise a DataError.
     """
     recipe, classes = cell.recipe, cell.options.classes
     if find_dataset(cell.dataset).target is None:

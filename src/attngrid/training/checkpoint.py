@@ -1,4 +1,4 @@
-"""Checkpoints: a training that is killed continues from one, to the same bits."""
+"""Checkpoints: a killed training continues from one, with bit-identical results."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from attngrid.training.signals import SIGNALS, hear_signals
 
 logger = logging.getLogger(__name__)
 
-FIRST_COST_S = 0.1  # the guess before the first checkpoint is written
+FIRST_COST_S = 0.1  # estimated seconds of the first checkpoint
 SHA256_BYTES = 32
 
 
 @dataclass
 class TrainState:
-    """What a checkpoint keeps of a training, beside its model and its optimizer.
+    """The state of a training that a checkpoint saves, beside its model and its optimizer.
 
     Attributes:
-        generator: state of the generator of order and augmentation, at the start of the epoch.
-        correct: correctly classified images of the epoch so far, in this process.
-        epoch: the current one, from 1.
-        step: the next one of the epoch, from 0.
-        losses: of each micro-batch of the epoch so far, summed over the images of this process.
-        curve: one line for each earlier epoch.
+        generator: its state at the start of the epoch; it draws order and augmentation.
+        correct: the number of correctly classified images in this epoch and process so far.
+        epoch: the current epoch, from 1.
+        step: the next step of the epoch, from 0.
+        losses: the loss of each micro-batch of this epoch and process so far, summed over images.
+        curve: one line per finished epoch.
         training_s, testing_s: seconds so far.
-        resumed: how often the training continued from a checkpoint.
+        resumed: the number of times the training continued from a checkpoint.
     """
 
     generator: Tensor
@@ -62,27 +62,27 @@ class TrainState:
         self.correct = torch.zeros_like(self.correct)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state as a checkpoint holds it, on the CPU."""
+        """The state on the CPU, as a checkpoint stores it."""
         losses = torch.stack(self.losses) if self.losses else torch.zeros(0)
         return {**vars(self), "losses": losses.cpu(), "correct": self.correct.cpu()}
 
     @classmethod
     def restore(cls, saved: dict[str, Any], device: torch.device) -> TrainState:
-        """The state of a ``state_dict``, on the device."""
+        """Restore a ``state_dict`` onto the device."""
         losses, correct = saved["losses"].to(device), saved["correct"].to(device)
         changes = {"losses": list(losses), "correct": correct}
         return cls(**{**saved, **changes, "resumed": saved["resumed"] + 1})
 
 
 class Checkpoints:
-    """The newest two checkpoints of a cell; all of its processes call each method.
+    """The two newest checkpoints of a cell; all of its processes call each method.
 
     Args:
-        file: of the newest one; the one before lies beside it.
-        digest: of the cell.
-        share: of the training's time that writing may take; 0 writes at signals only.
-        processes: that train the cell together; the first one writes.
-        end: of the run, in seconds since 1970; the last checkpoint is written then.
+        file: the newest checkpoint; the one before it has the suffix ``.previous``.
+        digest: the digest of the cell.
+        share: the fraction of the training's time that writing may take; 0 writes at signals only.
+        processes: the processes that train the cell; rank 0 writes.
+        end: the deadline of the run in seconds since 1970, when the last checkpoint is written.
     """
 
     def __init__(
@@ -98,14 +98,14 @@ class Checkpoints:
         self.processes, self.end = processes, end
         self.start = time.perf_counter()
         self.spent, self.cost = 0.0, FIRST_COST_S
-        # the signal that this process received, and the one that all processes know of
+        # the signal that this process received, and the one that all processes agreed on
         self.received: signal.Signals | None = None
         self.stopped_by: signal.Signals | None = None
 
     def due(self) -> bool:
-        """Whether another checkpoint fits the share by now, or a signal asks for the last one.
+        """Whether to write a checkpoint now: the share allows one, or a signal ends the training.
 
-        A signal to one of the processes is a signal to all; the first one's clock decides.
+        A signal to one process counts for all; the clock of rank 0 decides about the share.
         """
         elapsed = time.perf_counter() - self.start
         fits = self.processes.rank == 0 and self.spent + self.cost <= self.share * elapsed
@@ -117,18 +117,18 @@ class Checkpoints:
         return bool(number or due)
 
     def save(self, shared: dict[str, Any], own: dict[str, Any]) -> None:
-        """Write the newest checkpoint atomically and keep the one before it.
+        """Write a checkpoint atomically and keep the one before it.
 
-        A full disk ends no training: a line says that there is no new checkpoint. Model and
-        optimizer are ``shared``, equal in all processes; the rest of the state is each one's own.
+        If the disk is full, the training continues with a warning. ``shared`` (model, optimizer)
+        is equal in all processes; ``own`` is the state of this process.
 
         Raises:
-            InterruptedTrainingError: a signal, or the end of the run, asked for the last one.
+            InterruptedTrainingError: a signal or the deadline ended the training.
         """
         start = time.perf_counter()
-        every = self.processes.gathered({"rng": _random_states(), **own})
+        by_rank = self.processes.gathered({"rng": _random_states(), **own})
         if self.processes.rank == 0:
-            self._write({**self._identity(), **shared, "by_rank": every})
+            self._write({**self._identity(), **shared, "by_rank": by_rank})
         self.cost = time.perf_counter() - start
         self.spent += self.cost
         if self.stopped_by is not None:
@@ -138,7 +138,7 @@ class Checkpoints:
             raise InterruptedTrainingError(self.stopped_by)
 
     def _identity(self) -> dict[str, Any]:
-        """What has to be the same for a training to continue to the same bits."""
+        """The values that must match, so that a resumed training is bit-identical."""
         return {"cell": self.digest, "code": code_digest(), "processes": self.processes.count}
 
     def _write(self, content: dict[str, Any]) -> None:
@@ -146,7 +146,7 @@ class Checkpoints:
         torch.save(content, buffer)
         payload = buffer.getvalue()
         try:
-            # whatever ends the writing, the newest whole checkpoint has one of the two names
+            # if writing fails at any point, one of the two files is a complete checkpoint
             if self.file.is_file():
                 self.file.replace(self.previous)
             write_atomically(self.file, hashlib.sha256(payload).digest() + payload)
@@ -156,10 +156,10 @@ class Checkpoints:
     def load(self) -> dict[str, Any] | None:
         """Read the newest usable checkpoint and restore the state of every random generator.
 
-        A checkpoint that is damaged, or of another cell, other code or another number of
-        processes, is put aside, and a line says so. None without a usable one.
+        A checkpoint that is damaged, or belongs to another cell, other code or another number of
+        processes, is renamed with a warning. Returns None if no checkpoint is usable.
         """
-        # the first process decides for all
+        # rank 0 decides for all
         state = self.processes.broadcast(self._newest() if self.processes.rank == 0 else None)
         if state is None:
             return None
@@ -168,40 +168,41 @@ class Checkpoints:
         return {**state, **own}
 
     def _newest(self) -> dict[str, Any] | None:
-        put_aside = False
+        renamed = False
         for file in filter(Path.is_file, (self.file, self.previous)):
             try:
                 state = read_checkpoint(file)
                 found = {name: state[name] for name in self._identity()}
-            except Exception as error:  # torch's reader raises anything
+            except Exception as error:  # torch.load raises many types
                 ending, why = "damaged", f"damaged: {type(error).__name__}: {error}"
             else:
                 expected = self._identity()
                 if found == expected:
                     return state
                 name = next(name for name in found if found[name] != expected[name])
-                ending, why = f"other-{name}", f"of {name} {found[name]}, not {expected[name]}"
+                ending = f"other-{name}"
+                why = f"{name}: found {found[name]}, expected {expected[name]}"
             aside = file.with_name(f"{file.name}.{ending}")
             file.replace(aside)
-            logger.warning("%s: not used, %s; it is now %s", file, why, aside.name)
-            put_aside = True
-        if put_aside:
+            logger.warning("%s: not used: %s; renamed to %s", file, why, aside.name)
+            renamed = True
+        if renamed:
             logger.warning("%s: the training starts from its first epoch", self.file)
         return None
 
     def remove(self) -> None:
-        """Remove the checkpoints of a training whose record is written."""
+        """Remove both checkpoints, once the record is written."""
         for file in (self.file, self.previous):
             file.unlink(missing_ok=True)
 
     def __enter__(self) -> Checkpoints:
-        """From here on a signal asks for a last checkpoint instead of ending the process."""
+        """Until exit, a signal requests a last checkpoint instead of ending the process."""
         self._handlers = {number: signal.signal(number, self._stop) for number in SIGNALS}
         hear_signals()
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Give the signals their earlier handlers again."""
+        """Restore the earlier signal handlers."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
@@ -210,17 +211,17 @@ class Checkpoints:
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
-    """The content of a checkpoint's file; a ValueError if it is not what was written."""
+    """Read a checkpoint file; raise a ValueError if its checksum is wrong."""
     content = file.read_bytes()
     payload = content[SHA256_BYTES:]
     if content[:SHA256_BYTES] != hashlib.sha256(payload).digest():
-        raise ValueError("its content is not what was written")
+        raise ValueError("its SHA-256 does not match its content")
     state: dict[str, Any] = torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
     return state
 
 
 def _random_states() -> dict[str, Any]:
-    """The states of all generators that a model or a library may draw from."""
+    """The states of all random generators that a model or a library may use."""
     name, keys, *rest = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),

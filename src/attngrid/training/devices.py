@@ -1,4 +1,4 @@
-"""Reserving GPUs, so that cells that run side by side on a machine do not share one."""
+"""Reserve GPUs, so that cells that run at the same time on a machine do not share one."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from attngrid.core.errors import AttngridError
 def claimed(number: int) -> Iterator[None]:
     """Reserve ``number`` of the visible GPUs, and make only these visible to CUDA.
 
-    It has to be called before CUDA starts. Nothing happens if no more GPUs are visible. If too
-    few are free, this process shares some with others.
+    Call it before CUDA starts. It does nothing if no more than ``number`` GPUs are visible. If
+    too few are free, this process shares some with others.
 
     Raises:
         AttngridError: another user owns the folder of this user's locks.
@@ -37,16 +37,16 @@ def claimed(number: int) -> Iterator[None]:
     if (owner := folder.lstat().st_uid) != os.getuid():  # anybody can make folders in /tmp
         raise AttngridError(f"{folder}: found user {owner} as its owner; remove it, or set TMPDIR")
     with ExitStack() as stack:
-        mine: list[str] = []
+        reserved: list[str] = []
         for device in visible:
             lock = FileLock(folder / f"{device.replace('/', '_')}.lock")
-            if len(mine) < number:
+            if len(reserved) < number:
                 with suppress(Timeout):
                     stack.enter_context(lock.acquire(timeout=0))
-                    mine.append(device)
-        taken = [device for device in visible if device not in mine]
-        mine += random.sample(taken, number - len(mine))
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
+                    reserved.append(device)
+        in_use = [device for device in visible if device not in reserved]
+        reserved += random.sample(in_use, number - len(reserved))
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(reserved)
         yield
 
 
@@ -58,7 +58,7 @@ def gpu_name() -> str | None:
     for index, uuid, name in gpus:
         if index == visible[0] or uuid.startswith(visible[0]):
             return name
-    # The driver does not list parts of a GPU. An unknown name hides all GPUs.
+    # nvidia-smi does not list MIG instances. With any other unknown name, CUDA sees no GPU.
     return gpus[0][2] if visible[0].startswith("MIG-") else None
 
 

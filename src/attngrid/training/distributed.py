@@ -22,15 +22,15 @@ from torch import Tensor
 
 from attngrid.core.errors import AttngridError, ConfigError, LostProcessError
 
-# A process waits this long for the others: for a checkpoint, for an epoch, for the start.
+# The longest time that a process waits for the others, for example at a checkpoint.
 TIMEOUT = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes that train one cell, and this one's place among them.
+    """The processes that train one cell, and the rank of this one.
 
-    Rank 0 writes all files and messages. ``local_rank`` counts on this machine, and is the number
+    Rank 0 writes all files and messages. ``local_rank`` is the rank on this machine and the index
     of the process's GPU.
     """
 
@@ -42,11 +42,11 @@ class Processes:
 
     @property
     def orphaned(self) -> bool:
-        """Whether the launcher has ended, so that it forwards no signal any more."""
+        """Whether the launcher has ended and so cannot forward signals."""
         return self.count > 1 and os.getppid() != self.parent
 
     def device(self, kind: torch.device) -> torch.device:
-        """The device of this process."""
+        """The device of this process, of the given kind."""
         return torch.device("cuda", self.local_rank) if kind.type == "cuda" else kind
 
     def all_reduce_sum(self, values: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class Processes:
         return values[0]
 
     def wait(self) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes have called this (a barrier)."""
         self.all_reduce_max(0)
 
 
@@ -87,7 +87,7 @@ ALONE = Processes()
 
 
 def launched() -> bool:
-    """Whether torchrun has started this process."""
+    """Whether torchrun started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
@@ -97,13 +97,13 @@ def process_group(count: int, device: torch.device) -> Iterator[Processes]:
 
     Raises:
         ConfigError: torchrun started another number of processes.
-        LostProcessError: another process ended, or did not answer within ``TIMEOUT``.
+        LostProcessError: another process ended or did not respond within ``TIMEOUT``.
     """
     found = int(os.environ["WORLD_SIZE"]) if launched() else 1
     if found != count:
         raise ConfigError(
-            f"compute.gpus: found {count}, and {found} processes; `attngrid train` and "
-            f"`torchrun --nproc-per-node {count}` start as many"
+            f"compute.gpus: found {count}, but {found} processes; start them by `attngrid train` "
+            f"or `torchrun --nproc-per-node {count}`"
         )
     if count == 1:
         yield ALONE

@@ -1,4 +1,4 @@
-"""Testing a trained cell again, from its record and the weights that were kept."""
+"""Test a trained cell again with its kept weights."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ def evaluate_record(
 ) -> tuple[Cell, Record, dict[str, float]]:
     """Test a record's network on its test images, as after its last epoch.
 
-    The errors equal the record's exactly on the kind of device that it was trained on, if the
-    training was deterministic and a network that was compiled can be compiled here.
+    On the same kind of device the errors equal the record's exactly, if the training was
+    deterministic and this machine can compile a network that was compiled.
 
-    ``folder`` holds the datasets; the device is ``auto``, ``cpu`` or ``cuda``.
+    ``folder`` has the datasets; the device is ``auto``, ``cpu`` or ``cuda``.
 
     Returns:
         The cell, its record, and ``test_loss``, ``test_top1_error`` and ``test_top5_error``.
 
     Raises:
-        RecordError: no record, no weights, or those of another cell.
+        RecordError: no record, no weights, or the weights of another cell.
         DataError: missing images.
     """
     cell, record = read_cell(file)
-    where = choose_device(device)
+    torch_device = choose_device(device)
     make_deterministic(cell.seed, cell.threads, strict=bool(record.run["deterministic"]))
-    _, test_batches = make_batches(cell, folder, where)
+    _, test_batches = make_batches(cell, folder, torch_device)
     model = create_model(**cell.model_arguments())
     load_weights(model, weights_of(file), cell.digest)
-    # Older records do not name their options; tests ran compiled if the whole network was.
+    # Older records do not name their options. Tests ran compiled only if the whole network did.
     performance = Performance.model_validate(record.run.get("performance", {}))
-    same_device = where.type == record.run["device"]
-    if performance.compile is not True or not same_device or compiler_problem(where.type):
+    same_device = torch_device.type == record.run["device"]
+    if performance.compile is not True or not same_device or compiler_problem(torch_device.type):
         performance = performance.model_copy(update={"compile": False, "cuda_graphs": False})
-    model.to(device=where, memory_format=memory_format(performance)).eval()  # type: ignore[call-overload]
-    with autocast(cell.precision, where):
+    model.to(device=torch_device, memory_format=memory_format(performance)).eval()  # type: ignore[call-overload]
+    with autocast(cell.precision, torch_device):
         found = evaluate(callable_network(model, performance), test_batches)
     return cell, record, found

@@ -1,4 +1,4 @@
-"""Starting the processes of a cell by torchrun, and reporting their end in one message."""
+"""Start the processes of a cell by torchrun, and report their end in one message."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ from attngrid.study.schema import Study
 from attngrid.training.loop import choose_device
 from attngrid.training.signals import SIGNALS
 
-# Seconds in which the processes end their step and write a checkpoint after a signal.
+# Seconds that the processes have, after a signal, to end their step and write a checkpoint.
 GRACE_S = 120
 
 
 def launch(study: Study, cell: Cell, arguments: Sequence[str]) -> None:
     """Run ``attngrid ARGUMENTS`` in ``compute.gpus`` processes, and wait for their end.
 
-    A signal goes to all processes. If one of them fails, the others end, too.
+    Every process receives a signal to this one. If one process fails, the others end, too.
 
     Raises:
         ConfigError: fewer GPUs than processes, or ``sync_bn`` without a GPU.
-        InterruptedTrainingError: a signal, after a last checkpoint.
-        EndedProcessError: the message of the first process that failed, or how it ended.
+        InterruptedTrainingError: a signal ended the training after a last checkpoint.
+        EndedProcessError: a process failed; with its message, or how it ended.
     """
-    compute, there = study.compute, torch.cuda.device_count()
-    if choose_device(compute.device).type == "cuda" and there < compute.gpus:
-        raise ConfigError(f"compute.gpus: found {compute.gpus}; this process sees {there} of them")
-    if compute.sync_bn and there == 0:
+    compute, gpus = study.compute, torch.cuda.device_count()
+    if choose_device(compute.device).type == "cuda" and gpus < compute.gpus:
+        raise ConfigError(f"compute.gpus: found {compute.gpus}; this process sees {gpus} GPUs")
+    if compute.sync_bn and gpus == 0:
         raise ConfigError("compute.sync_bn: found true; there is no GPU here, and it needs one")
     # The errors raised below replace torchrun's own messages.
     logging.disable(logging.CRITICAL)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("OMP_NUM_THREADS", str(compute.threads))
-    # These are no options of torchrun, because torch 2.10 does not have the second one.
+    # Environment variables, because torchrun of torch 2.10 lacks an option for the second one.
     handled = (*SIGNALS, signal.SIGHUP, signal.SIGQUIT)
     os.environ["PET_SIGNALS_TO_HANDLE"] = ",".join(number.name for number in handled)
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(GRACE_S))
@@ -71,7 +71,7 @@ def launch(study: Study, cell: Cell, arguments: Sequence[str]) -> None:
 def _first_error(
     cell: Cell, failures: Mapping[int, ProcessFailure], processes: int
 ) -> AttngridError:
-    """The error that names the failure which caused all others."""
+    """The error with the failure that caused all others."""
 
     def order(rank: int) -> tuple[bool, int]:
         # torchrun terminates the remaining processes; some notice the loss and end before that
@@ -86,7 +86,7 @@ def _first_error(
     if failure.exitcode < 0:
         how = f"was ended by {failure.signal_name()}"
     if failure.exitcode == -signal.SIGKILL:
-        how += ", since memory was short or it did not answer"
+        how += ", because memory ran out or it did not respond"
     message = (
         f"process {rank + 1} of {processes} {how}; the next run goes on from the last checkpoint"
     )

@@ -1,4 +1,4 @@
-"""Training one cell, from top to bottom."""
+"""The training loop of one cell."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from attngrid.training.performance import (
     resolve,
 )
 
-# Called after each epoch with its line of the curve and the seconds since the start.
+# Called after each epoch with its line of the curve and the seconds of training so far.
 Progress = Callable[[dict[str, Any], float], None]
 
 
@@ -54,17 +54,17 @@ def train_step(
 ) -> tuple[list[Tensor], Tensor]:
     """Take one step of the optimizer.
 
-    Its gradient is that of the mean loss over the images of all micro-batches and processes.
+    The gradient is that of the mean loss over the images of all micro-batches and processes.
 
     Args:
-        network: images N×3×H×W to logits N×classes, in training mode.
+        network: maps images N×3×H×W to logits N×classes, in training mode.
         micro_batches: normalised images and their labels.
-        optimizer: of the network's parameters.
-        recipe: its learning rate schedule and label smoothing.
+        optimizer: updates the network's parameters.
+        recipe: gives the learning rate schedule and the label smoothing.
         epoch_progress: epochs since the start of the training, 1.5 in the middle of the second one.
-        images: images of the step, in all processes.
-        precision: of the forward pass.
-        processes: DistributedDataParallel averages gradients over so many.
+        images: the number of images of the step, in all processes.
+        precision: the precision of the forward pass.
+        processes: their number; DistributedDataParallel averages the gradients over them.
 
     Returns:
         The loss of each micro-batch, summed over its images, and the number of images that were
@@ -99,34 +99,34 @@ def train(
 ) -> tuple[dict[str, Any], dict[str, Any], nn.Module]:
     """Train a cell from its seed or from its checkpoint, and test it after every epoch.
 
-    The tests only fill the curve; no decision uses them.
+    The test results only go into the curve; no decision uses them.
 
     Args:
-        cell: what to train.
-        device: of this process.
-        folder: holds the datasets.
-        compute: how to train; by default as a study without this section does.
+        cell: the cell to train.
+        device: the device of this process.
+        folder: the folder of the datasets.
+        compute: the study's section of this name; by default that of a study without one.
         processes: the processes that train the cell together.
-        checkpoints: from which an interrupted training continues to the same bits.
+        checkpoints: where an interrupted training is saved, to continue bit-identically.
         progress: called after every epoch.
-        download: fetch a dataset that is missing.
+        download: whether to download a missing dataset.
 
     Returns:
-        The ``metrics`` block of the record, with errors in percent of the test images; what the
-        ``run`` block says of the loop; and the trained model.
+        The ``metrics`` block of the record, with errors in percent of the test images; the fields
+        of the loop in the ``run`` block; and the trained model.
 
     Raises:
-        DivergedError: an infinite or undefined loss, with its epoch and step.
+        DivergedError: an infinite or NaN loss, with its epoch and step.
         DataError: missing images.
-        InterruptedTrainingError: a signal, after a last checkpoint.
+        InterruptedTrainingError: a signal ended the training after a last checkpoint.
         RuntimeError: another process ended; ``is_peer_failure`` recognises it.
     """
-    # Data, model and optimizer, all from the cell's seed
+    # Data, model and optimizer, seeded by the cell
     recipe, compute = cell.recipe, compute or Compute()
     micro_steps, sync_bn = compute.gradient_accumulation_steps, compute.sync_bn
     fill = compute.performance.fill_uninitialized_memory
     make_deterministic(cell.seed, cell.threads, strict=compute.deterministic, fill_memory=fill)
-    generator = torch.Generator().manual_seed(cell.seed)  # of order and augmentation
+    generator = torch.Generator().manual_seed(cell.seed)  # for order and augmentation
     batches, test_batches = make_batches(
         cell,
         folder,
@@ -154,7 +154,7 @@ def train(
     network = callable_network(micro_batches.network, performance, full_size)
     optimizer = make_optimizer(model, recipe, fused=performance.fused_optimizer)
     if processes.rank:
-        seed_all((cell.seed + processes.rank * 0x9E3779B1) % 2**32)  # each rank has own dropout
+        seed_all((cell.seed + processes.rank * 0x9E3779B1) % 2**32)  # each rank draws other dropout
 
     # The checkpoint, if there is one
     state = TrainState(generator.get_state(), torch.zeros((), dtype=torch.int64, device=device))
@@ -169,22 +169,22 @@ def train(
             shared = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
             checkpoints.save(shared, {"train_state": state.state_dict()})
 
-    last = time.perf_counter()
+    last_call = time.perf_counter()
 
     def elapsed() -> float:
         """Seconds since the previous call."""
-        nonlocal last
-        before, last = last, time.perf_counter()
-        return last - before
+        nonlocal last_call
+        previous, last_call = last_call, time.perf_counter()
+        return last_call - previous
 
     cpu_s_before = time.process_time()
     while state.epoch <= recipe.epochs:
         model.train()
         state.generator = generator.get_state()
-        for images, parts in micro_batches.steps(batches, state.step):
+        for images, step_batches in micro_batches.steps(batches, state.step):
             losses, correct = train_step(
                 network,
-                parts,
+                step_batches,
                 optimizer,
                 recipe,
                 epoch_progress=state.epoch - 1 + state.step / len(batches),
@@ -251,8 +251,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Loss, top-1 and top-5 error in percent, over the batches of all processes.
 
-    The network, in evaluation mode, maps normalised images to logits. ``after_batch`` is called
-    equally often in all processes.
+    The network, in evaluation mode, maps normalised images to logits. Every process calls
+    ``after_batch`` the same number of times.
     """
     found, seen = [], 0
     for images_NCHW, labels_N in batches:
@@ -263,15 +263,15 @@ def evaluate(
         seen += len(labels_N)
         after_batch()
     if len(found) * processes.count < len(batches):
-        after_batch()  # other processes have one batch more
+        after_batch()  # other processes have one more batch
     columns = zip(*found, strict=True)
     sums = [float(torch.stack(column).double().sum()) for column in columns] or [0.0] * 3
     totals = processes.all_reduce_sum(torch.tensor([*sums, seen], dtype=torch.float64))
-    loss, top1, top5, images_in_all = totals.tolist()
+    loss, top1, top5, all_images = totals.tolist()
     return {
-        "test_loss": loss / images_in_all,
-        "test_top1_error": percent_wrong(top1, images_in_all),
-        "test_top5_error": percent_wrong(top5, images_in_all),
+        "test_loss": loss / all_images,
+        "test_top1_error": percent_wrong(top1, all_images),
+        "test_top5_error": percent_wrong(top5, all_images),
     }
 
 
@@ -281,7 +281,7 @@ def percent_wrong(correct: Tensor | float, seen: float) -> float:
 
 
 def choose_device(device: str) -> torch.device:
-    """The device of a study; ``auto`` is CUDA if there is one."""
+    """The torch device of ``auto``, ``cpu`` or ``cuda``; ``auto`` prefers CUDA."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(device)
@@ -300,12 +300,12 @@ def seed_all(seed: int) -> None:
 
 
 def make_deterministic(seed: int, threads: int, *, strict: bool, fill_memory: bool = False) -> None:
-    """Make the results depend on the seed, the machine and the versions only.
+    """Make results depend only on the seed, the machine and the versions.
 
-    If strict, an operator without a deterministic form is an error, and ``fill_memory`` writes NaN
-    to new memory. Otherwise cuDNN chooses the fastest kernels in the first step.
+    If strict, an operator without a deterministic implementation is an error, and ``fill_memory``
+    fills new memory with NaN. Otherwise cuDNN benchmarks its kernels in the first step.
     """
-    # cuBLAS reads this variable when it starts; deterministic products need it.
+    # cuBLAS reads this variable when it starts; deterministic matrix products need it.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
     seed_all(seed)
@@ -336,7 +336,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe, *, fused: bool = False) -> 
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
-    """A context in which operators run in bfloat16, if that is the precision."""
+    """A context that runs operators in bfloat16 if that is the precision."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 

@@ -20,8 +20,8 @@ MicroBatch = tuple[Tensor, Tensor]
 class MicroBatches:
     """Splits each batch into n micro-batches, over processes and accumulation steps.
 
-    The gradient of a step is the mean over all images of the batch. The running statistics of
-    BatchNorm go on from those before the step by the mean over the micro-batches m,
+    The gradient of a step is the mean over all images of the batch. Each step updates the running
+    statistics of BatchNorm once, by the mean over the micro-batches m,
 
         running ← (1 - momentum) · running + momentum · 1/n · Σ_m statistics_m,
 
@@ -34,7 +34,7 @@ class MicroBatches:
         gradient_accumulation_steps: micro-batches of each process.
 
     Attributes:
-        network: the model, or its DistributedDataParallel wrapper; to be called in its place.
+        network: the model or its DistributedDataParallel wrapper; call it instead of the model.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class MicroBatches:
 
         Yields:
             The number of images of the batch over all processes, and this process's micro-batches.
-            Each micro-batch has to be run forward and backward before the next one is taken.
+            Run each micro-batch forward and backward before you take the next one.
         """
         epoch = batches.epoch(first)
         for batch in batches.places[first:]:

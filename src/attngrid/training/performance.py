@@ -1,4 +1,4 @@
-"""Applying the performance options of a study to a network, torch.compile among them."""
+"""Apply the performance options of a study to a network, such as torch.compile."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from attngrid.study.compute import Performance
 log = logging.getLogger(__name__)
 
 ATTENTION_PACKAGE = "attngrid.models.attention"
-# Before this version, the code for a CPU depends on the number of threads, and torch.compile takes
-# no limit of recompilations.
+# Before this version, compiled code for a CPU depends on the number of threads, and torch.compile
+# has no option ``recompile_limit``.
 MINIMUM_TORCH = (2, 14)
 # With fewer pixels in a step, a GPU waits for kernel launches longer than it computes. A batch of
 # 256 CIFAR images has fewer, a batch of 256 ImageNet images has more.
@@ -34,15 +34,15 @@ def resolve(
     micro_batches: int = 1,
     sync_bn: bool = False,
 ) -> Performance:
-    """Replace each ``auto`` by a decision.
+    """Replace each ``auto`` by a value.
 
     Args:
-        performance: options of a study.
-        device: where the training runs.
-        step_pixels: pixels of all images of a step.
-        steps: steps of the training in which attention modules run.
-        micro_batches: parts of a batch, over all processes. A CUDA graph overwrites its gradients
-            when it runs again, so it needs whole batches.
+        performance: the options of a study.
+        device: the device of the training.
+        step_pixels: the number of pixels of all images of a step.
+        steps: the number of steps in which attention modules run.
+        micro_batches: their number in a batch, over all processes. A CUDA graph overwrites its
+            gradients when it runs again, so it needs whole batches.
         sync_bn: whether BatchNorm communicates across processes.
 
     Raises:
@@ -71,7 +71,7 @@ def resolve(
 
 @cache
 def compiler_problem(device_type: str, *, attention_only: bool = False) -> str | None:
-    """Why torch.compile cannot be used on ``cpu`` or ``cuda``, found by using it; else None."""
+    """Try torch.compile on ``cpu`` or ``cuda``; return why it fails, or None."""
     version = tuple(map(int, torch.__version__.split(".")[:2]))
     if (device_type == "cpu" or attention_only) and version < MINIMUM_TORCH:
         return f"needs torch {'.'.join(map(str, MINIMUM_TORCH))}"
@@ -128,7 +128,7 @@ def callable_network(
 
 
 def compile_network(model: nn.Module, *, cuda_graphs: bool) -> Callable[[Tensor], Tensor]:
-    """A compiled form of a network, which recompiles for each batch size and mode."""
+    """A compiled network, which recompiles for each batch size and mode."""
     # torch.compile takes either a mode or options. These options are the mode "reduce-overhead"
     # and the rounding of intermediate values as in eager mode. Without that rounding, the maximum
     # of a map can differ from all values that the backward pass sees; its gradient is then NaN.
@@ -140,7 +140,7 @@ def compile_network(model: nn.Module, *, cuda_graphs: bool) -> Callable[[Tensor]
 
 
 def compile_attention(model: nn.Module) -> None:
-    """Compile the attention modules of a network, each by itself, and leave the backbone eager.
+    """Compile each attention module of a network separately; the backbone stays eager.
 
     PyTorch reuses compiled code for modules of the same class and shape.
     """
@@ -155,7 +155,7 @@ def compile_attention(model: nn.Module) -> None:
 
 
 def attention_modules(model: nn.Module) -> Iterator[nn.Module]:
-    """The attention modules of this package in a network; of a sequence of modules, each one."""
+    """This package's attention modules in a network, without nn.Sequential containers."""
     for child in model.children():
         ours = type(child).__module__.startswith(ATTENTION_PACKAGE)
         if ours and not isinstance(child, nn.Sequential):

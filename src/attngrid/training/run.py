@@ -1,4 +1,4 @@
-"""One training process: train a cell, report its progress, and write its record or its failure."""
+"""One training process: train a cell, report its progress, and write its record or its error."""
 
 from __future__ import annotations
 
@@ -49,67 +49,67 @@ logger = logging.getLogger(__name__)
 def run_cell(study: Study, cell: Cell, record: Path) -> None:
     """Train a cell of a study, write its record, and keep its weights if the study does.
 
-    With ``compute.gpus`` above 1 this is one of the processes that torchrun has started, and only
-    the first of them writes. Where the training ends early, the cell's status says why. A trial
-    that diverges has a record that says so. A record that is there already is kept. In a Slurm job,
-    a cell that another process trains is waited for: a killed Snakemake's job may still run.
+    With ``compute.gpus`` above 1 this is one of the processes of torchrun, of which rank 0 writes.
+    If the training ends early, the cell's status says why. A trial that diverges gets a record
+    without metrics. An existing record is kept. In a Slurm job, this waits for another process
+    that trains the cell, because a job of a killed Snakemake may still run.
 
     Raises:
         BusyCellError: another process trains this cell.
-        RecordError: a tuned cell whose trials have not chosen yet.
-        InterruptedTrainingError: a signal, or the end of the run, after a last checkpoint.
-        OutOfMemoryError, WriteError: with what to do about it.
+        RecordError: a tuned cell without a tuning result.
+        InterruptedTrainingError: a signal or the deadline ended it after a last checkpoint.
+        OutOfMemoryError, WriteError: the message says what to change.
         LostProcessError: another of the processes has ended.
     """
-    with _explained(cell):
+    with _readable_errors(cell):
         cell.status.parent.mkdir(parents=True, exist_ok=True)
         if _is_done(cell, record):
             return
         with process_group(study.compute.gpus, choose_device(study.compute.device)) as processes:
             if processes.rank:
-                # the first process reports and writes; these two errors come in all alike
-                with _failure_noted(cell), suppress(DivergedError, InterruptedTrainingError):
+                # rank 0 reports and writes; all processes raise these two errors together
+                with _error_in_status(cell), suppress(DivergedError, InterruptedTrainingError):
                     _train(study, with_best_hyperparameters(cell), processes)
                 return
             alone = processes.count == 1  # several processes would wait for each other
             with locked(cell, wait=alone and slurm_job() is not None):
-                if not (alone and _is_done(cell, record)):  # by another process, meanwhile
+                if not (alone and _is_done(cell, record)):  # another process may have finished it
                     epochs = {"epoch": epochs_in_checkpoint(cell), "epochs": cell.recipe.epochs}
-                    with attempt(cell.status, study.gpus, **epochs), _failure_noted(cell):
+                    with attempt(cell.status, study.gpus, **epochs), _error_in_status(cell):
                         _train_and_record(study, with_best_hyperparameters(cell), record, processes)
 
 
 @contextmanager
-def _explained(cell: Cell) -> Iterator[None]:
-    """Turn errors of memory and disk into messages that say what to do."""
+def _readable_errors(cell: Cell) -> Iterator[None]:
+    """Turn memory and disk errors into messages that say what to do."""
     try:
         yield
     except OSError as error:
         raise WriteError(
-            f"{error.filename or cell.record}: {error.strerror or error}; what was there before is "
-            "there still, and the next run goes on from the last checkpoint"
+            f"{error.filename or cell.record}: {error.strerror or error}; existing files "
+            "are unchanged, and the next run goes on from the last checkpoint"
         ) from error
     except (MemoryError, RuntimeError) as error:
         first = str(error).strip().partition("\n")[0]
         if "DataLoader worker" in str(error):
             raise OutOfMemoryError(
-                f"{cell.id}: a process that reads images was ended: {first}. Where memory or "
-                "shared memory (/dev/shm) is too small for it, take fewer `compute: {workers: "
-                "...}`; the next run goes on from the last checkpoint"
+                f"{cell.id}: a process that reads images was killed: {first}. If memory or shared "
+                "memory (/dev/shm) is too small, set fewer `compute: {workers: ...}`; the next run "
+                "goes on from the last checkpoint"
             ) from error
         memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not memory and "allocate memory" not in str(error):
             raise
         raise OutOfMemoryError(
             f"{cell.id}: out of memory at batches of {cell.recipe.batch_size} images: {first}. "
-            "Train fewer cells beside each other, raise `compute: {gradient_accumulation_steps: "
-            "...}`, or take a recipe with a smaller batch_size"
+            "Train fewer cells at the same time, raise `compute: {gradient_accumulation_steps: "
+            "...}`, or use a recipe with a smaller batch_size"
         ) from error
 
 
 @contextmanager
-def _failure_noted(cell: Cell) -> Iterator[None]:
-    """Write to the status why there is no record; a lost process gives its own reason."""
+def _error_in_status(cell: Cell) -> Iterator[None]:
+    """Write an error to the cell's status, unless another process failed and writes its own."""
     try:
         yield
     except BaseException as error:
@@ -132,12 +132,12 @@ def _is_done(cell: Cell, record: Path) -> bool:
         return False
     if any(found[name] != getattr(chosen, name) for name in TUNED_KEYS):
         return False
-    logger.info("%s: %s is there; nothing was done", cell.label, record)
+    logger.info("%s: %s exists; nothing was done", cell.label, record)
     return True
 
 
 def _checkpoints(study: Study, cell: Cell, processes: Processes) -> Checkpoints:
-    # of what is trained: a tuned cell's own digest does not depend on its chosen setting
+    # the digest of a tuned cell does not cover its chosen hyperparameters; this one does
     digest, share = replace(cell, tuning=None).digest, study.compute.checkpoint_share
     return Checkpoints(cell.checkpoint, digest, share, processes, deadline())
 
@@ -166,18 +166,18 @@ def _train_and_record(study: Study, cell: Cell, record: Path, processes: Process
     if slow := too_slow(cell.precision, device):
         logger.warning("%s: %s", label, slow)
     start = time.perf_counter()
-    run = _environment(device)  # taken now: the checkout may have changed when the training ends
+    run = _environment(device)  # read now, because the checkout may change during the training
     try:
         metrics, speed, model = _train(study, cell, processes, partial(_report, cell, label))
         run |= {**speed, "peak_memory_mb": _peak_memory_mb(device), "cpu_s": time.process_time()}
-        # a record elsewhere is somebody's own, and the study keeps the weights that it has
-        ours = record.absolute() == cell.record.absolute()
-        if study.keep.weights == "last" and ours and not cell.validation:
+        # a record elsewhere (--record) does not replace the weights in the study
+        in_study = record.absolute() == cell.record.absolute()
+        if study.keep.weights == "last" and in_study and not cell.validation:
             _keep_weights(cell, model)
         try:
             write_record(record, cell, metrics, run)
         except OSError as error:
-            if not ours:
+            if not in_study:
                 raise
             logger.warning("%s: %s; removed its weights to make room", record, error.strerror)
             cell.weights.unlink(missing_ok=True)
@@ -198,28 +198,28 @@ def _train_and_record(study: Study, cell: Cell, record: Path, processes: Process
 
 
 def _report(cell: Cell, label: str, line: dict[str, Any], elapsed: float) -> None:
-    """Write an epoch to the cell's status and to the log."""
+    """Write the progress after an epoch to the cell's status and to the log."""
     done, epochs = line["epoch"], cell.recipe.epochs
     accuracy, left = 100 - line["test_top1_error"], elapsed / done * (epochs - done)
     more = {"epoch": done, "epochs": epochs, "top1_accuracy": accuracy, "left_s": left}
-    with suppress(OSError):  # a training goes on without its status
+    with suppress(OSError):  # the training continues without its status
         write_status(cell.status, "running", **more)
     text = f"epoch {done}/{epochs}, top-1 {accuracy:.1f} %, {duration(left)} left"
     logger.info("%s: %s", label, text)
 
 
 def _keep_weights(cell: Cell, model: nn.Module) -> None:
-    """Write the weights; where that fails, the record is written all the same."""
+    """Write the weights; if that fails, log a warning, so that the record is still written."""
     try:
         write_weights(cell.weights, cell, model)
     except Exception as error:
         with suppress(OSError):
-            cell.weights.unlink()  # those of an earlier training
+            cell.weights.unlink()  # weights of an earlier training
         logger.warning("%s: weights not kept: %s: %s", cell.label, type(error).__name__, error)
 
 
 def _environment(device: torch.device) -> dict[str, Any]:
-    """When and on what a training runs, and with which code."""
+    """The start, versions, code and device of a training, for the ``run`` block."""
     cuda = torch.cuda.is_available()
     return {
         "started": now(),

@@ -1,4 +1,4 @@
-"""Signals: forwarding Slurm's warnings, and holding them until a training can react."""
+"""Forward Slurm's warning signals, and hold them until a training can write a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from pathlib import Path
 
 from attngrid.study.cluster import slurm_job
 
-# A training writes a checkpoint and ends after one of these.
+# After one of these signals, a training writes a checkpoint and ends.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 # Slurm sends these before its time limit and at a preemption.
 WARNINGS = {signal.SIGUSR1, signal.SIGTERM}
 
 
 def forward_signals() -> None:
-    """Forward Slurm's warnings to the trainings that this Snakemake has started.
+    """Forward Slurm's warnings to the trainings that this Snakemake process has started.
 
-    Slurm signals Snakemake only. Snakemake's handler of SIGTERM stays, and it waits for its jobs;
-    SIGUSR1 no longer ends it.
+    Slurm signals only Snakemake. On SIGTERM, Snakemake still waits for its jobs; SIGUSR1 no
+    longer ends it.
     """
     import psutil  # installed with Snakemake
 
     signal.signal(signal.SIGUSR1, lambda number, frame: None)
-    told, tell = os.pipe()
-    os.set_blocking(tell, False)
-    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
 
     def forward() -> None:
-        while content := os.read(told, 1):
+        while content := os.read(read_end, 1):
             if (number := content[0]) in WARNINGS:
                 for process in psutil.Process().children(recursive=True):
                     with suppress(psutil.Error):
@@ -55,17 +55,17 @@ def hold_signals() -> None:
     """In a Slurm job, block warnings until the training can write a checkpoint."""
     if slurm_job() is not None:
         signal.pthread_sigmask(signal.SIG_BLOCK, WARNINGS)
-        for number in WARNINGS:  # the shell that started this process ignores them
+        for number in WARNINGS:  # the shell that started this process may have ignored them
             signal.signal(number, signal.SIG_DFL)
 
 
 def hear_signals() -> None:
-    """Unblock the warnings."""
+    """Unblock the warnings that ``hold_signals`` blocked."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, WARNINGS)
 
 
 def requeue() -> bool:
-    """Put the Slurm job of this process back into the queue; False outside of Slurm."""
+    """Put the Slurm job of this process back into the queue; return whether that worked."""
     if (job := slurm_job()) is None:
         return False
     done = subprocess.run(["scontrol", "requeue", job], capture_output=True, timeout=60)

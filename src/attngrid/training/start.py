@@ -1,4 +1,4 @@
-"""How ``attngrid train`` begins, before torch is imported."""
+"""Start of ``attngrid train``, before torch is imported."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from attngrid.training.signals import hold_signals, requeue
 def start_training(
     study: Study, file: Path, cell: Cell, record: Path | None, flags: Sequence[str] = ()
 ) -> None:
-    """Train a cell on GPUs of its own, in as many processes as the study asks for.
+    """Train a cell on reserved GPUs, in as many processes as the study configures.
 
     Args:
-        study: the cell's.
-        file: the study's configuration, for the other processes.
+        study: the study of the cell.
+        file: the study's configuration, for processes that this one starts.
         cell: a cell or tuning trial.
-        record: where the record goes; None: where the study has it.
-        flags: options of ``attngrid train`` for the other processes.
+        record: the file to write; by default the cell's record in the study.
+        flags: options of ``attngrid train`` for processes that this one starts.
 
     Raises:
-        AttngridError: the cell has diverged before, or any error of ``run_cell``.
-        InterruptedTrainingError: a signal. After Slurm's warning before its time limit, the job
-            goes back into the queue if its training has written a newer checkpoint.
+        AttngridError: the cell already diverged in this run, or any error of ``run_cell``.
+        InterruptedTrainingError: a signal ended the training. After Slurm's warning before the time
+            limit, the job goes back into the queue if the training wrote a newer checkpoint.
     """
     if message := has_diverged(cell.status):
         raise AttngridError(f"{cell.id}: {message}; not tried again")
     record, before = record or cell.record, modified_ns(cell.checkpoint)
-    launched = "TORCHELASTIC_RUN_ID" in os.environ  # as one of the other processes
+    launched = "TORCHELASTIC_RUN_ID" in os.environ  # torchrun started this process
     if not launched and not record.is_file():
         require_time(study, cell)
     if study.compute.gpus == 1:
-        hold_signals()  # before torch takes its time
+        hold_signals()  # before the slow import of torch
     try:
         with claimed(0 if launched else study.gpus):
             if study.compute.gpus == 1 or launched:

@@ -1,4 +1,4 @@
-"""The final weights of a training, as safetensors: reading a file runs no code from it."""
+"""The final weights of a training, as safetensors: loading a file never executes code."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def create_model(
     pretrained: str | os.PathLike[str] | None = None,
     **arguments: Any,
 ) -> nn.Module:
-    """Build a backbone with an attention module in it, with random or with trained weights.
+    """Build a backbone with an attention module, with random or trained weights.
 
     Args:
-        backbone: a name, as of ``attngrid.models.create.create_model``.
-        attention: the same.
-        pretrained: the record of a training whose weights were kept,
-            ``results/demo/records/....json``; the other arguments are those it was trained with.
+        backbone: a name, as for ``attngrid.models.create.create_model``.
+        attention: a name, likewise.
+        pretrained: the record of a training whose weights were kept, such as
+            ``results/demo/records/....json``; give the other arguments that it was trained with.
         **arguments: the other arguments of ``attngrid.models.create.create_model``: num_classes,
             stem, width, input_size, and options of the backbone and of the attention module.
 
@@ -53,7 +53,7 @@ def create_model(
 
     Raises:
         UnknownNameError, ConfigError: as ``attngrid.models.create.create_model``.
-        RecordError: a record of another backbone or attention module, or without kept weights of
+        RecordError: the record has another backbone or attention module, or no kept weights of
             this network.
     """
     model = create.create_model(backbone, attention, **arguments)
@@ -64,7 +64,7 @@ def create_model(
         wanted = (backbone, find_attention(attention).alias_of or attention)
         if trained != wanted:
             raise RecordError(
-                f"{record}: is of {trained[0]!r} with {trained[1]!r}, expected {wanted[0]!r} with "
+                f"{record}: found {trained[0]!r} with {trained[1]!r}, expected {wanted[0]!r} with "
                 f"{wanted[1]!r}"
             )
         load_weights(model, weights_of(record), config["digest"])
@@ -79,7 +79,7 @@ def load_model(cell: Cell) -> nn.Module:
 
 
 def weights_of(record: Path) -> Path:
-    """The file of a record's weights, which exists if they were kept."""
+    """The file of a record's weights; it exists if they were kept."""
     return record.absolute().parents[1] / "weights" / f"{record.stem}.safetensors"
 
 
@@ -87,8 +87,8 @@ def load_weights(model: nn.Module, file: Path, digest: str) -> None:
     """Load the weights of the cell with this digest into a network.
 
     Raises:
-        RecordError: no safetensors file, that of another cell, or weights that are not this
-            network's; the message names the file.
+        RecordError: not a safetensors file, or the weights of another cell or network; the message
+            names the file.
     """
     try:
         with safe_open(file, framework="pt") as stream:
@@ -98,7 +98,7 @@ def load_weights(model: nn.Module, file: Path, digest: str) -> None:
         raise RecordError(f"{file}: cannot be read: {error}") from None
     if found != digest:
         raise RecordError(
-            f"{file}: is of another cell: found the digest {found}, expected {digest}"
+            f"{file}: belongs to another cell: found the digest {found}, expected {digest}"
         )
     try:
         model.load_state_dict(weights)
