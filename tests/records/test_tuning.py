@@ -181,6 +181,7 @@ def test_a_choice_is_one_for_all_seeds_and_for_two_names_of_one_function(study: 
         ({"validation_images": 1400}, ["1400", "1390 at most", "140 training images of a class"]),
         ({"recipes": ["tinny"]}, ["tuning.recipes", "'tinny'", "did you mean tiny"]),
         ({"recipes": []}, ["tuning.recipes", "at least 1 item"]),
+        ({"attentions": ["cbam"]}, ["tuning.attentions", "'cbam'", "known are none, se"]),
         ({"seed": -1}, ["tuning.seed", "found -1"]),
         ({"trials": 6}, ["tuning: unknown key 'trials'", "learning_rates"]),
     ],

@@ -276,6 +276,15 @@ def test_shipped_studies_are_valid(name: str) -> None:
     assert len({cell.id for cell in study.trainings.values()}) == len(study.trainings)
 
 
+def test_the_laptop_studies_differ_in_precision_only() -> None:
+    one, other = (read_yaml(ROOT / f"config/{name}.yaml") for name in ("laptop", "laptop_float32"))
+    assert one["compute"].pop("precision") == "bfloat16"
+    assert other["compute"].pop("precision") == "float32"
+    for key in ("study", "title"):
+        assert one.pop(key) != other.pop(key)
+    assert one == other
+
+
 def test_the_demo_covers_the_csm_study() -> None:
     study = load_study(ROOT / "config/config.yaml")
     attentions: dict[str, set[str]] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import product
 from typing import TYPE_CHECKING
 
 from attngrid.core.errors import UnknownNameError
@@ -12,6 +13,7 @@ from attngrid.data.transforms import CropTo, RandomResizedCrop, Resize, Transfor
 from attngrid.models.registry import attention_label, find_attention
 from attngrid.study.labels import backbone_label
 from attngrid.study.recipe import shipped_recipes
+from attngrid.study.tuning import CHOSEN
 
 if TYPE_CHECKING:
     from attngrid.study.schema import Block, Study
@@ -85,17 +87,19 @@ def check_recipes(study: Study) -> None:
 
 
 def check_tuning(study: Study) -> None:
-    """The tuned recipes are in the grid, and every dataset has the validation images."""
+    """What is tuned is in the grid, and every dataset has the validation images."""
     if study.tuning is None:
         return
-    in_grid = dict.fromkeys(name for block in study.grid for name in block.recipes)
-    for name in study.tuning.recipes or ():
-        if name not in in_grid:
-            raise ValueError(f"tuning.recipes: {UnknownNameError('recipe', name, in_grid)}")
+    for key in CHOSEN:
+        in_grid = dict.fromkeys(name for block in study.grid for name in getattr(block, key))
+        for name in getattr(study.tuning, key) or ():
+            if name not in in_grid:
+                raise ValueError(f"tuning.{key}: {UnknownNameError(key[:-1], name, in_grid)}")
     images = study.tuning.validation_images
     wrong = f"tuning.validation_images: found {images}; "
     for block in study.grid:
-        if not any(map(study.tuning.covers, block.recipes)):
+        models = product(block.recipes, block.backbones, block.attentions)
+        if not any(study.tuning.covers(*model) for model in models):
             continue
         dataset = find_dataset(block.dataset)
         classes = block.options.classes or dataset.num_classes

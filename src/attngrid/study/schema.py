@@ -142,8 +142,12 @@ class Study(Strict):
                     for attention in block.attentions
                 ]
                 found += cells
-                if self.tuning is not None and self.tuning.covers(recipe):
-                    found += [cell.tuned(self.tuning) for cell in cells]
+                if (tuning := self.tuning) is not None:
+                    found += [
+                        cell.tuned(tuning)
+                        for cell in cells
+                        if tuning.covers(recipe, cell.backbone, cell.attention)
+                    ]
         return tuple(dict.fromkeys(found))
 
     @cached_property

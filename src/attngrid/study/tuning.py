@@ -23,12 +23,17 @@ def _each_once(values: tuple[float, ...]) -> tuple[float, ...]:
     return values
 
 
+# The keys that choose what is tuned.
+CHOSEN = ("recipes", "backbones", "attentions")
+Tuned = Annotated[tuple[str, ...] | None, Field(strict=False, min_length=1)]
+
+
 class Tuning(Strict):
     """The trials that every model gets, the baseline included: learning rates × weight decays."""
 
-    recipes: tuple[str, ...] | None = Field(
-        None, strict=False, min_length=1, description="which of the grid's are tuned; left out: all"
-    )
+    recipes: Tuned = Field(None, description="the recipes of the grid that are tuned, if not all")
+    backbones: Tuned = Field(None, description="the backbones that are tuned, if not all")
+    attentions: Tuned = Field(None, description="the attentions that are tuned, if not all")
     learning_rates: Annotated[tuple[Positive, ...], AfterValidator(_each_once)] = Field(
         strict=False, min_length=1, description="to be tried, before the schedule"
     )
@@ -49,9 +54,13 @@ class Tuning(Strict):
             )
         return self
 
-    def covers(self, recipe: str) -> bool:
-        """Whether a recipe of the grid is tuned."""
-        return recipe in (self.recipes or (recipe,))
+    def covers(self, recipe: str, backbone: str, attention: str) -> bool:
+        """Whether cells of these are tuned."""
+        named = (self.recipes, self.backbones, self.attentions)
+        return all(
+            names is None or name in names
+            for names, name in zip(named, (recipe, backbone, attention), strict=True)
+        )
 
     @property
     def settings(self) -> list[tuple[float, float]]:
@@ -60,6 +69,6 @@ class Tuning(Strict):
 
     def digested(self) -> dict[str, Any]:
         """The part of the configuration that changes the best hyperparameters."""
-        content = self.model_dump(mode="json", exclude={"recipes"}, exclude_defaults=True)
+        content = self.model_dump(mode="json", exclude=set(CHOSEN), exclude_defaults=True)
         lists = {name: sorted(content[name]) for name in ("learning_rates", "weight_decays")}
         return content | lists
