@@ -12,6 +12,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from attngrid.core.errors import AttngridError
+
 
 @contextmanager
 def claimed(number: int) -> Iterator[None]:
@@ -19,6 +21,9 @@ def claimed(number: int) -> Iterator[None]:
 
     It has to be called before CUDA starts. Nothing happens if no more GPUs are visible. If too
     few are free, this process shares some with others.
+
+    Raises:
+        AttngridError: another user owns the folder of this user's locks.
     """
     # CUDA then numbers GPUs as the driver does; by default the fastest one comes first.
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
@@ -29,6 +34,8 @@ def claimed(number: int) -> Iterator[None]:
     # the locks of this machine; each user has a folder of them
     folder = Path(tempfile.gettempdir()) / f"attngrid-gpus-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
+    if (owner := folder.lstat().st_uid) != os.getuid():  # anybody can make folders in /tmp
+        raise AttngridError(f"{folder}: found user {owner} as its owner; remove it, or set TMPDIR")
     with ExitStack() as stack:
         mine: list[str] = []
         for device in visible:
