@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -57,16 +58,24 @@ def train(
 
 
 def stopped(cell: Cell, processes: Processes, gradient_accumulation_steps: int) -> list[Any]:
-    """Train without a stop, then with a stop after some steps or test batches and a resume."""
+    """Train without a stop, then with a stop after some steps or test batches and a resume.
+
+    When the training goes on, all processes but the first see only the oldest checkpoint, as on a
+    file system whose files reach every machine at another time.
+    """
     found = [train(cell, processes, gradient_accumulation_steps)]
+    oldest = cell.checkpoint.with_name(f"seen-by-{processes.rank}.ckpt")
     for after in (1, 5, 7, 9):
         try:
             train(cell, processes, gradient_accumulation_steps, Stopping(cell, after, processes))
         except InterruptedTrainingError:
             processes.wait()  # until rank 0 has written the checkpoint
-            found.append(
-                train(cell, processes, gradient_accumulation_steps, Stopping(cell, 0, processes))
-            )
+            resuming = Stopping(cell, 0, processes)
+            if processes.rank:
+                if not oldest.is_file():
+                    shutil.copy(cell.checkpoint, oldest)
+                resuming.file = oldest
+            found.append(train(cell, processes, gradient_accumulation_steps, resuming))
         processes.wait()
         if processes.rank == 0:
             Stopping(cell, 0, processes).remove()

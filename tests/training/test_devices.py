@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from attngrid.core.errors import AttngridError
+from attngrid.core.errors import AttngridError, ConfigError
 from attngrid.training.devices import claimed
 
 
@@ -17,6 +17,7 @@ def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of this user's locks on a machine with two GPUs."""
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-8")
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
     return tmp_path / f"attngrid-gpus-{os.getuid()}"
 
 
@@ -33,4 +34,16 @@ def test_a_lock_folder_of_another_user_is_refused(locks: Path) -> None:
     locks.mkdir()
     os.chown(locks, 12345, -1)
     with pytest.raises(AttngridError, match="found user 12345 as its owner"), claimed(1):
+        pass
+
+
+def test_gpus_are_numbered_as_nvidia_smi_does(
+    locks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise another GPU than the reserved one trains, and its name in the record is wrong."""
+    with claimed(1):
+        assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
+    message = "CUDA_DEVICE_ORDER: found 'FASTEST_FIRST'; set PCI_BUS_ID or unset it"
+    with pytest.raises(ConfigError, match=message), claimed(1):
         pass

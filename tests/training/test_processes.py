@@ -287,7 +287,10 @@ def test_several_processes_have_the_losses_of_the_reference(
 def test_processes_that_are_stopped_and_resumed_are_bit_identical(
     tiny: dict[str, Any], study: Path
 ) -> None:
-    """Each process has its own random draws; three processes could sum in another order."""
+    """Each process has its own random draws; three processes could sum in another order.
+
+    Processes that see another checkpoint than the first one go on from the first one's.
+    """
     Path("draws.py").write_text(DRAWS)
     tiny["grid"][0]["attentions"] = ["draws.py:Draws"]
     undisturbed, *resumed = run_script(

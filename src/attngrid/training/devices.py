@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from attngrid.core.errors import AttngridError
+from attngrid.core.errors import AttngridError, ConfigError
 
 
 @contextmanager
@@ -24,9 +24,8 @@ def claimed(number: int) -> Iterator[None]:
 
     Raises:
         AttngridError: another user owns the folder of this user's locks.
+        ConfigError: CUDA_DEVICE_ORDER is not that of nvidia-smi.
     """
-    # CUDA then numbers GPUs as the driver does; by default the fastest one comes first.
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     visible = _visible()
     if number == 0 or len(visible) <= number:
         yield
@@ -64,6 +63,13 @@ def gpu_name() -> str | None:
 
 def _visible() -> list[str]:
     """The GPUs in CUDA_VISIBLE_DEVICES, or all GPUs if it is not set."""
+    # CUDA then numbers GPUs as nvidia-smi does; by default the fastest one comes first.
+    order = os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    if order != "PCI_BUS_ID":
+        raise ConfigError(
+            f"CUDA_DEVICE_ORDER: found {order!r}; set PCI_BUS_ID or unset it, because GPUs are "
+            "reserved and named in the order of nvidia-smi"
+        )
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [device.strip() for device in named.split(",") if device.strip()]
