@@ -49,8 +49,10 @@ class MicroBatches:
                     model,
                     broadcast_buffers=False,  # torch 2.14 renames it, 2.10 has only this name
                     gradient_as_bucket_view=True,
-                    # A user's module may leave a parameter unused. This also keeps the order of
-                    # the gradient buckets, so that a resumed training sums in the same order.
+                    # Needed for every model: without it, DistributedDataParallel orders its buckets
+                    # anew after the first step, so that a resumed training of three or more
+                    # processes sums in another order. A user's module may also leave a parameter
+                    # unused.
                     find_unused_parameters=True,
                 )
         self.buffers = list(model.buffers())
