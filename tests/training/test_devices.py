@@ -37,9 +37,7 @@ def test_a_lock_folder_of_another_user_is_refused(locks: Path) -> None:
         pass
 
 
-def test_gpus_are_numbered_as_nvidia_smi_does(
-    locks: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gpus_are_numbered_as_nvidia_smi_does(locks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise another GPU than the reserved one trains, and its name in the record is wrong."""
     with claimed(1):
         assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"

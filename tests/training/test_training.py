@@ -190,8 +190,8 @@ def test_evaluate_equals_a_count_by_hand() -> None:
 
 @pytest.mark.slow
 def test_bfloat16_reaches_the_loss_of_float32(tiny: dict[str, Any], study: Study) -> None:
-    tiny["recipes"]["tiny"] |= {"epochs": 3, "batch_size": 256}
-    tiny["grid"][0]["options"] = {"width": 0.25}
+    tiny["recipes"]["tiny"] |= {"epochs": 3, "batch_size": 128}
+    tiny["grid"][0]["options"] = {"width": 0.0625, "classes": 4}
     losses = {}
     for precision in ("float32", "bfloat16"):
         tiny["compute"]["precision"] = precision
