@@ -12,17 +12,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attngrid.analysis.frames import load_results
+    from attngrid.data.registry import list_datasets
     from attngrid.models.registry import list_attentions, list_backbones
+    from attngrid.study.recipe import list_recipes
     from attngrid.training.weights import create_model
 
 __version__ = "0.1.0"
-__all__ = ["create_model", "list_attentions", "list_backbones", "load_results"]
+__all__ = [
+    "create_model",
+    "list_attentions",
+    "list_backbones",
+    "list_datasets",
+    "list_recipes",
+    "load_results",
+]
 
 # Imported on first use: reading results must not need torch, nor building a model pandas.
 _HOME = {
     "create_model": "attngrid.training.weights",
     "list_attentions": "attngrid.models.registry",
     "list_backbones": "attngrid.models.registry",
+    "list_datasets": "attngrid.data.registry",
+    "list_recipes": "attngrid.study.recipe",
     "load_results": "attngrid.analysis.frames",
 }
 
@@ -31,3 +42,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'attngrid' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOME]

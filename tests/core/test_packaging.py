@@ -17,6 +17,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import attngrid
+from attngrid.core.validation import validate
+from attngrid.study.schema import Study
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -57,6 +59,22 @@ def test_the_conda_environment_takes_its_versions_from_the_lock() -> None:
 def test_versions_agree() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
     assert attngrid.__version__ == PROJECT["version"] == citation["version"]
+
+
+def test_the_package_lists_its_names() -> None:
+    """Each name is one that a study accepts; timm's and a user's names come on top."""
+    assert {"create_model", "list_datasets", "list_recipes", "load_results"} <= set(dir(attngrid))
+    grid = {
+        "dataset": "cifar100",
+        "backbones": attngrid.list_backbones(),
+        "attentions": attngrid.list_attentions(),
+        "recipes": ["cifar_30ep"],
+        "seeds": [0],
+    }
+    blocks = [grid, grid | {"dataset": "imagenet", "recipes": ["imagenet_100ep"]}]
+    study = validate(Study, {"study": "all", "grid": blocks}, "test")
+    assert {cell.dataset for cell in study.cells} < set(attngrid.list_datasets())
+    assert {cell.recipe_name for cell in study.cells} < set(attngrid.list_recipes())
 
 
 def tracked_texts() -> dict[str, str]:

@@ -8,7 +8,7 @@ import inspect
 import json
 import os
 import subprocess
-from collections.abc import Callable
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from attngrid.study.recipe import shipped_recipes
 from attngrid.study.resources import require_runnable
 from attngrid.study.scaffold import init
 from attngrid.study.schema import Study
+from conftest import ROOT
 
 SMALL: dict[str, Any] = {"num_classes": 10, "stem": "cifar", "width": 0.25, "input_size": 32}
 
@@ -350,21 +351,32 @@ def test_init_does_not_write_into_a_folder_with_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_new_study_folder_runs_unchanged(
-    tmp_path: Path, snakemake: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
+def test_a_new_study_folder_runs_unchanged_where_only_the_wheel_is(tmp_path: Path) -> None:
+    """No checkout is in sight, and the environment is not activated."""
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
+    subprocess.run([*install, "--target", tmp_path / "site", wheel], check=True)
+    installed = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(tmp_path / "site")}
     folder = tmp_path / "My study, 2"
-    made = subprocess.run(
-        ["attngrid", "init", str(folder)],
-        cwd=tmp_path,
-        env=os.environ,
-        capture_output=True,
-        text=True,
-        check=True,
+
+    def run(program: str, *arguments: str, cwd: Path = folder) -> str:
+        command = [Path(sys.executable).with_name(program), *arguments]
+        environment = os.environ | installed
+        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    assert f"cd '{folder}' && snakemake --cores all" in run(
+        "attngrid", "init", str(folder), cwd=tmp_path
     )
-    assert f"cd '{folder}' && snakemake --cores all" in made.stderr
-    done = snakemake(folder, "--cores", "2")
-    assert done.returncode == 0, done.stderr
+    # a co-author's clone runs, too
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    assert not any(str(tmp_path) in file.read_text() for file in files)
+    workflow = run("python", "-c", "from attngrid.core import files; print(files.home())")
+    assert workflow.strip() == str(tmp_path / "site/attngrid/shipped")
+    run("snakemake", "--cores", "2")
     results = load_results("my-study-2", folder)
     assert (results.cells["state"] == "measured").all()
     assert results.cells["macs"].notna().all()
@@ -379,17 +391,14 @@ def test_a_new_study_folder_runs_unchanged(
         assert f" {line.rpartition(',')[2]} |" in table
     for name in ("tables/my-study-2.grid.tex", "figures/my-study-2.accuracy_macs.pdf"):
         assert (folder / name).is_file()
-    again = snakemake(folder, "--cores", "2")
-    assert "Nothing to be done" in again.stderr
+    assert "Nothing to be done" in run("snakemake", "--cores", "2")
 
     # once the records are archived, only the edited module is trained and counted again
     module = folder / "attention/my_attention.py"
     module.write_text(module.read_text() + "# edited\n")
-    dry = snakemake(folder, "-n", "--cores", "2")
-    assert "not trained" in dry.stderr
-    subprocess.run(["attngrid", "archive", "study.yaml"], cwd=folder, env=os.environ, check=True)
-    dry = snakemake(folder, "-n", "--cores", "2")
-    planned = dry.stdout + dry.stderr
+    assert "not trained" in run("snakemake", "-n", "--cores", "2")
+    run("attngrid", "archive", "study.yaml")
+    planned = run("snakemake", "-n", "--cores", "2")
     counts = dict(line.split() for line in planned.splitlines() if len(line.split()) == 2)
     assert counts["train"] == "8"
     assert counts["count_study"] == "1"

@@ -17,7 +17,6 @@ from attngrid.analysis.claims import load_claims
 from attngrid.analysis.progress import used
 from attngrid.cli.main import configure_logging
 from attngrid.core.errors import AttngridError
-from attngrid.core.files import set_home
 from attngrid.core.validation import name_sources, validate
 from attngrid.records.collected import prepare_collection
 from attngrid.records.environment import now
@@ -43,7 +42,9 @@ def open_study(workflow: Any, config: Mapping[str, Any]) -> tuple[Study, Planner
         The study of ``config``, and the planner of its jobs' run times.
     """
     configure_logging()
-    set_home(workflow.current_basedir)
+    # The rules' commands are the ones beside this interpreter, whether it is activated or not.
+    programs = str(Path(sys.executable).parent)
+    os.environ["PATH"] = f"{programs}{os.pathsep}{os.environ['PATH']}"
     try:
         source = name_sources(workflow.configfiles, workflow.config_settings.config)
         study = validate(Study, config, source)

@@ -13,25 +13,22 @@ from attngrid.core.errors import ConfigError
 
 
 def home() -> Path:
-    """The checkout of this project.
+    """The folder of the workflow, its tables and the published figures.
 
-    This is the working folder, or ``$ATTNGRID_HOME`` (the workflow sets it for a study in another
-    folder), or the checkout from which the package is installed.
+    This is the working folder if it is a checkout; else the copy in the installed package, or the
+    checkout that an editable installation imports.
     """
     if Path("workflow/rules").is_dir():
         return Path()
-    return Path(os.environ.get("ATTNGRID_HOME") or Path(__file__).resolve().parents[3])
-
-
-def set_home(checkout: object) -> None:
-    """Set the checkout for this process and its child processes."""
-    os.environ["ATTNGRID_HOME"] = str(checkout)
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "shipped"
+    return installed if installed.is_dir() else package.parents[1]
 
 
 def shipped(file: str | Path) -> Path:
-    """A file in the working folder; if it is missing there, the same file of the checkout."""
-    in_checkout = home() / file
-    return in_checkout if not Path(file).exists() and in_checkout.exists() else Path(file)
+    """A file in the working folder; if it is missing there, the same file in ``home()``."""
+    at_home = home() / file
+    return at_home if not Path(file).exists() and at_home.exists() else Path(file)
 
 
 def write_atomically(file: Path, content: str | bytes) -> None:

@@ -126,6 +126,14 @@ class UserDataset(Strict):
     files: tuple[str, ...] = ()
 
 
+def list_datasets() -> list[str]:
+    """The datasets that a study can name.
+
+    It can also name a folder of images, ``imagefolder:PATH``, or a user's class, ``file.py:Class``.
+    """
+    return list(DATASETS)
+
+
 def find_dataset(name: str) -> Dataset:
     """Find a dataset by its name, ``imagefolder:PATH[:CLASSES]``, or a user's ``file.py:Class``.
 

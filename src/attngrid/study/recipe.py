@@ -76,3 +76,8 @@ def shipped_recipes() -> dict[str, Recipe]:
     """The recipes of ``recipes.yaml``, by name."""
     text = Path(__file__).with_name("recipes.yaml").read_text("utf-8")
     return {name: Recipe.model_validate(fields) for name, fields in yaml.safe_load(text).items()}
+
+
+def list_recipes() -> list[str]:
+    """The shipped recipes that a study can name; it can also define its own."""
+    return list(shipped_recipes())

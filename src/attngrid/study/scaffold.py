@@ -1,4 +1,4 @@
-"""``attngrid init`` makes a folder for a user's own study, outside this repository."""
+"""``attngrid init`` makes a folder for a user's own study."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ def init(folder: Path) -> list[Path]:
         The files in the new folder; the study has the folder's name.
 
     Raises:
-        ConfigError: the folder is not empty, its name cannot be a study's name, or no checkout of
-            attngrid is found.
+        ConfigError: the folder is not empty, or its name cannot be a study's name.
     """
     study = re.sub(r"[^a-z0-9_-]+", "-", folder.resolve().name.lower()).strip("-_")
     if not study or len(study) > 40:
@@ -28,18 +27,17 @@ def init(folder: Path) -> list[Path]:
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder}: is not empty; nothing was written")
-    checkout = home().resolve()
-    if not (checkout / "Snakefile").is_file():
-        raise ConfigError(
-            f"{checkout}: found no Snakefile; needs a checkout of attngrid: run this command in "
-            "one, or set ATTNGRID_HOME to its path"
-        )
     template, caches = Path(__file__).with_name("study_folder"), shutil.ignore_patterns("__py*")
     shutil.copytree(template, folder, dirs_exist_ok=True, ignore=caches)
     (folder / "gitignore").rename(folder / ".gitignore")
-    shutil.copytree(checkout / "workflow/profiles", folder / "profiles")
-    for name in ("Snakefile", "study.yaml", "README.md"):
+    shutil.copytree(home() / "workflow/profiles", folder / "profiles")
+    slurm = folder / "profiles/slurm/config.yaml"
+    own_study = re.sub(r"#[^\n]*\nconfigfile: .*\n", "", slurm.read_text("utf-8"))
+    slurm.write_text(own_study, "utf-8")
+    (folder / "slurm").symlink_to("profiles/slurm")  # for --profile slurm
+    (folder / "config").mkdir()
+    shutil.copy(home() / "config/cluster.yaml", folder / "config")
+    for name in ("study.yaml", "README.md"):
         text = (folder / name).read_text("utf-8")
-        text = text.replace("@STUDY@", study).replace("@ATTNGRID@", str(checkout))
-        (folder / name).write_text(text, "utf-8")
+        (folder / name).write_text(text.replace("@STUDY@", study), "utf-8")
     return sorted(file for file in folder.rglob("*") if file.is_file())
