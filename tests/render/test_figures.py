@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
+from scipy.stats import ttest_ind
 
 import attngrid
 from attngrid.analysis.frames import COUNTS, collect
 from attngrid.core.validation import validate
 from attngrid.records.status import write_status
-from attngrid.render.figures import FIGURES, NOTHING, write_figure
+from attngrid.render.figures import FIGURES, NO_BASELINE, NOTHING, write_figure
 from attngrid.study.cell import MODEL_KEY
 from attngrid.study.schema import Study
 from made_up import cells_with, enter_study_folder, fake_record
@@ -32,6 +33,42 @@ def drawn(figure: Figure) -> str:
 def test_a_figure_without_records_says_so(study: Study, name: str) -> None:
     figure = FIGURES[name](collect(study))
     assert NOTHING in drawn(figure)
+
+
+def test_gains_are_differences_of_means_with_scipys_welch_interval(
+    tiny: dict[str, Any], study: Study
+) -> None:
+    """The best model is at the top, controls are hollow, CAM shares a row with SE."""
+    tiny["grid"][0] |= {"attentions": ["none", "se", "cam", "csm", "none_wide:csm", "maf"]}
+    compared = validate(Study, tiny, "t")
+    errors = {"none": (50.0, 52.0), "se": (45.0, 49.0), "csm": (60.0, 61.0)}
+    for name, by_seed in (errors | {"none_wide:csm": (48.0, 50.0)}).items():
+        for cell, error in zip(cells_with(compared, name), by_seed, strict=True):
+            fake_record(cell, error)
+    (axis,) = FIGURES["gains"](collect(compared)).axes
+    rows = [label.get_text() for label in axis.get_yticklabels()]
+    assert rows == [
+        *("MAF, n = 0", "CSM, n = 2", "baseline, n = 2"),
+        *("wide (CSM's params), n = 2", "SE = CAM, n = 2"),
+    ]
+    by_marker = {line.get_marker(): [] for line in axis.lines}
+    for line in axis.lines:
+        by_marker[line.get_marker()].append(line)
+    marks = {line.get_ydata()[0]: line for kind in "os" for line in by_marker[kind]}
+    assert {y: mark.get_xdata()[0] for y, mark in marks.items()} == {1: -9.5, 2: 0, 3: 2, 4: 4}
+    assert [y for y, mark in marks.items() if mark.get_markerfacecolor() == "white"] == [3]
+    seeds = [list(line.get_xdata()) for line in by_marker["."]]
+    assert seeds == [[-9, -10], [1, -1], [3, 1], [6, 2]]
+    intervals = [list(line.get_xdata()) for line in axis.lines if len(line.get_xdata()) == 2]
+    welch = ttest_ind([55, 51], [50, 48], equal_var=False).confidence_interval(0.95)
+    assert pytest.approx([welch.low, welch.high]) in intervals
+    assert [text.get_text() for text in axis.texts] == ["--"]
+
+
+def test_gains_without_a_baseline_say_so(study: Study) -> None:
+    for cell in cells_with(study, "se"):
+        fake_record(cell, 10.0)
+    assert NO_BASELINE in drawn(FIGURES["gains"](collect(study)))
 
 
 def test_ordering_draws_mean_and_standard_deviation_of_the_test_curves(

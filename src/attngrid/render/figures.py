@@ -1,4 +1,4 @@
-"""Figures: CSM's Figs. 4, 5 and 6, MAF's training curve, accuracy against cost."""
+"""Figures: gains over the baseline, accuracy against cost, CSM's Figs. 4 to 6, MAF's curve."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from attngrid.analysis.frames import LOST, Results
+from attngrid.analysis.gains import gains as compute_gains
 from attngrid.analysis.reference import REFERENCE, read_published
 from attngrid.core.files import shipped, write_atomically
 from attngrid.measure.maps_file import Maps
@@ -30,13 +31,60 @@ from attngrid.study.labels import backbone_label
 from attngrid.study.schema import Study
 
 WIDTH = 3.4  # width of a panel in inches: a column of a paper
+HEIGHT = 2.6  # height of a panel in inches
 TITLE = 52  # characters that fit above a panel
 NOTHING = "nothing measured yet"
+NO_BASELINE = "no baseline measured yet"
 NO_MAPS = "no attention maps made yet"
 NO_WEIGHTS = "no weights kept"
 # Fig. 5 in the paper's order: baseline, CAM, SAM, CSM.
 MODULES = ("none", "cam", "sam", "csm")
 ORDERS = {"csm": "CAM first (CSM)", "csm_sam_first": "SAM first"}
+
+
+def gains(results: Results) -> Figure:
+    """Each model's gain in top-1 accuracy over the baseline, one panel per condition and backbone.
+
+    A mark is the mean over the seeds with its 95 % interval, a small dot is one seed, and a hollow
+    square is a control without attention. The best model is at the top; models without a result
+    stand at the bottom.
+    """
+    cells = results.cells
+    # attentions that compute the same function share their records and one row
+    names = cells["attention"].map(attention_label).groupby(cells["id"])
+    cells = cells.assign(label=names.transform(lambda own: " = ".join(own.unique())))
+    cells = cells.drop_duplicates("id")
+    model = ["condition", "backbone", "attention"]
+    labels = cells.drop_duplicates(model)[[*model, "label"]]
+    frame = compute_gains(cells).merge(labels, on=model)
+    measured = frame.groupby(["condition", "backbone"])["n"].transform("sum") > 0
+    figure, _, panels = _panels(frame[measured])
+    tallest = max((len(rows) for _, rows in panels), default=1)
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(1.4 * width, height / HEIGHT * (1.1 + 0.26 * tallest))
+    for axis, rows in panels:
+        rows = rows.sort_values("gain", na_position="first", kind="stable", ignore_index=True)
+        axis.axvline(0, color="#777777", linewidth=0.8)
+        for place, row in enumerate(rows.to_dict("records")):
+            if pd.isna(row["gain"]):
+                axis.text(0, place, "--", ha="center", va="center")
+                continue
+            control = row["attention"].startswith("none_wide:")
+            colour = "black" if row["attention"] == "none" else "C1" if control else "C0"
+            below = [place - 0.3] * row["n"]
+            axis.plot(row["values"], below, ".", color="#777777", markersize=3)
+            axis.plot([row["low"], row["high"]], [place, place], color=colour)
+            face = "white" if control else colour
+            marker = "s" if control else "o"
+            axis.plot(row["gain"], place, marker, color=colour, markerfacecolor=face, markersize=4)
+        ticks = [f"{label}, n = {n}" for label, n in zip(rows["label"], rows["n"], strict=True)]
+        axis.set_yticks(range(len(rows)), ticks)
+        axis.set_ylim(-0.7, len(rows) - 0.3)
+        axis.grid(axis="y", visible=False)
+        axis.set_xlabel("gain over the baseline in top-1 accuracy (points)")
+        if rows["gain"].isna().all():
+            write_in(axis, NO_BASELINE)
+    return figure
 
 
 def modules(results: Results) -> Figure:
@@ -197,6 +245,7 @@ def maps(results: Results) -> Figure:
 
 
 FIGURES: dict[str, Callable[[Results], Figure]] = {
+    "gains": gains,
     "modules": modules,
     "ordering": ordering,
     "accuracy_macs": accuracy_macs,
@@ -269,7 +318,7 @@ def _figure(panels: int) -> tuple[Figure, np.ndarray]:
     """A figure with rows of up to three panels."""
     columns = min(panels, 3)
     rows = -(-panels // columns)
-    figure = Figure(figsize=(WIDTH * columns, 2.6 * rows), layout="constrained")
+    figure = Figure(figsize=(WIDTH * columns, HEIGHT * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for axis in axes[panels:]:
         axis.set_axis_off()

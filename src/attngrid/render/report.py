@@ -20,6 +20,10 @@ from attngrid.study.paths import results_folder
 from attngrid.study.schema import Study
 
 CAPTIONS = {
+    "gains": (
+        "Gain in top-1 accuracy over the same backbone without attention: mean with its 95 % "
+        "interval (Welch's t-test), and each seed as a dot; hollow squares are widened baselines."
+    ),
     "modules": "CSM, Fig. 5: the baseline, CAM, SAM and CSM; mean and standard deviation.",
     "ordering": "CSM, Fig. 6: which attention comes first; mean and standard deviation over seeds.",
     "maf_curve": "MobileNetV1 with MAF_C on ImageNet-1K: its authors' published log, and ours.",

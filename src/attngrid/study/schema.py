@@ -31,7 +31,7 @@ DEFAULTS = (Path("config/config.yaml"), Path("study.yaml"))
 # The folder of the shipped table descriptions.
 TABLES = Path("workflow/tables")
 
-FigureName = Literal["modules", "ordering", "accuracy_macs", "maps", "maf_curve"]
+FigureName = Literal["gains", "modules", "ordering", "accuracy_macs", "maps", "maf_curve"]
 
 
 class Block(Strict):
@@ -96,7 +96,7 @@ class Study(Strict):
         strict=False,
         description="names in workflow/tables/, or paths of your own descriptions",
     )
-    figures: tuple[FigureName, ...] = Field((), strict=False)
+    figures: tuple[FigureName, ...] = Field(("gains",), strict=False)
 
     @model_validator(mode="after")
     def _check(self) -> Study:
