@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
+from torch.nn.utils.parametrizations import weight_norm
 
 from attngrid.analysis.frames import read_frame
 from attngrid.core.files import read_yaml
@@ -206,7 +209,81 @@ def test_an_unknown_operator_is_an_error_that_names_it() -> None:
         count(Odd(), 8)
 
 
-def test_a_users_module_that_cannot_be_counted_has_an_empty_row(
+class Rows(nn.Module):
+    """A layer that maps N×L×C, applied to the pixels of an image of 8×8."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.layer = nn.Conv2d(3, 16, 1), layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = self.conv(x).flatten(2).transpose(1, 2)
+        if isinstance(self.layer, nn.MultiheadAttention):
+            return self.layer(rows, rows, rows, need_weights=False)[0]
+        return self.layer(rows)
+
+
+@pytest.mark.parametrize(
+    ("layer", "macs_per_row"),
+    [
+        # queries, keys, values and output: 4·C²; scores and their product with the values: 2·L·C
+        (nn.MultiheadAttention(16, 4, batch_first=True), 4 * 16**2 + 2 * 64 * 16),
+        (
+            nn.TransformerEncoderLayer(16, 4, dim_feedforward=32, batch_first=True),
+            4 * 16**2 + 2 * 64 * 16 + 2 * 16 * 32,
+        ),
+    ],
+)
+def test_torchs_transformer_layers_are_counted_by_their_equations(
+    layer: nn.Module, macs_per_row: int
+) -> None:
+    assert count(Rows(layer), 8)["macs"] == 64 * (3 * 16 + macs_per_row)
+
+
+FREE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "where": lambda x: torch.where(x > 0, x, 0),
+    "maximum": lambda x: torch.maximum(x, -x),
+    "softplus": functional.softplus,
+    "mish": functional.mish,
+    "prelu": lambda x: functional.prelu(x, torch.ones(1)),
+    "flip": lambda x: x.flip(1),
+    "normalize": functional.normalize,
+    "logsumexp": lambda x: x.logsumexp(1),
+    "var_mean": lambda x: torch.var_mean(x, 1)[0],
+    "glu": lambda x: functional.glu(x, 1),
+    "masked_fill": lambda x: x.masked_fill(x < 0, 0),
+    "roll": lambda x: x.roll(1, 2),
+    "pixel_shuffle": lambda x: functional.pixel_shuffle(x, 2),
+}
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_operators_without_products_add_no_macs(name: str) -> None:
+    class Free(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = weight_norm(nn.Conv2d(3, 4, 1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return FREE[name](self.conv(x))
+
+    assert count(Free(), 8)["macs"] == 3 * 4 * 8 * 8
+
+
+def test_a_model_that_cannot_be_traced_is_an_error_that_says_why() -> None:
+    class Broken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise KeyError("scale")
+
+    with pytest.raises(UncountedOperatorError, match="cannot trace it: KeyError: 'scale'"):
+        count(Broken(), 8)
+
+
+def test_a_users_module_that_cannot_be_counted_has_its_parameters_and_torchs_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -219,9 +296,14 @@ def test_a_users_module_that_cannot_be_counted_has_an_empty_row(
         "        return torch.cumsum(x, 1)\n"
     )
     models = [Model("resnet18", name, "cifar", 10, 16, NARROW) for name in ("mine.py:Odd", "se")]
-    odd, se = table(models, strict=False).splitlines()[1:]
-    assert odd == "resnet18,mine.py:Odd,cifar,10,16,width=0.0625" + "," * len(COUNTED)
-    assert se.startswith("resnet18,se,cifar,10,16,width=0.0625,49284,")
+    baseline = Model("resnet18", "none", "cifar", 10, 16, NARROW)
+    text = table([*models, baseline], strict=False)
+    odd, se, none = csv.DictReader(io.StringIO(text))
+    assert se["params"] == "49284"
+    # the module has no parameter and no product
+    same = ("params", "torch_macs")
+    assert [odd[name] for name in same] == [none[name] for name in same]
+    assert {odd[name] for name in COUNTED if name not in same} == {""}
     assert "not counted: resnet18 + mine.py:Odd: cannot count aten::cumsum" in caplog.text
     with pytest.raises(UncountedOperatorError, match="cannot count aten::cumsum"):
         table(models[:1], strict=True)

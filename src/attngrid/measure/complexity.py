@@ -11,7 +11,8 @@ import csv
 import io
 import logging
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -46,21 +47,34 @@ MAC_OPERATORS = {
 }
 NORM_OPERATORS = ("batch_norm", "group_norm", "instance_norm", "layer_norm")
 
-# Reviewed operators that multiply no matrices: elementwise ones, reductions, poolings, reorderings.
+# Reviewed operators that multiply no matrices: elementwise ones, reductions, poolings, reorderings,
+# each also in place (`add_`).
 # An operator that neither fvcore nor this list knows is an error, so that no MACs are missed.
 COST_FREE_OPERATORS = (
-    *("abs", "add", "add_", "div", "div_", "exp", "mul", "mul_", "neg", "pow", "sub", "sub_"),
-    *("elu", "gelu", "hardsigmoid", "hardswish", "hardswish_", "hardtanh", "hardtanh_"),
-    *("leaky_relu", "log", "relu6", "relu6_", "rsqrt"),
-    *("sigmoid", "silu", "softmax", "sqrt", "tanh"),
-    *("adaptive_max_pool2d", "amax", "amin", "argmax", "avg_pool2d", "max_pool2d", "mean"),
-    *("min", "prod", "sort", "std", "sum", "topk", "var"),
-    *("expand_as", "eye", "feature_dropout", "pad", "unfold"),
+    *("abs", "add", "addcmul", "div", "exp", "maximum", "minimum", "mul"),
+    *("neg", "pow", "reciprocal", "rsqrt", "sign", "sqrt", "square", "sub", "where"),
+    *("celu", "elu", "erf", "gelu", "glu", "hardsigmoid", "hardswish", "hardtanh"),
+    *("leaky_relu", "log", "log_sigmoid", "log_softmax", "mish", "prelu", "relu6"),
+    *("selu", "sigmoid", "silu", "softmax", "softplus", "softsign", "tanh"),
+    *("adaptive_max_pool2d", "amax", "amin", "argmax", "argmin", "avg_pool2d", "max_pool2d"),
+    *("linalg_vector_norm", "logsumexp", "mean", "min", "norm", "prod", "sort", "std", "std_mean"),
+    *("sum", "topk", "var", "var_mean"),
+    *("eq", "ge", "gt", "le", "lt", "ne", "logical_and", "logical_not", "logical_or"),
+    *("channel_shuffle", "clamp_max", "clamp_min", "expand_as", "eye", "feature_dropout", "flip"),
+    *("index_select", "native_channel_shuffle", "one_hot", "pad", "pixel_shuffle"),
+    *("pixel_unshuffle", "repeat", "repeat_interleave", "roll", "tile", "tril", "triu"),
+    *("unflatten", "unfold"),
+    "_weight_norm",  # of the weights, once for all images
 )
 
 
 class UncountedOperatorError(AttngridError):
-    """A model with an operator that is neither counted nor known to be free."""
+    """A model with an operator that is neither counted nor known to be free.
+
+    ``known`` has what is known of the model's row without fvcore.
+    """
+
+    known: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -102,10 +116,13 @@ class Model:
         model.to_empty(device="cpu")
         for buffer in model.buffers():
             buffer.zero_()  # buffers of indices must be valid
+        known = {**self.key(), "params": _parameters(model), "torch_macs": by_torch}
         try:
-            return {**self.key(), **count(model, self.input_size), "torch_macs": by_torch}
+            return {**known, **count(model, self.input_size)}
         except UncountedOperatorError as error:
-            raise UncountedOperatorError(f"{self.backbone} + {self.attention}: {error}") from None
+            named = UncountedOperatorError(f"{self.backbone} + {self.attention}: {error}")
+            named.known = known
+            raise named from None
 
 
 def models_of_grid(grid: CountedGrid) -> list[Model]:
@@ -132,8 +149,8 @@ def table(models: Iterable[Model], *, strict: bool) -> str:
     """The models' counts as CSV.
 
     Raises:
-        AttngridError: a model cannot be counted, if ``strict``; otherwise its row has empty
-            counts, and a warning says why.
+        AttngridError: a model cannot be counted, if ``strict``; otherwise its row has only its
+            parameters and torch's count, and a warning says why.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, [*MODEL_KEY, *COUNTED], lineterminator="\n")
@@ -145,7 +162,7 @@ def table(models: Iterable[Model], *, strict: bool) -> str:
             if strict:
                 raise
             log.warning("not counted: %s", error)
-            writer.writerow(model.key())
+            writer.writerow(getattr(error, "known", None) or model.key())
     return text.getvalue()
 
 
@@ -158,18 +175,25 @@ def count(model: nn.Module, input_size: int) -> dict[str, int]:
         and resizing).
 
     Raises:
-        UncountedOperatorError: an operator that neither fvcore nor ``COST_FREE_OPERATORS`` knows;
-            the message names it.
+        UncountedOperatorError: an operator that neither fvcore nor ``COST_FREE_OPERATORS`` knows,
+            or a model that fvcore cannot trace; the message says which.
     """
     image = torch.zeros(1, 3, input_size, input_size, device=next(model.parameters()).device)
     # fvcore logs the operators that it skips; here they are an error
     logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
-    with torch.inference_mode(), warnings.catch_warnings():
+    with torch.inference_mode(), _whole_operators(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer warns of shapes that become constants
         analysis = FlopCountAnalysis(model.eval(), image)
         analysis.set_op_handle(f"aten::{FUSED_ATTENTION}", _attention_macs)
-        analysis.set_op_handle(**{f"aten::{name}": None for name in COST_FREE_OPERATORS})
-        by_operator = analysis.by_operator()
+        for name in COST_FREE_OPERATORS:
+            analysis.set_op_handle(**{f"aten::{name}": None, f"aten::{name}_": None})
+        try:
+            by_operator = analysis.by_operator()
+        except Exception as error:  # the tracer raises many types
+            first = str(error).strip().partition("\n")[0]
+            raise UncountedOperatorError(
+                f"fvcore cannot trace it: {type(error).__name__}: {first}"
+            ) from error
         if unknown := analysis.unsupported_ops():
             raise UncountedOperatorError(
                 f"cannot count {', '.join(sorted(unknown))}: fvcore does not know it, and it is "
@@ -186,13 +210,28 @@ def count(model: nn.Module, input_size: int) -> dict[str, int]:
         total(by_operator),
     )
     return {
-        "params": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "params": _parameters(model),
         "macs": macs,
         **columns,
         "norm_flops": norm_flops,
         "other_flops": fvcore_total - macs - norm_flops,
         "fvcore_total": fvcore_total,
     }
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+@contextmanager
+def _whole_operators() -> Iterator[None]:
+    """Without the fast path of torch's transformer layers: one operator that hides the products."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _attention_macs(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
