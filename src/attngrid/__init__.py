@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from attngrid.data.registry import list_datasets
     from attngrid.models.registry import list_attentions, list_backbones
     from attngrid.study.recipe import list_recipes
+    from attngrid.training.trained import load_model
     from attngrid.training.weights import create_model
 
 __version__ = "0.1.0"
@@ -24,6 +25,7 @@ __all__ = [
     "list_backbones",
     "list_datasets",
     "list_recipes",
+    "load_model",
     "load_results",
 ]
 
@@ -34,6 +36,7 @@ _HOME = {
     "list_backbones": "attngrid.models.registry",
     "list_datasets": "attngrid.data.registry",
     "list_recipes": "attngrid.study.recipe",
+    "load_model": "attngrid.training.trained",
     "load_results": "attngrid.analysis.frames",
 }
 

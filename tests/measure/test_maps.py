@@ -30,7 +30,7 @@ from attngrid.render.maps import between, overlay
 from attngrid.study.schema import Study
 from attngrid.training import loop
 from attngrid.training.run import run_cell
-from attngrid.training.weights import load_model, write_weights
+from attngrid.training.weights import create_network, write_weights
 from made_up import fake_record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,7 +65,7 @@ def fake_training(study: Study, *cells: int) -> None:
         cell = study.cells[index]
         torch.manual_seed(index)
         fake_record(cell, 12.0)
-        write_weights(cell.weights, cell, attngrid.create_model(**cell.model_arguments()))
+        write_weights(cell.weights, cell, attngrid.create_model(**cell.model_arguments()), [])
 
 
 def visualize(study: Study) -> Maps:
@@ -80,10 +80,11 @@ def visualize(study: Study) -> Maps:
 def test_the_loaded_network_equals_the_trained_one_bit_for_bit(study: Study) -> None:
     cell = study.cells[1]
     *_, trained = loop.train(cell, CPU, Path("data"))
-    write_weights(cell.weights, cell, trained)
+    write_weights(cell.weights, cell, trained, [])
     x = torch.randn(3, 3, 16, 16)
     models = [
-        model.to(memory_format=torch.channels_last).eval() for model in (trained, load_model(cell))
+        model.to(memory_format=torch.channels_last).eval()
+        for model in (trained, create_network(cell))
     ]
     assert torch.equal(models[0](x), models[1](x))
 
@@ -107,7 +108,7 @@ def test_the_kept_weights_reproduce_the_record(
     run_cell(study, cell, cell.record)
     train, test = load("digits", Path("unused"), download=False, classes=None)
     mean_C, std_C = channel_statistics(train)
-    found = loop.evaluate(load_model(cell).eval(), Batches(test, 500, mean_C, std_C))
+    found = loop.evaluate(create_network(cell).eval(), Batches(test, 500, mean_C, std_C))
     metrics = read_record(cell.record).metrics
     assert found["test_top1_error"] == metrics.top1_error
     assert found["test_loss"] == pytest.approx(metrics.curve[-1].test_loss, rel=1e-5)
@@ -134,28 +135,28 @@ def test_damaged_weights_and_those_of_another_cell_or_network_are_refused(study:
     whole = ours.weights.read_bytes()
     ours.weights.unlink()
     with pytest.raises(RecordError, match=f"{ours.id}.*: cannot be read: No such file"):
-        load_model(ours)
+        create_network(ours)
     ours.weights.write_bytes(others.weights.read_bytes())
     expected = (
         f"{ours.id}.*: belongs to another cell: found .* {others.digest}, expected {ours.digest}"
     )
     with pytest.raises(RecordError, match=expected):
-        load_model(ours)
+        create_network(ours)
     ours.weights.write_bytes(whole[:-1000])
     with pytest.raises(RecordError, match=f"{ours.id}.*: cannot be read"):
-        load_model(ours)
+        create_network(ours)
     save_file(load_file(others.weights), ours.weights)
     with pytest.raises(RecordError, match="found the digest None"):
-        load_model(ours)
+        create_network(ours)
     part = dict(list(load_file(others.weights).items())[:-1])
     save_file(part, ours.weights, {"digest": ours.digest})
     with pytest.raises(RecordError, match=f"{ours.id}.*: does not fit .*Missing key"):
-        load_model(ours)
+        create_network(ours)
 
 
 def test_a_shared_parameter_is_kept_for_each_layer(study: Study) -> None:
     cell, layer = study.cells[0], torch.nn.Linear(3, 3)
-    write_weights(cell.weights, cell, torch.nn.Sequential(layer, torch.nn.ReLU(), layer))
+    write_weights(cell.weights, cell, torch.nn.Sequential(layer, torch.nn.ReLU(), layer), [])
     kept = load_file(cell.weights)
     assert torch.equal(kept["0.weight"], kept["2.weight"])
 
@@ -267,7 +268,7 @@ def test_maps_show_the_first_seed_and_the_first_held_out_image_of_each_class(
         train, test = load("digits", Path("unused"), download=False, classes=None)
         batch = next(iter(Batches(test, 500, *channel_statistics(train))))[0]
         first = [int(np.flatnonzero(test.labels_N == digit)[0]) for digit in range(4)]
-        logits = load_model(cell).eval()(batch[first])
+        logits = create_network(cell).eval()(batch[first])
         assert maps_of_cell.predicted == logits.argmax(1).tolist()
         assert maps_of_cell.labels == [0, 1, 2, 3]
         assert maps_of_cell.grad_cam_KHW.shape == (4, 2, 2)

@@ -54,6 +54,12 @@ def cifar100(folder: Path) -> tuple[Images, Images]:
     return _read("cifar100", folder, train=True), _read("cifar100", folder, train=False)
 
 
+def class_names(name: str, folder: Path) -> list[str]:
+    """The names of the classes, in the order of the labels."""
+    classes: list[str] = READERS[name](str(folder), train=False).classes
+    return classes
+
+
 def _read(name: str, folder: Path, *, train: bool) -> Images:
     try:
         split = READERS[name](str(folder), train=train)  # checks each MD5 before it unpickles

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import find_classes
 
 from attngrid.core.errors import DataError
 from attngrid.data.images import ImageFiles
@@ -91,6 +92,12 @@ def _list_images(name: str, folder: Path) -> dict[str, ImageFolder]:
     root = _root(name, folder)
     held_out = "test" if (root / "test").is_dir() and not (root / "val").is_dir() else "val"
     return {"train": ImageFolder(str(root / "train")), "test": ImageFolder(str(root / held_out))}
+
+
+def class_names(name: str, folder: Path) -> list[str]:
+    """The class folders in the order of the labels."""
+    classes: list[str] = find_classes(str(_root(name, folder) / "train"))[0]
+    return classes
 
 
 def _first_few(items: list[str]) -> str:

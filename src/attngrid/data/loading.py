@@ -66,6 +66,20 @@ def load_files(
     return _subset(train, test, classes, validation)
 
 
+def class_names(name: str, folder: Path) -> list[str]:
+    """The names of a dataset's classes, in the order of the labels; their numbers if unknown."""
+    dataset = find_dataset(name)
+    if dataset.target is None:
+        from attngrid.data import folders  # imports torchvision, which takes a second
+
+        return folders.class_names(name, folder)
+    if name in ("cifar10", "cifar100"):
+        from attngrid.data import cifar
+
+        return cifar.class_names(name, folder)
+    return [str(label) for label in range(dataset.num_classes)]
+
+
 def _subset(
     train: AnyImages, test: AnyImages, classes: int | None, validation: int
 ) -> tuple[AnyImages, AnyImages]:

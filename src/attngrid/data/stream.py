@@ -149,6 +149,13 @@ class ShrunkResizedCrop(v2.RandomResizedCrop):  # type: ignore[misc]
         return _to_tensor(decoded.resize((columns, rows), Image.Resampling.BILINEAR, box))
 
 
+def transform_test_image(image: Image.Image, transforms: tuple[Transform, ...]) -> Tensor:
+    """An opened image as a test image: uint8, 3×H×W."""
+    for transform in transforms:
+        image = _make_step(transform, training=False)(image)
+    return _to_tensor(_to_rgb(image))
+
+
 def mix_seed(seed: int, position: int) -> int:
     """The seed of an image in an epoch: the output of SplitMix64 (Steele et al., 2014)."""
     mask = 2**64 - 1

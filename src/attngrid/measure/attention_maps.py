@@ -11,7 +11,7 @@ from attngrid.measure.maps_file import CellMaps, Maps, with_weights
 from attngrid.study.schema import Study
 from attngrid.training.batches import make_batches
 from attngrid.training.loop import choose_device, make_deterministic
-from attngrid.training.weights import load_model
+from attngrid.training.weights import create_network
 
 CLASSES = 4  # maps show the first held-out image of each of this many classes
 SIDE = 7  # height and width of the last stage of the papers' networks at 224×224
@@ -40,7 +40,7 @@ def visualize(study: Study, kept: Maps) -> Maps:
         test = splits[held_out]
         first = test.first_of_each_class(CLASSES)
         x_NCHW = normalize(first.pixels_NCHW.to(device), test.mean_C, test.std_C)
-        model = load_model(cell).to(device).eval()
+        model = create_network(cell).to(device).eval()
         if not hasattr(model, "stages"):
             raise ConfigError(
                 f"backbone {cell.backbone!r} has no attribute `stages`, the module whose output "

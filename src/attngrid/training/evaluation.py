@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from attngrid.models.create import create_model
 from attngrid.records.record import Record, read_cell
 from attngrid.study.cell import Cell
 from attngrid.study.compute import Performance
@@ -15,7 +14,7 @@ from attngrid.training.performance import (
     compiler_problem,
     memory_format,
 )
-from attngrid.training.weights import load_weights, weights_of
+from attngrid.training.weights import create_network, weights_of
 
 
 def evaluate_record(
@@ -39,8 +38,7 @@ def evaluate_record(
     torch_device = choose_device(device)
     make_deterministic(cell.seed, cell.threads, strict=bool(record.run["deterministic"]))
     _, test_batches = make_batches(cell, folder, torch_device)
-    model = create_model(**cell.model_arguments())
-    load_weights(model, weights_of(file), cell.digest)
+    model = create_network(cell, weights_of(file))
     # Older records do not name their options. Tests ran compiled only if the whole network did.
     performance = Performance.model_validate(record.run.get("performance", {}))
     same_device = torch_device.type == record.run["device"]

@@ -238,6 +238,8 @@ def train(
         "processes": processes.count,
         **compute.model_dump(include={"deterministic", "gradient_accumulation_steps", "sync_bn"}),
         "performance": performance.model_dump(),
+        # of each channel, in [0, 255]
+        "normalisation": {"mean": batches.mean_C.tolist(), "std": batches.std_C.tolist()},
     }
     return metrics, run, model
 

@@ -27,6 +27,7 @@ from attngrid.core.errors import (
     WriteError,
 )
 from attngrid.core.hardware import peak_memory_mb
+from attngrid.data.loading import class_names
 from attngrid.records.environment import code_version, now
 from attngrid.records.record import read_trial, write_record
 from attngrid.records.staleness import code_digest
@@ -173,7 +174,7 @@ def _train_and_record(study: Study, cell: Cell, record: Path, processes: Process
         # a record elsewhere (--record) does not replace the weights in the study
         in_study = record.absolute() == cell.record.absolute()
         if study.keep.weights == "last" and in_study and not cell.validation:
-            _keep_weights(cell, model)
+            _keep_weights(cell, model, study.data_folder)
         try:
             write_record(record, cell, metrics, run)
         except OSError as error:
@@ -208,10 +209,11 @@ def _report(cell: Cell, label: str, line: dict[str, Any], elapsed: float) -> Non
     logger.info("%s: %s", label, text)
 
 
-def _keep_weights(cell: Cell, model: nn.Module) -> None:
+def _keep_weights(cell: Cell, model: nn.Module, folder: Path) -> None:
     """Write the weights; if that fails, log a warning, so that the record is still written."""
     try:
-        write_weights(cell.weights, cell, model)
+        classes = class_names(cell.dataset, folder)[: cell.num_classes]
+        write_weights(cell.weights, cell, model, classes)
     except Exception as error:
         with suppress(OSError):
             cell.weights.unlink()  # weights of an earlier training

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,15 @@ from attngrid.records.record import read_record
 from attngrid.study.cell import Cell
 
 
-def write_weights(file: Path, cell: Cell, model: nn.Module) -> None:
-    """Write a trained cell's state dict, atomically, with its digest and configuration."""
+def write_weights(file: Path, cell: Cell, model: nn.Module, classes: Sequence[str]) -> None:
+    """Write a trained cell's state dict, atomically, with its digest, configuration and classes."""
     tensors = {
         # safetensors refuses tensors that share memory, such as shared parameters.
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
     metadata = {"digest": cell.digest, "config": json.dumps(cell.config())}
+    metadata["classes"] = json.dumps(list(classes))
     write_atomically(file, save(tensors, metadata))
 
 
@@ -71,16 +73,30 @@ def create_model(
     return model
 
 
-def load_model(cell: Cell) -> nn.Module:
+def create_network(cell: Cell, weights: Path | None = None) -> nn.Module:
     """Build the network of a cell and load its kept weights, as ``load_weights`` does."""
     model = create.create_model(**cell.model_arguments())
-    load_weights(model, cell.weights, cell.digest)
+    load_weights(model, weights or cell.weights, cell.digest)
     return model
 
 
 def weights_of(record: Path) -> Path:
     """The file of a record's weights; it exists if they were kept."""
     return record.absolute().parents[1] / "weights" / f"{record.stem}.safetensors"
+
+
+def read_classes(file: Path) -> list[str]:
+    """The names of the classes in a file of weights.
+
+    Raises:
+        RecordError: an older version wrote the file.
+    """
+    with safe_open(file, framework="pt") as stream:
+        text = (stream.metadata() or {}).get("classes")
+    if text is None:
+        raise RecordError(f"{file}: has no names of classes: an older version wrote it")
+    classes: list[str] = json.loads(text)
+    return classes
 
 
 def load_weights(model: nn.Module, file: Path, digest: str) -> None:

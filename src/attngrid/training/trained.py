@@ -1,0 +1,89 @@
+"""A trained network with what it takes to use it: the input transform and the class names."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from attngrid.core.errors import RecordError
+from attngrid.data.images import Batches, Images, normalize
+from attngrid.data.registry import find_dataset
+from attngrid.records.record import read_cell
+from attngrid.study.cell import Cell
+from attngrid.training.weights import create_network, read_classes, weights_of
+
+
+class TrainedModel:
+    """The network of a record, in evaluation mode, on the CPU.
+
+    Attributes:
+        model: maps N×3×H×W float32 images, as ``transform`` makes them, to N×classes logits.
+        classes: the names of the classes, in the order of the logits.
+        cell: the configuration that was trained.
+    """
+
+    def __init__(self, cell: Cell, weights: Path, mean: list[float], std: list[float]) -> None:
+        self.cell = cell
+        self.model = create_network(cell, weights).eval()
+        self.classes = read_classes(weights)
+        self.mean_C, self.std_C = torch.tensor(mean), torch.tensor(std)
+
+    def transform(self, image: Image.Image | np.ndarray) -> Tensor:
+        """Make the network's input, 1×3×H×W, from an image as the training's test images.
+
+        Args:
+            image: a PIL image, or an array of 8-bit pixels, H×W×3 or H×W.
+        """
+        picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+        recipe, dataset = self.cell.recipe, find_dataset(self.cell.dataset)
+        if dataset.target is None:
+            from attngrid.data.stream import transform_test_image
+
+            pixels_CHW = transform_test_image(picture, recipe.test_transforms)
+            return normalize(pixels_CHW[None], self.mean_C, self.std_C)
+        side = dataset.stored_size or dataset.input_size
+        if picture.size != (side, side):
+            picture = picture.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
+        pixels_HWC = torch.from_numpy(np.array(picture.convert("RGB")))
+        images = Images(pixels_HWC.permute(2, 0, 1)[None], torch.zeros(1, dtype=torch.int64))
+        if self.cell.options.input_size is not None and dataset.stored_size is None:
+            images = images.averaged(self.cell.options.input_size)
+        ((x_NCHW, _),) = Batches(images, 1, self.mean_C, self.std_C, recipe.test_transforms)
+        return x_NCHW
+
+    def predict(self, image: Image.Image | np.ndarray, k: int = 5) -> list[tuple[str, float]]:
+        """The ``k`` most probable classes of an image, each with its probability."""
+        with torch.inference_mode():
+            probabilities = self.model(self.transform(image)).softmax(1)[0]
+        values, places = probabilities.topk(min(k, len(self.classes)))
+        return [
+            (self.classes[place], value)
+            for place, value in zip(places.tolist(), values.tolist(), strict=True)
+        ]
+
+
+def load_model(record: str | os.PathLike[str]) -> TrainedModel:
+    """Load the trained network of a record whose weights were kept.
+
+    Args:
+        record: its file, such as ``results/demo/records/....json``.
+
+    Raises:
+        RecordError: no record, no kept weights, or a record of an older version, which does not
+            say how its images were normalised.
+    """
+    file = Path(record)
+    cell, content = read_cell(file)
+    normalisation: dict[str, Any] | None = content.run.get("normalisation")
+    if normalisation is None:
+        raise RecordError(
+            f"{file}: run.normalisation is missing: an older version trained this cell; train it "
+            "again, or use attngrid.create_model(..., pretrained=...) with a normalisation of yours"
+        )
+    return TrainedModel(cell, weights_of(file), **normalisation)
