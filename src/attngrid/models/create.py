@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
+from contextlib import nullcontext
 from typing import Any
 
 from torch import Tensor, nn
 
 from attngrid.core.errors import ConfigError
-from attngrid.models.external import (
-    feature_sizes,
-    named_errors,
-    require_logits,
-    require_same_shape,
-)
+from attngrid.models.external import feature_sizes, named_errors, require_module, try_once
 from attngrid.models.placement import PLACEMENTS, Make, Sites
-from attngrid.models.registry import Entry, find_attention, find_backbone
+from attngrid.models.registry import Entry, Initialisation, find_attention, find_backbone
 from attngrid.models.width_matching import matched_width
 
 # Default height and width of the images in pixels, by stem.
@@ -30,6 +26,7 @@ def create_model(
     stem: str = "imagenet",
     width: float = 1.0,
     input_size: int | None = None,
+    initialisation: Initialisation = "family",
     **options: Any,
 ) -> nn.Module:
     """Build a backbone that contains an attention module, with random weights.
@@ -44,7 +41,11 @@ def create_model(
         stem: ``imagenet`` (224×224 images) or ``cifar`` (32×32 and smaller).
         width: factor on the widths of the stages.
         input_size: height and width of the images in pixels; default: 224 or 32, by the stem.
-            Only modules with weights for each position and ``none_wide:...:macs`` depend on it.
+            Modules with weights for each position and ``none_wide:...:macs`` depend on it, and a
+            network with a user's class is tried once at this size.
+        initialisation: the random weights: ``family``, one rule for all networks of a family;
+            ``authors``, as the code of its authors; ``pytorch``, PyTorch's defaults. A user's
+            backbone initialises itself.
         **options: options of the backbone (``placement``, ``input_bn``) or of the attention
             module (``reduction``).
 
@@ -53,28 +54,46 @@ def create_model(
 
     Raises:
         UnknownNameError: an unknown backbone or attention; the message lists similar names.
-        ConfigError: an unknown option, a value out of range, or a user's class that does not work.
+        ConfigError: an unknown option, a value out of range, a backbone that builds no attention
+            module, or a user's class that does not work.
     """
     network, module = find_backbone(backbone), find_attention(attention)
-    accepted = network.accepts | module.accepts
+    accepted = {*network.accepts, *module.accepts}
     _check_arguments(f"{backbone} with {attention}", accepted, stem, width, options)
     input_size = input_size or INPUT_SIZES[stem]
-    network_options = {name: options[name] for name in network.accepts & set(options)}
+    network_options = {name: v for name, v in options.items() if name in network.accepts}
     module_options = {name: v for name, v in options.items() if name not in network_options}
     arguments = {"num_classes": num_classes, "stem": stem, **network_options}
+    if not network.external:
+        arguments["initialisation"] = initialisation
     if module.matches is not None:
         return _widened(backbone, module, width, input_size, arguments, module_options)
     placement = arguments.pop("placement", "default")
 
     def build(make: Make) -> nn.Module:
-        sites = Sites(make, module.site, placement)
-        model: nn.Module = network.load()(sites, width=width, **arguments, **network.options)
+        model: nn.Module = network.load()(
+            Sites(make, module.site, placement), width=width, **arguments, **network.options
+        )
         return model
 
-    if network.external:
-        with named_errors(f"backbone {backbone!r}", external=True):
-            require_logits(build, input_size, num_classes)
-    return _with_attention(build, attention, module, module_options, input_size)
+    name = f"backbone {backbone!r}"
+    with named_errors(name, external=True) if network.external else nullcontext():
+        model, places = _with_attention(build, attention, module, module_options, input_size)
+    if attention != "none":
+        missing = Sites(lambda channels, stage: nn.Identity(), module.site, placement).calls
+        if not places:
+            raise ConfigError(
+                f"{name}: builds no module of attention {attention!r} with placement "
+                f"{placement!r}; its constructor must call {missing}"
+            )
+        if not set(places) <= set(model.modules()):
+            raise ConfigError(
+                f"{name}: attention {attention!r} is not in the network; assign what {missing} "
+                "returns to an attribute or to an nn.Sequential"
+            )
+    if network.external or module.external:
+        try_once(model, name, places if attention != "none" else {}, input_size, num_classes)
+    return model
 
 
 def _check_arguments(
@@ -122,9 +141,10 @@ def _with_attention(
     entry: Entry,
     options: Mapping[str, Any],
     input_size: int,
-) -> nn.Module:
-    """Build a backbone with attention modules."""
+) -> tuple[nn.Module, dict[nn.Module, str]]:
+    """Build a backbone with attention modules; also return each module's place, in words."""
     sizes = iter(feature_sizes(build, input_size) if entry.needs_feature_size else ())
+    places: dict[nn.Module, str] = {}
     initial: list[tuple[nn.Module, dict[str, Tensor]]] = []
 
     def make(channels: int, stage: int) -> nn.Module:
@@ -132,13 +152,13 @@ def _with_attention(
         arguments = {**entry.options, **options, **({"feat_size": size} if size else {})}
         place = f"attention {name!r} in stage {stage}, at {channels} channels"
         with named_errors(place, external=entry.external):
-            module: nn.Module = entry.load()(channels, **arguments)
-            if entry.external:
-                require_same_shape(module, channels, size or (4, 4))
-                initial.append((module, {k: v.clone() for k, v in module.state_dict().items()}))
+            module = require_module(entry.load()(channels, **arguments))
+        places[module] = place
+        if entry.external:
+            initial.append((module, {k: v.clone() for k, v in module.state_dict().items()}))
         return module
 
-    model = build(make)
+    model = require_module(build(make))
     for module, state in initial:  # the backbone has overwritten their own initial weights
         module.load_state_dict(state)
-    return model
+    return model, places
