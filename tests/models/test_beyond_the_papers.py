@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 import yaml
 
 from attngrid import create_model, load_results
+from attngrid.cli.workflow import before_jobs
 from attngrid.core.errors import AttngridError, ConfigError, DataError
 from attngrid.core.validation import validate
 from attngrid.data.loading import load
@@ -32,7 +34,6 @@ from attngrid.study.recipe import shipped_recipes
 from attngrid.study.resources import require_runnable
 from attngrid.study.scaffold import init
 from attngrid.study.schema import Study
-from attngrid.training.start import try_models
 
 SMALL: dict[str, Any] = {"num_classes": 10, "stem": "cifar", "width": 0.25, "input_size": 32}
 
@@ -342,18 +343,23 @@ def test_the_try_changes_no_random_number_and_no_statistic(
 
 
 def test_users_models_are_tried_once_before_the_first_job(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text(WINDOWS)
-    cells = [cell(name, seed=seed) for name in ("se", "mine.py:Windows") for seed in (0, 1)]
-    with pytest.raises(
-        ConfigError, match=r"'mine\.py:Windows' in stage 1, at 64 channels: Runtime"
-    ):
-        try_models(cells)
+    tiny["grid"][0] |= {"attentions": ["se", "mine.py:Windows"], "seeds": [0, 1]}
+    study = validate(Study, tiny, "tiny.yaml")
+    jobs = [
+        SimpleNamespace(rule=SimpleNamespace(name="train"), wildcards=SimpleNamespace(cell=id))
+        for id in study.trainings
+    ]
+    dag = SimpleNamespace(needrun_jobs=lambda: jobs)
+    workflow = SimpleNamespace(dag=dag, non_local_exec=False)
+    with pytest.raises(ConfigError, match=r"^attention 'mine\.py:Windows' in stage 1, .*Runtime"):
+        before_jobs(workflow, study)
     tried: list[Any] = []
     monkeypatch.setattr("attngrid.models.create.create_model", lambda **given: tried.append(given))
-    try_models(cells)
+    before_jobs(workflow, study)
     assert [given["attention"] for given in tried] == ["mine.py:Windows"]
 
 
