@@ -9,8 +9,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from attngrid.core.errors import ConfigError
-from attngrid.models.external import feature_sizes, named_errors, require_module, try_once
-from attngrid.models.placement import PLACEMENTS, Make, Sites
+from attngrid.models.external import (
+    feature_sizes,
+    named_errors,
+    require_built,
+    require_module,
+    try_once,
+)
+from attngrid.models.placement import PLACEMENTS, Make, Placement, Sites
 from attngrid.models.registry import Entry, Initialisation, find_attention, find_backbone
 from attngrid.models.width_matching import matched_width
 
@@ -41,11 +47,9 @@ def create_model(
         stem: ``imagenet`` (224×224 images) or ``cifar`` (32×32 and smaller).
         width: factor on the widths of the stages.
         input_size: height and width of the images in pixels; default: 224 or 32, by the stem.
-            Modules with weights for each position and ``none_wide:...:macs`` depend on it, and a
-            network with a user's class is tried once at this size.
-        initialisation: the random weights: ``family``, one rule for all networks of a family;
-            ``authors``, as the code of its authors; ``pytorch``, PyTorch's defaults. A user's
-            backbone initialises itself.
+            ``none_wide:...:macs``, some modules, and the try of a user's class depend on it.
+        initialisation: one rule for all networks of a ``family``, the code of the ``authors``, or
+            ``pytorch``'s defaults. A user's backbone initialises itself.
         **options: options of the backbone (``placement``, ``input_bn``) or of the attention
             module (``reduction``).
 
@@ -61,8 +65,8 @@ def create_model(
     accepted = {*network.accepts, *module.accepts}
     _check_arguments(f"{backbone} with {attention}", accepted, stem, width, options)
     input_size = input_size or INPUT_SIZES[stem]
+    module_options = {name: v for name, v in options.items() if name not in network.accepts}
     network_options = {name: v for name, v in options.items() if name in network.accepts}
-    module_options = {name: v for name, v in options.items() if name not in network_options}
     arguments = {"num_classes": num_classes, "stem": stem, **network_options}
     if not network.external:
         arguments["initialisation"] = initialisation
@@ -70,29 +74,15 @@ def create_model(
         return _widened(backbone, module, width, input_size, arguments, module_options)
     placement = arguments.pop("placement", "default")
 
-    def build(make: Make) -> nn.Module:
-        model: nn.Module = network.load()(
-            Sites(make, module.site, placement), width=width, **arguments, **network.options
-        )
+    def build(sites: Sites) -> nn.Module:
+        model: nn.Module = network.load()(sites, width=width, **arguments, **network.options)
         return model
 
-    name = f"backbone {backbone!r}"
+    name, given = f"backbone {backbone!r}", (attention, module, placement, module_options)
     with named_errors(name, external=True) if network.external else nullcontext():
-        model, places = _with_attention(build, attention, module, module_options, input_size)
-    if attention != "none":
-        missing = Sites(lambda channels, stage: nn.Identity(), module.site, placement).calls
-        if not places:
-            raise ConfigError(
-                f"{name}: builds no module of attention {attention!r} with placement "
-                f"{placement!r}; its constructor must call {missing}"
-            )
-        if not set(places) <= set(model.modules()):
-            raise ConfigError(
-                f"{name}: attention {attention!r} is not in the network; assign what {missing} "
-                "returns to an attribute or to an nn.Sequential"
-            )
+        model, places = _with_attention(build, *given, input_size)
     if network.external or module.external:
-        try_once(model, name, places if attention != "none" else {}, input_size, num_classes)
+        try_once(model, name, places, input_size, num_classes)
     return model
 
 
@@ -136,14 +126,20 @@ def _widened(
 
 
 def _with_attention(
-    build: Callable[[Make], nn.Module],
+    build: Callable[[Sites], nn.Module],
     name: str,
     entry: Entry,
+    placement: Placement,
     options: Mapping[str, Any],
     input_size: int,
 ) -> tuple[nn.Module, dict[nn.Module, str]]:
     """Build a backbone with attention modules; also return each module's place, in words."""
-    sizes = iter(feature_sizes(build, input_size) if entry.needs_feature_size else ())
+
+    def sites(make: Make) -> Sites:
+        return Sites(make, entry.site, placement)
+
+    sized = entry.needs_feature_size
+    sizes = iter(feature_sizes(lambda make: build(sites(make)), input_size) if sized else ())
     places: dict[nn.Module, str] = {}
     initial: list[tuple[nn.Module, dict[str, Tensor]]] = []
 
@@ -158,7 +154,10 @@ def _with_attention(
             initial.append((module, {k: v.clone() for k, v in module.state_dict().items()}))
         return module
 
-    model = require_module(build(make))
+    model = require_module(build(sites(make)))
     for module, state in initial:  # the backbone has overwritten their own initial weights
         module.load_state_dict(state)
+    if name == "none":
+        return model, {}
+    require_built(model, places, f"attention {name!r}, placement {placement!r}", sites(make).calls)
     return model, places

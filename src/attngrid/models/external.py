@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,7 +46,7 @@ def feature_sizes(build: Callable[[Make], nn.Module], input_size: int) -> list[t
 
     with torch.device("meta"):
         build(make).eval()(torch.zeros(1, 3, input_size, input_size))
-    return [sizes[place] for place in places]
+    return [sizes.get(place, (input_size, input_size)) for place in places]
 
 
 def require_module(found: Any) -> nn.Module:
@@ -54,6 +54,26 @@ def require_module(found: Any) -> nn.Module:
     if not isinstance(found, nn.Module):
         raise ConfigError(f"is a {type(found).__name__}, not a torch.nn.Module")
     return found
+
+
+def require_built(
+    model: nn.Module, places: Iterable[nn.Module], attention: str, calls: str
+) -> None:
+    """Raise a ConfigError if a network has none of its attention modules, or only some.
+
+    Args:
+        model: the network.
+        places: the attention modules that its backbone has built.
+        attention: their name and placement, for the error.
+        calls: the methods that build them, for the error.
+    """
+    if not places:
+        raise ConfigError(f"builds no module of {attention}; its constructor must call {calls}")
+    if not set(places) <= set(model.modules()):
+        raise ConfigError(
+            f"a module of {attention} is not part of the network; assign what {calls} returns to "
+            "an attribute or to an nn.Sequential"
+        )
 
 
 @torch.no_grad()
@@ -80,7 +100,8 @@ def try_once(
     parameter = next(model.parameters(), torch.empty(0))
     if parameter.is_meta:
         return
-    running, called = [name], set()
+    running: list[str] = [name]
+    called: set[nn.Module] = set()
 
     def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         running.append(places[module])
@@ -88,7 +109,8 @@ def try_once(
     def after(module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
         if (found := tuple(out.shape)) != (given := tuple(inputs[0].shape)):
             raise ConfigError(f"changes the shape of its input from {given} to {found}")
-        called.add(running.pop())
+        running.pop()
+        called.add(module)
 
     hooks = [module.register_forward_pre_hook(before) for module in places]
     hooks += [module.register_forward_hook(after) for module in places]
@@ -100,8 +122,8 @@ def try_once(
             raise ConfigError(
                 f"returns shape {shape} for images {tuple(images.shape)}; needs {(2, num_classes)}"
             )
-        if idle := set(places.values()) - called:
-            raise ConfigError(f"its forward never calls {min(idle)}")
+        if idle := [place for module, place in places.items() if module not in called]:
+            raise ConfigError(f"its forward never calls {idle[0]}")
     except Exception as error:
         raise name_error(running[-1], error) from error
     finally:

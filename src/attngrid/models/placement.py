@@ -38,7 +38,7 @@ class Sites:
         if self.placement == "stage_end":
             return "sites.after_stage"
         if self.placement == "default" and self.site == "stages":
-            return "sites.after_stage, for stages up to 3,"
+            return "sites.after_stage for a stage up to 3"
         kind = "expanded" if self.site == "expanded" else "block"
         where = " in the last stage" if self.placement == "last_stage" else ""
         return f"sites.any_block or sites.{kind}{where}"

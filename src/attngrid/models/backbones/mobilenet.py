@@ -140,15 +140,13 @@ class MobileNet(nn.Module):
         stem: ``imagenet`` has stride 2 in the first convolution and in the last four stages;
             ``cifar`` has stride 1 in the first convolution and in the first of these stages.
         width: factor on all widths, which are rounded to multiples of 8.
-        input_bn: a BatchNorm on the image. Not in the originals.
-        conv_head: a 1×1 convolution as classifier. Not in the originals.
-        residual: V1 adds a block's input to its output if their shapes agree. Not in the original.
-        expand_first: V2's and V3's first block also has an expanding convolution. Not in the
+        input_bn, conv_head: a BatchNorm on the image; a 1×1 convolution as classifier. Not in the
             originals.
-        head_attention: V3-small also has attention on its final convolution, as in Howard et al.'s
-            table; torchvision's network has none there.
-        initialisation: ``authors`` leaves linear layers, the classifier's bias and CBAM's spatial
-            gate at PyTorch's default, as the MAF authors' code does; ``pytorch`` leaves all.
+        residual: V1 adds a block's input to its output if their shapes agree. Not in the original.
+        expand_first: V2's and V3's first block expands, too. Not in the originals.
+        head_attention: V3-small has attention on its final convolution, too. Howard et al. have it
+            in their table, torchvision has not.
+        initialisation: ``family``, ``authors`` or ``pytorch``, see ``_initialise``.
     """
 
     def __init__(
@@ -181,19 +179,18 @@ class MobileNet(nn.Module):
                 if block.expanded is not None:
                     expanded = make_divisible(block.expanded * width)
                 outputs = make_divisible(block.outputs * width)
-                layers.append(
-                    InvertedResidual(
-                        sites,
-                        stage,
-                        (inputs, expanded, outputs),
-                        stride if index == 0 else 1,
-                        (number, count),
-                        listed=block.attention,
-                        expand=expanded != inputs or (version != "v1" and expand_first),
-                        linear=version != "v1",
-                        residual=residual,
-                    )
+                unit = InvertedResidual(
+                    sites,
+                    stage,
+                    (inputs, expanded, outputs),
+                    stride if index == 0 else 1,
+                    (number, count),
+                    listed=block.attention,
+                    expand=expanded != inputs or (version != "v1" and expand_first),
+                    linear=version != "v1",
+                    residual=residual,
                 )
+                layers.append(unit)
                 inputs = outputs
             layers.append(sites.after_stage(inputs, number, count))
             stages.append(nn.Sequential(*layers))
@@ -213,6 +210,14 @@ class MobileNet(nn.Module):
             if conv_head
             else nn.Sequential(nn.Flatten(), nn.Linear(features, num_classes))
         )
+        self._initialise(initialisation)
+
+    def _initialise(self, initialisation: Initialisation) -> None:
+        """Draw the weights.
+
+        ``authors`` leaves linear layers, the classifier's bias and CBAM's spatial gate at PyTorch's
+        default, as the MAF authors' code does; ``pytorch`` leaves all.
+        """
         kept: list[nn.Module] = []
         if initialisation == "authors":
             kept = [m for m in self.modules() if isinstance(m, nn.Linear | SpatialGate)]
