@@ -278,6 +278,21 @@ def test_a_users_module_has_its_own_reduction_unless_the_study_sets_one(
     assert "reduction" not in cell(attention="mine.py:B").model_arguments()
 
 
+def test_a_users_backbone_gets_an_option_that_differs_from_its_own_default(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``residual: true`` is the default of MobileNetV1, and not of this class."""
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text("class Net:\n    def __init__(self, sites, residual=False): pass\n")
+    tiny["grid"][0] |= {"backbones": ["mobilenet_v1", "net.py:Net"], "attentions": ["none"]}
+    tiny["grid"][0]["options"] = {"residual": True}
+    found = {
+        one.backbone: one.model_options.get("residual")
+        for one in validate(Study, tiny, "my.yaml").cells
+    }
+    assert found == {"mobilenet_v1": None, "net.py:Net": True}
+
+
 def cell_of(one: Cell) -> Cell:
     """The same cell without options."""
     return replace(one, options=Options())

@@ -231,10 +231,9 @@ _32X4D = {"groups": 32, "group_width": 4}
 _MOBILENET = "attngrid.models.backbones.mobilenet:MobileNet"
 _PLACEMENT = {"placement": "default"}
 _MOBILE = _PLACEMENT | {"input_bn": True, "conv_head": True}
-_EXPAND = {"expand_first": True}
-
-_HEAD = {"head_attention": True}
 _SKIPS = {"residual": True}
+_EXPAND = {"expand_first": True}
+_HEAD = {"head_attention": True}
 
 BACKBONES: dict[str, Entry] = {
     "resnet18": Entry(_RESNET, "ResNet-18", _18, _PLACEMENT),
@@ -288,7 +287,8 @@ def _find(kind: str, registry: Mapping[str, Entry], name: str) -> Entry:
         user = find_user_class(kind, name)
         # skip the first argument, which is channels or a backbone's sites
         keywords = user.keywords(skip=1)
-        # studies once gave every user's module 16
-        omitted = {"reduction": 16} if "reduction" in keywords else {}
+        # studies once gave every user's attention 16
+        given = kind == "attention" and "reduction" in keywords
+        omitted = {"reduction": 16} if given else {}
         return Entry(name, user.name, accepts=keywords, omitted=omitted, sha256=user.sha256)
     raise UnknownNameError(kind, name, [*registry, f"my_{kind}.py:My{kind.capitalize()}"])

@@ -138,11 +138,8 @@ def _check_transforms(
             f"{split}_transforms: found {', '.join(dict.fromkeys(wrong))}; {split} images of "
             f"{name} can have {', '.join(allowed)}, each once"
         )
-    if (
-        in_memory
-        and "rotation" in found
-        and {crop, "crop_to", "flip"} & set(found[found.index("rotation") :])
-    ):
+    after = found[found.index("rotation") :] if in_memory and "rotation" in found else []
+    if {crop, "crop_to", "flip"} & set(after):
         raise ValueError(f"{split}_transforms: rotation: must come after crop and flip")
     # after each transform, the images' shorter side, 0 if unknown, and whether they are square
     shorter = (dataset.stored_size or size) if in_memory else 0

@@ -11,7 +11,7 @@ from attngrid.core.errors import AttngridError
 from attngrid.core.types import Number, Positive, Strict
 from attngrid.core.validation import RECIPE_NAME
 from attngrid.data.registry import find_dataset, full_name
-from attngrid.models.registry import find_attention, find_backbone
+from attngrid.models.registry import ATTENTIONS, BACKBONES, find_attention, find_backbone
 
 Item = TypeVar("Item")
 
@@ -42,12 +42,10 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 # The defaults of this package's models. Records and studies of earlier versions spell them out.
 SHIPPED = {
-    "reduction": 16,
-    "residual": True,
-    "expand_first": True,
-    "input_bn": True,
-    "conv_head": True,
-    "head_attention": True,
+    name: default
+    for entry in (*ATTENTIONS.values(), *BACKBONES.values())
+    for name, default in entry.accepts.items()
+    if default is not None
 }
 
 

@@ -82,12 +82,10 @@ class Recipe(Strict):
         content = self.model_dump(
             mode="json", exclude={"source", "expected"}, exclude_defaults=True
         )
-        for transform in content.get("train_transforms", ()):
-            # without this key, a digest of an earlier version means shrunk images
-            if transform["kind"] == "random_resized_crop" and not transform.pop(
-                "shrink_on_load", False
-            ):
-                transform["shrink_on_load"] = False
+        for crop in content.get("train_transforms", ()):
+            # a digest without this key means shrunk images, as in earlier versions
+            if crop["kind"] == "random_resized_crop" and not crop.pop("shrink_on_load", False):
+                crop["shrink_on_load"] = False
         return content
 
 

@@ -175,9 +175,8 @@ class MobileNet(nn.Module):
         for number, (stage, stride) in enumerate(zip(design.stages, strides, strict=True), 1):
             layers: list[nn.Module] = []
             for index, block in enumerate(stage.blocks):
-                expanded = 6 * inputs
-                if block.expanded is not None:
-                    expanded = make_divisible(block.expanded * width)
+                wide = block.expanded
+                expanded = 6 * inputs if wide is None else make_divisible(wide * width)
                 outputs = make_divisible(block.outputs * width)
                 unit = InvertedResidual(
                     sites,
@@ -192,8 +191,7 @@ class MobileNet(nn.Module):
                 )
                 layers.append(unit)
                 inputs = outputs
-            layers.append(sites.after_stage(inputs, number, count))
-            stages.append(nn.Sequential(*layers))
+            stages.append(nn.Sequential(*layers, sites.after_stage(inputs, number, count)))
         self.stages = nn.Sequential(*stages)
         # At widths below 1, V2's last convolution keeps its 1280 channels, as in the original.
         scale = max(1.0, width) if version == "v2" else width
