@@ -90,3 +90,15 @@ def test_the_best_epochs_gain_is_averaged_over_cells() -> None:
     assert x["high"] - x["mean"] == pytest.approx(12.706 * 0.25, rel=1e-3)
     assert (every["cells"], every["mean"]) == (3, 0.5)
     assert selection(cells[:0]).empty
+
+
+def test_the_printed_accuracy_of_maf_is_the_last_line_of_its_authors_log() -> None:
+    """The best top-5 accuracy, 91.374, is that of an earlier epoch."""
+    log = pd.read_csv(ROOT / "reference/maf_c_mobilenet_v1_imagenet_curve.csv").iloc[-1]
+    printed = pd.read_csv(ROOT / "reference/author_checkpoints.csv", keep_default_na=False)
+    (maf,) = printed.query("attention == 'maf_c'").itertuples()
+    assert (maf.epochs, maf.top1_accuracy, maf.top5_accuracy) == (
+        log["epoch"],
+        log["val_top1_accuracy"],
+        log["val_top5_accuracy"],
+    )

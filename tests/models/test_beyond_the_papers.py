@@ -11,6 +11,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 import yaml
 
 from attngrid import create_model, load_results
+from attngrid.cli.workflow import before_jobs
 from attngrid.core.errors import AttngridError, ConfigError, DataError
 from attngrid.core.validation import validate
 from attngrid.data.loading import load
@@ -198,7 +200,7 @@ def test_each_control_is_another_cell() -> None:
     assert "none_wide_se_macs" in cells[3].id
     assert "timm_eca" in cells[5].id
     assert cell("none_wide:cam").id == cells[2].id
-    assert cells[3].model_options == {"input_size": 16}
+    assert cells[3].model_arguments()["input_size"] == 16
 
 
 def test_a_baseline_keeps_its_backbones_options() -> None:
@@ -256,6 +258,115 @@ def test_a_users_backbone_takes_every_attention(
         assert logits.shape == (2, 7)
     with pytest.raises(ConfigError, match="takes no option input_bn; it takes placement"):
         create_model("net.py:Net", input_bn=False)
+
+
+NO_SITE = USER_BACKBONE.format(outputs="num_classes").replace(
+    "self.attention = sites.any_block(8, 1, stages=1)", "self.attention = torch.nn.Identity()"
+)
+IDLE = USER_BACKBONE.format(outputs="num_classes").replace(
+    "self.attention(self.conv(x))", "self.conv(x)"
+)
+IN_A_LIST = (
+    USER_BACKBONE.format(outputs="num_classes")
+    .replace("sites.any_block(8, 1, stages=1)", "[sites.any_block(8, 1, stages=1)]")
+    .replace("self.attention(", "self.attention[0](")
+)
+
+
+@pytest.mark.parametrize(
+    ("source", "attention", "placement", "message"),
+    [
+        (NO_SITE, "se", "default", "must call sites.any_block or sites.block$"),
+        (NO_SITE, "srap", "every_block", "must call sites.any_block or sites.expanded$"),
+        (NO_SITE, "timm:eca", "last_stage", "sites.any_block or sites.block in the last stage$"),
+        # its only site is in a block
+        (USER_BACKBONE, "bam", "default", "must call sites.after_stage for a stage up to 3$"),
+        (USER_BACKBONE, "se", "stage_end", "must call sites.after_stage$"),
+        (IDLE, "se", "default", "its forward never calls attention 'se' in stage 1"),
+        (
+            IN_A_LIST,
+            "se",
+            "default",
+            "a module of attention 'se', .* is not part of the network; assign",
+        ),
+    ],
+)
+def test_a_backbone_without_the_attention_of_its_name_is_refused(
+    source: str,
+    attention: str,
+    placement: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(source.format(outputs="num_classes"))
+    create_model("net.py:Net", placement=placement, **SMALL)  # the baseline needs none
+    with pytest.raises(ConfigError, match=f"^backbone 'net.py:Net': .*{message}"):
+        create_model("net.py:Net", attention, placement=placement, **SMALL)
+
+
+WINDOWS = """
+import torch
+class Windows(torch.nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+    def forward(self, x):
+        n, c, h, w = x.shape
+        windows = x.reshape(n, c, h // 7, 7, w // 7, 7)
+        return (windows * windows.mean((3, 5), keepdim=True).sigmoid()).reshape(x.shape)
+"""
+
+
+def test_a_users_module_is_tried_at_the_true_sizes_of_its_sites(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows of 7 fit the maps of 224×224 images, 56, 28, 14 and 7, and not those of 32×32."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(WINDOWS)
+    create_model("resnet18", "mine.py:Windows", width=0.125)
+    expected = r"^attention 'mine.py:Windows' in stage 1, at 8 channels: RuntimeError: shape .*"
+    with pytest.raises(ConfigError, match=expected):
+        create_model("resnet18", "mine.py:Windows", stem="cifar", width=0.125)
+
+
+def test_the_try_changes_no_random_number_and_no_statistic(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(USER_MODULE.replace("x + ", "x + torch.rand(1) + "))
+    torch.manual_seed(0)
+    monkeypatch.setattr("attngrid.models.create.try_once", lambda *arguments: None)
+    expected = create_model("resnet18", "mine.py:Mine", **SMALL).state_dict()
+    following = torch.rand(1)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    model = create_model("resnet18", "mine.py:Mine", **SMALL)
+    assert torch.equal(torch.rand(1), following)
+    assert model.training
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+
+
+def test_users_models_are_tried_once_before_the_first_job(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(WINDOWS)
+    tiny["grid"][0] |= {"attentions": ["se", "mine.py:Windows"], "seeds": [0, 1]}
+    study = validate(Study, tiny, "tiny.yaml")
+    jobs = [
+        SimpleNamespace(rule=SimpleNamespace(name="train"), wildcards=SimpleNamespace(cell=id))
+        for id in study.trainings
+    ]
+    dag = SimpleNamespace(needrun_jobs=lambda: jobs)
+    workflow = SimpleNamespace(dag=dag, non_local_exec=False)
+    with pytest.raises(ConfigError, match=r"^attention 'mine\.py:Windows' in stage 1, .*Runtime"):
+        before_jobs(workflow, study)
+    tried: list[Any] = []
+    monkeypatch.setattr("attngrid.models.create.create_model", lambda **given: tried.append(given))
+    before_jobs(workflow, study)
+    assert [given["attention"] for given in tried] == ["mine.py:Windows"]
 
 
 @pytest.mark.parametrize(

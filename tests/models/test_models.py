@@ -117,7 +117,12 @@ def test_mobilenet_v3_equals_torchvisions_with_the_same_weights(size: str) -> No
     """The published network has ``se_v3``; ours has no bias before the classifier."""
     reference = torchvision.models.get_model(f"mobilenet_v3_{size}", weights=None).eval()
     model = attngrid.create_model(
-        f"mobilenet_v3_{size}", "se_v3", input_bn=False, conv_head=False
+        f"mobilenet_v3_{size}",
+        "se_v3",
+        expand_first=False,
+        input_bn=False,
+        conv_head=False,
+        **({"head_attention": False} if size == "small" else {}),
     ).eval()
     copy_in_order(reference, model)
     for module in model.modules():
@@ -169,6 +174,10 @@ def test_mobilenets_have_the_authors_input_batch_norm_and_convolution_head() -> 
         # only in the blocks that have SE in MobileNetV3's tables
         ("mobilenet_v3_large", "cbam", [40, 40, 40, 112, 112, 160, 160, 160]),
         ("mobilenet_v3_large", "se_v3", [72, 120, 120, 480, 672, 672, 960, 960]),
+        # the last is on the final convolution
+        ("mobilenet_v3_small", "maf_c", [16, 40, 40, 40, 48, 48, 96, 96, 96, 576]),
+        ("mobilenet_v3_small", "srap", [16, 96, 240, 240, 120, 144, 288, 576, 576, 576]),
+        ("mobilenet_v3_small", "bam", [16, 24, 48]),
         # between stages
         ("mobilenet_v2", "bam", [16, 24, 32]),
         ("mobilenet_v1", "maf_b", [64, 128, 256]),
@@ -299,7 +308,80 @@ def test_attention_follows_the_last_batch_norm_before_the_sum() -> None:
     torch.testing.assert_close(block(x), x)
 
 
-def test_initialisation_is_the_authors() -> None:
+@pytest.mark.parametrize("size", ["large", "small"])
+def test_the_authors_mobilenet_v3_expands_in_its_first_block_too(size: str) -> None:
+    """Expand, depthwise and project, each with a BatchNorm; on 16 channels, then 288 more weights.
+
+    (16 × 16 weights, and 16 scales and shifts.)
+    """
+    with torch.device("meta"):
+        theirs, plain = (
+            attngrid.create_model(f"mobilenet_v3_{size}", expand_first=expand)
+            for expand in (True, False)
+        )
+    first = theirs.stages[0][0]  # type: ignore[index,union-attr]
+    found = [
+        (m.out_channels, m.kernel_size[0], m.groups)
+        for m in first.modules()
+        if hasattr(m, "groups")
+    ]
+    assert found == [(16, 1, 1), (16, 3, 16), (16, 1, 1)]
+    more = [sum(p.numel() for p in model.parameters()) for model in (theirs, plain)]
+    assert more[0] - more[1] == 16 * 16 + 2 * 16
+    assert (
+        sum(p.numel() for p in attngrid.create_model(f"mobilenet_v3_{size}").parameters())
+        == more[0]
+    )
+
+
+def deviation(uniform_gain: float, fan: int) -> Any:
+    """The standard deviation of Kaiming's weights, within 5 %."""
+    return pytest.approx((uniform_gain / fan) ** 0.5, rel=0.05)
+
+
+def test_the_cbam_authors_shortcuts_have_pytorchs_weights() -> None:
+    """Their code initialises parameters with "conv" in their names, and a shortcut has none."""
+    model = attngrid.create_model("resnet50", "cbam", initialisation="authors")
+    block = model.stages[3][0]  # type: ignore[index,union-attr]
+    assert block.shortcut[0].weight.std().item() == deviation(1 / 3, 1024)
+    assert block.residual[3].weight.std().item() == deviation(2, 512 * 9)
+    assert all(
+        (g.bn.weight == 0).all() for g in model.modules() if type(g).__name__ == "SpatialGate"
+    )  # type: ignore[union-attr]
+
+
+def test_the_maf_authors_mobilenets_keep_pytorchs_perceptrons_and_gates() -> None:
+    """Their code initialises convolutions and the classifier's weight, and nothing else."""
+    model = attngrid.create_model("mobilenet_v1", "maf_c", initialisation="authors")
+    last = model.stages[4][1]  # type: ignore[index,union-attr]
+    assert last.layers[-3].weight.std().item() == deviation(2, 1024)
+    maf, gate = last.attention
+    assert maf.dbr.mlp[2].weight.std().item() == deviation(1 / 3, 64)
+    assert maf.dbr.mlp[2].bias.std().item() == deviation(1 / 3, 64)
+    assert (gate.bn.weight == 1).all()
+    classifier = model.classifier[0]  # type: ignore[index]
+    assert classifier.weight.std().item() == deviation(2, 1024 + 1000)  # type: ignore[union-attr,operator]
+    assert classifier.bias.std().item() == deviation(1 / 3, 1024)  # type: ignore[union-attr,operator]
+
+
+def test_the_srap_authors_perceptrons_start_at_a_hundredth() -> None:
+    model = attngrid.create_model("mobilenet_v1", "srap", initialisation="authors")
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    assert torch.cat([m.weight.flatten() for m in layers]).std().item() == pytest.approx(
+        0.01, rel=0.02
+    )
+    assert all((m.bias == 0).all() for m in layers)
+
+
+def test_pytorch_cifar100_keeps_pytorchs_weights() -> None:
+    model = attngrid.create_model("resnet18", "se", stem="cifar", initialisation="pytorch")
+    for layer in (m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)):
+        fan = layer.weight[0].numel()
+        assert layer.weight.abs().max().item() == pytest.approx(fan**-0.5, rel=0.2)
+        assert layer.bias is None or (layer.bias != 0).any()
+
+
+def test_initialisation_follows_the_familys_rule() -> None:
     model = attngrid.create_model("resnet18", "cbam")
     conv = model.stages[3][1].residual[0]  # type: ignore[index,union-attr]
     assert conv.weight.std().item() == pytest.approx((2 / (512 * 9)) ** 0.5, rel=0.02)
@@ -385,7 +467,7 @@ def test_a_class_in_a_users_file_is_an_attention_module(
         "        pass\n"
     )
     for name, expected in {
-        "Gate": r"changes the shape of its input from \(2, 64, 4, 4\) to \(2, 64, 1, 1\)",
+        "Gate": r"changes the shape of its input from \(2, 64, 56, 56\) to \(2, 64, 1, 1\)",
         "Absent": "AttributeError: 'Absent' object has no attribute 'nothing'",
         "Plain": r"is a Plain, not a torch\.nn\.Module",
     }.items():

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 import attngrid
@@ -244,21 +246,109 @@ def test_a_users_file_is_checked_without_running_it(
     assert validate(Study, tiny, "my.yaml").cells[0].label == "ResNet-18 + A, seed 0"
 
 
-def test_a_users_module_gets_the_reduction_of_the_configuration(
+USERS_DEFAULTS = """
+class Base:
+    def __init__(self, channels, *, reduction=32): self.reduction = reduction
+class A(Base): pass
+class B: pass
+class Usual:
+    def __init__(self, channels, reduction=16): pass
+class Named:
+    def __init__(self, channels, reduction=2 * 8): pass
+"""
+
+
+def test_a_users_module_has_its_own_reduction_unless_the_study_sets_one(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(USERS_DEFAULTS)
+    tiny["grid"][0] |= {"attentions": ["se", "mine.py:A"], "seeds": [0]}
+    for options, expected, shown in (({}, {}, ""), ({"reduction": 16}, {"reduction": 16}, "16")):
+        tiny["grid"][0]["options"] = options
+        se, mine = validate(Study, tiny, "my.yaml").cells[:2]
+        # what a study trains, what it counts, and what it shows
+        assert {k: v for k, v in mine.model_arguments().items() if k == "reduction"} == expected
+        assert mine.model_key[-1] == (f"reduction={shown}" if shown else "")
+        assert (
+            f"reduction {shown}" in mine.condition if shown else "reduction" not in mine.condition
+        )
+        assert se.condition == mine.condition
+        assert se.digest == cell_of(se).digest
+    assert "reduction" not in cell(attention="mine.py:B").model_arguments()
+
+
+def test_a_users_backbone_gets_an_option_that_differs_from_its_own_default(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``residual: true`` is the default of MobileNetV1, and not of this class."""
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text("class Net:\n    def __init__(self, sites, residual=False): pass\n")
+    tiny["grid"][0] |= {"backbones": ["mobilenet_v1", "net.py:Net"], "attentions": ["none"]}
+    tiny["grid"][0]["options"] = {"residual": True}
+    found = {
+        one.backbone: one.model_options.get("residual")
+        for one in validate(Study, tiny, "my.yaml").cells
+    }
+    assert found == {"mobilenet_v1": None, "net.py:Net": True}
+
+
+def cell_of(one: Cell) -> Cell:
+    """The same cell without options."""
+    return replace(one, options=Options())
+
+
+def test_digests_keep_their_meaning_when_a_default_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This holds if the class has another default or inherits its constructor."""
+    """Earlier versions trained a user's module at r = 16, MobileNetV3 without the first expansion
+    and JPEGs shrunk. Their digests were computed with such a version.
+    """
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.py").write_text(
-        "class Base:\n    def __init__(self, channels, reduction=4): pass\nclass A(Base): pass\n"
-        "class B: pass\n"
-    )
-    arguments = cell(attention="mine.py:A").model_arguments()
-    assert arguments["reduction"] == 16
-    changed = cell(attention="mine.py:A", options=Options(reduction=8))
-    assert changed.model_arguments()["reduction"] == 8
-    assert changed.digest != cell(attention="mine.py:A").digest
-    assert "reduction" not in cell(attention="mine.py:B").model_arguments()
+    Path("mine.py").write_text("class A:\n    def __init__(self, channels, reduction=32): pass\n")
+    user, v3, small = ({"attention": "mine.py:A"}, {"backbone": "mobilenet_v3_large"}, {})
+    small = {"backbone": "mobilenet_v3_small", "attention": "cbam"}
+    imagenet = shipped_recipes()["imagenet_100ep"]
+    crop, flip = imagenet.train_transforms
+    shrunk = (crop.model_copy(update={"shrink_on_load": True}), flip)
+    earlier = imagenet.model_copy(update={"initialisation": "family", "train_transforms": shrunk})
+    plain = imagenet.model_copy(update={"initialisation": "family"})
+    for old, now, digest in (
+        (cell(**user, options=Options(reduction=16)), cell(**user), "1322c081"),
+        (cell(**user, options=Options(reduction=32)), None, "11e7ef60"),
+        (cell(**v3, options=Options(expand_first=False)), cell(**v3), "ff797feb"),
+        (
+            cell(**small, options=Options(expand_first=False, head_attention=False)),
+            cell(**small, options=Options(expand_first=False)),
+            "183a29e6",
+        ),
+        (
+            cell(dataset="imagenet", recipe=earlier),
+            cell(dataset="imagenet", recipe=plain),
+            "ac85cf72",
+        ),
+    ):
+        assert old.digest[:8] == digest
+        assert now is None or now.digest != old.digest
+    assert cell(**user).digest[:8] == "11e7ef60"  # its own default
+
+
+def test_a_record_reads_back_as_its_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records of earlier versions spell out the defaults, those of unused options, too."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(USERS_DEFAULTS)
+    for attention in ("none", "se", "mine.py:A", "mine.py:Usual", "mine.py:Named"):
+        for options in (Options(), Options(reduction=8)):
+            one = cell(attention=attention, options=options)
+            found = json.loads(json.dumps(one.config()))
+            assert one.matches(found)
+            assert Cell.from_config(found, "s").digest == one.digest
+    config = json.loads(json.dumps(cell().config()))
+    assert config["options"]["reduction"] == 16
+    spelled = {"reduction": 16, "residual": True, "expand_first": True, "conv_head": True}
+    config["options"] |= spelled
+    assert cell().matches(config)
+    assert Cell.from_config(config, "s").condition == cell().condition
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "workflow/tables").glob("*.yaml")), ids=str)
@@ -357,6 +447,30 @@ def test_one_cycle_rises_and_falls_linearly() -> None:
         assert schedule.factor(epoch, 8) == pytest.approx(expected)
 
 
+def test_pytorch_cifar100s_schedule_equals_torchs_with_its_warm_up() -> None:
+    """Its code steps MultiStepLR before each epoch, from 1 on; in the first, WarmUpLR is
+    0.1 × iteration / iterations.
+    """
+    recipe = shipped_recipes()["pytorch_cifar100"]
+    for done in (0, 1 / 391, 200 / 391, 390 / 391):
+        assert recipe.learning_rate_at(done) == pytest.approx(0.1 * done)
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [60, 120, 160], gamma=0.2)
+    for epoch in range(1, 201):
+        optimizer.step()
+        scheduler.step()
+        if epoch > 1:
+            for done in (0, 0.5, 390 / 391):
+                found = recipe.learning_rate_at(epoch - 1 + done)
+                assert found == pytest.approx(scheduler.get_last_lr()[0])
+
+
+def test_one_cycle_takes_no_keys_of_step() -> None:
+    for key, value in {"milestones": (3,), "warmup_epochs": 1}.items():
+        with pytest.raises(ValueError, match="one_cycle has no milestones and no warmup_epochs"):
+            Schedule(kind="one_cycle", **{key: value})
+
+
 def test_milestones_must_rise_within_the_epochs() -> None:
     fields = {"epochs": 50, "batch_size": 8, "learning_rate": 0.1}
     for milestones in ([30, 20], [30, 60]):
@@ -372,6 +486,7 @@ def test_milestones_must_rise_within_the_epochs() -> None:
         ("imagenet_100ep", (100, 256, 0.1, 0.9, False, 1e-4, (30, 60, 90), 0.1)),
         ("dogs_200ep", (200, 64, 0.1, 0.9, False, 1e-4, (100, 150, 180), 0.1)),
         ("cifar_200ep", (200, 128, 0.1, 0.9, True, 5e-4, (60, 120, 160), 0.2)),
+        ("pytorch_cifar100", (200, 128, 0.1, 0.9, False, 5e-4, (59, 119, 159), 0.2)),
     ],
 )
 def test_recipes_equal_the_authors(name: str, expected: tuple[Any, ...]) -> None:
@@ -448,10 +563,7 @@ def test_a_smaller_input_size_is_in_condition_and_model_key() -> None:
     small = Options(input_size=16)
     assert cell(options=small).condition.startswith("CIFAR-100, 16×16, cifar_200ep")
     assert cell(options=small).model_key[3:] == (100, 16, "")
-    assert "input_size" not in cell(options=small).model_arguments()
-    # a control of equal MACs depends on the size
-    wide = cell(attention="none_wide:csm:macs", options=small)
-    assert wide.model_arguments()["input_size"] == 16
+    assert cell(options=small).model_arguments()["input_size"] == 16
 
 
 def test_cam_reads_the_record_of_se() -> None:
@@ -530,7 +642,8 @@ def test_expected_results_of_recipes_equal_the_reference_tables() -> None:
     for backbone in ("resnet18", "resnet34", "resnet50"):
         (row,) = public.query(f"backbone == '{backbone}' and attention == 'none'").itertuples()
         for error in (row.top1_error, row.top5_error):
-            assert f"{error:.2f}" in recipes["cifar_200ep"].expected
+            quoting = [n for n, r in recipes.items() if f"{error:.2f}" in r.expected]
+            assert quoting == ["pytorch_cifar100"]
     (row,) = table4.query("backbone == 'resnet18' and attention == 'none'").itertuples()
     (maf,) = authors.query("attention == 'maf_c'").itertuples()
     for error in (row.top1_error, row.top5_error, 100 - maf.top1_accuracy, 100 - maf.top5_accuracy):

@@ -14,6 +14,7 @@ from attngrid.data.transforms import (
     RandomCrop,
     RandomResizedCrop,
     Resize,
+    Rotation,
     Transform,
 )
 from attngrid.study.recipe import shipped_recipes
@@ -21,6 +22,7 @@ from attngrid.study.schema import Study
 
 PAD4 = RandomCrop(kind="random_crop", padding=4)
 FLIP = Flip(kind="flip")
+TURN = Rotation(kind="rotation", degrees=15)
 TO8 = CropTo(kind="crop_to", size=8)
 CROP = RandomResizedCrop(kind="random_resized_crop", size=16)
 SHORTER = Resize(kind="resize", size=224)
@@ -40,6 +42,8 @@ IMAGENET = shipped_recipes()["imagenet_100ep"]
             [TO8.model_copy(update={"size": 17})],
             "crop_to: found 17 for images of 16 pixels",
         ),
+        ("digits", "train", [TURN, FLIP], "rotation: must come after crop and flip"),
+        ("digits", "test", [TURN], "found rotation; test images of digits can have resize"),
         ("digits", "train", [SHORTER], "resize: digits is stored at 16×16 and not resized"),
         ("dogs", "train", [FLIP], "give images of 256×256; networks for dogs need 224×224"),
         ("imagenet", "train", [PAD4], "found random_crop; train images of imagenet can have"),

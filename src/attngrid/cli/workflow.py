@@ -29,6 +29,7 @@ from attngrid.study.resources import require_captum, require_runnable
 from attngrid.study.schema import Study
 from attngrid.training.max_runtime import deadline
 from attngrid.training.signals import forward_signals
+from attngrid.training.start import try_models
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ def before_jobs(workflow: Any, study: Study) -> None:
     jobs = list(workflow.dag.needrun_jobs())
     trained = [job.wildcards.cell for job in jobs if job.rule.name in ("trial", "train")]
     require_runnable(study, trained)
+    try_models(map(study.training, trained))
     if workflow.non_local_exec:
         overrides = [f"{key}={value}" for key, value in workflow.config_settings.config.items()]
         folders = [workflow.basedir, Path.cwd(), study.results, study.data_folder, sys.executable]

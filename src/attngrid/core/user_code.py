@@ -31,13 +31,19 @@ class UserClass:
     sha256: str
     body: list[ast.stmt]
 
-    def keywords(self, skip: int) -> frozenset[str]:
-        """The constructor's argument names, without ``self`` and the first ``skip`` after it."""
+    def keywords(self, skip: int) -> dict[str, Any]:
+        """The constructor's arguments, without ``self`` and the first ``skip``, and their defaults.
+
+        The default is None if there is none, or none that is a literal.
+        """
         for method in reversed(self.body):
             if isinstance(method, ast.FunctionDef) and method.name == "__init__":
-                arguments = [*method.args.args[1 + skip :], *method.args.kwonlyargs]
-                return frozenset(argument.arg for argument in arguments)
-        return frozenset()
+                given = method.args
+                values = [None] * (len(given.args) - len(given.defaults)) + given.defaults
+                pairs = list(zip(given.args, values, strict=True))[1 + skip :]
+                pairs += zip(given.kwonlyargs, given.kw_defaults, strict=True)
+                return {argument.arg: _literal(value) for argument, value in pairs}
+        return {}
 
     def constants(self) -> dict[str, Any]:
         """The class attributes whose values are literals."""
@@ -50,6 +56,13 @@ class UserClass:
                     with suppress(ValueError):  # not a literal
                         values[target.id] = ast.literal_eval(line.value)
         return values
+
+
+def _literal(value: ast.expr | None) -> Any:
+    """The value of a literal; None for another expression."""
+    with suppress(ValueError):
+        return None if value is None else ast.literal_eval(value)
+    return None
 
 
 def is_user_class(name: str) -> bool:

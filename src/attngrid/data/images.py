@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from attngrid.data.sharding import ALL, Share
-from attngrid.data.transforms import Brightness, CropTo, Flip, RandomCrop, Transform
+from attngrid.data.transforms import Brightness, CropTo, Flip, RandomCrop, Rotation, Transform
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,7 @@ class Batches(Split):
         self.images = images
         self.padding = next((t.padding for t in transforms if isinstance(t, RandomCrop)), 0)
         self.flip = any(isinstance(t, Flip) for t in transforms)
+        self.degrees = next((t.degrees for t in transforms if isinstance(t, Rotation)), 0.0)
         self.brightness = next((t.amount for t in transforms if isinstance(t, Brightness)), 0.0)
         stored_HW = tuple(images.pixels_NCHW.shape[2:])
         crops = [(t.size, t.size) for t in transforms if isinstance(t, CropTo)]
@@ -164,9 +165,8 @@ class Batches(Split):
         # draws for the whole epoch at once: a copy to the device in each step would stall it
         flipped_N1 = self._draw(2 if self.flip else 1) == 1
         down_N1, right_N1 = (self._draw(margin + 2 * self.padding + 1) for margin in self.margin_HW)
-        if self.brightness:
-            drawn_N1 = torch.rand((self.count, 1), generator=self.generator)
-            factor_N1 = (1 + self.brightness * (2 * drawn_N1 - 1)).to(device)
+        angle_N1 = self._draw_around_0(self.degrees)
+        factor_N1 = 1 + self._draw_around_0(self.brightness)
         for part in self._ranges(first):
             batch = slice(part.start, part.stop)
             pixels_NCHW = self.images.pixels_NCHW[order_N[batch]]
@@ -174,6 +174,8 @@ class Batches(Split):
                 pixels_NCHW = self._crop(
                     pixels_NCHW, flipped_N1[batch], down_N1[batch], right_N1[batch]
                 )
+            if self.degrees:
+                pixels_NCHW = rotate(pixels_NCHW, angle_N1[batch, 0])
             if self.brightness:
                 pixels_NCHW = (pixels_NCHW * factor_N1[batch, :, None, None]).clamp_(max=255)
             images_NCHW = normalize(pixels_NCHW, self.mean_C, self.std_C)
@@ -211,6 +213,37 @@ class Batches(Split):
         if upper > 1:
             drawn_N1 = torch.randint(upper, (self.count, 1), generator=self.generator)
         return drawn_N1.to(self.labels_N.device)
+
+    def _draw_around_0(self, largest: float) -> Tensor:
+        """Draw a number from [-largest, largest] for each image; no draw if ``largest`` is 0."""
+        drawn_N1 = torch.zeros((self.count, 1))
+        if largest:
+            drawn_N1 = torch.rand((self.count, 1), generator=self.generator)
+            drawn_N1 = largest * (2 * drawn_N1 - 1)
+        return drawn_N1.to(self.labels_N.device)
+
+
+def rotate(pixels_NCHW: Tensor, degrees_N: Tensor) -> Tensor:
+    """Rotate square images counter-clockwise about their centres, without interpolation.
+
+    A pixel from outside its image is black, as with torchvision's ``RandomRotation``.
+    """
+    side = pixels_NCHW.shape[-1]
+    radians_N11 = degrees_N.double().deg2rad()[:, None, None]
+    cosine, sine = radians_N11.cos(), radians_N11.sin()
+    from_centre = (
+        torch.arange(side, device=pixels_NCHW.device, dtype=torch.float64) - (side - 1) / 2
+    )
+    down, right = from_centre[:, None], from_centre[None, :]
+    rows_NHW, columns_NHW = (
+        (centred + side / 2).floor().long()
+        for centred in (cosine * down + sine * right, cosine * right - sine * down)
+    )
+    inside_NHW = (rows_NHW >= 0) & (rows_NHW < side) & (columns_NHW >= 0) & (columns_NHW < side)
+    index_NP = (rows_NHW * side + columns_NHW).where(inside_NHW, 0).flatten(1)
+    index_NCP = index_NP[:, None].expand(-1, pixels_NCHW.shape[1], -1)
+    rotated_NCHW = pixels_NCHW.flatten(2).gather(2, index_NCP).reshape(pixels_NCHW.shape)
+    return rotated_NCHW * inside_NHW[:, None]
 
 
 def normalize(pixels_NCHW: Tensor, mean_C: Tensor, std_C: Tensor) -> Tensor:

@@ -18,7 +18,15 @@ from torchvision.transforms.v2 import functional
 from attngrid.core.errors import DataError
 from attngrid.data.images import ImageFiles, Images, Split, normalize
 from attngrid.data.sharding import ALL, Share
-from attngrid.data.transforms import Brightness, CropTo, Flip, RandomResizedCrop, Resize, Transform
+from attngrid.data.transforms import (
+    Brightness,
+    CropTo,
+    Flip,
+    RandomResizedCrop,
+    Resize,
+    Rotation,
+    Transform,
+)
 
 # The usual channel statistics of ImageNet's training images, in [0, 255].
 MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
@@ -124,12 +132,20 @@ class DecodedBatches(Dataset[Any]):
             return image if isinstance(image, Tensor) else _to_tensor(_to_rgb(image))
 
 
-class ShrunkResizedCrop(v2.RandomResizedCrop):  # type: ignore[misc]
+class ResizedCrop(v2.RandomResizedCrop):  # type: ignore[misc]
     """torchvision's RandomResizedCrop for an image that is not decoded yet.
 
-    For speed a JPEG is decoded at 1/2, 1/4 or 1/8 of its size, if the crop is then still at least
-    ``size``. Resizing a tensor takes a third of PIL's time and differs by at most one grey level.
+    Resizing a tensor takes a third of PIL's time and differs by at most one grey level.
+
+    Args:
+        size: height and width of the result in pixels.
+        shrink: decode a JPEG at 1/2, 1/4 or 1/8 of its size, if the crop is then still at least
+            ``size``.
     """
+
+    def __init__(self, size: int, *, shrink: bool) -> None:
+        super().__init__(size)
+        self.shrink = shrink
 
     def forward(self, image: Image.Image) -> Tensor:
         crop = self.make_params([image])
@@ -137,7 +153,7 @@ class ShrunkResizedCrop(v2.RandomResizedCrop):  # type: ignore[misc]
         rows, columns = self.size
         full = image.size
         scale = min(height / rows, width / columns)
-        if scale >= 2:
+        if self.shrink and scale >= 2:
             image.draft(None, (int(full[0] / scale), int(full[1] / scale)))
         decoded = _to_rgb(image)
         if decoded.size == full:
@@ -189,8 +205,10 @@ def _ignore_signals(worker: int) -> None:
 def _make_step(transform: Transform, *, training: bool) -> Any:
     """The transform as torchvision's transform of PIL images."""
     match transform:
-        case RandomResizedCrop(size=size):
-            return ShrunkResizedCrop(size)
+        case RandomResizedCrop(size=size, shrink_on_load=shrink):
+            return ResizedCrop(size, shrink=shrink)
+        case Rotation(degrees=degrees):
+            return v2.Compose([_to_rgb, v2.RandomRotation(degrees)])
         case Flip():
             return v2.RandomHorizontalFlip()
         case Resize(size=size, squash=squash):

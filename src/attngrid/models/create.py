@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
+from contextlib import nullcontext
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,11 +12,12 @@ from attngrid.core.errors import ConfigError
 from attngrid.models.external import (
     feature_sizes,
     named_errors,
-    require_logits,
-    require_same_shape,
+    require_built,
+    require_module,
+    try_once,
 )
-from attngrid.models.placement import PLACEMENTS, Make, Sites
-from attngrid.models.registry import Entry, find_attention, find_backbone
+from attngrid.models.placement import PLACEMENTS, Make, Placement, Sites
+from attngrid.models.registry import Entry, Initialisation, find_attention, find_backbone
 from attngrid.models.width_matching import matched_width
 
 # Default height and width of the images in pixels, by stem.
@@ -30,6 +32,7 @@ def create_model(
     stem: str = "imagenet",
     width: float = 1.0,
     input_size: int | None = None,
+    initialisation: Initialisation = "family",
     **options: Any,
 ) -> nn.Module:
     """Build a backbone that contains an attention module, with random weights.
@@ -44,7 +47,9 @@ def create_model(
         stem: ``imagenet`` (224×224 images) or ``cifar`` (32×32 and smaller).
         width: factor on the widths of the stages.
         input_size: height and width of the images in pixels; default: 224 or 32, by the stem.
-            Only modules with weights for each position and ``none_wide:...:macs`` depend on it.
+            ``none_wide:...:macs``, some modules, and the try of a user's class depend on it.
+        initialisation: one rule for all networks of a ``family``, the code of the ``authors``, or
+            ``pytorch``'s defaults. A user's backbone initialises itself.
         **options: options of the backbone (``placement``, ``input_bn``) or of the attention
             module (``reduction``).
 
@@ -53,28 +58,32 @@ def create_model(
 
     Raises:
         UnknownNameError: an unknown backbone or attention; the message lists similar names.
-        ConfigError: an unknown option, a value out of range, or a user's class that does not work.
+        ConfigError: an unknown option, a value out of range, a backbone that builds no attention
+            module, or a user's class that does not work.
     """
     network, module = find_backbone(backbone), find_attention(attention)
-    accepted = network.accepts | module.accepts
+    accepted = {*network.accepts, *module.accepts}
     _check_arguments(f"{backbone} with {attention}", accepted, stem, width, options)
     input_size = input_size or INPUT_SIZES[stem]
-    network_options = {name: options[name] for name in network.accepts & set(options)}
-    module_options = {name: v for name, v in options.items() if name not in network_options}
+    module_options = {name: v for name, v in options.items() if name not in network.accepts}
+    network_options = {name: v for name, v in options.items() if name in network.accepts}
     arguments = {"num_classes": num_classes, "stem": stem, **network_options}
+    if not network.external:
+        arguments["initialisation"] = initialisation
     if module.matches is not None:
         return _widened(backbone, module, width, input_size, arguments, module_options)
     placement = arguments.pop("placement", "default")
 
-    def build(make: Make) -> nn.Module:
-        sites = Sites(make, module.site, placement)
+    def build(sites: Sites) -> nn.Module:
         model: nn.Module = network.load()(sites, width=width, **arguments, **network.options)
         return model
 
-    if network.external:
-        with named_errors(f"backbone {backbone!r}", external=True):
-            require_logits(build, input_size, num_classes)
-    return _with_attention(build, attention, module, module_options, input_size)
+    name, given = f"backbone {backbone!r}", (attention, module, placement, module_options)
+    with named_errors(name, external=True) if network.external else nullcontext():
+        model, places = _with_attention(build, *given, input_size)
+    if network.external or module.external:
+        try_once(model, name, places, input_size, num_classes)
+    return model
 
 
 def _check_arguments(
@@ -117,14 +126,21 @@ def _widened(
 
 
 def _with_attention(
-    build: Callable[[Make], nn.Module],
+    build: Callable[[Sites], nn.Module],
     name: str,
     entry: Entry,
+    placement: Placement,
     options: Mapping[str, Any],
     input_size: int,
-) -> nn.Module:
-    """Build a backbone with attention modules."""
-    sizes = iter(feature_sizes(build, input_size) if entry.needs_feature_size else ())
+) -> tuple[nn.Module, dict[nn.Module, str]]:
+    """Build a backbone with attention modules; also return each module's place, in words."""
+
+    def sites(make: Make) -> Sites:
+        return Sites(make, entry.site, placement)
+
+    sized = entry.needs_feature_size
+    sizes = iter(feature_sizes(lambda make: build(sites(make)), input_size) if sized else ())
+    places: dict[nn.Module, str] = {}
     initial: list[tuple[nn.Module, dict[str, Tensor]]] = []
 
     def make(channels: int, stage: int) -> nn.Module:
@@ -132,13 +148,16 @@ def _with_attention(
         arguments = {**entry.options, **options, **({"feat_size": size} if size else {})}
         place = f"attention {name!r} in stage {stage}, at {channels} channels"
         with named_errors(place, external=entry.external):
-            module: nn.Module = entry.load()(channels, **arguments)
-            if entry.external:
-                require_same_shape(module, channels, size or (4, 4))
-                initial.append((module, {k: v.clone() for k, v in module.state_dict().items()}))
+            module = require_module(entry.load()(channels, **arguments))
+        places[module] = place
+        if entry.external:
+            initial.append((module, {k: v.clone() for k, v in module.state_dict().items()}))
         return module
 
-    model = build(make)
+    model = require_module(build(sites(make)))
     for module, state in initial:  # the backbone has overwritten their own initial weights
         module.load_state_dict(state)
-    return model
+    if name == "none":
+        return model, {}
+    require_built(model, places, f"attention {name!r}, placement {placement!r}", sites(make).calls)
+    return model, places

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attngrid.core.errors import AttngridError, ConfigError
 from attngrid.models.placement import Make
@@ -17,12 +18,16 @@ def named_errors(what: str, *, external: bool) -> Iterator[None]:
     """Put ``what`` before an error's message: any error if ``external``, else AttngridErrors."""
     try:
         yield
-    except AttngridError as error:
-        raise ConfigError(f"{what}: {error}") from error
     except Exception as error:
-        if not external:
+        if not external and not isinstance(error, AttngridError):
             raise
-        raise ConfigError(f"{what}: {type(error).__name__}: {error}") from error
+        raise name_error(what, error) from error
+
+
+def name_error(what: str, error: Exception) -> ConfigError:
+    """A ConfigError with ``what`` before an error's message."""
+    kind = "" if isinstance(error, AttngridError) else f"{type(error).__name__}: "
+    return ConfigError(f"{what}: {kind}{error}")
 
 
 @torch.no_grad()
@@ -41,28 +46,87 @@ def feature_sizes(build: Callable[[Make], nn.Module], input_size: int) -> list[t
 
     with torch.device("meta"):
         build(make).eval()(torch.zeros(1, 3, input_size, input_size))
-    return [sizes[place] for place in places]
+    return [sizes.get(place, (input_size, input_size)) for place in places]
 
 
-@torch.no_grad()
-def require_same_shape(module: nn.Module, channels: int, size: tuple[int, int]) -> None:
-    """Raise a ConfigError if an attention module changes the shape of its input."""
-    if not isinstance(module, nn.Module):
-        raise ConfigError(f"is a {type(module).__name__}, not a torch.nn.Module")
-    x = torch.zeros(2, channels, *size)
-    shape = tuple(module.eval()(x).shape)
-    module.train()
-    if shape != tuple(x.shape):
-        raise ConfigError(f"changes the shape of its input from {tuple(x.shape)} to {shape}")
+def require_module(found: Any) -> nn.Module:
+    """Return a module; raise a ConfigError if it is none."""
+    if not isinstance(found, nn.Module):
+        raise ConfigError(f"is a {type(found).__name__}, not a torch.nn.Module")
+    return found
 
 
-@torch.no_grad()
-def require_logits(build: Callable[[Make], nn.Module], input_size: int, num_classes: int) -> None:
-    """Raise a ConfigError if a backbone, without attention, does not return logits."""
-    images = torch.zeros(2, 3, input_size, input_size)
-    with torch.random.fork_rng(devices=[]):  # the check must not change the model's random weights
-        shape = tuple(build(lambda channels, stage: nn.Identity()).eval()(images).shape)
-    if shape != (2, num_classes):
+def require_built(
+    model: nn.Module, places: Iterable[nn.Module], attention: str, calls: str
+) -> None:
+    """Raise a ConfigError if a network has none of its attention modules, or only some.
+
+    Args:
+        model: the network.
+        places: the attention modules that its backbone has built.
+        attention: their name and placement, for the error.
+        calls: the methods that build them, for the error.
+    """
+    if not places:
+        raise ConfigError(f"builds no module of {attention}; its constructor must call {calls}")
+    if not set(places) <= set(model.modules()):
         raise ConfigError(
-            f"returns shape {shape} for images {tuple(images.shape)}; needs {(2, num_classes)}"
+            f"a module of {attention} is not part of the network; assign what {calls} returns to "
+            "an attribute or to an nn.Sequential"
         )
+
+
+@torch.no_grad()
+def try_once(
+    model: nn.Module,
+    name: str,
+    places: Mapping[nn.Module, str],
+    input_size: int,
+    num_classes: int,
+) -> None:
+    """Run a network on two black images of their true size.
+
+    Args:
+        model: the network; one on the meta device has no values and is not run.
+        name: the backbone, in words, for errors.
+        places: its attention modules, with their places in words.
+        input_size: height and width of the images in pixels.
+        num_classes: outputs of the classifier.
+
+    Raises:
+        ConfigError: any error of the network; a module that changes the shape of its input or is
+            never called; or outputs of another shape than N×num_classes.
+    """
+    parameter = next(model.parameters(), torch.empty(0))
+    if parameter.is_meta:
+        return
+    running: list[str] = [name]
+    called: set[nn.Module] = set()
+
+    def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        running.append(places[module])
+
+    def after(module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
+        if (found := tuple(out.shape)) != (given := tuple(inputs[0].shape)):
+            raise ConfigError(f"changes the shape of its input from {given} to {found}")
+        running.pop()
+        called.add(module)
+
+    hooks = [module.register_forward_pre_hook(before) for module in places]
+    hooks += [module.register_forward_hook(after) for module in places]
+    images = torch.zeros(2, 3, input_size, input_size, device=parameter.device)
+    try:
+        with torch.random.fork_rng(devices=[]):  # the random numbers of a training do not change
+            shape = tuple(model.eval()(images).shape)
+        if shape != (2, num_classes):
+            raise ConfigError(
+                f"returns shape {shape} for images {tuple(images.shape)}; needs {(2, num_classes)}"
+            )
+        if idle := [place for module, place in places.items() if module not in called]:
+            raise ConfigError(f"its forward never calls {idle[0]}")
+    except Exception as error:
+        raise name_error(running[-1], error) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    model.train()

@@ -32,6 +32,17 @@ class Sites:
     site: Site = "block"
     placement: Placement = "default"
 
+    @property
+    def calls(self) -> str:
+        """The methods that build a module at ``site`` with ``placement``, in words."""
+        if self.placement == "stage_end":
+            return "sites.after_stage"
+        if self.placement == "default" and self.site == "stages":
+            return "sites.after_stage for a stage up to 3"
+        kind = "expanded" if self.site == "expanded" else "block"
+        where = " in the last stage" if self.placement == "last_stage" else ""
+        return f"sites.any_block or sites.{kind}{where}"
+
     def any_block(
         self, channels: int, stage: int, stages: int, *, listed: bool = True
     ) -> nn.Module:
@@ -54,6 +65,11 @@ class Sites:
         if self.site != "expanded":
             return nn.Identity()
         return self.any_block(channels, stage, stages, listed=listed)
+
+    def head(self, channels: int, stages: int) -> nn.Module:
+        """The module of the convolution after the last stage, by default only."""
+        placed = self.placement == "default" and self.site != "stages"
+        return self.make(channels, stages) if placed else nn.Identity()
 
     def after_stage(self, channels: int, stage: int, stages: int) -> nn.Module:
         """The module of a stage's output."""

@@ -12,6 +12,7 @@ from attngrid.core.errors import ConfigError, UnknownNameError
 from attngrid.core.user_code import find_user_class, is_user_class, load_user_class
 
 Quantity = Literal["params", "macs"]
+Initialisation = Literal["family", "authors", "pytorch"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,9 @@ class Entry:
         target: ``package.module:Class``, imported on first use; or ``file.py:Class``.
         label: the name in tables and figures.
         options: the keyword arguments of the class that make this variant.
-        accepts: the keyword arguments that a user may set.
+        accepts: the keyword arguments that a user may set, with the class's own defaults; None if
+            it has none, or none that is a literal.
+        omitted: what a digest without an option means, where that is not the class's default.
         alias_of: the name of the module that computes the same function; they share records.
         site: the place of an attention module in a network (``models.placement``).
         sha256: SHA-256 of the file of a user's class.
@@ -35,7 +38,8 @@ class Entry:
     target: str
     label: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    accepts: frozenset[str] = frozenset()
+    accepts: Mapping[str, Any] = field(default_factory=dict)
+    omitted: Mapping[str, Any] = field(default_factory=dict)
     alias_of: str | None = None
     site: Literal["block", "expanded", "stages"] = "block"
     sha256: str | None = None
@@ -80,9 +84,9 @@ _BAM = "attngrid.models.attention.bam:BAM"
 _SRAP = "attngrid.models.attention.srap:SRAP"
 _R8 = {"key_reduction": 8}
 _RESIDUAL = {"residual": True}
-_R = frozenset({"reduction"})
-_RS = _R | {"statistics"}
-_RR = _R | {"rates"}
+_R = {"reduction": 16}
+_RS = _R | {"statistics": None}
+_RR = _R | {"rates": None}
 
 ATTENTIONS: dict[str, Entry] = {
     "none": Entry("torch.nn:Identity", "baseline"),
@@ -209,6 +213,7 @@ def _control_entry(name: str, module: str, quantity: Quantity) -> Entry:
         "torch.nn:Identity",
         attention_label(name),
         accepts=entry.accepts,
+        omitted=entry.omitted,
         alias_of=entry.alias_of and f"none_wide:{entry.alias_of}{suffix}",
         sha256=entry.sha256,
         package=entry.package,
@@ -224,8 +229,11 @@ _50 = {"block": "bottleneck", "depths": (3, 4, 6, 3)}
 _101 = {"block": "bottleneck", "depths": (3, 4, 23, 3)}
 _32X4D = {"groups": 32, "group_width": 4}
 _MOBILENET = "attngrid.models.backbones.mobilenet:MobileNet"
-_PLACEMENT = frozenset({"placement"})
-_MOBILE = _PLACEMENT | {"input_bn", "conv_head"}
+_PLACEMENT = {"placement": "default"}
+_MOBILE = _PLACEMENT | {"input_bn": True, "conv_head": True}
+_SKIPS = {"residual": True}
+_EXPAND = {"expand_first": True}
+_HEAD = {"head_attention": True}
 
 BACKBONES: dict[str, Entry] = {
     "resnet18": Entry(_RESNET, "ResNet-18", _18, _PLACEMENT),
@@ -237,10 +245,22 @@ BACKBONES: dict[str, Entry] = {
     "wrn18_2.0": Entry(_RESNET, "WRN-18 (2.0)", _18 | {"widen": 2.0}, _PLACEMENT),
     "resnext50_32x4d": Entry(_RESNET, "ResNeXt-50 (32x4d)", _50 | _32X4D, _PLACEMENT),
     "resnext101_32x4d": Entry(_RESNET, "ResNeXt-101 (32x4d)", _101 | _32X4D, _PLACEMENT),
-    "mobilenet_v1": Entry(_MOBILENET, "MobileNetV1", {"version": "v1"}, _MOBILE | {"residual"}),
-    "mobilenet_v2": Entry(_MOBILENET, "MobileNetV2", {"version": "v2"}, _MOBILE | {"expand_first"}),
-    "mobilenet_v3_large": Entry(_MOBILENET, "MobileNetV3-L", {"version": "v3_large"}, _MOBILE),
-    "mobilenet_v3_small": Entry(_MOBILENET, "MobileNetV3-S", {"version": "v3_small"}, _MOBILE),
+    "mobilenet_v1": Entry(_MOBILENET, "MobileNetV1", {"version": "v1"}, _MOBILE | _SKIPS),
+    "mobilenet_v2": Entry(_MOBILENET, "MobileNetV2", {"version": "v2"}, _MOBILE | _EXPAND),
+    "mobilenet_v3_large": Entry(
+        _MOBILENET,
+        "MobileNetV3-L",
+        {"version": "v3_large"},
+        _MOBILE | _EXPAND,
+        {"expand_first": False},
+    ),
+    "mobilenet_v3_small": Entry(
+        _MOBILENET,
+        "MobileNetV3-S",
+        {"version": "v3_small"},
+        _MOBILE | _EXPAND | _HEAD,
+        {"expand_first": False, "head_attention": False},
+    ),
 }
 
 
@@ -254,7 +274,8 @@ def find_backbone(name: str) -> Entry:
     entry = _find("backbone", BACKBONES, name)
     if entry.sha256 is None:
         return entry
-    options = entry.accepts - {"num_classes", "stem", "width"}  # arguments of create_model
+    arguments = ("num_classes", "stem", "width")  # of create_model
+    options = {name: value for name, value in entry.accepts.items() if name not in arguments}
     return replace(entry, accepts=options | _PLACEMENT)
 
 
@@ -265,5 +286,9 @@ def _find(kind: str, registry: Mapping[str, Entry], name: str) -> Entry:
     if is_user_class(name):
         user = find_user_class(kind, name)
         # skip the first argument, which is channels or a backbone's sites
-        return Entry(name, label=user.name, accepts=user.keywords(skip=1), sha256=user.sha256)
+        keywords = user.keywords(skip=1)
+        # studies once gave every user's attention 16
+        given = kind == "attention" and "reduction" in keywords
+        omitted = {"reduction": 16} if given else {}
+        return Entry(name, user.name, accepts=keywords, omitted=omitted, sha256=user.sha256)
     raise UnknownNameError(kind, name, [*registry, f"my_{kind}.py:My{kind.capitalize()}"])

@@ -14,11 +14,13 @@ from typing import Any
 from attngrid.data.registry import Dataset, find_dataset, full_name, short_name
 from attngrid.models.registry import Entry, find_attention, find_backbone
 from attngrid.study.labels import model_label, option_text, pairs, setting_label
-from attngrid.study.options import Options, Precision
+from attngrid.study.options import SHIPPED, Options, Precision
 from attngrid.study.paths import results_folder
 from attngrid.study.recipe import Recipe
 from attngrid.study.tuning import TUNED, TUNED_KEYS, Tuning
 
+# Options of a backbone that only change where its attention modules are.
+ATTENTION_OPTIONS = ("placement", "head_attention")
 # The columns of a complexity table that identify a model.
 MODEL_KEY = ("backbone", "attention", "stem", "num_classes", "input_size", "options")
 # The counts of a model: totals first, then fvcore's counts by kind of operator.
@@ -79,7 +81,7 @@ class Cell:
             **{role: _identity(name, entry) for role, (name, entry) in self._entries.items()},
             "recipe": recipe,
             "seed": self.seed,
-            "options": self.effective_options.changed(),
+            "options": self._digested_options(),
             **self._optional_keys(),
         }
         if self.precision != "float32":
@@ -94,6 +96,16 @@ class Cell:
         """A readable name for files, unique by eight digits of the digest."""
         names = [_slug(name) for name, _ in self._entries.values()]
         return "-".join([*names, self.recipe_name, f"s{self.seed}", self.digest[:8]])
+
+    def _digested_options(self) -> dict[str, Any]:
+        """The options that differ from what a digest without them means."""
+        options, own = self.effective_options.changed(), self._own_defaults
+        for entry in (find_backbone(self.backbone), find_attention(self.attention)):
+            for name in entry.omitted.keys() & own:
+                options[name] = options.get(name, own[name])
+                if options[name] == entry.omitted[name]:
+                    del options[name]
+        return options
 
     @property
     def _entries(self) -> dict[str, tuple[str, Dataset | Entry]]:
@@ -225,15 +237,23 @@ class Cell:
         return self.options.input_size or find_dataset(self.dataset).input_size
 
     @cached_property
-    def effective_options(self) -> Options:
-        """The options that this cell's model uses: a baseline has no reduction or placement."""
-        used = {"width", "classes", "input_size"} | find_attention(self.attention).accepts
-        used |= find_backbone(self.backbone).accepts
+    def _own_defaults(self) -> dict[str, Any]:
+        """The options of this cell's model, with its own defaults; a baseline has no placement."""
+        attention = find_attention(self.attention).accepts
+        own = {**find_backbone(self.backbone).accepts, **attention}
         if self.attention == "none":
-            used -= {"placement"}
-        if self.input_size == find_dataset(self.dataset).input_size:
-            used -= {"input_size"}
-        return Options(**{name: v for name, v in self.options.changed().items() if name in used})
+            own = {name: v for name, v in own.items() if name not in ATTENTION_OPTIONS}
+        return own
+
+    @cached_property
+    def effective_options(self) -> Options:
+        """The options that change this cell's model or images."""
+        own = self._own_defaults
+        used = {"width", "classes", *own}
+        if self.input_size != find_dataset(self.dataset).input_size:
+            used |= {"input_size"}
+        changed = self.options.changed().items()
+        return Options(**{k: v for k, v in changed if k in used and (k not in own or own[k] != v)})
 
     @property
     def model_options(self) -> dict[str, Any]:
@@ -241,13 +261,7 @@ class Cell:
         options = self.effective_options.changed()
         for name in ("classes", "input_size"):  # options of the images
             options.pop(name, None)
-        entry = find_attention(self.attention)
-        if entry.sha256 is not None and "reduction" in entry.accepts:
-            # the default of the configuration replaces the default of the user's class
-            options["reduction"] = self.options.reduction
-        if entry.needs_feature_size or entry.quantity == "macs":
-            options["input_size"] = self.input_size
-        return dict(sorted(options.items()))
+        return options
 
     @property
     def model_key(self) -> tuple[str, str, str, int, int, str]:
@@ -262,6 +276,8 @@ class Cell:
             "attention": self.trained_attention,
             "num_classes": self.num_classes,
             "stem": find_dataset(self.dataset).stem,
+            "input_size": self.input_size,
+            "initialisation": self.recipe.initialisation,
             **self.model_options,
         }
 
@@ -275,13 +291,20 @@ class Cell:
             "attention": self.trained_attention,
             "recipe": {"name": self.recipe_name, **self.recipe.model_dump(mode="json")},
             "seed": self.seed,
-            "options": self.effective_options.model_dump(mode="json"),
+            "options": self._resolved_options(),
             "precision": self.precision,
             "threads": self.threads,
             **self._optional_keys(),
             "sha256": self.sha256,
             "digest": self.digest,
         }
+
+    def _resolved_options(self) -> dict[str, Any]:
+        """The effective options, with this package's defaults in place of None."""
+        own = self._own_defaults
+        known = {name: v for name, v in SHIPPED.items() if name in own and own[name] == v}
+        options = self.effective_options.model_dump(mode="json")
+        return {name: known.get(name) if v is None else v for name, v in options.items()}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], study: str) -> Cell:
@@ -291,6 +314,9 @@ class Cell:
             KeyError, TypeError, ValueError: the block does not describe a cell.
         """
         recipe = dict(config["recipe"])
+        options = Options.model_validate(config["options"])
+        entries = (find_backbone(config["backbone"]), find_attention(config["attention"]))
+        options = options.without([entry.accepts for entry in entries])
         return cls(
             study=study,
             dataset=full_name(config["dataset"]),
@@ -299,7 +325,7 @@ class Cell:
             recipe_name=recipe.pop("name"),
             recipe=Recipe.model_validate(recipe),
             seed=config["seed"],
-            options=Options.model_validate(config["options"]),
+            options=options,
             precision=config["precision"],
             threads=config["threads"],
             tuning=Tuning.model_validate(config["tuning"]) if "tuning" in config else None,
@@ -323,7 +349,7 @@ class Cell:
         setting = (found.recipe.learning_rate, found.recipe.weight_decay)
         return (
             found.digest == self.digest
-            and found.options == self.effective_options
+            and found.effective_options == self.effective_options
             and (self.tuning is None or setting in self.tuning.settings)
         )
 

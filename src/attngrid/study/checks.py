@@ -131,13 +131,16 @@ def _check_transforms(
     crop = "random_crop" if in_memory else "random_resized_crop"
     allowed = ["resize", "crop_to"]
     if split == "train":
-        allowed = ["flip", crop, *allowed, "brightness"]
+        allowed = ["flip", crop, *allowed, "rotation", "brightness"]
     found = [transform.kind for transform in transforms]
     if wrong := [kind for kind in found if kind not in allowed or found.count(kind) > 1]:
         raise ValueError(
             f"{split}_transforms: found {', '.join(dict.fromkeys(wrong))}; {split} images of "
             f"{name} can have {', '.join(allowed)}, each once"
         )
+    after = found[found.index("rotation") :] if in_memory and "rotation" in found else []
+    if {crop, "crop_to", "flip"} & set(after):
+        raise ValueError(f"{split}_transforms: rotation: must come after crop and flip")
     # after each transform, the images' shorter side, 0 if unknown, and whether they are square
     shorter = (dataset.stored_size or size) if in_memory else 0
     square = in_memory

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, PositiveInt
@@ -11,7 +11,7 @@ from attngrid.core.errors import AttngridError
 from attngrid.core.types import Number, Positive, Strict
 from attngrid.core.validation import RECIPE_NAME
 from attngrid.data.registry import find_dataset, full_name
-from attngrid.models.registry import find_attention, find_backbone
+from attngrid.models.registry import ATTENTIONS, BACKBONES, find_attention, find_backbone
 
 Item = TypeVar("Item")
 
@@ -40,11 +40,27 @@ Precision = Literal["float32", "bfloat16"]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
+# The defaults of this package's models. Records and studies of earlier versions spell them out.
+SHIPPED = {
+    name: default
+    for entry in (*ATTENTIONS.values(), *BACKBONES.values())
+    for name, default in entry.accepts.items()
+    if default is not None
+}
+
+
 class Options(Strict):
-    """Model and data options of a cell. A cell's digest omits options at their defaults."""
+    """Model and data options of a cell. Each model has its own default for an option that is None.
+
+    A cell's digest omits options at their defaults.
+    """
 
     width: Positive = Field(1.0, description="factor on the widths of the stages")
-    reduction: PositiveInt = Field(16, description="reduction ratio r of the channel gates")
+    reduction: PositiveInt | None = Field(
+        None,
+        description="reduction ratio r of the channel gates; default: the module's own, 16 in all "
+        "of this package",
+    )
     placement: Literal["default", "every_block", "last_stage", "stage_end"] = Field(
         "default", description="where the attention modules are"
     )
@@ -54,10 +70,19 @@ class Options(Strict):
     rates: tuple[Share, ...] | None = Field(
         None, strict=False, description="each statistic's share of the channels in srap"
     )
-    residual: bool = Field(True, description="MobileNetV1 with skips; false: the 2017 original")
-    expand_first: bool = Field(True, description="V2's first block expands; false: the original")
-    input_bn: bool = Field(True, description="MobileNets with a BatchNorm on the image")
-    conv_head: bool = Field(True, description="MobileNets with a 1×1 convolution as classifier")
+    residual: bool | None = Field(
+        None, description="MobileNetV1 with skips; false: the 2017 original"
+    )
+    expand_first: bool | None = Field(
+        None, description="MobileNetV2's and V3's first block expands; false: the originals"
+    )
+    head_attention: bool | None = Field(
+        None, description="MobileNetV3-S with attention on its final convolution"
+    )
+    input_bn: bool | None = Field(None, description="MobileNets with a BatchNorm on the image")
+    conv_head: bool | None = Field(
+        None, description="MobileNets with a 1×1 convolution as classifier"
+    )
     classes: Annotated[int, Field(ge=2)] | None = Field(
         None, description="number of classes to use, from the first on"
     )
@@ -68,3 +93,16 @@ class Options(Strict):
     def changed(self) -> dict[str, Any]:
         """The options that differ from their defaults, sorted by name."""
         return dict(sorted(self.model_dump(exclude_defaults=True).items()))
+
+    def without(self, defaults: Sequence[Mapping[str, Any]]) -> Options:
+        """The options without those that equal every model's own default.
+
+        Args:
+            defaults: for each model, its options and their defaults.
+        """
+        same = {
+            name
+            for name, value in self.changed().items()
+            if value == SHIPPED.get(name) and all(own.get(name, value) == value for own in defaults)
+        }
+        return self.model_copy(update=dict.fromkeys(same))

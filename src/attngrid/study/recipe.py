@@ -8,28 +8,38 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from attngrid.core.types import Fraction, Positive, Strict, WeightDecay
 from attngrid.data.transforms import Transform
+from attngrid.models.registry import Initialisation
 
 
 class Schedule(Strict):
     """The factor of the learning rate as a function of the epoch.
 
-    ``step`` multiplies by ``gamma`` at each of ``milestones`` (epochs). ``one_cycle`` rises
-    linearly in the first ``warmup`` (a fraction) of the training, and then falls linearly to 0.
+    ``step`` rises linearly in the first ``warmup_epochs``, and multiplies by ``gamma`` at each of
+    ``milestones`` (epochs). ``one_cycle`` rises linearly in the first ``warmup`` (a fraction) of
+    the training, and then falls linearly to 0.
     """
 
     kind: Literal["step", "one_cycle"]
     milestones: tuple[PositiveInt, ...] = Field((), strict=False)
     gamma: Positive = 0.1
     warmup: Fraction = 0.2
+    warmup_epochs: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Schedule:
+        if self.kind == "one_cycle" and (self.milestones or self.warmup_epochs):
+            raise ValueError("one_cycle has no milestones and no warmup_epochs, only warmup")
+        return self
 
     def factor(self, epoch: float, epochs: int) -> float:
         """The factor of the learning rate after ``epoch`` of ``epochs`` epochs."""
         if self.kind == "step":
-            return math.prod(self.gamma for milestone in self.milestones if epoch >= milestone)
+            dropped = math.prod(self.gamma for milestone in self.milestones if epoch >= milestone)
+            return dropped * min(1.0, epoch / self.warmup_epochs if self.warmup_epochs else 1.0)
         done = epoch / epochs
         return done / self.warmup if done < self.warmup else (1 - done) / (1 - self.warmup)
 
@@ -49,6 +59,7 @@ class Recipe(Strict):
     nesterov: bool = False
     weight_decay: WeightDecay = 0.0
     label_smoothing: Fraction = 0.0
+    initialisation: Initialisation = "family"
     schedule: Schedule
     train_transforms: tuple[Transform, ...] = Field((), strict=False)
     test_transforms: tuple[Transform, ...] = Field((), strict=False)
@@ -68,7 +79,14 @@ class Recipe(Strict):
 
     def digested(self) -> dict[str, Any]:
         """The keys that change the trained numbers, without defaults."""
-        return self.model_dump(mode="json", exclude={"source", "expected"}, exclude_defaults=True)
+        content = self.model_dump(
+            mode="json", exclude={"source", "expected"}, exclude_defaults=True
+        )
+        for crop in content.get("train_transforms", ()):
+            # a digest without this key means shrunk images, as in earlier versions
+            if crop["kind"] == "random_resized_crop" and not crop.pop("shrink_on_load", False):
+                crop["shrink_on_load"] = False
+        return content
 
 
 @cache

@@ -17,6 +17,7 @@ from attngrid.core.errors import ConfigError, UnknownNameError
 from attngrid.core.files import read_yaml, shipped, write_atomically
 from attngrid.core.types import Strict
 from attngrid.core.validation import STUDY_NAME, validate
+from attngrid.models.registry import find_attention, find_backbone
 from attngrid.study import checks
 from attngrid.study.cell import Cell, cell_names
 from attngrid.study.compute import Compute
@@ -122,6 +123,9 @@ class Study(Strict):
         """
         found: list[Cell] = []
         for block in self.grid:
+            entries = [find_backbone(name) for name in block.backbones]
+            entries += [find_attention(name) for name in block.attentions]
+            options = block.options.without([entry.accepts for entry in entries])
             for recipe in block.recipes:
                 cells = [
                     Cell(
@@ -132,7 +136,7 @@ class Study(Strict):
                         recipe_name=recipe,
                         recipe=self.recipe(recipe),
                         seed=seed,
-                        options=block.options,
+                        options=options,
                         precision=self.compute.precision,
                         threads=self.compute.threads,
                         micro_batches=self.compute.micro_batches,

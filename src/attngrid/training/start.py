@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from attngrid.core.errors import AttngridError, InterruptedTrainingError
 from attngrid.core.files import modified_ns
+from attngrid.models.registry import find_attention, find_backbone
 from attngrid.records.status import has_diverged
 from attngrid.study.cell import Cell
 from attngrid.study.schema import Study
 from attngrid.training.devices import claimed
 from attngrid.training.max_runtime import require_time
 from attngrid.training.signals import hold_signals, requeue
+
+log = logging.getLogger(__name__)
 
 
 def start_training(
@@ -55,6 +59,25 @@ def start_training(
         if error.number == signal.SIGUSR1 and modified_ns(cell.checkpoint) > before and requeue():
             error.add_note("back in Slurm's queue")
         raise
+
+
+def try_models(cells: Iterable[Cell]) -> None:
+    """Build the models with a user's or another package's class, and run each once on two images.
+
+    Raises:
+        ConfigError: a class that does not work, or a backbone that builds no attention module.
+    """
+    models = {
+        cell.model_key: cell
+        for cell in cells
+        if find_backbone(cell.backbone).external or find_attention(cell.attention).external
+    }
+    if models:
+        from attngrid.models.create import create_model
+
+        log.info("trying %d models", len(models))
+        for cell in models.values():
+            create_model(**cell.model_arguments())
 
 
 def _train_here(study: Study, cell: Cell, record: Path) -> None:

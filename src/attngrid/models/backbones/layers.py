@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, Literal
 
@@ -53,14 +53,18 @@ def initialise(
     classifier: nn.Module,
     convolution_weight: Callable[[Tensor], Any],
     classifier_weight: Callable[[Tensor], Any],
+    *,
+    kept: Collection[nn.Module],
 ) -> None:
     """Initialise convolutions and classifier with functions of ``nn.init``, all biases with 0.
 
-    Attention modules that have a method ``initialise`` then initialise themselves.
+    Attention modules that have a method ``initialise`` then initialise themselves. The modules in
+    ``kept`` keep PyTorch's default, but for the classifier's weight.
     """
     if next(model.parameters()).is_meta:  # a meta model has no values
         return
-    for module in model.modules():
+    found = [module for module in model.modules() if all(module is not one for one in kept)]
+    for module in found:
         if isinstance(module, nn.Conv2d):
             convolution_weight(module.weight)
         if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
@@ -68,6 +72,6 @@ def initialise(
     for module in classifier.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             classifier_weight(module.weight)
-    for module in model.modules():
+    for module in found:
         if callable(method := getattr(module, "initialise", None)):
             method()

@@ -10,9 +10,11 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
+from attngrid.models.attention.cbam import SpatialGate
 from attngrid.models.attention.mlp import make_divisible
 from attngrid.models.backbones.layers import Activation, Stem, conv_bn, initialise, relu
 from attngrid.models.placement import Sites
+from attngrid.models.registry import Initialisation
 
 relu6: Activation = partial(nn.ReLU6, inplace=True)
 hard_swish: Activation = partial(nn.Hardswish, inplace=True)
@@ -138,10 +140,13 @@ class MobileNet(nn.Module):
         stem: ``imagenet`` has stride 2 in the first convolution and in the last four stages;
             ``cifar`` has stride 1 in the first convolution and in the first of these stages.
         width: factor on all widths, which are rounded to multiples of 8.
-        input_bn: a BatchNorm on the image. Not in the originals.
-        conv_head: a 1×1 convolution as classifier. Not in the originals.
+        input_bn, conv_head: a BatchNorm on the image; a 1×1 convolution as classifier. Not in the
+            originals.
         residual: V1 adds a block's input to its output if their shapes agree. Not in the original.
-        expand_first: V2's first block also has an expanding convolution. Not in the original.
+        expand_first: V2's and V3's first block expands, too. Not in the originals.
+        head_attention: V3-small has attention on its final convolution, too. Howard et al. have it
+            in their table, torchvision has not.
+        initialisation: ``family``, ``authors`` or ``pytorch``, see ``_initialise``.
     """
 
     def __init__(
@@ -156,6 +161,8 @@ class MobileNet(nn.Module):
         conv_head: bool = True,
         residual: bool = True,
         expand_first: bool = True,
+        head_attention: bool = True,
+        initialisation: Initialisation = "family",
     ) -> None:
         super().__init__()
         design = DESIGNS[version]
@@ -168,31 +175,30 @@ class MobileNet(nn.Module):
         for number, (stage, stride) in enumerate(zip(design.stages, strides, strict=True), 1):
             layers: list[nn.Module] = []
             for index, block in enumerate(stage.blocks):
-                expanded = 6 * inputs
-                if block.expanded is not None:
-                    expanded = make_divisible(block.expanded * width)
+                wide = block.expanded
+                expanded = 6 * inputs if wide is None else make_divisible(wide * width)
                 outputs = make_divisible(block.outputs * width)
-                layers.append(
-                    InvertedResidual(
-                        sites,
-                        stage,
-                        (inputs, expanded, outputs),
-                        stride if index == 0 else 1,
-                        (number, count),
-                        listed=block.attention,
-                        expand=expanded != inputs or (version == "v2" and expand_first),
-                        linear=version != "v1",
-                        residual=residual,
-                    )
+                unit = InvertedResidual(
+                    sites,
+                    stage,
+                    (inputs, expanded, outputs),
+                    stride if index == 0 else 1,
+                    (number, count),
+                    listed=block.attention,
+                    expand=expanded != inputs or (version != "v1" and expand_first),
+                    linear=version != "v1",
+                    residual=residual,
                 )
+                layers.append(unit)
                 inputs = outputs
-            layers.append(sites.after_stage(inputs, number, count))
-            stages.append(nn.Sequential(*layers))
+            stages.append(nn.Sequential(*layers, sites.after_stage(inputs, number, count)))
         self.stages = nn.Sequential(*stages)
         # At widths below 1, V2's last convolution keeps its 1280 channels, as in the original.
         scale = max(1.0, width) if version == "v2" else width
         widths = [make_divisible(channels * scale) for channels in design.head]
         head = conv_bn(inputs, widths[0], activation=design.activation) if widths else []
+        if version == "v3_small" and head_attention:
+            head.append(sites.head(widths[0], count))
         head.append(nn.AdaptiveAvgPool2d(1))
         if len(widths) == 2:
             head += [nn.Conv2d(widths[0], widths[1], 1, bias=False), design.activation()]
@@ -202,7 +208,21 @@ class MobileNet(nn.Module):
             if conv_head
             else nn.Sequential(nn.Flatten(), nn.Linear(features, num_classes))
         )
-        initialise(self, self.classifier, nn.init.kaiming_uniform_, nn.init.xavier_normal_)
+        self._initialise(initialisation)
+
+    def _initialise(self, initialisation: Initialisation) -> None:
+        """Draw the weights.
+
+        ``authors`` leaves linear layers, the classifier's bias and CBAM's spatial gate at PyTorch's
+        default, as the MAF authors' code does; ``pytorch`` leaves all.
+        """
+        kept: list[nn.Module] = []
+        if initialisation == "authors":
+            kept = [m for m in self.modules() if isinstance(m, nn.Linear | SpatialGate)]
+            kept += self.classifier.modules()
+        if initialisation != "pytorch":
+            weights = (nn.init.kaiming_uniform_, nn.init.xavier_normal_)
+            initialise(self, self.classifier, *weights, kept=kept)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images N×3×H×W to logits N×num_classes."""

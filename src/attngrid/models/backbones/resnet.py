@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attngrid.models.backbones.layers import Stem, conv_bn, initialise, relu
 from attngrid.models.placement import Sites
+from attngrid.models.registry import Initialisation
 
 
 class Block(nn.Module):
@@ -42,6 +43,8 @@ class ResNet(nn.Module):
         groups, group_width: number and width of the groups in the 3×3 convolution (ResNeXt).
         stride_on: the convolution of a bottleneck that has the stride. The first 1×1, as in the
             original ResNet, gives the 3.858 GFLOPs of CBAM's Table 4; the 3×3 gives 4.089.
+        initialisation: ``authors`` leaves the shortcuts' convolutions at PyTorch's default, as the
+            CBAM authors' code does; ``pytorch`` leaves all.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class ResNet(nn.Module):
         groups: int = 1,
         group_width: int = 64,
         stride_on: Literal["1x1", "3x3"] = "1x1",
+        initialisation: Initialisation = "family",
     ) -> None:
         super().__init__()
         expansion = 1 if block == "basic" else 4
@@ -96,9 +100,13 @@ class ResNet(nn.Module):
             stages.append(nn.Sequential(*layers))
         self.stages = nn.Sequential(*stages)
         self.classifier = nn.Linear(inputs, num_classes)
-        # as in the code of CBAM's authors
-        fan_out = partial(nn.init.kaiming_normal_, mode="fan_out")
-        initialise(self, self.classifier, fan_out, nn.init.kaiming_normal_)
+        kept: list[nn.Module] = []
+        if initialisation == "authors":
+            blocks = [m for m in self.modules() if isinstance(m, Block)]
+            kept = [layer for block in blocks for layer in block.shortcut.modules()]
+        if initialisation != "pytorch":
+            fan_out = partial(nn.init.kaiming_normal_, mode="fan_out")
+            initialise(self, self.classifier, fan_out, nn.init.kaiming_normal_, kept=kept)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images N×3×H×W to logits N×num_classes."""

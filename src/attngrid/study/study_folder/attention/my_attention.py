@@ -9,7 +9,7 @@ class MyAttention(nn.Module):
 
     Args:
         channels: C of the N×C×H×W input; the output has the same shape.
-        reduction: the configuration's ``reduction``; the hidden width is C // reduction.
+        reduction: the hidden width is C // reduction. A study's option ``reduction`` replaces it.
     """
 
     def __init__(self, channels: int, *, reduction: int = 16) -> None:
