@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ import pandas as pd
 import pytest
 
 import attngrid
-from attngrid.analysis.frames import collect, unfinished, write_results
+from attngrid.analysis.frames import collect, load_results, unfinished, write_results
+from attngrid.analysis.progress import failed_jobs
 from attngrid.cli.main import main
 from attngrid.core.errors import AttngridError
 from attngrid.core.validation import validate
-from attngrid.records.status import write_status
+from attngrid.records.status import RUN_BEGAN, write_status
 from attngrid.study.schema import Study
 from made_up import ROOT, cells_with, fake_record
 
@@ -38,6 +41,48 @@ def test_the_summary_has_mean_standard_deviation_and_n_over_seeds(study: Study) 
     assert row["top1_error_mean"] == pytest.approx(statistics.mean(errors))
     assert row["top1_error_std"] == pytest.approx(statistics.stdev(errors))
     assert row["top5_error_mean"] == pytest.approx(statistics.mean(errors) / 2)
+
+
+@pytest.mark.parametrize("name", ["007", "30", "inf", "1e5", "none", "nan"])
+def test_names_that_look_like_numbers_stay_text_in_every_frame(
+    tiny: dict[str, Any], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny["recipes"][name] = tiny["recipes"]["tiny"]
+    tiny["grid"][0] |= {"recipes": [name], "attentions": ["none"]}
+    study = validate(Study, tiny | {"study": name}, "tiny.yaml")
+    for cell in study.cells:
+        fake_record(cell, 30.0)
+        record = json.loads(cell.record.read_text())
+        record["run"] |= {"torch": "2.10", "commit": "1234567", "started": "2026"}
+        cell.record.write_text(json.dumps(record))
+    write_results(study, collect(study))
+    results = load_results(name)
+    for frame in (results.cells, results.epochs, results.summary):
+        assert set(frame["study"]) == set(frame["recipe"]) == {name}
+    assert set(results.cells["torch"]) == {"2.10"}
+    assert set(results.cells["commit"]) == {"1234567"}
+    assert results.summary["n"].tolist() == [2]
+
+
+def test_the_end_of_a_run_names_other_jobs_that_failed(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(RUN_BEGAN, "2026-01-31T12:00:00+00:00")
+    began = datetime(2026, 1, 31, 12, tzinfo=UTC).timestamp()
+    cell, *_ = study.trainings
+    folder = Path("logs/tiny")
+    folder.mkdir(parents=True)
+    for name, text, late_s in (
+        ("prepare.birds", "checking\nattngrid: error: birds: 1 image cannot be read\n", 5),
+        ("prepare.fish", "attngrid: error: of an earlier run\n", -5),
+        ("collect", "collected\n", 5),
+        (cell, "attngrid: error: in its status, too\n", 5),
+    ):
+        (folder / f"{name}.log").write_text(text)
+        os.utime(folder / f"{name}.log", (began + late_s, began + late_s))
+    line = "prepare.birds: attngrid: error: birds: 1 image cannot be read"
+    assert list(failed_jobs(study)) == [line]
 
 
 def test_one_seed_has_no_standard_deviation(study: Study) -> None:

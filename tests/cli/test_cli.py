@@ -96,8 +96,12 @@ def test_a_studys_name_finds_its_file(folder: Path, tiny: dict[str, Any]) -> Non
     mine = write("study.yaml", tiny, study="mine")
     collected = write("results/old/study.json", tiny, study="old")
     write("results/tiny/study.json", tiny)  # the configuration comes first
-    found = {name: find_study_file(name) for name in ("tiny", "mine", "old")}
-    assert found == {"tiny": file, "mine": mine, "old": collected}
+    assert [find_study_file(name) for name in ("tiny", "mine")] == [file, mine]
+    for name in ("old", "tinny"):
+        with pytest.raises(ConfigError, match=r"may be in .*: config/broken\.yaml, line 2: "):
+            find_study_file(name)
+    Path("config/broken.yaml").unlink()
+    assert find_study_file("old") == collected
     with pytest.raises(UnknownNameError, match="unknown study 'tinny': did you mean tiny"):
         find_study_file("tinny")
     write("config/other.yaml", tiny)

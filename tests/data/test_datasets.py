@@ -14,6 +14,7 @@ import subprocess
 import tarfile
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -36,11 +37,13 @@ from attngrid.cli.main import main
 from attngrid.core.errors import ConfigError, DataError
 from attngrid.core.validation import validate
 from attngrid.data import dogs, folders
+from attngrid.data.images import ImageFiles, to_rgb
 from attngrid.data.loading import load, load_files
 from attngrid.data.prepare import fetch, prepare, report_file
-from attngrid.data.registry import DATASETS
+from attngrid.data.registry import DATASETS, full_name
+from attngrid.data.stream import DecodedBatches
 from attngrid.study.recipe import shipped_recipes
-from attngrid.study.resources import require_runnable
+from attngrid.study.resources import prepared, require_runnable
 from attngrid.study.schema import Study, load_study
 
 Snakemake = Callable[..., subprocess.CompletedProcess[str]]
@@ -245,9 +248,10 @@ def test_prepared_files_are_checked_again_only_after_a_change(
     prepare("cifar10", folder)
     assert len(checked) == 7
     # an unreadable report is written again
-    report_file("cifar10", folder).write_text("[]")
-    prepare("cifar10", folder)
-    assert len(checked) == 14
+    for number, text in enumerate(("[]", '{"watched": {}, "thorough": false}'), 2):
+        report_file("cifar10", folder).write_text(text)
+        prepare("cifar10", folder)
+        assert len(checked) == 7 * number
 
 
 def test_the_files_of_a_killed_preparation_do_no_harm(cifar: Cifar, folder: Path) -> None:
@@ -425,6 +429,95 @@ def test_an_image_folder_has_the_files_and_labels_of_torchvisions_imagefolder(
     assert len(few) == 6
 
 
+@pytest.mark.parametrize("hidden", [".ipynb_checkpoints", "__MACOSX", "@eaDir"])
+def test_hidden_folders_are_no_classes_and_have_no_images(
+    birds: Path, folder: Path, hidden: str
+) -> None:
+    """Jupyter, macOS and Synology put copies of images into such folders."""
+    name = f"imagefolder:{birds}"
+    before = [set(files.paths_N.tolist()) for files in load_files(name, folder)]
+    for place in ("train", "train/owl", "val/owl/near"):
+        (birds / place / hidden).mkdir(parents=True)
+        shutil.copy(birds / "train/owl/owl 0.JPEG", birds / place / hidden / "owl 0.jpg")
+    assert full_name(name) == f"{name}:3"
+    report = prepare(name, folder)
+    assert report is not None
+    assert report["images"] == {"train": 9, "test": 3}
+    assert [set(files.paths_N.tolist()) for files in load_files(name, folder)] == before
+
+
+def test_nested_images_and_ignored_files_are_counted_and_named(
+    birds: Path, folder: Path, tiny: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    (birds / "train/owl/barn/young").mkdir(parents=True)
+    for number in range(2):
+        shutil.copy(birds / "train/owl/owl 0.JPEG", birds / f"train/owl/barn/young/{number}.png")
+    shutil.copy(birds / "train/owl/owl 0.JPEG", birds / "train/no class.jpg")
+    (birds / "train/owl/owl 3.heic").write_bytes(b"a camera's own")
+    (birds / "val/owl/._owl 0.JPEG").write_bytes(b"macOS's own")
+    study = on_dataset(tiny, f"imagefolder:{birds}") | {"data": {"folder": str(folder)}}
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(study))
+    for _ in range(2):  # the second time from the report
+        caplog.clear()
+        assert main(["prepare", str(folder / "tiny.yaml")]) == 0
+        nested, ignored = (message for message in caplog.messages if "held-out" not in message)
+        assert nested.startswith("birds: images in subfolders of a class: 2 (")
+        assert "train/owl/barn/young/0.png" in nested
+        assert ignored.startswith("birds: ignored files: 4 (")
+        for name in ("no class.jpg", "owl 3.heic", "notes.txt", "val/owl/._owl 0.JPEG"):
+            assert name in ignored
+    train, _ = load_files(f"imagefolder:{birds}", folder)
+    assert len(train) == 11
+    # an image added to a subfolder is noticed
+    shutil.copy(birds / "train/owl/owl 0.JPEG", birds / "train/owl/barn/young/2.png")
+    assert len(load_files(f"imagefolder:{birds}", folder)[0]) == 12
+
+
+def one_pixel_png(file: Path, bits: int, colour: int, samples: bytes) -> None:
+    """One pixel, written as the PNG specification says."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checksum = zlib.crc32(kind + content).to_bytes(4, "big")
+        return len(content).to_bytes(4, "big") + kind + content + checksum
+
+    header = (1).to_bytes(4, "big") * 2 + bytes([bits, colour, 0, 0, 0])
+    data = zlib.compress(b"\0" + samples)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int32", "float32"])
+def test_grey_values_of_16_and_32_bits_are_refused_by_name(
+    birds: Path, folder: Path, dtype: str
+) -> None:
+    """PIL clips them at 255, so most of such images would be white or black."""
+    values = np.linspace(0, 1 if dtype == "float32" else 60_000, 16).reshape(4, 4)
+    Image.fromarray(values.astype(dtype)).save(birds / "train/owl/owl 1.tiff")
+    one_pixel_png(birds / "train/owl/owl 2.JPEG", 16, 0, b"\x12\x34")
+    for thorough in (False, True):
+        with pytest.raises(DataError) as raised:
+            prepare(f"imagefolder:{birds}", folder, thorough=thorough)
+        message = str(raised.value)
+        assert "birds: 2 of 13 images cannot be read: " in message
+        assert "owl 1.tiff (found grey values of mode" in message
+        assert "owl 2.JPEG (found grey values of mode I;16, 16 or 32 bits; needs 8: " in message
+    # a training refuses them, too, although an older version has accepted them
+    files = ImageFiles(np.array([os.fsencode(birds / "train/owl/owl 2.JPEG")]), torch.zeros(1))
+    assert "found grey values of mode I;16" in DecodedBatches(files, (), None)[torch.arange(1)]
+
+
+def test_colours_of_16_bits_keep_their_upper_byte(tmp_path: Path) -> None:
+    """PNG, section 13.12: a decoder may drop the lower byte of a sample."""
+    for name, colour, samples in (
+        ("rgb.png", 2, b"\x12\x34\x56\x78\x9a\xbc"),
+        ("grey and alpha.png", 4, b"\x12\x34\xff\xff"),
+    ):
+        one_pixel_png(tmp_path / name, 16, colour, samples)
+        with Image.open(tmp_path / name) as image:
+            found = to_rgb(image).getpixel((0, 0))
+        assert found == (tuple(samples[::2]) if colour == 2 else (0x12,) * 3)
+
+
 def test_held_out_images_may_be_in_test(birds: Path, folder: Path) -> None:
     (birds / "val").rename(birds / "test")
     _, test = load_files(f"imagefolder:{birds}:3", folder)
@@ -453,7 +546,14 @@ def test_incomplete_image_files_are_named_in_the_error(
 
 
 def test_damage_inside_a_file_is_found_by_decoding(birds: Path, folder: Path) -> None:
-    file = birds / "train/owl/owl 2.JPEG"  # a PNG has checksums
+    """In a PNG, which has checksums. A JPEG has none, so changed bytes may only change pixels."""
+    jpeg = birds / "train/owl/owl 0.JPEG"
+    content = bytearray(jpeg.read_bytes())
+    content[-9] ^= 0xFF
+    jpeg.write_bytes(content)
+    prepare(f"imagefolder:{birds}", folder, thorough=True)
+    report_file(f"imagefolder:{birds}", folder).unlink()
+    file = birds / "train/owl/owl 2.JPEG"
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 0xFF
     file.write_bytes(content)
@@ -473,13 +573,13 @@ def test_the_classes_of_both_splits_must_be_the_same_and_have_images(
     with pytest.raises(DataError, match=r"found 3 classes in .*train, expected 4"):
         prepare(f"imagefolder:{birds}:4", folder)
     (birds / "val/wren/wren 0.JPEG").unlink()
-    with pytest.raises(DataError, match=r"birds could not be prepared: .* the classes wren\."):
+    with pytest.raises(DataError, match=r"birds/val: found no images in wren; each class"):
         prepare(name, folder)
     shutil.rmtree(birds / "val")
     with pytest.raises(DataError, match=r"birds could not be prepared: .*val: No such file"):
         prepare(name, folder)
     (birds / "val").mkdir()
-    with pytest.raises(DataError, match=r"find any class folder in .*val"):
+    with pytest.raises(DataError, match=r"birds/val: found no images in it; each class"):
         prepare(name, folder)
 
 
@@ -537,6 +637,26 @@ def test_the_location_of_an_image_folder_changes_no_id(
     tiny["grid"].append(tiny["grid"][0] | {"dataset": "imagefolder:second/birds:3"})
     with pytest.raises(ConfigError, match=r"would both be .* rename a class or a folder"):
         study("imagefolder:first/birds:3")
+
+
+@pytest.mark.parametrize("names", [("set-1", "set_1"), ("鸟类", "狗类"), ("a b", "a+b")])
+def test_folders_whose_names_differ_in_replaced_characters_share_nothing(
+    birds: Path, folder: Path, tiny: dict[str, Any], names: tuple[str, str]
+) -> None:
+    for name in names:
+        shutil.copytree(birds, folder / name)
+    one, two = (f"imagefolder:{folder / name}:3" for name in names)
+    on_dataset(tiny, one)
+    tiny["grid"].append(tiny["grid"][0] | {"dataset": two})
+    study = validate(Study, tiny | {"data": {"folder": str(folder)}}, "tiny.yaml")
+    assert len(study.trainings) == 4
+    assert set(prepared(study).values()) == {one, two}
+    first, second = prepare(one, folder), prepare(two, folder)
+    assert first is not None
+    assert second is not None
+    assert prepare(one, folder) == first  # the second report has not replaced it
+    assert first["source"] != second["source"]
+    assert report_file(one, folder).name.isascii()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import v2
@@ -208,6 +209,18 @@ def test_channel_statistics_of_many_images_equal_numpys() -> None:
     mean_C, std_C = channel_statistics(Images(pixels, torch.zeros(2500)))
     np.testing.assert_allclose(mean_C, pixels.numpy().mean((0, 2, 3)), rtol=1e-6)
     np.testing.assert_allclose(std_C, pixels.numpy().std((0, 2, 3)), rtol=1e-6)
+
+
+def test_a_constant_channel_is_divided_by_one() -> None:
+    """As scikit-learn's StandardScaler does; dividing by 0 would look like divergence."""
+    pixels = torch.randint(256, (50, 3, 4, 4), dtype=torch.uint8, generator=seeded(0))
+    pixels[:, 1] = 77
+    images = Images(pixels, torch.zeros(50))
+    scaler = StandardScaler().fit(pixels.numpy().transpose(0, 2, 3, 1).reshape(-1, 3).astype(float))
+    mean_C, std_C = channel_statistics(images)
+    np.testing.assert_allclose(std_C, scaler.scale_, rtol=1e-6)
+    np.testing.assert_allclose(mean_C, scaler.mean_, rtol=1e-6)
+    assert (epoch(Batches(images, 50, mean_C, std_C))[0][:, 1] == 0).all()
 
 
 # From files

@@ -24,6 +24,7 @@ from attngrid.cli.workflow import before_jobs
 from attngrid.core.errors import AttngridError, ConfigError, DataError
 from attngrid.core.validation import validate
 from attngrid.data.loading import load
+from attngrid.data.registry import find_dataset
 from attngrid.measure.complexity import count
 from attngrid.models.backbones.resnet import Block
 from attngrid.models.registry import TIMM_ATTENTIONS, find_attention
@@ -412,6 +413,18 @@ class Set:
         ),
         ("input_size = 8", "input_size = 9", r"needs \(torch.uint8, 12, 3, 9, 9\) for 12 labels"),
         ("% 3", "% 4", r"labels must be 0 to 2, found \[0, 1, 2, 3\]"),
+        (
+            "% 3",
+            "% 3 + 0.5",
+            r"training labels are torch.float64 of shape \(12,\); needs N integers",
+        ),
+        ("% 3", "% 3 > 0", r"labels are torch.bool of shape \(12,\); needs N integers from 0 to 2"),
+        (
+            "% 3\n",
+            "% 3\n        labels = labels[:, None]\n",
+            r"int64 of shape \(12, 1\), a column: ",
+        ),
+        ("% 3\n", "% 3\n        labels = np.eye(3)[labels]\n", r"\(12, 3\), one-hot .*argmax"),
         ("load(folder)", "read(folder)", "AttributeError"),
         ("np.arange(12)", "np.arrange(12)", "load: AttributeError.*arrange"),
     ],
@@ -426,6 +439,16 @@ def test_a_wrong_dataset_is_named_in_the_error(
     Path("set.py").write_text(USER_DATASET.replace(old, new))
     with pytest.raises((ConfigError, DataError), match=message):
         load("set.py:Set", tmp_path, download=False, classes=None)
+
+
+def test_the_files_of_a_users_dataset_may_be_a_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for files in ("('a.npy', 'b.npy')", "['a.npy', 'b.npy']"):
+        text = USER_DATASET.replace("input_size = 8", f"input_size = 8\n    files = {files}")
+        Path("set.py").write_text(text)
+        assert find_dataset("set.py:Set").files == ("a.npy", "b.npy")
 
 
 def test_the_digest_covers_the_content_of_users_files(

@@ -411,6 +411,10 @@ def test_unknown_names_list_the_near_matches(backbone: str, attention: str, near
         ({"width": 0}, "width must be positive, found 0"),
         ({"width": 0.01}, "width is so small that a convolution has no channels"),
         ({"stem": "tiny"}, "stem must be 'imagenet' or 'cifar', found 'tiny'"),
+        ({"input_size": 0}, "input_size must be 1 or more, found 0"),
+        ({"input_size": -3}, "input_size must be 1 or more, found -3"),
+        ({"num_classes": 0}, "num_classes must be 1 or more, found 0"),
+        ({"num_classes": 2.5}, "num_classes must be 1 or more, found 2.5"),
         (
             {"reduction": 0},
             "attention 'se' in stage 1, at 64 channels: reduction must be at least 1",

@@ -126,7 +126,7 @@ def test_other_metrics_are_refused_by_name_and_the_rest_is_imported(
             "run.wall_s: found True; needs to be a valid number",
         ),
         (lambda r: r["run"].update(peak_memory_mb=float("nan")), "found NaN; needs finite"),
-        (lambda r: r["run"].update(code=1), "run.code: found 1; needs to be a valid string"),
+        (lambda r: r["run"].update(code=1), "run.code: found 1; needs text, in quotes"),
         (lambda r: r["config"]["recipe"].pop("name"), "config"),
         (lambda r: r["metrics"].update(best_top5_error=77.7), "best_top5_error: found 77.7"),
         (lambda r: r.update(notes=""), "unknown key 'notes': known are config, metrics, run"),
@@ -241,9 +241,10 @@ def test_the_status_of_a_cell_that_diverged_elsewhere_is_imported(
     states = [
         host | {"state": "unknown", "message": ""},
         host | {"state": "failed"},
+        host | {"state": "failed", "message": "no", "attempts": [{}]},
         host | {"state": "diverged", "message": "the loss became nan", "attempts": []},
     ]
-    for cell, state in zip(cells()[-3:], states, strict=True):
+    for cell, state in zip(cells()[-4:], states, strict=True):
         status.mkdir(exist_ok=True)
         (status / cell.status.name).write_text(json.dumps(state))
     assert main(["import", str(incoming.parents[1])]) == 0

@@ -17,7 +17,15 @@ import pytest
 from attngrid.core.errors import BusyCellError, WriteError
 from attngrid.core.validation import validate
 from attngrid.records import status as status_module
-from attngrid.records.status import attempt, locked, read_attempts, read_status, write_status
+from attngrid.records.status import (
+    attempt,
+    has_diverged,
+    locked,
+    reached,
+    read_attempts,
+    read_status,
+    write_status,
+)
 from attngrid.study.cell import Cell
 from attngrid.study.schema import Study
 from conftest import environment
@@ -71,6 +79,19 @@ def test_each_status_updates_the_time_of_its_attempt(cell: Cell) -> None:
     "content",
     [
         *("", "[]", "{}", '{"state": "unknown", "message": ""}', '{"state": "done", "message": 1}'),
+        "[" * 200_000,
+        *(
+            f'{{"state": "running", "message": "", {more}}}'
+            for more in (
+                '"attempts": [{}]',
+                '"attempts": {"began": 1}',
+                '"attempts": [{"began": NaN, "heard": 2.5, "gpus": 1, "state": "done"}]',
+                '"epoch": "3"',
+                '"pid": "7"',
+                f'"pid": {2**70}, "host": "{socket.gethostname()}"',
+                '"time": 7',
+            )
+        ),
     ],
 )
 def test_an_invalid_status_file_is_ignored(cell: Cell, content: str) -> None:
@@ -78,6 +99,7 @@ def test_an_invalid_status_file_is_ignored(cell: Cell, content: str) -> None:
     cell.status.write_text(content)
     assert read_status(cell.status) is None
     assert read_attempts(cell.status) == []
+    assert (reached(cell.status), has_diverged(cell.status)) == (0, "")
     write_status(cell.status, "failed", "x")
     assert (read_status(cell.status) or {})["state"] == "failed"
 

@@ -167,7 +167,7 @@ def test_mistakes_in_neighbouring_keys_have_separate_lines(tiny: dict[str, Any])
         "my.yaml: recipes.a: found 3; needs keys and values",
         "my.yaml: recipes.b: found 3; needs keys and values",
     ]
-    assert "recipes.2024: found 2024; needs to be a valid string" in str(caught.value)
+    assert "recipes.2024: found 2024; needs text, in quotes" in str(caught.value)
 
 
 def test_two_mistakes_give_two_lines(tiny: dict[str, Any]) -> None:

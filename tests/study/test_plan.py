@@ -15,7 +15,7 @@ from attngrid.core.errors import ConfigError
 from attngrid.core.validation import validate
 from attngrid.data.registry import find_dataset
 from attngrid.study.cluster import Cluster, require_plain
-from attngrid.study.plan import Planner, summary
+from attngrid.study.plan import Planner, number, summary
 from attngrid.study.schema import Study, load_study
 from conftest import ROOT
 
@@ -159,6 +159,21 @@ def test_an_estimate_is_the_median_over_seeds(
         run = {"device": "cpu", "device_name": "a processor", "wall_s": wall_s}
         cell.record.write_text(json.dumps({"run": run}))
     assert Planner(study, on_cpu=True).estimate(left).seconds == 120
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0.0004, "0"),
+        (0.0321, "0.032"),
+        (9.96, "10"),
+        (99.4, "99"),
+        (99.6, "100"),
+        (1234.5, "1,234"),
+    ],
+)
+def test_a_number_has_two_digits_and_no_exponent(value: float, expected: str) -> None:
+    assert number(value) == expected
 
 
 def test_plan_lists_the_known_gpus(capsys: pytest.CaptureFixture[str]) -> None:

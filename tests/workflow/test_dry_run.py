@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from attngrid.core.validation import validate
@@ -139,6 +140,32 @@ def test_a_study_that_cannot_be_trained_stops_before_its_first_job(clone: Path, 
     done = run("--cores", "1", "--configfile", "config/imagenet.yaml")
     assert done.returncode != 0
     assert "there is no data/imagenet/train; put it there" in done.stdout
+    assert not (clone / "logs").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_study_for_a_gpu_stops_before_the_first_job_on_a_machine_without_one(
+    clone: Path, run: Run, tiny: dict[str, Any]
+) -> None:
+    tiny |= {"compute": {"device": "cuda"}, "figures": []}
+    done = run("--cores", "1", "--configfile", write(clone, tiny))
+    assert done.returncode != 0
+    assert "device: found 'cuda'; torch" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert not (clone / "logs").exists()
+
+
+def test_a_key_that_is_there_twice_stops_before_the_first_job(
+    clone: Path, run: Run, tiny: dict[str, Any]
+) -> None:
+    """Snakemake itself lets the last one win."""
+    file = write(clone, tiny)
+    with (clone / file).open("a") as stream:
+        stream.write("study: other\n")
+    done = run("--cores", "1", "--configfile", file)
+    assert done.returncode != 0
+    assert "study is there twice, also in line " in done.stdout
+    assert "Traceback" not in done.stdout
     assert not (clone / "logs").exists()
 
 

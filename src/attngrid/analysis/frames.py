@@ -48,6 +48,11 @@ VALIDATION_ERRORS = ("validation_top1_error", "validation_top5_error")
 TRIAL_COLUMNS = [*NAMES, *TUNED_KEYS, "chosen", "state", "message"]
 TRIAL_COLUMNS += [*VALIDATION_ERRORS, *IMAGES, *RUN_COLUMNS]
 EPOCH_COLUMNS = [*GROUP, "seed", "id", *Epoch.model_fields]
+# Columns that are text, even where every value looks like a number.
+TEXTS = (
+    *("id", *GROUP, "stem", "state", "message", "device", "device_name", "torch", "commit"),
+    *("started", "records", "where", "claim", "key", "source", "statement", "attentions"),
+)
 
 
 @dataclass(frozen=True)
@@ -94,10 +99,11 @@ def load_results(study: str, folder: str | Path | None = None) -> Results:
 
 
 def read_frame(file: Path) -> pd.DataFrame:
-    """Read one of our CSVs. The attention ``none`` is a name, not a missing value."""
-    frame = pd.read_csv(file, keep_default_na=False, na_values=[""])
-    texts = frame.columns.intersection(["options", "message", "condition", "records"])
-    frame[texts] = frame[texts].astype(object).fillna("")
+    """Read one of our CSVs. A name stays text: ``none`` is not missing, ``007`` not a number."""
+    texts = dict.fromkeys(TEXTS, str)
+    frame = pd.read_csv(file, keep_default_na=False, na_values=[""], dtype=texts)
+    filled = frame.columns.intersection(["options", "message", "condition", "records"])
+    frame[filled] = frame[filled].fillna("")
     return frame
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from attngrid.records.staleness import describe_code, read_run
-from attngrid.records.status import STATES, read_attempts, read_status
+from attngrid.records.status import RUN_BEGAN, STATES, read_attempts, read_status
 from attngrid.study.cell import Cell
 from attngrid.study.plan import duration, number
 from attngrid.study.schema import Study
@@ -60,7 +61,8 @@ def _state(cell: Cell) -> tuple[str, str]:
             return "waiting", NOT_STARTED
         return "waiting", f"{cell.id}: {epoch}, {found['message']}"
     if found["state"] != "running":
-        return found["state"], f"{cell.id}: {_last_line(cell) or found['message']}"
+        file = Path(f"logs/{cell.study}/{cell.id}.log")
+        return found["state"], f"{cell.id}: {_last_line(file) or found['message']}"
     parts = [epoch]
     with suppress(KeyError, TypeError, ValueError):
         parts += [f"top-1 {found['top1_accuracy']:.1f} %", f"{duration(found['left_s'])} left"]
@@ -74,9 +76,18 @@ def _state(cell: Cell) -> tuple[str, str]:
     return "running", f"{cell.id}: {', '.join(parts)}"
 
 
-def _last_line(cell: Cell) -> str:
+def failed_jobs(study: Study) -> Iterator[str]:
+    """The errors at which this run's other jobs ended, by the last lines of their logs."""
+    began = datetime.fromisoformat(os.environ[RUN_BEGAN]).timestamp()
+    for file in sorted(Path(f"logs/{study.study}").glob("*.log")):
+        line = "" if study.has(file.stem) or file.stat().st_mtime < began else _last_line(file)
+        if "error: " in line:
+            yield f"{file.stem}: {line}"
+
+
+def _last_line(file: Path) -> str:
     with suppress(OSError):
-        lines = Path(f"logs/{cell.study}/{cell.id}.log").read_text("utf-8", "replace").split("\n")
+        lines = file.read_text("utf-8", "replace").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
     return ""
 
@@ -97,8 +108,9 @@ def used(study: Study) -> str:
         all_s += sum(seconds)
         gpu_s += sum(s * one["gpus"] for s, one in zip(seconds, made, strict=True))
         endings.update(one["state"] for one in made[:-1])
-        if (run := read_run(cell)) is not None and "wall_s" in run:
-            useful += run["wall_s"]
+        wall_s = (read_run(cell) or {}).get("wall_s")
+        if isinstance(wall_s, int | float):
+            useful += wall_s
             held += sum(seconds)
     if not cells:
         return "no training of this study is known on this machine"

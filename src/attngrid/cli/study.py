@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,8 +33,11 @@ def plan(study: Study, gpu: str | None) -> Iterator[str]:
     """Estimate how many hours a study takes, and say what the estimate is based on."""
     from attngrid.study.plan import Planner
     from attngrid.study.plan import plan as lines
+    from attngrid.training.devices import trains_on_cpu
 
-    return lines(Planner(study, gpu=gpu))
+    elsewhere = gpu is not None or shutil.which("sbatch") is not None
+    on_cpu = trains_on_cpu(study.compute.device, elsewhere=elsewhere)
+    return lines(Planner(study, gpu=gpu, on_cpu=on_cpu))
 
 
 @command(YOUR_STUDY, STUDY)

@@ -19,7 +19,11 @@ log = logging.getLogger(__name__)
     STEPS,
     STUDY,
     argument("dataset", nargs="?", metavar="DATASET", help="one of the study's"),
-    argument("--thorough", action="store_true", help="decode every image"),
+    argument(
+        "--thorough",
+        action="store_true",
+        help="decode every image, which finds what cannot be decoded",
+    ),
 )
 def prepare(study: Study, dataset: str | None, thorough: bool) -> None:
     """Check a study's datasets once; fetch or unpack what they need."""
@@ -39,6 +43,8 @@ def prepare(study: Study, dataset: str | None, thorough: bool) -> None:
             found = f"{train} training and {test} held-out images of {report['classes']} classes"
             found += f", checked {report['checked']}"
         log.info("%s: %s", find_dataset(name).label, found)
+        for note in (report or {}).get("notes", ()):
+            log.warning("%s: %s", find_dataset(name).label, note)
 
 
 @command(

@@ -14,9 +14,10 @@ from typing import Any
 from snakemake.exceptions import WorkflowError
 
 from attngrid.analysis.claims import load_claims
-from attngrid.analysis.progress import used
+from attngrid.analysis.progress import failed_jobs, used
 from attngrid.cli.main import configure_logging
 from attngrid.core.errors import AttngridError
+from attngrid.core.files import read_yaml
 from attngrid.core.validation import name_sources, validate
 from attngrid.records.collected import prepare_collection
 from attngrid.records.environment import now
@@ -27,6 +28,7 @@ from attngrid.study.paths import results_folder
 from attngrid.study.plan import Planner, summary
 from attngrid.study.resources import require_captum, require_runnable
 from attngrid.study.schema import Study
+from attngrid.training.devices import trains_on_cpu
 from attngrid.training.max_runtime import deadline
 from attngrid.training.signals import forward_signals
 from attngrid.training.start import try_models
@@ -47,18 +49,24 @@ def open_study(workflow: Any, config: Mapping[str, Any]) -> tuple[Study, Planner
     programs = str(Path(sys.executable).parent)
     os.environ["PATH"] = f"{programs}{os.pathsep}{os.environ['PATH']}"
     try:
+        for file in workflow.configfiles:  # Snakemake lets the last of two equal keys win
+            read_yaml(file)
         source = name_sources(workflow.configfiles, workflow.config_settings.config)
         study = validate(Study, config, source)
         check_descriptions(study, source)
         load_claims()
         results_folder()
+        study.data_folder  # noqa: B018, raises an error
         cluster()
         deadline()
     except AttngridError as error:
         raise WorkflowError(f"{error}") from None
     # Snakemake knows its executor only after it has read the Snakefile.
+    submitted = workflow.nodes is not None or not workflow.is_main_process
     planner = Planner(
-        study, lambda: cluster().limit(ask=workflow.non_local_exec and workflow.is_main_process)
+        study,
+        lambda: cluster().limit(ask=workflow.non_local_exec and workflow.is_main_process),
+        on_cpu=trains_on_cpu(study.compute.device, elsewhere=submitted),
     )
     if not workflow.is_main_process:
         study.write_snapshot()
@@ -82,13 +90,19 @@ def before_jobs(workflow: Any, study: Study) -> None:
     trained = [job.wildcards.cell for job in jobs if job.rule.name in ("trial", "train")]
     require_runnable(study, trained)
     try_models(map(study.training, trained))
+    in_conda = bool(workflow.deployment_settings.deployment_method)
+    compute = study.compute
+    named = compute.device == "cuda" or compute.gpus > 1
+    if trained and named and not (workflow.non_local_exec or in_conda):
+        from attngrid.training.launch import require_device  # imports torch
+
+        require_device(compute)
     if workflow.non_local_exec:
         overrides = [f"{key}={value}" for key, value in workflow.config_settings.config.items()]
         folders = [workflow.basedir, Path.cwd(), study.results, study.data_folder, sys.executable]
         require_plain([*folders, *workflow.configfiles, *study.user_files, *overrides])
     # conda environments contain captum
-    draws_maps = any(job.rule.name == "maps" for job in jobs)
-    if draws_maps and not workflow.deployment_settings.deployment_method:
+    if not in_conda and any(job.rule.name == "maps" for job in jobs):
         require_captum(study)
 
 
@@ -99,4 +113,6 @@ def after_run(study: Study, *, failed: bool = False) -> None:
     """
     if failed and deadline() == math.inf:
         subprocess.run(["attngrid", "current", "--ended", str(study.snapshot)])
+    for line in failed_jobs(study) if failed else ():
+        log.info("  %s", line)
     log.info("%s", used(study))

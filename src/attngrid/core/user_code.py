@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from attngrid.core.errors import ConfigError
+from attngrid.core.files import expand
 
 _USER_CLASS = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_][A-Za-z0-9_]*)")
 
@@ -78,7 +79,7 @@ def find_user_class(kind: str, name: str) -> UserClass:
     """
     match = _USER_CLASS.fullmatch(name)
     assert match is not None
-    file = Path(match["file"])
+    file = expand(match["file"])
     if not file.is_file():
         raise ConfigError(f"{kind} {name!r}: there is no file {file} in {Path.cwd()}")
     source = file.read_bytes()
@@ -106,7 +107,7 @@ def load_user_class(name: str, sha256: str) -> Any:
         ConfigError: the import raised an error.
     """
     filename, _, class_name = name.rpartition(":")
-    file = Path(filename)
+    file = expand(filename)
     module_name = f"attngrid_own_{file.stem}_{sha256[:12]}"
     if module_name not in sys.modules:
         module = ModuleType(module_name)

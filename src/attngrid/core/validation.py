@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from attngrid.core.errors import AttngridError, ConfigError
-from attngrid.core.files import read_yaml
+from attngrid.core.files import expand, read_yaml
 
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
@@ -85,6 +85,8 @@ def _need(item: ErrorDetails) -> str:
             return "keys and values"
         case "bool_type" | "bool_parsing":
             return "to be true or false"
+        case "string_type" if not isinstance(item["input"], str | list | dict):
+            return "text, in quotes"
     return re.sub(r"^\w+ should ", "to ", item["msg"])
 
 
@@ -121,9 +123,10 @@ def settings_file(variable: str, default: Path) -> Path:
         ConfigError: the named file does not exist.
     """
     named = os.environ.get(variable)
-    if named and not Path(named).is_file():
+    file = expand(named, f"{variable}: ") if named else default
+    if named and not file.is_file():
         raise ConfigError(f"{variable}: found {named!r}; there is no such file")
-    return Path(named) if named else default
+    return file
 
 
 def read_settings(model: type[AnyModel], file: Path) -> AnyModel:

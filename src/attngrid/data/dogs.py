@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from attngrid.data.images import Images
+from attngrid.data.images import Images, to_rgb
 from attngrid.data.prepare import fetch, sizes_and_times, unfinished_folder
 from attngrid.data.registry import find_dataset
 
@@ -85,8 +85,7 @@ def _decode(images: list[Path], target: Path) -> None:
 
     def decode(number: int) -> None:
         with Image.open(images[number]) as image:
-            rgb = image.convert("RGB")
-        small = rgb.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+            small = to_rgb(image).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
         pixels_NCHW[number] = np.asarray(small).transpose(2, 0, 1)
 
     # threads suffice: PIL releases Python's global lock

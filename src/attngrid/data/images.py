@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
@@ -253,8 +254,31 @@ def normalize(pixels_NCHW: Tensor, mean_C: Tensor, std_C: Tensor) -> Tensor:
     return images_NCHW.sub_(mean_C[:, None, None]).div_(std_C[:, None, None])
 
 
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image file as 8-bit RGB, which may not be decoded yet; raises as ``require_8_bits``."""
+    require_8_bits(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def require_8_bits(image: Image.Image) -> None:
+    """Refuse grey values of 16 or 32 bits, which PIL would clip at 255.
+
+    Their white is not known: 12 bits are often stored in 16.
+
+    Raises:
+        ValueError: says the mode of the image and what to do.
+    """
+    if image.mode[0] in "IF":  # PIL's modes I, I;16, I;16B and F
+        raise ValueError(
+            f"found grey values of mode {image.mode}, 16 or 32 bits; needs 8: scale them to 0..255"
+        )
+
+
 def channel_statistics(images: Images) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel of a split, in [0, 255]."""
+    """Mean and standard deviation of each channel of a split, in [0, 255].
+
+    The standard deviation of a constant channel is given as 1, because images are divided by it.
+    """
     histogram_C256 = torch.zeros(3, 256, dtype=torch.float64)
     for chunk_NCHW in torch.split(images.pixels_NCHW, 1000):  # counting takes 8 bytes a pixel
         for channel, pixels_NHW in enumerate(chunk_NCHW.transpose(0, 1).int()):
@@ -263,4 +287,4 @@ def channel_statistics(images: Images) -> tuple[Tensor, Tensor]:
     weights = histogram_C256 / histogram_C256.sum(1, keepdim=True)
     mean_C = (weights * levels_256).sum(1)
     variance_C = (weights * (levels_256 - mean_C[:, None]) ** 2).sum(1)
-    return mean_C.float(), variance_C.sqrt().float()
+    return mean_C.float(), torch.where(variance_C > 0, variance_C.sqrt(), 1).float()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from attngrid.core.errors import DataError
 from attngrid.core.user_code import load_user_class
+from attngrid.data import folders
 from attngrid.data.images import ImageFiles, Images
 from attngrid.data.prepare import prepare, report_file
 from attngrid.data.registry import Dataset, find_dataset
@@ -57,8 +58,6 @@ def load_files(
     name: str, folder: Path, *, classes: int | None = None, validation: int = 0
 ) -> tuple[ImageFiles, ImageFiles]:
     """As ``load``, for images that stay in their files: ``imagenet``, ``imagefolder:``."""
-    from attngrid.data import folders  # imports torchvision, which takes a second
-
     report = prepare(name, folder)
     train, test = folders.list_files(name, folder)
     if report is None or report["images"] != {"train": len(train), "test": len(test)}:
@@ -122,7 +121,7 @@ def _load_user_dataset(name: str, dataset: Dataset, folder: Path) -> tuple[Image
     try:
         splits = user_class.load(folder)
         train, test = (
-            Images(torch.as_tensor(pixels).contiguous(), torch.as_tensor(labels).long())
+            Images(torch.as_tensor(pixels).contiguous(), torch.as_tensor(labels))
             for pixels, labels in splits
         )
     except Exception as error:
@@ -130,8 +129,9 @@ def _load_user_dataset(name: str, dataset: Dataset, folder: Path) -> tuple[Image
     size, last = dataset.input_size, dataset.num_classes - 1
     for split, images in {"training": train, "held-out": test}.items():
         pixels, labels = images.pixels_NCHW, images.labels_N
+        _require_integers(labels, f"dataset {name!r}: the {split} labels", last + 1)
         found, expected = (pixels.dtype, *pixels.shape), (torch.uint8, len(labels), 3, size, size)
-        if found != expected or labels.ndim != 1:
+        if found != expected:
             raise DataError(
                 f"dataset {name!r}: the {split} images are {found}; needs {expected} for "
                 f"{len(labels)} labels"
@@ -141,4 +141,19 @@ def _load_user_dataset(name: str, dataset: Dataset, folder: Path) -> tuple[Image
                 f"dataset {name!r}: the {split} labels must be 0 to {last}, found "
                 f"{sorted(set(labels.tolist()))[:10]}"
             )
-    return train, test
+    return tuple(Images(one.pixels_NCHW, one.labels_N.long()) for one in (train, test))
+
+
+def _require_integers(labels: Tensor, which: str, classes: int) -> None:
+    """Raise a DataError that says what labels are, unless they are N integers."""
+    fractional = (
+        labels.dtype.is_floating_point or labels.dtype.is_complex or labels.dtype == torch.bool
+    )
+    if labels.ndim == 1 and not fractional:
+        return
+    shapes = {1: ", a column: take [:, 0]", classes: ", one-hot or scores: take argmax(1)"}
+    remedy = shapes.get(labels.shape[1], "") if labels.ndim == 2 else ""
+    raise DataError(
+        f"{which} are {labels.dtype} of shape {tuple(labels.shape)}{remedy}; needs N integers from "
+        f"0 to {classes - 1}"
+    )

@@ -6,6 +6,7 @@ and times of checked files (``watched``): while they stay the same, nothing is c
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pkgutil
 import re
@@ -30,8 +31,12 @@ STATE_FOLDER = ".attngrid"
 
 def report_file(name: str, folder: Path) -> Path:
     """The file of a dataset's report."""
-    short = re.sub(r"[^A-Za-z0-9._]+", "_", short_name(name))
-    return folder / STATE_FOLDER / f"{short}.json"
+    short = short_name(name)
+    safe = re.sub(r"[^A-Za-z0-9._]+", "_", short)
+    if not re.fullmatch(r"[A-Za-z0-9._]+(:[A-Za-z0-9._]+){0,2}", short):
+        # names that differ only in the replaced characters have different files
+        safe += f"_{hashlib.sha256(short.encode()).hexdigest()[:8]}"
+    return folder / STATE_FOLDER / f"{safe}.json"
 
 
 def prepare(
@@ -87,6 +92,7 @@ def _read_report(name: str, folder: Path, thorough: bool) -> dict[str, Any] | No
     try:
         report: dict[str, Any] = json.loads(report_file(name, folder).read_text("utf-8"))
         unchanged = report["watched"] == sizes_and_times(folder, report["watched"])
+        unchanged &= report["images"].keys() == {"train", "test"}
         if image_folder is not None:  # two folders of the same name share a report
             unchanged &= report["source"] == str(Path(image_folder).absolute())
         return report if unchanged and (report["thorough"] or not thorough) else None

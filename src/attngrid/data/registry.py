@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 
 from attngrid.core.errors import ConfigError, UnknownNameError
+from attngrid.core.files import expand
 from attngrid.core.types import Strict
 from attngrid.core.user_code import find_user_class, is_user_class
 from attngrid.core.validation import validate
@@ -123,7 +124,7 @@ class UserDataset(Strict):
     num_classes: Annotated[int, Field(ge=2)]
     input_size: PositiveInt
     stem: Literal["imagenet", "cifar"] = "cifar"
-    files: tuple[str, ...] = ()
+    files: tuple[str, ...] = Field((), strict=False)
 
 
 def list_datasets() -> list[str]:
@@ -159,8 +160,12 @@ def find_dataset(name: str) -> Dataset:
 
 def full_name(name: str) -> str:
     """The name with the number of classes, if it is an ``imagefolder:PATH``."""
-    dataset = find_dataset(name)
-    return f"imagefolder:{dataset.folder}:{dataset.num_classes}" if dataset.folder else name
+    match = _FOLDER.fullmatch(name)
+    return (
+        name
+        if match is None
+        else f"imagefolder:{Path(match['path'])}:{find_dataset(name).num_classes}"
+    )
 
 
 def short_name(name: str) -> str:
@@ -180,23 +185,36 @@ def _user_dataset(name: str) -> Dataset:
 
 def _image_folder(path: str, classes: str | None) -> Dataset:
     """The dataset of a folder; without ``classes``, the class folders are counted."""
-    train = Path(path) / "train"
+    root = expand(path, f"dataset 'imagefolder:{path}': ")
+    train = root / "train"
     if classes is None and not train.is_dir():
         raise ConfigError(
             f"dataset 'imagefolder:{path}': there is no folder {train} to count the classes in; "
             f"put the images there; or write imagefolder:{path}:N, with the number of classes N, "
             "to render results without the images"
         )
-    number = int(classes) if classes else sum(entry.is_dir() for entry in train.iterdir())
+    number = int(classes) if classes else len(class_folders(train))
     if number < 2:
         raise ConfigError(f"dataset 'imagefolder:{path}': found {number} classes, needs 2 or more")
     return Dataset(
-        Path(path).absolute().name,
+        root.absolute().name,
         number,
         input_size=224,
         stem="imagenet",
         target=None,
         files=(str(train.absolute()),),
         prepare="attngrid.data.folders:prepare",
-        folder=str(Path(path)),
+        folder=str(root),
     )
+
+
+def class_folders(split: Path) -> list[str]:
+    """The names of a split's class folders in the order of their labels, without hidden ones."""
+    return sorted(
+        entry.name for entry in split.iterdir() if entry.is_dir() and not is_hidden(entry.name)
+    )
+
+
+def is_hidden(folder: str) -> bool:
+    """Whether a folder is no class, but a program's own, such as ``.ipynb_checkpoints``."""
+    return folder.startswith(".") or folder in ("__MACOSX", "@eaDir")

@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from attngrid.core.errors import DataError
-from attngrid.data.images import ImageFiles, Images, Split, normalize
+from attngrid.data.images import ImageFiles, Images, Split, normalize, to_rgb
 from attngrid.data.sharding import ALL, Share
 from attngrid.data.transforms import (
     Brightness,
@@ -116,8 +116,8 @@ class DecodedBatches(Dataset[Any]):
                 except Exception as error:  # a decoder may raise anything on damaged bytes
                     return (
                         f"{file}: cannot be read: {type(error).__name__}: {error}; `attngrid "
-                        "prepare --thorough` decodes every image of a study and names all damaged "
-                        "ones"
+                        "prepare --thorough` decodes every image of a study and names all that "
+                        "cannot be decoded"
                     )
         return torch.stack(pixels), self.files.labels_N[positions_N]
 
@@ -222,7 +222,7 @@ def _make_step(transform: Transform, *, training: bool) -> Any:
 
 def _to_rgb(image: Any) -> Any:
     """Convert a PIL image to RGB; a tensor already has three channels."""
-    return image if isinstance(image, Tensor) or image.mode == "RGB" else image.convert("RGB")
+    return image if isinstance(image, Tensor) else to_rgb(image)
 
 
 def _to_tensor(image: Image.Image) -> Tensor:

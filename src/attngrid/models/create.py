@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
 from contextlib import nullcontext
+from numbers import Integral
 from typing import Any
 
 from torch import Tensor, nn
@@ -64,6 +65,9 @@ def create_model(
     network, module = find_backbone(backbone), find_attention(attention)
     accepted = {*network.accepts, *module.accepts}
     _check_arguments(f"{backbone} with {attention}", accepted, stem, width, options)
+    for name, size in {"num_classes": num_classes, "input_size": input_size}.items():
+        if size is not None and not (isinstance(size, Integral) and size >= 1):
+            raise ConfigError(f"{name} must be 1 or more, found {size!r}")
     input_size = input_size or INPUT_SIZES[stem]
     module_options = {name: v for name, v in options.items() if name not in network.accepts}
     network_options = {name: v for name, v in options.items() if name in network.accepts}

@@ -12,7 +12,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, Field
 
 from attngrid.core.errors import BusyCellError, WriteError
 from attngrid.core.files import write_atomically
@@ -22,12 +24,33 @@ from attngrid.study.cluster import slurm_job
 
 logger = logging.getLogger(__name__)
 
-STATES = ("done", "running", "waiting", "failed", "diverged")
+State = Literal["done", "running", "waiting", "failed", "diverged"]
+STATES = get_args(State)
 # The message for a process that ended without a record and without an error.
 STOPPED = "stopped before its end; the next run goes on from its last checkpoint"
 # The environment variable with the time at which the current Snakemake run began.
 RUN_BEGAN = "ATTNGRID_RUN_BEGAN"
 RETRY_S = 1.0  # seconds between two attempts to lock
+
+
+class Attempt(BaseModel, strict=True, allow_inf_nan=False):
+    """What the readers of an attempt need of it."""
+
+    began: float
+    heard: float
+    gpus: int
+    state: str
+
+
+class Status(BaseModel, strict=True):
+    """What the readers of a status file need of it."""
+
+    state: State
+    message: str
+    pid: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    time: str = ""
+    epoch: int = 0
+    attempts: list[Attempt] = []
 
 
 def write_status(file: Path, state: str, message: str = "", **more: Any) -> None:
@@ -53,7 +76,7 @@ def read_status(file: Path) -> dict[str, Any] | None:
     status = _read(file)
     if status is None or status["state"] != "running":
         return status
-    ended = status.get("host") == socket.gethostname() and not _is_alive(status["pid"])
+    ended = status.get("host") == socket.gethostname() and not _is_alive(status.get("pid", 0))
     return {**status, "state": "failed", "message": STOPPED} if ended else status
 
 
@@ -78,10 +101,10 @@ def epochs_in_checkpoint(cell: Cell) -> int:
 
 
 def _read(file: Path) -> dict[str, Any] | None:
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    with suppress(OSError, ValueError, RecursionError):
         status: dict[str, Any] = json.loads(file.read_text("utf-8"))
-        if status["state"] in STATES and isinstance(status["message"], str):
-            return status
+        Status.model_validate(status)
+        return status
     return None
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from pydantic import Field
 
-from attngrid.core.errors import ConfigError
+from attngrid.core.files import expand
 from attngrid.core.types import Strict
 from attngrid.core.validation import read_settings, settings_file
 
 
 class Site(Strict):
-    """A site's folders. Each job expands environment variables such as ``$SCRATCH``."""
+    """A site's folders. Each job expands ``~`` and variables such as ``$SCRATCH``."""
 
     data: str = Field("data", description="folder of the datasets, cifar-100-python/ and so on")
     results: str = Field("results", description="folder of the results, a subfolder for each study")
@@ -26,16 +25,9 @@ def site() -> Site:
 
 def data_folder() -> Path:
     """The folder of the datasets."""
-    return _expanded("data", site().data)
+    return expand(site().data, "site.yaml: data: ")
 
 
 def results_folder() -> Path:
     """The folder of the results, with one subfolder for each study."""
-    return _expanded("results", site().results)
-
-
-def _expanded(key: str, value: str) -> Path:
-    path = os.path.expandvars(value)
-    if "$" in path:
-        raise ConfigError(f"site.yaml: {key}: found {value!r}, but a variable in it is not set")
-    return Path(path).expanduser()
+    return expand(site().results, "site.yaml: results: ")

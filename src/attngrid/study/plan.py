@@ -73,7 +73,7 @@ def number(value: float) -> str:
     """Two significant digits, no decimals from 100 on, and 0 below 0.001."""
     if value < 0.001:
         return "0"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+    return f"{value:,.0f}" if value >= 99.5 else f"{value:.2g}"
 
 
 @dataclass(frozen=True)

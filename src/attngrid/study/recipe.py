@@ -7,9 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
+from attngrid.core.files import read_yaml
 from attngrid.core.types import Fraction, Positive, Strict, WeightDecay
 from attngrid.data.transforms import Transform
 from attngrid.models.registry import Initialisation
@@ -92,8 +92,8 @@ class Recipe(Strict):
 @cache
 def shipped_recipes() -> dict[str, Recipe]:
     """The recipes of ``recipes.yaml``, by name."""
-    text = Path(__file__).with_name("recipes.yaml").read_text("utf-8")
-    return {name: Recipe.model_validate(fields) for name, fields in yaml.safe_load(text).items()}
+    recipes = read_yaml(Path(__file__).with_name("recipes.yaml"))
+    return {name: Recipe.model_validate(fields) for name, fields in recipes.items()}
 
 
 def list_recipes() -> list[str]:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from attngrid.core.errors import ConfigError, UnknownNameError
-from attngrid.core.files import read_yaml, shipped, write_atomically
+from attngrid.core.files import expand, read_yaml, shipped, write_atomically
 from attngrid.core.types import Strict
 from attngrid.core.validation import STUDY_NAME, validate
 from attngrid.models.registry import find_attention, find_backbone
@@ -238,7 +237,7 @@ class Study(Strict):
             for name in (block.dataset, *block.backbones, *block.attentions)
         ]
         files = [file for name in names for file in re.findall(r"[^:]+\.py(?=:)", name)]
-        return [Path(file) for file in dict.fromkeys(files)]
+        return [expand(file) for file in dict.fromkeys(files)]
 
     @property
     def results(self) -> Path:
@@ -248,7 +247,8 @@ class Study(Strict):
     @property
     def data_folder(self) -> Path:
         """The folder of the datasets."""
-        return site_data_folder() if self.data.folder is None else Path(self.data.folder)
+        folder = self.data.folder
+        return site_data_folder() if folder is None else expand(folder, "data.folder: ")
 
     @property
     def maps(self) -> Path:
@@ -290,7 +290,9 @@ class Study(Strict):
     def descriptions(self) -> dict[str, Path]:
         """The description of each of the study's tables, by the table's name."""
         files = [
-            Path(table) if table.endswith((".yaml", ".yml")) else shipped(TABLES / f"{table}.yaml")
+            expand(table, "tables: ")
+            if table.endswith((".yaml", ".yml"))
+            else shipped(TABLES / f"{table}.yaml")
             for table in self.tables
         ]
         return {file.stem: file for file in files}
@@ -323,7 +325,8 @@ def find_study_file(text: str | None) -> Path:
     """Find a configuration by its file or by its study's name; None gives the default.
 
     Raises:
-        ConfigError: no default exists here, or two files have the same study's name.
+        ConfigError: no default exists here, two files have the same study's name, or no readable
+            one has it and another one is not valid.
         UnknownNameError: no study has this name.
     """
     if text is None:
@@ -334,11 +337,17 @@ def find_study_file(text: str | None) -> Path:
     if not re.fullmatch(STUDY_NAME, text) or Path(text).is_file():
         return Path(text)
     studies: dict[str, list[Path]] = {}
-    for file in (*sorted(Path("config").glob("*.yaml")), Path("study.yaml")):
-        with suppress(ConfigError):
+    wrong: list[str] = []
+    for file in (*sorted(Path("config").glob("*.yaml")), *Path().glob("study.yaml")):
+        try:
             content = read_yaml(file)
-            if isinstance(content, dict) and "study" in content:
-                studies.setdefault(str(content["study"]), []).append(file)
+        except ConfigError as error:
+            wrong.append(str(error))
+            continue
+        if isinstance(content, dict) and "study" in content:
+            studies.setdefault(str(content["study"]), []).append(file)
+    if wrong and text not in studies:  # it may be in one of these files
+        raise ConfigError(f"study {text!r}: may be in a file that is wrong: {'; '.join(wrong)}")
     for file in sorted(results_folder().glob("*/study.json")):
         studies.setdefault(file.parent.name, [file])
     if text not in studies:

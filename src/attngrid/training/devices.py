@@ -49,6 +49,14 @@ def claimed(number: int) -> Iterator[None]:
         yield
 
 
+def trains_on_cpu(device: str, *, elsewhere: bool) -> bool:
+    """Whether a study with this ``compute.device`` is trained on a CPU.
+
+    ``auto`` is a GPU where there is one, and on other machines (``elsewhere``) one is assumed.
+    """
+    return device == "cpu" or (device == "auto" and not elsewhere and gpu_name() is None)
+
+
 def gpu_name() -> str | None:
     """The name of the first visible GPU, or None if there is no GPU."""
     gpus = _gpus()

@@ -25,6 +25,7 @@ from attngrid.core.errors import (
 )
 from attngrid.records.status import STOPPED, read_status, write_status
 from attngrid.study.cell import Cell
+from attngrid.study.compute import Compute
 from attngrid.study.schema import Study
 from attngrid.training.loop import choose_device
 from attngrid.training.signals import SIGNALS
@@ -33,21 +34,31 @@ from attngrid.training.signals import SIGNALS
 GRACE_S = 120
 
 
+def require_device(compute: Compute) -> None:
+    """Check that this machine has the GPUs that a study names.
+
+    Raises:
+        ConfigError: ``device: cuda`` or ``sync_bn`` without a GPU, or fewer GPUs than processes.
+    """
+    device, gpus = choose_device(compute.device), torch.cuda.device_count()
+    if device.type == "cuda" and gpus < compute.gpus:
+        raise ConfigError(f"compute.gpus: found {compute.gpus}; this process sees {gpus} GPUs")
+    if compute.sync_bn and device.type != "cuda":
+        raise ConfigError("compute.sync_bn: found true; there is no GPU here, and it needs one")
+
+
 def launch(study: Study, cell: Cell, arguments: Sequence[str]) -> None:
     """Run ``attngrid ARGUMENTS`` in ``compute.gpus`` processes, and wait for their end.
 
     Every process receives a signal to this one. If one process fails, the others end, too.
 
     Raises:
-        ConfigError: fewer GPUs than processes, or ``sync_bn`` without a GPU.
+        ConfigError: as ``require_device``.
         InterruptedTrainingError: a signal ended the training after a last checkpoint.
         EndedProcessError: a process failed; with its message, or how it ended.
     """
-    compute, gpus = study.compute, torch.cuda.device_count()
-    if choose_device(compute.device).type == "cuda" and gpus < compute.gpus:
-        raise ConfigError(f"compute.gpus: found {compute.gpus}; this process sees {gpus} GPUs")
-    if compute.sync_bn and gpus == 0:
-        raise ConfigError("compute.sync_bn: found true; there is no GPU here, and it needs one")
+    compute = study.compute
+    require_device(compute)
     # The errors raised below replace torchrun's own messages.
     logging.disable(logging.CRITICAL)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

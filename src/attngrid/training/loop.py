@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from attngrid.core.errors import DivergedError
+from attngrid.core.errors import ConfigError, DivergedError
 from attngrid.core.hardware import lacks_bfloat16, processor_name, processors
 from attngrid.data.images import Split
 from attngrid.data.sharding import Share
@@ -283,10 +283,18 @@ def percent_wrong(correct: Tensor | float, seen: float) -> float:
 
 
 def choose_device(device: str) -> torch.device:
-    """The torch device of ``auto``, ``cpu`` or ``cuda``; ``auto`` prefers CUDA."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
+    """The torch device of ``auto``, ``cpu`` or ``cuda``; ``auto`` prefers CUDA.
+
+    Raises:
+        ConfigError: ``cuda``, and torch finds no GPU.
+    """
+    found = torch.cuda.is_available()
+    if device == "cuda" and not found:
+        raise ConfigError(
+            f"device: found 'cuda'; torch {torch.__version__} finds no GPU here; use auto or cpu, "
+            "or a machine with a GPU, its driver, and torch for CUDA"
+        )
+    return torch.device("cpu" if device == "cpu" or not found else "cuda")
 
 
 def device_name(device: torch.device) -> str:

@@ -66,7 +66,8 @@ def run_cell(study: Study, cell: Cell, record: Path) -> None:
         cell.status.parent.mkdir(parents=True, exist_ok=True)
         if _is_done(cell, record):
             return
-        with process_group(study.compute.gpus, choose_device(study.compute.device)) as processes:
+        device = choose_device(study.compute.device)
+        with process_group(study.compute.gpus, device) as processes:
             if processes.rank:
                 # rank 0 reports and writes; all processes raise these two errors together
                 with _error_in_status(cell), suppress(DivergedError, InterruptedTrainingError):
@@ -76,7 +77,8 @@ def run_cell(study: Study, cell: Cell, record: Path) -> None:
             with locked(cell, wait=alone and slurm_job() is not None):
                 if not (alone and _is_done(cell, record)):  # another process may have finished it
                     epochs = {"epoch": epochs_in_checkpoint(cell), "epochs": cell.recipe.epochs}
-                    with attempt(cell.status, study.gpus, **epochs), _error_in_status(cell):
+                    gpus = study.gpus if device.type == "cuda" else 0
+                    with attempt(cell.status, gpus, **epochs), _error_in_status(cell):
                         _train_and_record(study, with_best_hyperparameters(cell), record, processes)
 
 

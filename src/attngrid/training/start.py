@@ -7,12 +7,18 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from attngrid.core.errors import AttngridError, InterruptedTrainingError
+from attngrid.core.errors import (
+    AttngridError,
+    BusyCellError,
+    InterruptedTrainingError,
+    LostProcessError,
+)
 from attngrid.core.files import modified_ns
 from attngrid.models.registry import find_attention, find_backbone
-from attngrid.records.status import has_diverged
+from attngrid.records.status import has_diverged, write_status
 from attngrid.study.cell import Cell
 from attngrid.study.schema import Study
 from attngrid.training.devices import claimed
@@ -26,6 +32,8 @@ def start_training(
     study: Study, file: Path, cell: Cell, record: Path | None, flags: Sequence[str] = ()
 ) -> None:
     """Train a cell on reserved GPUs, in as many processes as the study configures.
+
+    If it fails before the training begins, the cell's status says why.
 
     Args:
         study: the study of the cell.
@@ -42,6 +50,7 @@ def start_training(
     if message := has_diverged(cell.status):
         raise AttngridError(f"{cell.id}: {message}; not tried again")
     record, before = record or cell.record, modified_ns(cell.checkpoint)
+    status_before = modified_ns(cell.status)
     launched = "TORCHELASTIC_RUN_ID" in os.environ  # torchrun started this process
     if not launched and not record.is_file():
         require_time(study, cell)
@@ -58,6 +67,14 @@ def start_training(
     except InterruptedTrainingError as error:
         if error.number == signal.SIGUSR1 and modified_ns(cell.checkpoint) > before and requeue():
             error.add_note("back in Slurm's queue")
+        raise
+    except (BusyCellError, LostProcessError):
+        raise  # the other process writes the status
+    except Exception as error:
+        if modified_ns(cell.status) == status_before:  # it failed before the training began
+            message = str(error) if isinstance(error, AttngridError) else repr(error)
+            with suppress(OSError):
+                write_status(cell.status, "failed", message)
         raise
 
 
