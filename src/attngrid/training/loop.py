@@ -236,7 +236,9 @@ def train(
         "images_per_s": recipe.epochs * images_per_epoch / state.training_s,
         "resumed": state.resumed,
         "processes": processes.count,
-        **compute.model_dump(include={"deterministic", "gradient_accumulation_steps", "sync_bn"}),
+        **compute.model_dump(
+            include={"deterministic", "gradient_accumulation_steps", "sync_bn", "workers"}
+        ),
         "performance": performance.model_dump(),
     }
     return metrics, run, model
