@@ -138,7 +138,7 @@ def test_reading_images_decides_where_it_is_slower_than_the_network() -> None:
         found = planner.estimate(cells["resnet18"])
         assert found.source == "reading images"
         # GPU hours are those of all GPUs of a cell
-        assert planner.hours(cells["resnet18"]) == found.seconds * gpus / 3600
+        assert found.hours == found.seconds * gpus / 3600
         return found.seconds
 
     for workers in (1, 4, 8):

@@ -72,7 +72,7 @@ def decisions(study: Study, planner: Planner) -> list[Decision]:
             repeated = has_deviation or max(map(len, present.values())) > 1
             if tier is None and enough and repeated:
                 tier = number_
-        hours = (seeds or math.nan) * sum(planner.hours(own[name]) for name in names)
+        hours = (seeds or math.nan) * sum(planner.estimate(own[name]).hours for name in names)
         decided.append(Decision(claim, recipe, known, seeds, hours, tier))
     return decided
 
@@ -116,7 +116,7 @@ def power(study: Study, planner: Planner) -> Iterator[str]:
     for tier in study.tiers:
         cells = {cell.id: cell for cell in study.cells_to(tier)}.values()
         count = sum(one.tier is not None and one.tier <= tier for one in decided)
-        hours = number(sum(planner.hours(cell) for cell in cells))
+        hours = number(sum(planner.estimate(cell).hours for cell in cells))
         yield (
             f"tier {tier}{', of this grid' if tier == last else ''}: {len(cells)} cells, {hours} "
             f"hours, can decide {count} of {len(decided)} claims"

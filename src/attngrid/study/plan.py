@@ -86,6 +86,12 @@ class Estimate:
 
     seconds: float | None
     source: str
+    devices: int = 1
+
+    @property
+    def hours(self) -> float:
+        """Hours of all its devices; nan if they are unknown."""
+        return math.nan if self.seconds is None else self.devices * self.seconds / 3600
 
 
 class Planner:
@@ -150,9 +156,8 @@ class Planner:
         records += sorted(results_folder().glob("*/trials/*.json"))
         files = {file.stem: file for file in records}
         seconds: dict[tuple[object, ...], list[float]] = defaultdict(list)
-        compute, last = self.study.compute, self.study.tiers[-1]
-        cells = {cell.id: cell for cell in self.study.cells_to(last)}
-        for cell in (*cells.values(), *self.study.trials.values()):
+        compute = self.study.compute
+        for cell in (*self.study.trainings.values(), *self.study.trials.values()):
             with suppress(OSError, ValueError, KeyError, TypeError):
                 run = json.loads(files[cell.id].read_text("utf-8"))["run"]
                 same = self.on_cpu or _is_device(self.gpu, run["device_name"])
@@ -174,8 +179,9 @@ class Planner:
 
     def estimate(self, cell: Cell) -> Estimate:
         """Seconds of the cell's whole training with its tests, and their source."""
+        devices = 1 if self.on_cpu else self.processes
         if (seconds := self._measured.get(_key(cell))) is not None:
-            return Estimate(seconds, MEASURED)
+            return Estimate(seconds, MEASURED, devices)
         counted, dataset = self._count(cell), find_dataset(cell.dataset)
         if counted is None or dataset.images is None or (rate := self._flops(cell)) is None:
             return Estimate(None, UNKNOWN)
@@ -193,7 +199,7 @@ class Planner:
         # without workers, the network waits for each batch
         epoch_s = max(network_s, reading_s) if self.readers else network_s + reading_s
         source = READING if reading_s > network_s else FROM_MACS
-        return Estimate(cell.recipe.epochs * epoch_s, source)
+        return Estimate(cell.recipe.epochs * epoch_s, source, devices)
 
     def _reading_s(self, dataset: Dataset, images: float) -> float:
         """Seconds to read an epoch's images; 0 if they are in memory."""
@@ -206,12 +212,6 @@ class Planner:
         if self.on_cpu:
             return CPU_TFLOPS * 1e12 * SHARE * cell.threads
         return self._peak and self._peak[cell.precision == "bfloat16"] * 1e12 * SHARE
-
-    def hours(self, cell: Cell) -> float:
-        """GPU hours of a training, or the hours on a CPU; nan if they are unknown."""
-        devices = 1 if self.on_cpu else self.processes
-        seconds = self.estimate(cell).seconds
-        return math.nan if seconds is None else devices * seconds / 3600
 
     def runtime(self, cell_id: str) -> int:
         """Minutes of wall time to request for a cell's job."""
@@ -244,15 +244,15 @@ def summary(planner: Planner) -> str:
     """Cells, hours and disk space in two lines, the first output of every run."""
     study, disk = planner.study, planner.disk_gb()
     cells = [*study.trainings.values(), *study.trials.values()]
-    left = [cell for cell in cells if not cell.record.is_file()]
-    known = [one for one in map(planner.hours, left) if not math.isnan(one)]
+    left = [planner.estimate(cell) for cell in cells if not cell.record.is_file()]
+    known = [one.hours for one in left if one.seconds is not None]
     kind = "CPU hours" if planner.on_cpu else "GPU hours"
     if not left:
         hours = f"no {kind} left"
     elif not known:
         hours = f"{kind} unknown until the models are counted"
     else:
-        counts = Counter(planner.estimate(cell).source for cell in left)
+        counts = Counter(estimate.source for estimate in left)
         sources = ", ".join(f"{count} {source}" for source, count in sorted(counts.items()))
         hours = f"about {number(sum(known))} {kind} left ({planner.device}: {sources})"
     return (
@@ -272,9 +272,9 @@ def plan(planner: Planner) -> Iterator[str]:
     for cell in (*planner.study.trainings.values(), *planner.study.trials.values()):
         recipe, is_trial, _ = cell.recipe_name.partition("+lr")
         condition = replace(cell, recipe_name=recipe).condition + (", trials" if is_trial else "")
-        done = cell.record.is_file()
-        hours = 0.0 if done else planner.hours(cell)
-        rows.append((condition, done, hours, "done" if done else planner.estimate(cell).source))
+        done, estimate = cell.record.is_file(), planner.estimate(cell)
+        hours = 0.0 if done else estimate.hours
+        rows.append((condition, done, hours, "done" if done else estimate.source))
     frame = pd.DataFrame(rows, columns=["condition", "done", "hours", "source"])
     table = frame.groupby("condition", sort=False).agg(
         cells=("done", "size"),
