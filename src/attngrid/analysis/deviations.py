@@ -25,7 +25,8 @@ class Deviation:
 
 def measured(rows: pd.DataFrame, error: str) -> Deviation | None:
     """The deviation in a condition, pooled over its models; None without a model of two seeds."""
-    groups = rows.drop_duplicates("id").groupby(["study", "backbone", "attention"])[error]
+    own = rows.drop_duplicates(["id", error])
+    groups = own.groupby(["study", "backbone", "attention"])[error]
     variances, degrees = groups.var(ddof=1), groups.count() - 1
     df = int(degrees.sum())
     std = math.sqrt((variances.fillna(0) * degrees).sum() / df) if df else 0.0

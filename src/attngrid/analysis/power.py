@@ -48,10 +48,8 @@ def decisions(study: Study, planner: Planner) -> list[Decision]:
     tiers = {tier: _seeds(study.cells_to(tier)) for tier in study.tiers}
     decided = []
     for claim, (condition, own) in product(found, models.items()):
-        block, names = (
-            claim.block,
-            [(claim.backbone, trained_attention(a)) for a in claim.attentions],
-        )
+        block = claim.block
+        names = [(claim.backbone, trained_attention(name)) for name in claim.attentions]
         if not (isinstance(block, Measured) and all(name in own for name in names)):
             continue
         dataset, recipe = own[names[0]].dataset, own[names[0]].recipe_name
@@ -59,21 +57,21 @@ def decisions(study: Study, planner: Planner) -> list[Decision]:
             continue
         rows = cells[cells["condition"] == condition]
         known = known_deviation(claim, rows, dataset, None)
-        seeds: int | None = 1
-        if isinstance(block, Tested):
+        if not isinstance(block, Tested):
+            seeds: int | None = 1
+        else:
             size = sizes[block.family]
             seeds = None if known is None else _needed(claim, claims, known.std, size)
         # a printed run needs a deviation of its own recipe, published or of two seeds of a model
         has_deviation = known_deviation(claim, rows, dataset, recipe) is not None
-        tier = None
-        for number_, seeds_of in tiers.items():
-            present = seeds_of[condition]
-            enough = seeds is not None and min(len(present[name]) for name in names) >= seeds
-            repeated = has_deviation or max(map(len, present.values())) > 1
-            if tier is None and enough and repeated:
-                tier = number_
+        enough = (
+            tier
+            for tier, seeds_of in tiers.items()
+            if seeds and min(len(seeds_of[condition][name]) for name in names) >= seeds
+            if has_deviation or max(map(len, seeds_of[condition].values())) > 1
+        )
         hours = (seeds or math.nan) * sum(planner.estimate(own[name]).hours for name in names)
-        decided.append(Decision(claim, recipe, known, seeds, hours, tier))
+        decided.append(Decision(claim, recipe, known, seeds, hours, next(enough, None)))
     return decided
 
 
@@ -116,10 +114,11 @@ def power(study: Study, planner: Planner) -> Iterator[str]:
     for tier in study.tiers:
         cells = {cell.id: cell for cell in study.cells_to(tier)}.values()
         count = sum(one.tier is not None and one.tier <= tier for one in decided)
-        hours = number(sum(planner.estimate(cell).hours for cell in cells))
+        hours = sum(planner.estimate(cell).hours for cell in cells)
         yield (
-            f"tier {tier}{', of this grid' if tier == last else ''}: {len(cells)} cells, {hours} "
-            f"hours, can decide {count} of {len(decided)} claims"
+            f"tier {tier}{', of this grid' if tier == last else ''}: {len(cells)} cells, "
+            f"{'unknown' if math.isnan(hours) else number(hours)} hours, can decide {count} of "
+            f"{len(decided)} claims"
         )
 
 
