@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from attngrid.analysis.audit import audit
 from attngrid.analysis.selection import selection
@@ -72,6 +74,9 @@ def test_the_best_epochs_gain_is_averaged_over_cells() -> None:
     cells = pd.DataFrame(
         {
             "id": ["a", "b", "c", "c", "d"],
+            "dataset": ["cifar10"] * 2 + ["cifar100"] * 3,
+            "backbone": ["resnet18"] * 5,
+            "attention": ["none", "se", "none", "none", "se"],
             "condition": ["x", "x", "y", "y", "y"],
             "state": ["measured"] * 4 + ["failed"],
             "top1_error": [24.0, 25.0, 30.0, 30.0, 0.0],
@@ -89,6 +94,7 @@ def test_the_best_epochs_gain_is_averaged_over_cells() -> None:
     # 0.25 ± t(0.975, 1) · s / √2, s = 0.5 / √2
     assert x["high"] - x["mean"] == pytest.approx(12.706 * 0.25, rel=1e-3)
     assert (every["cells"], every["mean"]) == (3, 0.5)
+    assert rows.loc[("y", "top1_error")][["low", "high"]].isna().all()  # a single model
     assert selection(cells[:0]).empty
 
 
@@ -102,3 +108,21 @@ def test_the_printed_accuracy_of_maf_is_the_last_line_of_its_authors_log() -> No
         log["val_top1_accuracy"],
         log["val_top5_accuracy"],
     )
+
+
+def test_the_best_epochs_interval_is_clustered_by_model_and_by_dataset() -> None:
+    """With equal clusters it is the t-interval of the clusters' means."""
+    gains = {"none": [0.1, 0.2], "se": [0.5, 0.6], "cbam": [0.9, 1.0]}
+    lines = [
+        {"dataset": dataset, "condition": dataset, "backbone": "resnet18", "attention": name}
+        | {"id": f"{dataset}{name}{gain}", "state": "measured", "best_top1_error": 20.0}
+        | {"top1_error": 20.0 + gain + more, "top5_error": 5.0, "best_top5_error": 5.0}
+        for dataset, more in (("cifar10", 0.0), ("cifar100", 0.4))
+        for name, both in gains.items()
+        for gain in both
+    ]
+    rows = selection(pd.DataFrame(lines)).set_index(["condition", "metric"])
+    for condition, means in (("cifar10", [0.15, 0.55, 0.95]), ("all", [0.55, 0.95])):
+        row = rows.loc[(condition, "top1_error")]
+        expected = stats.t.interval(0.95, len(means) - 1, np.mean(means), stats.sem(means))
+        assert (row["low"], row["high"]) == pytest.approx(expected)

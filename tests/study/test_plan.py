@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from statsmodels.stats.power import TTestIndPower
 
 from attngrid.cli.main import main
 from attngrid.core.errors import ConfigError
@@ -124,6 +125,57 @@ def test_an_estimate_from_macs_equals_a_calculation_by_hand() -> None:
     assert seconds[0] != seconds[1]
 
 
+def test_reading_images_decides_where_it_is_slower_than_the_network() -> None:
+    """ImageNet for 100 epochs, each with its test images, at 270 images a second and worker."""
+    study = load_study(ROOT / "config/imagenet.yaml")
+    cells = {c.backbone: c for c in study.cells if c.attention == "none"}
+    images = 100 * (1_281_167 + 50_000)
+
+    def seconds(workers: int, gpus: int = 1, **more: Any) -> float:
+        compute = {"workers": workers, "gpus": gpus, "precision": "bfloat16", "threads": 8}
+        content = study.model_dump(mode="json") | {"compute": compute}
+        planner = Planner(validate(Study, content, "imagenet.yaml"), gpu="H100", **more)
+        found = planner.estimate(cells["resnet18"])
+        assert found.source == "reading images"
+        # GPU hours are those of all GPUs of a cell
+        assert found.hours == found.seconds * gpus / 3600
+        return found.seconds
+
+    for workers in (1, 4, 8):
+        assert seconds(workers) == pytest.approx(images / (270 * workers))
+    assert seconds(4, gpus=4) == pytest.approx(images / (270 * 16))
+    # three workers at most run on three cores
+    assert seconds(4, cores=3) == pytest.approx(images / (270 * 3))
+    # without workers, the network waits for the images: its minimum is 20 ms a step
+    network_s = 100 * (1_281_167 * 0.02 + 50_000 * 0.02 / 3) / 256
+    assert seconds(0) == pytest.approx(images / 270 + network_s)
+    # the network of ResNeXt-101 is slower
+    assert Planner(study, gpu="A100").estimate(cells["resnext101_32x4d"]).source == "from MACs"
+
+
+def test_the_wall_time_of_a_job_is_long_enough_to_read_the_images() -> None:
+    """ResNet-18 on an H100: the network takes 2.8 h, and reading the images 11.4 h."""
+    study = load_study(ROOT / "config/imagenet.yaml")
+    cell = next(c for c in study.cells if (c.backbone, c.attention) == ("resnet18", "none"))
+    planner = Planner(study, gpu="H100")
+    assert planner.runtime(cell.id) >= 100 * 1_331_167 / (270 * 12) / 60
+
+
+def test_a_record_with_other_workers_or_gpus_gives_no_time(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny["grid"][0] |= {"dataset": "imagenet", "recipes": ["imagenet_100ep"], "options": {}}
+    tiny |= {"compute": {"device": "auto", "workers": 8}, "recipes": {}}
+    study = validate(Study, tiny, "tiny.yaml")
+    first = next(iter(study.trainings.values()))
+    first.record.parent.mkdir(parents=True)
+    run = {"device": "cuda", "device_name": "A100", "wall_s": 7200, "processes": 1, "workers": 8}
+    for change, source in (({}, "measured"), ({"workers": 16}, ""), ({"processes": 4}, "")):
+        first.record.write_text(json.dumps({"run": run | change}))
+        assert (Planner(study).estimate(first).source == "measured") == (source == "measured")
+
+
 def test_measured_times_replace_estimates_from_macs(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,6 +226,72 @@ def test_an_estimate_is_the_median_over_seeds(
 )
 def test_a_number_has_two_digits_and_no_exponent(value: float, expected: str) -> None:
     assert number(value) == expected
+
+
+# Tiers, and what they can decide
+
+
+def test_tiers_add_seeds_and_change_no_cell() -> None:
+    """The cells of the ImageNet grid before it had tiers: seed 0 of 95 networks."""
+    study = load_study(ROOT / "config/imagenet.yaml")
+    content = study.model_dump(mode="json", exclude={"tier"})
+    content["grid"] = [
+        {**block, "seeds": [0]} for block in content["grid"] if "1" in block["seeds"]
+    ]
+    plain = validate(Study, content, "imagenet.yaml")
+    assert [*study.trainings] == [*plain.trainings]
+    assert len(study.trainings) == 95
+    every = validate(Study, study.model_dump(mode="json", exclude={"tier"}), "imagenet.yaml")
+    assert [*every.trainings][:95] == [*plain.trainings]
+    assert every.tiers == [1, 2, 3]
+    tier2 = set(every.cells_to(2)) - set(every.cells_to(1))
+    assert {(cell.backbone, cell.seed) for cell in tier2} == {("resnet50", 1), ("resnet50", 2)}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("seeds", {}, r"grid\.0\.seeds: found {}; needs at least 1 item"),
+        ("seeds", {0: [1]}, r"grid\.0\.seeds\.0: found 0; needs to be greater than 0"),
+        ("seeds", {"a": [1]}, r"grid\.0\.seeds\.a: found 'a'; needs to be a valid integer"),
+        ("seeds", {2: []}, r"grid\.0\.seeds\.2: found \[\]; needs at least 1 item"),
+        ("tier", 2, r"tier: found 2; the grid has \[1\]"),
+    ],
+)
+def test_a_wrong_tier_is_one_line_of_error(
+    tiny: dict[str, Any], key: str, value: Any, message: str
+) -> None:
+    (tiny if key == "tier" else tiny["grid"][0])[key] = value
+    with pytest.raises(ConfigError, match=rf"^tiny\.yaml: {message}$"):
+        validate(Study, tiny, "tiny.yaml")
+
+
+def test_plan_says_what_each_tier_decides(capsys: pytest.CaptureFixture[str]) -> None:
+    """Seeds by statsmodels' power of the t-test, at 0.05 divided by the 32 claims of Table 4."""
+    assert main(["plan", str(ROOT / "config/imagenet.yaml"), "--gpu", "H100"]) == 0
+    out = capsys.readouterr().out
+    rows = {
+        line.split()[0]: line.split()
+        for line in out.splitlines()
+        if "/" in line.strip().split(" ")[0]
+    }
+    for backbone, gain in (("resnet50", 1.42), ("resnext50_32x4d", 0.94), ("resnet18", 0.19)):
+        name, _, printed, std, seeds, *_ = rows[f"cbam_table4_se/{backbone}/top1_error"]
+        assert (printed, std) == (f"+{gain}", "0.18"), name
+        powers = [
+            TTestIndPower().power(gain / 0.18, n, alpha=0.05 / 32)
+            for n in (int(seeds) - 1, int(seeds))
+        ]
+        assert powers[0] < 0.8 <= powers[1]
+    assert "arXiv:1706.02677, Table 2b" in out
+    # one seed decides only printed top-1 errors: 24 of Table 4, 4 of Table I, 12 of Table II
+    assert "tier 1, of this grid: 95 cells, " in out
+    assert " hours, can decide 40 of 131 claims\n" in out
+    ends = {name: " ".join(row[-3:]) for name, row in rows.items()}
+    assert ends["cbam_table4_values/*/top1_error"].endswith("in tier 1")
+    assert ends["cbam_table4_values/*/top5_error"].endswith("in tier 2")
+    assert ends["cbam_table4_se/resnet50/top1_error"].endswith("in tier 2")
+    assert ends["cbam_table4_cbam/resnet18/top1_error"].endswith(" no")
 
 
 def test_plan_lists_the_known_gpus(capsys: pytest.CaptureFixture[str]) -> None:

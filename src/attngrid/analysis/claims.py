@@ -24,7 +24,10 @@ from attngrid.study.options import Attention, Backbone, Dataset, Listed, RecipeN
 from attngrid.study.recipe import shipped_recipes
 
 CLAIMS = Path("reference/claims.yaml")
-VERDICTS = ("reproduced", "contradicted", "equivalent", "underpowered", "not run")
+VERDICTS = (
+    *("reproduced", "contradicted", "equivalent", "inside", "outside"),
+    *("underpowered", "not run"),
+)
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=40)]
 Metric = Literal[
     "top1_error",
@@ -61,22 +64,27 @@ class Statement(Strict):
     published: str | None = Field(None, description="file in reference/ with the printed figures")
 
 
-class Tested(Statement):
+class Measured(Statement):
     """A statement about measured errors."""
 
     dataset: Dataset
     recipes: Listed[RecipeName] = Field(description="those that test the claim as stated")
-    family: Slug
     metrics: dict[Metric, str | None] = Field(
         min_length=1, description="and the column of `published` that prints each, if one does"
     )
 
     @model_validator(mode="after")
-    def _recipes_are_shipped(self) -> Tested:
+    def _recipes_are_shipped(self) -> Measured:
         for name in self.recipes:
             if name not in shipped_recipes():
                 raise ValueError(f"recipes: {UnknownNameError('recipe', name, shipped_recipes())}")
         return self
+
+
+class Tested(Measured):
+    """A statement that a test over seeds judges."""
+
+    family: Slug
 
 
 class Better(Tested):
@@ -99,12 +107,17 @@ class Order(Tested):
     order: Annotated[tuple[Attention, ...], Field(strict=False, min_length=3)]
 
 
-class Value(Tested):
-    """A network reaches a printed figure within a tolerance."""
+class Value(Measured):
+    """Printed figures, each of one run, which should be like one more of our runs."""
 
     kind: Literal["value"]
-    attention: Attention
-    tolerance: Positive = Field(description="in points")
+    attentions: Listed[Attention]
+
+    @model_validator(mode="after")
+    def _every_metric_has_a_column(self) -> Value:
+        if self.published is None or None in self.metrics.values():
+            raise ValueError("metrics: needs `published` and a column of it for each metric")
+        return self
 
 
 class Geometry(Strict):
@@ -171,9 +184,9 @@ class Claim:
 
     @property
     def id(self) -> str:
-        """``cbam_table4_se/resnet50/top1_error``; printed counts name the module, too."""
+        """``cbam_table4_se/resnet50/top1_error``; printed figures name the module, too."""
         names = [self.block.id, self.backbone, self.metric]
-        if isinstance(self.block, Printed):
+        if isinstance(self.block, Printed | Value):
             names.insert(2, self.attentions[0])
         return "/".join(names)
 
@@ -213,22 +226,20 @@ def load_claims(file: Path = CLAIMS, reference: Path = REFERENCE) -> tuple[Claim
 
 
 def _attentions(block: AnyBlock) -> tuple[str, ...]:
-    """A block's modules, best first; each module of printed counts makes its own claims."""
+    """A block's modules, best first; each module of printed figures makes its own claims."""
     match block:
         case Better(better=first, than=than) | Cost(attention=first, than=than):
             return first, than
         case Order(order=order):
             return order
-        case Value(attention=attention):
-            return (attention,)
-        case Printed(attentions=attentions):
+        case Value(attentions=attentions) | Printed(attentions=attentions):
             return attentions
 
 
 def _columns(block: AnyBlock) -> Mapping[str, str | None]:
     """The published column of each metric of a block, or None."""
     match block:
-        case Tested(metrics=metrics):
+        case Measured(metrics=metrics):
             return {str(metric): column for metric, column in metrics.items()}
         case Printed(counts=counts):
             return {str(count): column for count, column in counts.items()}
@@ -238,7 +249,8 @@ def _columns(block: AnyBlock) -> Mapping[str, str | None]:
 
 def _expand(block: AnyBlock, figures: dict[tuple[str, str, str], str]) -> Iterator[Claim]:
     names = _attentions(block)
-    groups = [(name,) for name in names] if isinstance(block, Printed) else [names]
+    single = isinstance(block, Printed | Value)
+    groups = [(name,) for name in names] if single else [names]
     for backbone, group, metric in product(block.backbones, groups, _columns(block)):
         published = tuple(figures.get((backbone, name, metric)) for name in group)
         yield Claim(block, backbone, metric, group, published)
@@ -248,7 +260,7 @@ def _figures(block: AnyBlock, where: str, reference: Path) -> dict[tuple[str, st
     """The block's printed figures, by backbone, attention and metric."""
     if block.published is None:
         return {}
-    key = "metrics" if isinstance(block, Tested) else "counts"
+    key = "metrics" if isinstance(block, Measured) else "counts"
     columns = {metric: column for metric, column in _columns(block).items() if column}
     named = {f"{key}.{metric}": column for metric, column in columns.items()}
     rows = read_published(block.published, named, where, reference)

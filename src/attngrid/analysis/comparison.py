@@ -39,8 +39,7 @@ class Comparison:
         """Standard error of the gain due to the seeds, in points."""
         if self.std is None:
             return None
-        other = 1.0 if self.test == "prediction" else 1 / self.n[1]
-        return self.std * math.sqrt(1 / self.n[0] + other)
+        return self.std * math.sqrt(1 / self.n[0] + 1 / self.n[1])
 
 
 def compare(better: BySeed, than: BySeed, smallest: float, *, test: str = "welch") -> Comparison:
@@ -142,30 +141,15 @@ def in_order(steps: Sequence[Comparison]) -> Comparison:
     )
 
 
-def compare_to_figure(values: BySeed, figure: float, tolerance: float) -> Comparison:
-    """Test whether a printed run could be one more of our runs, within a tolerance.
+def compare_to_figure(values: BySeed, figure: float, std: float, df: int) -> Comparison:
+    """Compare our runs with one printed run by the 95 % prediction interval of one more run.
 
-    The printed figure is one run, so the difference has the standard deviation of a prediction,
-    s·√(1 + 1/n). ``p`` is small if the difference exceeds the tolerance, ``p_equivalent`` if it
-    is within.
+    The interval has the half-width t(df)·std·√(1 + 1/n), so it needs a standard deviation over
+    seeds with its degrees of freedom, and one run or more.
     """
-    a = np.array([*values.values()])
-    n, gain = len(a), float(a.mean() - figure)
-    if n < 2 or _is_constant(a):
-        return Comparison("prediction", (n,), gain)
-    std = float(a.std(ddof=1))
-    scale, df = std * math.sqrt(1 + 1 / n), n - 1
-    half = stats.t.ppf(0.975, df) * scale
-    return Comparison(
-        "prediction",
-        (n,),
-        gain,
-        low=gain - half,
-        high=gain + half,
-        p=float(stats.t.sf((abs(gain) - tolerance) / scale, df)),
-        p_equivalent=float(stats.t.sf((tolerance - abs(gain)) / scale, df)),
-        std=std,
-    )
+    n, gain = len(values), math.fsum(values.values()) / len(values) - figure
+    half = float(stats.t.ppf(0.975, df)) * std * math.sqrt(1 + 1 / n)
+    return Comparison("prediction", (n,), gain, low=gain - half, high=gain + half)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -186,7 +170,7 @@ def seeds_to_find(effect: float, std: float, alpha: float, power: float, test: s
         std: standard deviation over seeds.
         alpha: two-sided level of this test; in a family, the family's level divided by its size.
         power: of the test, by the noncentral t-distribution.
-        test: ``welch``, ``paired``, or ``prediction``: the other sample is one printed figure.
+        test: ``welch`` or ``paired``.
     """
 
     def achieved(n: int) -> float:
@@ -215,8 +199,6 @@ def seeds_to_rule_out(
 
 def _standard_error(std: float, n: int, test: str) -> tuple[float, int]:
     """Standard error of a gain with ``n`` seeds per sample, and its test's degrees of freedom."""
-    if test == "prediction":
-        return std * math.sqrt(1 + 1 / n), n - 1
     return std * math.sqrt(2 / n), n - 1 if test == "paired" else 2 * n - 2
 
 

@@ -43,7 +43,10 @@ RUN_COLUMNS = (
 NAMES = ("study", "id", *GROUP[1:5], "seed", *GROUP[5:])
 IMAGES = ("train_images", "validation_images")
 INTEGERS = ("best_epoch", "train_images", "test_images", *COUNTS)
-CELL_COLUMNS = [*NAMES, "state", "message", *TUNED_KEYS, *ERRORS, *INTEGERS, *RUN_COLUMNS]
+# What tells conditions with equal labels apart, the most readable first.
+APART = {"threads": "threads {}", "computed": "{}", "condition_digest": "{}"}
+CELL_COLUMNS = [*NAMES, *APART, "state", "message"]
+CELL_COLUMNS += [*TUNED_KEYS, *ERRORS, *INTEGERS, *RUN_COLUMNS]
 VALIDATION_ERRORS = ("validation_top1_error", "validation_top5_error")
 TRIAL_COLUMNS = [*NAMES, *TUNED_KEYS, "chosen", "state", "message"]
 TRIAL_COLUMNS += [*VALIDATION_ERRORS, *IMAGES, *RUN_COLUMNS]
@@ -130,7 +133,19 @@ def all_cells() -> pd.DataFrame:
     """The cells of every collected study in the results folder."""
     files = sorted(results_folder().glob("*/cells.csv"))
     frames = [frame for file in files if not (frame := read_frame(file)).empty]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=CELL_COLUMNS)
+    if not frames:
+        return pd.DataFrame(columns=CELL_COLUMNS)
+    return distinguish_conditions(pd.concat(frames, ignore_index=True))
+
+
+def distinguish_conditions(cells: pd.DataFrame) -> pd.DataFrame:
+    """Add what differs to equal labels of different conditions, so that none are pooled."""
+    cells = cells.reindex(columns=CELL_COLUMNS)
+    for column, text in APART.items():
+        several = cells.groupby("condition")[column].transform("nunique") > 1
+        for row in cells.index[several & cells[column].notna()]:
+            cells.loc[row, "condition"] += ", " + text.format(cells.loc[row, column])
+    return cells
 
 
 def collect(study: Study, *, ended: bool = False) -> Results:
@@ -142,10 +157,12 @@ def collect(study: Study, *, ended: bool = False) -> Results:
     counted = read_frame(file).to_dict("records") if file.is_file() else []
     counts = {tuple(row[key] for key in MODEL_KEY): row for row in counted}
     stale = stale_records(study)
-    cells, epochs = [], []
+    cells: list[dict[str, Any]] = []
+    curves: dict[int, list[dict[str, Any]]] = {}  # by the number of the cell's row
     for cell in study.cells:
-        names, count = _names(cell), counts.get(cell.model_key, {})
-        row = names | {name: count.get(name) for name in COUNTS}
+        count = counts.get(cell.model_key, {})
+        row = _names(cell) | {name: count.get(name) for name in COUNTS}
+        row |= {"threads": cell.threads, "condition_digest": cell.condition_digest}
         row |= {} if cell.tuning else _setting(cell.recipe.model_dump())
         if cell.id in stale:
             row |= {"state": "stale", "message": stale[cell.id][1]}
@@ -157,15 +174,23 @@ def collect(study: Study, *, ended: bool = False) -> Results:
                 continue
             message = describe_code(record.run) if other_code(record) else ""
             row |= {"state": "measured", "message": message, **_run(record)}
+            row |= {"computed": _computed(record.run)}
             row |= _setting(record.config["recipe"]) if cell.tuning else {}
             metrics = record.metrics.model_dump()
-            epochs += [{**names, **line} for line in metrics.pop("curve")]
+            curves[len(cells)] = metrics.pop("curve")
             row |= metrics
         else:
             row |= _why_missing(cell, ended)
         cells.append(row)
     # Int64 holds whole numbers that may be missing
     frame = pd.DataFrame(cells, columns=CELL_COLUMNS).astype(dict.fromkeys(INTEGERS, "Int64"))
+    frame = distinguish_conditions(frame)
+    labels = frame["condition"]
+    epochs = [
+        {**cells[place], "condition": labels[place], **line}
+        for place, curve in curves.items()
+        for line in curve
+    ]
     return Results(
         frame,
         pd.DataFrame(epochs, columns=EPOCH_COLUMNS),
@@ -196,6 +221,13 @@ def _setting(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 def _run(record: Record) -> dict[str, Any]:
     return {name: record.run.get(name) for name in RUN_COLUMNS}
+
+
+def _computed(run: Mapping[str, Any]) -> str:
+    """What changes numbers by rounding: ``cuda, compiled``; compiling may be unknown."""
+    options = run.get("performance") or run.get("fast") or {}
+    words = {True: "compiled", False: "not compiled", "attention": "attention compiled"}
+    return ", ".join(filter(None, [run.get("device"), words.get(options.get("compile"))]))
 
 
 def _read_measured(cell: Cell) -> Record:

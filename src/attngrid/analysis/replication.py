@@ -17,6 +17,7 @@ from pathlib import Path
 import yaml
 from scipy import stats
 
+from attngrid.analysis.deviations import Deviation
 from attngrid.core.errors import AttngridError
 from attngrid.core.files import write_atomically
 from attngrid.records.record import read_record
@@ -29,18 +30,20 @@ GRACE_S = 60  # seconds to write a last checkpoint
 
 @dataclass(frozen=True)
 class Replication:
-    """Repeated trainings of one condition."""
+    """Repeated trainings of one condition, each with the seed of its record."""
 
     trained: int  # trainings that finished
     identical: int  # trainings whose metrics are bit-identical to the record
-    records: int  # records that they are compared with
-    difference: float  # new mean of the top-1 error minus the records', in points
-    limit: float  # the largest consistent difference
+    difference: float  # mean of new minus old top-1 error over these seeds, in points
+    limit: float | None  # the largest consistent difference; None if it is not known
+    basis: str  # what the limit is computed from
 
     @property
-    def consistent(self) -> bool:
-        """Whether all metrics are bit-identical, or the means differ by at most the limit."""
-        return self.identical == self.trained or abs(self.difference) <= self.limit
+    def consistent(self) -> bool | None:
+        """Whether all metrics are bit-identical, or the difference is within the limit."""
+        if self.identical == self.trained:
+            return True
+        return None if self.limit is None else abs(self.difference) <= self.limit
 
 
 def retrain(study: Study, cells: Sequence[Cell], folder: Path, budget_s: float) -> list[Cell]:
@@ -93,35 +96,26 @@ def _run(command: Sequence[str], environment: dict[str, str], seconds: float) ->
     return None
 
 
-def compare(cells: Sequence[Cell], again: Sequence[Cell], folder: Path) -> Replication:
-    """Compare new trainings of one condition, those of ``retrain``, with its records."""
-    old = {cell.id: read_record(cell.record, cell).metrics for cell in cells}
-    new = {cell.id: read_record(_record(folder, cell), cell).metrics for cell in again}
-    before = [metrics.top1_error for metrics in old.values()]
-    after = [metrics.top1_error for metrics in new.values()]
-    return Replication(
-        trained=len(new),
-        identical=sum(metrics == old[id] for id, metrics in new.items()),
-        records=len(old),
-        difference=sum(after) / len(after) - sum(before) / len(before),
-        limit=_limit(before, len(after), old[cells[0].id].test_images),
-    )
+def compare(again: Sequence[Cell], folder: Path, known: Deviation | None) -> Replication:
+    """Compare new trainings of one condition, those of ``retrain``, with their records.
+
+    Both runs of a seed share their test images, and may share more, so they are compared in
+    pairs: the limit is the half-width of the paired 95 % t-interval. One pair has no deviation of
+    its own. Its limit is t·s·√2, with the known deviation ``s`` of a model's error over seeds.
+    """
+    old = [read_record(cell.record, cell).metrics for cell in again]
+    new = [read_record(_record(folder, cell), cell).metrics for cell in again]
+    changes = [b.top1_error - a.top1_error for a, b in zip(old, new, strict=True)]
+    n, limit, basis = len(changes), None, "no deviation over seeds is known"
+    if n > 1:
+        limit = float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(changes) / math.sqrt(n)
+        basis = "paired by seed"
+    elif known is not None:
+        limit = float(stats.t.ppf(0.975, known.df)) * known.std * math.sqrt(2)
+        basis = f"σ = {known.std:.2f}: {known.source}"
+    identical = sum(a == b for a, b in zip(old, new, strict=True))
+    return Replication(n, identical, statistics.fmean(changes), limit, basis)
 
 
 def _record(folder: Path, cell: Cell) -> Path:
     return folder / "results" / cell.study / "records" / f"{cell.id}.json"
-
-
-def _limit(errors: Sequence[float], again: int, images: int) -> float:
-    """The largest consistent difference of the means, at 95 %.
-
-    With two or more records it is the half-width of the prediction interval over seeds; with one
-    record, of the interval for the sampling of the test images.
-    """
-    n = len(errors)
-    std = statistics.stdev(errors) if n > 1 else 0.0
-    if std > 0:
-        return float(stats.t.ppf(0.975, n - 1)) * std * math.sqrt(1 / n + 1 / again)
-    share = statistics.mean(errors) / 100
-    share = min(max(share, 1 / images), 1 - 1 / images)
-    return 100 * 1.96 * math.sqrt(2 * share * (1 - share) / images)

@@ -14,12 +14,25 @@ from typing import Any
 import pandas as pd
 
 from attngrid.analysis import comparison
-from attngrid.analysis.claims import UNITS, Better, Claim, Claims, Cost, Family, Tested, Value
+from attngrid.analysis.claims import (
+    UNITS,
+    Better,
+    Claim,
+    Claims,
+    Cost,
+    Family,
+    Measured,
+    Tested,
+    Value,
+)
 from attngrid.analysis.comparison import BySeed, Comparison
-from attngrid.analysis.frames import COMPLEXITY, read_counts
+from attngrid.analysis.deviations import Deviation, best_known, measured, published
+from attngrid.analysis.frames import COMPLEXITY, ERRORS, read_counts
 from attngrid.analysis.reference import Model
+from attngrid.core.errors import RecordError
 from attngrid.core.files import write_atomically
 from attngrid.models.registry import trained_attention
+from attngrid.study.paths import results_folder
 
 Row = dict[str, Any]  # a row of claims.csv
 
@@ -42,24 +55,24 @@ def judge_claims(
         reduced: also judge claims on other data or options than they state. Such rows have the
             scope ``reduced setting``; they say nothing about the claim itself.
     """
-    measured = cells[cells["state"] == "measured"].drop_duplicates(["id", "attention"])
+    rows_of = cells[cells["state"] == "measured"]
     # attentions that compute the same function share their records
-    measured = measured.assign(trained=measured["attention"].map(trained_attention))
+    rows_of = rows_of.assign(attention=rows_of["attention"].map(trained_attention))
     counts = cache(partial(read_counts, complexity))
     rows: list[Row] = []
     for claim in found:
-        if isinstance(claim.block, Tested):
-            rows += _test(claim, claims, measured, reduced=reduced) or [_row(claim, claims)]
+        if isinstance(claim.block, Measured):
+            rows += _judge(claim, claims, rows_of, reduced=reduced) or [_row(claim, claims)]
         else:
             rows.append(_check_counts(claim, claims, counts))
     sizes = Counter(claim.block.family for claim in found if isinstance(claim.block, Tested))
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        if row["test"] is not None:
+        if row["family"] is not None and row["test"] is not None:
             groups.setdefault((row["family"], row["condition"]), []).append(row)
     for (name, _), group in groups.items():
         _correct_family(group, claims.families[name], sizes[name])
-    return pd.DataFrame(rows).drop(columns="pooled_std").astype({"seeds_needed": "Int64"})
+    return pd.DataFrame(rows).astype({"seeds_needed": "Int64"})
 
 
 def write_claims(file: Path, results: pd.DataFrame) -> None:
@@ -91,7 +104,7 @@ def _row(
         "published": " ".join("--" if text is None else text for text in claim.published),
         "published_gain": claim.published_gain,
         "family": block.family if isinstance(block, Tested) else None,
-        "smallest_effect": _margin(claim, claims),
+        "smallest_effect": margin(claim, claims),
         "scope": "stated",
         "condition": "",
         "n": " ".join(map(str, found.n)) if found else None,
@@ -106,7 +119,8 @@ def _row(
         "p_holm": None,
         "p_equivalent": found.p_equivalent if found else None,
         "p_equivalent_holm": None,
-        "deviation": found.std if found else None,
+        "deviation": None,
+        "deviation_source": None,
         "se_seeds": found.standard_error if found else None,
         "se_images": None,
         "correlation": found.correlation if found else None,
@@ -114,18 +128,14 @@ def _row(
         "counted": " ".join(counted),
         "verdict": verdict,
         "records": "",
-        "pooled_std": None,  # over all models of the condition; not written to the file
     }
     return row | more
 
 
-def _margin(claim: Claim, claims: Claims) -> float | None:
-    """The smallest effect that matters; for a printed figure, its tolerance; None for counts."""
-    if isinstance(claim.block, Value):
-        return claim.block.tolerance
-    if isinstance(claim.block, Tested):
-        return claims.families[claim.block.family].smallest_effect
-    return None
+def margin(claim: Claim, claims: Claims) -> float | None:
+    """The smallest effect that matters; None for a claim that is not tested."""
+    block = claim.block
+    return claims.families[block.family].smallest_effect if isinstance(block, Tested) else None
 
 
 # Counts must be equal in every printed digit.
@@ -134,7 +144,7 @@ def _margin(claim: Claim, claims: Claims) -> float | None:
 def _check_counts(
     claim: Claim, claims: Claims, counts_at: Callable[..., dict[Model, dict[Any, Any]]]
 ) -> Row:
-    assert not isinstance(claim.block, Tested)
+    assert not isinstance(claim.block, Measured)
     rows = counts_at(**claim.block.counted_at.model_dump())
     models = [(claim.backbone, name) for name in claim.attentions]
     if not all(model in rows for model in models):
@@ -161,67 +171,107 @@ def as_printed(count: int, unit: float, printed: str) -> str:
 # Errors are tested over seeds.
 
 
-def _test(claim: Claim, claims: Claims, measured: pd.DataFrame, *, reduced: bool) -> list[Row]:
-    """Test the claim in each condition where all of its cells were measured."""
+def _judge(claim: Claim, claims: Claims, measured: pd.DataFrame, *, reduced: bool) -> list[Row]:
+    """Judge the claim in each condition where all of its cells were measured."""
     block = claim.block
-    assert isinstance(block, Tested)
+    assert isinstance(block, Measured)
     names = [trained_attention(name) for name in claim.attentions]
-    of_claim = (measured["backbone"] == claim.backbone) & measured["trained"].isin(names)
+    of_claim = (measured["backbone"] == claim.backbone) & measured["attention"].isin(names)
     rows = []
-    for condition, group in (
-        measured[of_claim].drop_duplicates("id").groupby("condition", sort=False)
-    ):
+    for condition, group in measured[of_claim].groupby("condition", sort=False):
+        # one training may be in several studies, or under two names
+        group = group.drop_duplicates(["id", *ERRORS])
         first = group.iloc[0]
         stated = (
             first["dataset"] == block.dataset
             and not first["options"]
             and first["recipe"] in block.recipes
         )
-        by_name = [group[group["trained"] == name] for name in names]
+        by_name = [group[group["attention"] == name] for name in names]
         if any(own.empty for own in by_name) or not (stated or reduced):
             continue
-        samples = [_by_seed(own, claim) for own in by_name]
-        row = _row(
-            claim,
-            claims,
-            "underpowered",
-            _compare(claim, claims, samples),
-            means=[sum(sample.values()) / len(sample) for sample in samples],
-            scope="stated" if stated else "reduced setting",
-            condition=str(condition),
-            se_images=_se_images(by_name, claim.error),
-            records=" ".join(sorted(group["id"])),
-            pooled_std=_pooled_std(measured[measured["condition"] == condition], claim.error),
-        )
-        rows.append(row)
+        if isinstance(block, Value) and not stated:
+            continue  # a printed figure says nothing about other data
+        own = measured[measured["condition"] == condition]
+        known = known_deviation(claim, own, first["dataset"], first["recipe"])
+        row = {
+            "means": [float(_values(sample, claim).mean()) for sample in by_name],
+            "scope": "stated" if stated else "reduced setting",
+            "condition": str(condition),
+            "records": " ".join(sorted(group["id"])),
+        }
+        rows.append(_judge_samples(claim, claims, by_name, known, row))
     return rows
 
 
+def _judge_samples(
+    claim: Claim,
+    claims: Claims,
+    samples: Sequence[pd.DataFrame],
+    known: Deviation | None,
+    row: Row,
+) -> Row:
+    """The row of a claim in a condition; ``_correct_family`` sets the verdict of a test."""
+    signed = [_by_seed(sample, claim) for sample in samples]
+    if known is not None:
+        row |= {"deviation": known.std, "deviation_source": known.source}
+    if isinstance(claim.block, Value):
+        if known is None:
+            return _row(claim, claims, "underpowered", n=str(len(signed[0])), **row)
+        sign = 1.0 if claim.higher_is_better else -1.0
+        printed = sign * float(claim.published[0] or "")
+        found = comparison.compare_to_figure(signed[0], printed, known.std, known.df)
+        assert found.low is not None
+        assert found.high is not None
+        verdict = "inside" if found.low <= 0 <= found.high else "outside"
+        return _row(claim, claims, verdict, found, **row)
+    found = _compare(claim, signed, margin(claim, claims) or 0.0)
+    if found.std is not None:
+        row |= {"deviation": found.std, "deviation_source": "the claim's trainings"}
+    row |= {"se_images": _se_images(samples, claim.error)}
+    return _row(claim, claims, "underpowered", found, **row)
+
+
+def known_deviation(
+    claim: Claim, rows: pd.DataFrame, dataset: str, recipe: str | None
+) -> Deviation | None:
+    """The best known deviation of the claim's metric over seeds, in a condition or as published.
+
+    Args:
+        claim: the claim.
+        rows: the measured cells of the condition.
+        dataset: the condition's dataset.
+        recipe: its recipe; None allows published deviations of other recipes.
+    """
+    # on other data or options, a published deviation would be that of another network
+    plain = rows["options"].eq("").all()
+    theirs = published(dataset, claim.error, claim.backbone, recipe) if plain else None
+    return best_known(measured(rows, claim.error), theirs)
+
+
+def _values(rows: pd.DataFrame, claim: Claim) -> pd.Series[float]:
+    return 100 - rows[claim.error] if claim.higher_is_better else rows[claim.error]
+
+
 def _by_seed(rows: pd.DataFrame, claim: Claim) -> BySeed:
-    values = 100 - rows[claim.error] if claim.higher_is_better else rows[claim.error]
+    """The values of a model by seed, larger is better."""
+    twice = rows[rows["seed"].duplicated(keep=False)].sort_values("seed", kind="stable")
+    if not twice.empty:
+        one, other = (twice["study"] + "/records/" + twice["id"] + ".json").iloc[:2]
+        raise RecordError(
+            f"{results_folder()}: found {one} and {other}, two different records of one model and "
+            f"seed in one condition, {twice['condition'].iloc[0]}; needs one. Move one away; "
+            "`attngrid import` copies the other into its study"
+        )
+    values = _values(rows, claim) if claim.higher_is_better else -_values(rows, claim)
     return dict(zip(rows["seed"], values, strict=True))
 
 
-def _compare(claim: Claim, claims: Claims, samples: Sequence[BySeed]) -> Comparison:
-    sign = 1.0 if claim.higher_is_better else -1.0
-    signed = [{seed: sign * value for seed, value in sample.items()} for sample in samples]
-    margin = _margin(claim, claims) or 0.0
-    if isinstance(claim.block, Value):
-        printed = float(claim.published[0] or "")
-        return comparison.compare_to_figure(signed[0], sign * printed, margin)
+def _compare(claim: Claim, samples: Sequence[BySeed], smallest: float) -> Comparison:
     if isinstance(claim.block, Better):
-        return comparison.compare(signed[0], signed[1], margin, test=claim.block.test)
-    return comparison.in_order([comparison.compare(a, b, margin) for a, b in pairwise(signed)])
-
-
-def _pooled_std(rows: pd.DataFrame, error: str) -> float | None:
-    """The standard deviation over seeds in a condition, pooled over its models."""
-    groups = rows.drop_duplicates("id").groupby(["backbone", "trained"])[error]
-    variances, degrees = groups.var(ddof=1), groups.count() - 1
-    if degrees.sum() == 0:
-        return None
-    pooled = math.sqrt((variances.fillna(0) * degrees).sum() / degrees.sum())
-    return pooled if pooled > 1e-9 else None
+        return comparison.compare(samples[0], samples[1], smallest, test=claim.block.test)
+    steps = [comparison.compare(a, b, smallest) for a, b in pairwise(samples)]
+    return comparison.in_order(steps)
 
 
 def _se_images(samples: Sequence[pd.DataFrame], error: str) -> float | None:
@@ -256,9 +306,6 @@ def _verdict(row: Mapping[str, Any], alpha: float) -> str:
     """Equivalence comes first: a significant but too small difference does not matter."""
     equivalent = row["p_equivalent_holm"] is not None and row["p_equivalent_holm"] < alpha
     differs = row["p_holm"] is not None and row["p_holm"] < alpha
-    if row["kind"] == "value":
-        # `p` is small if the printed figure is beyond the tolerance
-        return "reproduced" if equivalent else "contradicted" if differs else "underpowered"
     if equivalent:
         return "equivalent"
     if differs:
@@ -268,15 +315,26 @@ def _verdict(row: Mapping[str, Any], alpha: float) -> str:
 
 def _seeds_needed(row: Mapping[str, Any], family: Family, size: int) -> int | None:
     """The seeds per cell that would give a verdict, if more than there are now."""
-    std = row["deviation"] or row["pooled_std"]
-    if std is None:
+    if row["deviation"] is None:
         return None
-    level = family.alpha / size  # the level of Holm's first step
-    margin, effect, test = row["smallest_effect"], row["published_gain"], row["test"]
-    needed = []
-    if test != "prediction":
-        to_detect = effect if effect is not None and effect > 0 else margin
-        needed.append(comparison.seeds_to_find(to_detect, std, level, family.power, test))
-    needed.append(comparison.seeds_to_rule_out(margin, std, level, family.power, test))
+    test = "paired" if row["test"] == "paired" else "welch"
+    gain, std = row["published_gain"], row["deviation"]
+    needed = seeds_to_decide(gain, std, family, size, test)
     present = min(int(n) for n in row["n"].split())
     return next((n for n in needed if n is not None and n > present), None)
+
+
+def seeds_to_decide(
+    gain: float | None, std: float, family: Family, size: int, test: str = "welch"
+) -> list[int | None]:
+    """The seeds per cell that find the printed gain, and those that show equivalence.
+
+    Both have the family's power at the level of Holm's first step. Without a printed gain above 0
+    the first is for the smallest effect that matters. None: more than ten thousand.
+    """
+    level, smallest = family.alpha / size, family.smallest_effect
+    effect = gain if gain is not None and gain > 0 else smallest
+    return [
+        comparison.seeds_to_find(effect, std, level, family.power, test),
+        comparison.seeds_to_rule_out(smallest, std, level, family.power, test),
+    ]

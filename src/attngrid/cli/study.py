@@ -30,14 +30,22 @@ def init(folder: Path) -> Iterator[Path]:
     YOUR_STUDY, STUDY, argument("--gpu", help="A100, H100 and so on; by default the cluster's")
 )
 def plan(study: Study, gpu: str | None) -> Iterator[str]:
-    """Estimate how many hours a study takes, and say what the estimate is based on."""
+    """Estimate how many hours a study takes, and which claims its seeds can decide."""
+    from attngrid.analysis.dependencies import has_statistics
     from attngrid.study.plan import Planner
     from attngrid.study.plan import plan as lines
     from attngrid.training.devices import trains_on_cpu
 
     elsewhere = gpu is not None or shutil.which("sbatch") is not None
     on_cpu = trains_on_cpu(study.compute.device, elsewhere=elsewhere)
-    return lines(Planner(study, gpu=gpu, on_cpu=on_cpu))
+    planner = Planner(study, gpu=gpu, on_cpu=on_cpu)
+    yield from lines(planner)
+    if has_statistics():
+        from attngrid.analysis.power import power
+
+        yield from power(study, planner)
+    else:
+        log.warning('nothing about the claims: pip install "attngrid[evidence]"')
 
 
 @command(YOUR_STUDY, STUDY)

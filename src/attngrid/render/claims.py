@@ -17,7 +17,8 @@ from attngrid.study.labels import backbone_label, model_label
 METRICS = {"params": "parameters", "macs": "multiply-accumulates"}
 CAPTION = (
     "What the papers claim, and what the records say. Gains are in points, positive where the "
-    "claim has them; tests are over seeds, corrected by Holm over each table. -- was not run."
+    "claim has them; tests are over seeds, corrected by Holm over each table. A printed figure is "
+    "one run: it is inside or outside the 95 % prediction interval of one more run. -- was not run."
 )
 REDUCED_CAPTION = (
     "The papers' comparisons in a reduced setting, under this study's conditions. They say nothing "
@@ -34,6 +35,11 @@ def claims_table(results: pd.DataFrame, study: str = "") -> Table:
     if study:
         results = results[results["condition"] != ""]
         caption = CAPTION if (results["scope"] == "stated").any() else REDUCED_CAPTION
+    values = results[(results["kind"] == "value") & results["deviation"].notna()]
+    for std, source in sorted(
+        set(zip(values["deviation"], values["deviation_source"], strict=True))
+    ):
+        caption += f" σ = {std:.2f}: {source}."
     conditions = [Head("Ours", "Condition")] if (results["condition"] != "").any() else []
     heads = [SOURCE, PUBLISHED, *conditions, *OURS]
     rows: list[Row] = []
@@ -83,6 +89,8 @@ def summary_table(results: pd.DataFrame) -> Table:
             label += f" ({names}; {metrics})"
             columns = zip(*map(_tested, lines), strict=True)
             published, ours, _, n, _ = map(_range, columns)
+            if first["kind"] == "value" and len(lines) > 2:
+                published, ours = f"{len(lines)} figures", MISSING
             verdict = _verdicts(lines)
         texts = [f"{first['source']}, {first['where']}", published, ours, n, verdict]
         rows.append(Row(label, tuple(map(Value, texts))))
@@ -120,17 +128,16 @@ def _label(line: Line) -> str:
 def _tested(line: Line) -> list[str]:
     """The texts of a row: published figure, ours, its interval, seeds and verdict."""
     published = figure = interval = n = MISSING
-    is_value = line["kind"] == "value"
-    if is_value:
-        published = line["published"]
-    elif not pd.isna(line["published_gain"]):
+    if line["kind"] == "value":
+        return _printed_run(line)
+    if not pd.isna(line["published_gain"]):
         decimals = max(len(text.partition(".")[2]) for text in line["published"].split())
         published = f"{line['published_gain']:+.{decimals}f}"
     if line["kind"] == "cost" and line["verdict"] != "not run":
         ours, than = map(int, line["counted"].split())
         figure, n = f"{100 * (ours - than) / than:+z.2f} %", "exact"
     elif not pd.isna(line["gain"]):
-        figure = f"{float(line['mean']):.2f}" if is_value else f"{line['gain']:+z.2f}"
+        figure = f"{line['gain']:+z.2f}"
         if not pd.isna(line["gain_low"]):
             interval = f"{line['gain_low']:+.2f} to {line['gain_high']:+.2f}"
         n = "/".join(dict.fromkeys(line["n"].split()))
@@ -138,6 +145,18 @@ def _tested(line: Line) -> list[str]:
     if not pd.isna(line["seeds_needed"]):
         verdict += f", needs {line['seeds_needed']} seeds"
     return [published, figure, interval, n, verdict]
+
+
+def _printed_run(line: Line) -> list[str]:
+    """The texts of a row of one printed figure, with the interval of one more of our runs."""
+    if line["verdict"] == "not run":
+        return [line["published"], *[MISSING] * 4]
+    mean, interval, verdict = float(line["mean"]), MISSING, line["verdict"]
+    if not pd.isna(line["deviation"]):
+        half = (line["gain_high"] - line["gain_low"]) / 2
+        interval = f"{mean - half:.2f} to {mean + half:.2f}"
+        verdict += f", σ = {line['deviation']:.2f}"
+    return [line["published"], f"{mean:.2f}", interval, str(line["n"]), verdict]
 
 
 def _printed(lines: Sequence[Line]) -> list[str]:

@@ -48,11 +48,12 @@ def trace(key: str) -> tuple[Study, Path, Table, Row, list[Cell]]:
     rows = _find_rows(key, table, label)
     cells = {
         cell.id: cell
-        for cell in study.cells
+        for cell, line in zip(study.cells, results.cells.to_dict("records"), strict=True)
         for row in rows
-        if (cell.backbone, cell.attention) == row.model and row.condition in (None, cell.condition)
+        if (cell.backbone, cell.attention) == row.model
+        and row.condition in (None, line["condition"])
     }
-    return study, file, table, rows[0], list(cells.values())
+    return study, file, table, rows[0], [*cells.values()]
 
 
 def _split(key: str) -> tuple[str, str]:

@@ -74,16 +74,29 @@ class Cell:
         It omits defaults, so that a new option changes no digest. For a user's class it covers the
         content of the file. It does not cover study, device, workers and paths.
         """
+        content = {role: _identity(*named) for role, named in self._entries.items()}
+        options = self._digested_options()
+        return self._hash({**content, "seed": self.seed, "options": options})
+
+    @cached_property
+    def condition_digest(self) -> str:
+        """``#`` and eight digits of a digest of everything but backbone, attention and seed.
+
+        The models of a comparison have the same one. Two conditions may have the same label, for
+        example with other threads or with two recipes of one name, but not the same digest.
+        """
+        dataset, options = find_dataset(self.dataset), self.options.changed()
+        if options.get("input_size") == dataset.input_size:
+            del options["input_size"]
+        identity = _identity(short_name(self.dataset), dataset)
+        return "#" + self._hash({"dataset": identity, "options": options})[:8]
+
+    def _hash(self, content: dict[str, Any]) -> str:
+        """SHA-256 of some content, and of what all models of a condition have in common."""
         recipe = self.recipe.digested()
         if self.tuning is not None:  # the trials choose these values
             recipe = {name: value for name, value in recipe.items() if name not in TUNED_KEYS}
-        content: dict[str, Any] = {
-            **{role: _identity(name, entry) for role, (name, entry) in self._entries.items()},
-            "recipe": recipe,
-            "seed": self.seed,
-            "options": self._digested_options(),
-            **self._optional_keys(),
-        }
+        content = {**content, "recipe": recipe, **self._optional_keys()}
         if self.precision != "float32":
             content["precision"] = self.precision
         if self.threads != 1:

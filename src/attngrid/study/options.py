@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, PositiveInt, Tag
 
 from attngrid.core.errors import AttngridError
 from attngrid.core.types import Number, Positive, Strict
@@ -38,6 +38,14 @@ Listed = Annotated[tuple[Item, ...], Field(strict=False, min_length=1)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 Precision = Literal["float32", "bfloat16"]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+# JSON has only text as keys.
+_Tier = Annotated[PositiveInt, BeforeValidator(lambda key: int(key) if f"{key}".isdigit() else key)]
+_ByTier = Annotated[dict[_Tier, Listed[Seed]], Field(min_length=1)]
+# A list, or a list for each tier; the discriminator limits an error to the kind that was meant.
+Seeds = Annotated[
+    Annotated[Listed[Seed], Tag("list")] | Annotated[_ByTier, Tag("tiers")],
+    Discriminator(lambda seeds: "tiers" if isinstance(seeds, dict) else "list"),
+]
 
 
 # The defaults of this package's models. Records and studies of earlier versions spell them out.

@@ -15,7 +15,7 @@ from functools import cached_property
 
 from attngrid.core.errors import UnknownNameError
 from attngrid.core.files import shipped
-from attngrid.data.registry import find_dataset
+from attngrid.data.registry import Dataset, find_dataset
 from attngrid.study.cell import MODEL_KEY, Cell
 from attngrid.study.cluster import DAY, cluster
 from attngrid.study.paths import results_folder
@@ -47,9 +47,13 @@ CPU_TFLOPS = 0.1
 # A multiply-accumulate is two operations. Training computes three products for each MAC: the
 # forward one, the gradient of the weights and the gradient of the activations.
 FLOPS_PER_TRAINED_MAC, FLOPS_PER_TESTED_MAC = 6, 2
+# Images of ImageNet's size that one core reads, decodes whole and transforms in a second; from
+# docs/performance.md, "Reading images".
+IMAGES_PER_CORE_S = 270
 # A cell that asks for at most this wall time shares its job with others.
 SMALL_MIN = 60
 MEASURED, FROM_MACS, UNKNOWN = "measured", "from MACs", "unknown"
+READING = "reading images"  # it takes longer than the network
 # Numbers of devices for which a plan gives the wall time.
 DEVICE_COUNTS = (1, 4, 16, 64)
 
@@ -82,6 +86,12 @@ class Estimate:
 
     seconds: float | None
     source: str
+    devices: int = 1
+
+    @property
+    def hours(self) -> float:
+        """Hours of all its devices; nan if they are unknown."""
+        return math.nan if self.seconds is None else self.devices * self.seconds / 3600
 
 
 class Planner:
@@ -92,6 +102,7 @@ class Planner:
         limit: returns the time limit of a job in minutes; called at most once, when needed.
         gpu: a key of ``PEAKS``, or words of a record's ``device_name``; default: the cluster's.
         on_cpu: whether the cells run on a CPU; default: from the study.
+        cores: the cores of the machine; default: as many as a cell's job requests.
     """
 
     def __init__(
@@ -101,6 +112,7 @@ class Planner:
         *,
         gpu: str | None = None,
         on_cpu: bool | None = None,
+        cores: int | None = None,
     ) -> None:
         self.study = study
         self._limit = limit
@@ -108,6 +120,11 @@ class Planner:
         self.cluster = cluster()
         self.gpu = gpu or self.cluster.gpu
         self.device = "CPU" if self.on_cpu else self.gpu
+        self.processes, workers = study.compute.gpus, study.compute.workers
+        # processes that read image files at the same time, over all processes of a cell
+        self.readers = self.processes * (
+            workers if cores is None else min(workers, max(1, cores // self.processes))
+        )
 
     @cached_property
     def limit(self) -> int:
@@ -139,10 +156,14 @@ class Planner:
         records += sorted(results_folder().glob("*/trials/*.json"))
         files = {file.stem: file for file in records}
         seconds: dict[tuple[object, ...], list[float]] = defaultdict(list)
+        compute = self.study.compute
         for cell in (*self.study.trainings.values(), *self.study.trials.values()):
             with suppress(OSError, ValueError, KeyError, TypeError):
                 run = json.loads(files[cell.id].read_text("utf-8"))["run"]
                 same = self.on_cpu or _is_device(self.gpu, run["device_name"])
+                same &= run.get("processes", 1) == compute.gpus
+                if find_dataset(cell.dataset).target is None:
+                    same &= run["workers"] == compute.workers
                 if (run["device"] == "cpu") == self.on_cpu and same:
                     seconds[_key(cell)].append(float(run["wall_s"]))
         return {key: statistics.median(values) for key, values in seconds.items()}
@@ -158,8 +179,9 @@ class Planner:
 
     def estimate(self, cell: Cell) -> Estimate:
         """Seconds of the cell's whole training with its tests, and their source."""
+        devices = 1 if self.on_cpu else self.processes
         if (seconds := self._measured.get(_key(cell))) is not None:
-            return Estimate(seconds, MEASURED)
+            return Estimate(seconds, MEASURED, devices)
         counted, dataset = self._count(cell), find_dataset(cell.dataset)
         if counted is None or dataset.images is None or (rate := self._flops(cell)) is None:
             return Estimate(None, UNKNOWN)
@@ -169,10 +191,21 @@ class Planner:
             train, test = train - cell.validation, cell.validation
         batch = cell.recipe.batch_size
         shortest_s = 0 if self.on_cpu else STEP_S
-        step_s = max(shortest_s, batch * macs * FLOPS_PER_TRAINED_MAC / rate)
-        test_s = max(shortest_s / 3, batch * macs * FLOPS_PER_TESTED_MAC / rate)
-        epoch_s = (train * step_s + test * test_s) / batch
-        return Estimate(cell.recipe.epochs * epoch_s, FROM_MACS)
+        step_macs = batch / self.processes * macs
+        step_s = max(shortest_s, step_macs * FLOPS_PER_TRAINED_MAC / rate)
+        test_s = max(shortest_s / 3, step_macs * FLOPS_PER_TESTED_MAC / rate)
+        network_s = (train * step_s + test * test_s) / batch
+        reading_s = self._reading_s(dataset, train + test)
+        # without workers, the network waits for each batch
+        epoch_s = max(network_s, reading_s) if self.readers else network_s + reading_s
+        source = READING if reading_s > network_s else FROM_MACS
+        return Estimate(cell.recipe.epochs * epoch_s, source, devices)
+
+    def _reading_s(self, dataset: Dataset, images: float) -> float:
+        """Seconds to read an epoch's images; 0 if they are in memory."""
+        if dataset.target is not None:
+            return 0
+        return images / (IMAGES_PER_CORE_S * (self.readers or self.processes))
 
     def _flops(self, cell: Cell) -> float | None:
         """Floating-point operations per second that the device is assumed to reach."""
@@ -212,7 +245,7 @@ def summary(planner: Planner) -> str:
     study, disk = planner.study, planner.disk_gb()
     cells = [*study.trainings.values(), *study.trials.values()]
     left = [planner.estimate(cell) for cell in cells if not cell.record.is_file()]
-    known = [one.seconds for one in left if one.seconds is not None]
+    known = [one.hours for one in left if one.seconds is not None]
     kind = "CPU hours" if planner.on_cpu else "GPU hours"
     if not left:
         hours = f"no {kind} left"
@@ -221,7 +254,7 @@ def summary(planner: Planner) -> str:
     else:
         counts = Counter(estimate.source for estimate in left)
         sources = ", ".join(f"{count} {source}" for source, count in sorted(counts.items()))
-        hours = f"about {number(sum(known) / 3600)} {kind} left ({planner.device}: {sources})"
+        hours = f"about {number(sum(known))} {kind} left ({planner.device}: {sources})"
     return (
         f"study {study.study}{': ' if study.title else ''}{study.title}\n"
         f"{len(cells)} cells, {len(cells) - len(left)} done; {hours}"
@@ -240,7 +273,7 @@ def plan(planner: Planner) -> Iterator[str]:
         recipe, is_trial, _ = cell.recipe_name.partition("+lr")
         condition = replace(cell, recipe_name=recipe).condition + (", trials" if is_trial else "")
         done, estimate = cell.record.is_file(), planner.estimate(cell)
-        hours = 0.0 if done else (estimate.seconds or math.nan) / 3600
+        hours = 0.0 if done else estimate.hours
         rows.append((condition, done, hours, "done" if done else estimate.source))
     frame = pd.DataFrame(rows, columns=["condition", "done", "hours", "source"])
     table = frame.groupby("condition", sort=False).agg(
@@ -253,6 +286,7 @@ def plan(planner: Planner) -> Iterator[str]:
     text = table.reset_index().to_string(index=False, na_rep="--", float_format=number)
     yield from text.splitlines()
     total, longest = frame["hours"].sum(), frame["hours"].max()
+    longest /= 1 if planner.on_cpu else planner.processes
     if UNKNOWN in set(frame["source"]):
         yield "unknown: a model or a dataset's images have not been counted yet"
     else:
@@ -262,4 +296,9 @@ def plan(planner: Planner) -> Iterator[str]:
         yield (
             f"from MACs: {100 * SHARE:.0f} % of the device's peak is assumed"
             + ("" if planner.on_cpu else f", and {1000 * STEP_S:.0f} ms or more a step")
+        )
+    if READING in set(frame["source"]):
+        yield (
+            f"reading images: takes longer than the network, with {planner.readers} processes "
+            f"(compute: workers) of some {IMAGES_PER_CORE_S} images a second"
         )

@@ -7,10 +7,11 @@ import json
 import os
 import re
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from attngrid.core.errors import ConfigError, UnknownNameError
 from attngrid.core.files import expand, read_yaml, shipped, write_atomically
@@ -20,7 +21,7 @@ from attngrid.models.registry import find_attention, find_backbone
 from attngrid.study import checks
 from attngrid.study.cell import Cell, cell_names
 from attngrid.study.compute import Compute
-from attngrid.study.options import Attention, Backbone, Dataset, Listed, Options, RecipeName, Seed
+from attngrid.study.options import Attention, Backbone, Dataset, Listed, Options, RecipeName, Seeds
 from attngrid.study.paths import data_folder as site_data_folder
 from attngrid.study.paths import results_folder
 from attngrid.study.recipe import Recipe, shipped_recipes
@@ -48,13 +49,20 @@ class Block(Strict):
         "such as none_wide:csm, or my_module.py:MyAttention"
     )
     recipes: Listed[RecipeName] = Field(description="names of shipped recipes or of `recipes`")
-    seeds: Listed[Seed] = Field(description="one training per seed, 0 or more")
+    seeds: Seeds = Field(
+        description="one training per seed, 0 or more; or such a list for each tier: {1: [0]}"
+    )
     options: Options = Options()
 
     @model_validator(mode="after")
     def _check(self) -> Block:
         checks.check_options(self)
         return self
+
+    @property
+    def tiers(self) -> dict[int, tuple[int, ...]]:
+        """The seeds of each tier; a list of seeds is tier 1."""
+        return self.seeds if isinstance(self.seeds, dict) else {1: self.seeds}
 
 
 class Data(Strict):
@@ -84,6 +92,9 @@ class Study(Strict):
     )
     title: str = Field("", description="one line for the report")
     grid: Listed[Block]
+    tier: PositiveInt | None = Field(
+        None, description="train the seeds of the tiers up to this one; default: of all"
+    )
     recipes: dict[RecipeName, Recipe] = Field({}, description="the study's own recipes, by name")
     tuning: Tuning | None = Field(
         None, description="trains the grid again, each model with its best hyperparameters"
@@ -103,6 +114,8 @@ class Study(Strict):
         checks.check_names(self)
         checks.check_recipes(self)
         checks.check_tuning(self)
+        if self.tier is not None and self.tier not in self.tiers:
+            raise ValueError(f"tier: found {self.tier}; the grid has {self.tiers}")
         return self
 
     def recipe(self, name: str) -> Recipe:
@@ -116,12 +129,22 @@ class Study(Strict):
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
-        """All cells in the order of the configuration, each once.
+        """All cells of the study's tiers in the order of the configuration, each once.
 
         Tuned recipes give their cells a second time, with tuning.
         """
+        return self.cells_to(self.tier or self.tiers[-1])
+
+    @property
+    def tiers(self) -> list[int]:
+        """The tiers of the grid, in ascending order."""
+        return sorted({tier for block in self.grid for tier in block.tiers})
+
+    def cells_to(self, last: int) -> tuple[Cell, ...]:
+        """The cells of the tiers up to ``last``, one tier after the other."""
         found: list[Cell] = []
-        for block in self.grid:
+        for tier, block in product(self.tiers, self.grid):
+            seeds = block.tiers.get(tier, ()) if tier <= last else ()
             entries = [find_backbone(name) for name in block.backbones]
             entries += [find_attention(name) for name in block.attentions]
             options = block.options.without([entry.accepts for entry in entries])
@@ -141,7 +164,7 @@ class Study(Strict):
                         micro_batches=self.compute.micro_batches,
                     )
                     for backbone in block.backbones
-                    for seed in block.seeds
+                    for seed in seeds
                     for attention in block.attentions
                 ]
                 found += cells

@@ -236,7 +236,9 @@ def train(
         "images_per_s": recipe.epochs * images_per_epoch / state.training_s,
         "resumed": state.resumed,
         "processes": processes.count,
-        **compute.model_dump(include={"deterministic", "gradient_accumulation_steps", "sync_bn"}),
+        **compute.model_dump(
+            include={"deterministic", "gradient_accumulation_steps", "sync_bn", "workers"}
+        ),
         "performance": performance.model_dump(),
         # of each channel, in [0, 255]
         "normalisation": {"mean": batches.mean_C.tolist(), "std": batches.std_C.tolist()},

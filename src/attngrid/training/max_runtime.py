@@ -12,6 +12,7 @@ import time
 from contextlib import suppress
 
 from attngrid.core.errors import ConfigError, NotStartedError
+from attngrid.core.hardware import processors
 from attngrid.records.status import epochs_in_checkpoint, read_status, write_status
 from attngrid.study.cell import Cell
 from attngrid.study.plan import Planner, duration
@@ -53,7 +54,8 @@ def require_time(study: Study, cell: Cell) -> None:
     if (end := deadline()) == math.inf:
         return
     gpu = None if study.compute.device == "cpu" else gpu_name()
-    seconds = Planner(study, gpu=gpu, on_cpu=gpu is None).estimate(cell).seconds
+    planner = Planner(study, gpu=gpu, on_cpu=gpu is None, cores=processors())
+    seconds = planner.estimate(cell).seconds
     left, needs, estimate = end - time.time(), START_S, ""
     if seconds is not None:
         done = min(1, epochs_in_checkpoint(cell) / cell.recipe.epochs)

@@ -1,0 +1,76 @@
+"""The standard deviation of a metric over seeds: measured here, or published with its source."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import pandas as pd
+
+from attngrid.analysis.reference import REFERENCE
+from attngrid.core.files import shipped
+from attngrid.study.labels import backbone_label
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """A standard deviation over seeds, in points, with its degrees of freedom and its source."""
+
+    std: float
+    df: int
+    source: str
+
+
+def measured(rows: pd.DataFrame, error: str) -> Deviation | None:
+    """The deviation in a condition, pooled over its models; None without a model of two seeds."""
+    own = rows.drop_duplicates(["id", error])
+    groups = own.groupby(["study", "backbone", "attention"])[error]
+    variances, degrees = groups.var(ddof=1), groups.count() - 1
+    df = int(degrees.sum())
+    std = math.sqrt((variances.fillna(0) * degrees).sum() / df) if df else 0.0
+    if std <= 1e-9:
+        return None
+    trainings = int((degrees + 1)[degrees > 0].sum())
+    return Deviation(std, df, f"{trainings} of our trainings")
+
+
+def published(
+    dataset: str, error: str, backbone: str, recipe: str | None = None
+) -> Deviation | None:
+    """The published deviation of a metric on a dataset.
+
+    It is that of the same backbone, or else the largest of the dataset.
+
+    Args:
+        dataset: the dataset's name.
+        error: the metric.
+        backbone: the backbone's name.
+        recipe: the recipe that it must have; by default any.
+    """
+    rows = [
+        row
+        for row in _published()
+        if (row["dataset"], row["metric"]) == (dataset, error) and recipe in (None, row["recipe"])
+    ]
+    rows.sort(key=lambda row: (row["backbone"] == backbone, float(row["std"])))
+    if not rows:
+        return None
+    row = rows[-1]
+    of = f"{row['runs']} runs of {backbone_label(row['backbone'])} with {row['recipe']}"
+    return Deviation(float(row["std"]), int(row["runs"]) - 1, f"{of}: {row['source']}")
+
+
+@cache
+def _published() -> list[dict[str, str]]:
+    file = shipped(REFERENCE / "deviations.csv")
+    with file.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def best_known(ours: Deviation | None, theirs: Deviation | None) -> Deviation | None:
+    """Ours, unless the published one has more degrees of freedom."""
+    if ours is None or theirs is None:
+        return ours or theirs
+    return ours if ours.df >= theirs.df else theirs
