@@ -30,7 +30,7 @@ def written(folder: Path, text: str, name: str = "my.yaml") -> Path:
         ),
         ("compute: {gpus: 1,\n gpus: 2}\n", "line 2: gpus is there twice, also in line 1"),
         ("recipes:\n  no: {}\n", 'line 2: no is no text to YAML; write the key as "no"'),
-        ("recipes:\n  30: {}\n", 'line 2: 30 is no text to YAML; write the key as "30"'),
+        ("recipes:\n  3.5: {}\n", 'line 2: 3.5 is no text to YAML; write the key as "3.5"'),
         ("study: 007\n", 'line 1: 007 is 7 to YAML; write 7 or "007"'),
         ("seeds: [0,\n 010]\n", 'line 2: 010 is 8 to YAML; write 8 or "010"'),
         ("time_limit: 12:00:00\n", 'line 1: 12:00:00 is 43200 to YAML; write 43200 or "12:00:00"'),

@@ -101,7 +101,9 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_mapping_node(anchor)
         marks: dict[str, yaml.Mark] = {}
         for key, _ in node.value:
-            if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
+            number = re.fullmatch("0|[1-9][0-9]*", key.value)  # a tier of seeds
+            text = key.tag in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
+            if not (text or number):
                 _refuse(key, f'is no text to YAML; write the key as "{key.value}"')
             elif (first := marks.setdefault(key.value, key.start_mark)) != key.start_mark:
                 _refuse(key, f"is there twice, also in line {first.line + 1}; remove one")
