@@ -361,7 +361,8 @@ def test_users_models_are_tried_once_before_the_first_job(
         for id in study.trainings
     ]
     dag = SimpleNamespace(needrun_jobs=lambda: jobs)
-    workflow = SimpleNamespace(dag=dag, non_local_exec=False)
+    settings = SimpleNamespace(deployment_method=())
+    workflow = SimpleNamespace(dag=dag, non_local_exec=False, deployment_settings=settings)
     with pytest.raises(ConfigError, match=r"^attention 'mine\.py:Windows' in stage 1, .*Runtime"):
         before_jobs(workflow, study)
     tried: list[Any] = []
