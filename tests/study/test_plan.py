@@ -284,7 +284,7 @@ def test_plan_says_what_each_tier_decides(capsys: pytest.CaptureFixture[str]) ->
         ]
         assert powers[0] < 0.8 <= powers[1]
     assert "arXiv:1706.02677, Table 2b" in out
-    # one seed decides only printed top-1 errors: 24 of Table 4, 4 of Table I, 12 of Table II, MAF_C's
+    # one seed decides only printed top-1 errors: 24 of Table 4, 16 of Tables I and II, one of MAF
     assert "tier 1, of this grid: 95 cells, " in out
     assert " hours, can decide 41 of 131 claims\n" in out
     ends = {name: " ".join(row[-3:]) for name, row in rows.items()}
