@@ -17,7 +17,7 @@ import yaml
 from scipy import stats
 
 from attngrid.analysis import comparison
-from attngrid.analysis.claims import CLAIMS, Claim, Claims, load_claims
+from attngrid.analysis.claims import CLAIMS, Claim, Claims, load_claims, load_study_claims
 from attngrid.analysis.comparison import compare, holm, seeds_to_find, seeds_to_rule_out
 from attngrid.analysis.frames import (
     CELL_COLUMNS,
@@ -26,6 +26,7 @@ from attngrid.analysis.frames import (
     read_frame,
     write_results,
 )
+from attngrid.analysis.reference import read_published
 from attngrid.analysis.verdicts import as_printed, judge_claims, write_claims
 from attngrid.cli.main import main
 from attngrid.core.errors import ConfigError, RecordError
@@ -35,6 +36,7 @@ from attngrid.render.layout import write_table
 from attngrid.render.tables import build_table
 from attngrid.study.cell import Cell
 from attngrid.study.schema import Study
+from conftest import TINY
 from made_up import ROOT, cells_with, compile_latex, fake_record, needs_latex
 
 
@@ -551,7 +553,8 @@ def test_a_published_value_that_is_not_a_number_is_named(tmp_path: Path, figure:
     (reference / "csm_table1.csv").write_text(text.replace("23.47", f'"{figure}"'))
     with pytest.raises(ConfigError) as error:
         load_claims(ROOT / CLAIMS, reference)
-    assert f"csm_table1.csv: resnet50, sam, top1_error: found {figure!r}" in str(error.value)
+    named = ("csm_table1.csv: resnet50, sam", "csm_table1.csv, line 3")
+    assert any(f"{row}, top1_error: found {figure!r}" in str(error.value) for row in named)
 
 
 # What is rendered.
@@ -591,6 +594,92 @@ def test_the_command_writes_claims_of_a_study_and_of_all(
     first = Path("results/claims.csv").read_bytes()
     assert main(["claims"]) == 0
     assert Path("results/claims.csv").read_bytes() == first
+
+
+OWN_CLAIMS = """
+families: {mine: {smallest_effect: 1.0, why: an example}}
+claims:
+  - id: beats_se
+    kind: better
+    statement: CSM beats SE
+    family: mine
+    backbones: [resnet18]
+    better: csm
+    than: se
+  - id: beats_bam
+    kind: better
+    statement: CSM beats BAM
+    family: mine
+    backbones: [resnet18]
+    better: csm
+    than: bam
+"""
+
+
+def test_a_study_with_its_own_claims_is_judged_by_these_alone(
+    study: Study, tiny: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its own recipe, dataset and options are those of its claims; nothing is about the papers."""
+    Path("own.yaml").write_text(OWN_CLAIMS)
+    tiny |= {"claims": "own.yaml", "recipes": TINY["recipes"]}
+    tiny["grid"] = [TINY["grid"][0] | {"attentions": ["none", "se", "csm"], "seeds": [0, 1, 2]}]
+    Path("tiny.json").write_text(json.dumps(tiny))
+    own = validate(Study, tiny, "tiny.json")
+    records(own, "resnet18", "se", 24.0, 24.1, 24.2)
+    records(own, "resnet18", "csm", 20.0, 20.1, 20.2)
+    write_results(own, collect(own))
+    assert main(["claims", "tiny.json"]) == 0
+    frame = read_frame(Path("results/tiny/claims.csv")).set_index("claim")
+    won, other = (
+        frame.loc["beats_se/resnet18/top1_error"],
+        frame.loc["beats_bam/resnet18/top1_error"],
+    )
+    assert (won["verdict"], won["scope"], won["gain"]) == ("reproduced", "stated", 4.0)
+    assert other["verdict"] == "not run"
+    text = Path("tables/tiny.claims.md").read_text("utf-8")
+    assert "This study's claims" in text
+    assert "ResNet-18: CSM over SE" in text
+    assert "papers" not in text
+    assert [file.name for file in Path("tables").iterdir() if "tiny" not in file.name] == []
+    assert not Path("results/claims.csv").exists()
+    assert main(["plan", "tiny.json"]) == 0
+    assert "beats_se/resnet18" in capsys.readouterr().out
+
+
+def test_a_wrong_recipe_in_a_studys_claims_is_named(study: Study, tiny: dict[str, Any]) -> None:
+    Path("own.yaml").write_text(
+        OWN_CLAIMS.replace("better: csm\n", "better: csm\n    recipes: [tini]\n")
+    )
+    own = validate(Study, tiny | {"claims": "own.yaml", "recipes": TINY["recipes"]}, "t")
+    with pytest.raises(ConfigError, match=r"own\.yaml: claims\.0\.recipes: .*'tini'.*tiny"):
+        load_study_claims(own)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"\xef\xbb\xbfbackbone, attention, top1_error\nresnet18, se, 29.41\n", "29.41"),
+        (b"backbone,attention,top1_error\nresnet18,SEE,29.41\n", "line 2, attention: .*'SEE'"),
+        (b"backbone,attention,top1_error\nresnet8,se,29.41\n", "line 2, backbone: .*'resnet8'"),
+        (
+            b"backbone,attention,top1_error\nresnet18,se,29.41\nresnet34,se,26;13\n",
+            "line 3, top1_error: found '26;13'; needs a number",
+        ),
+        ("backbone,attention,top1_error,größe\n".encode("latin-1"), "byte 33 is not UTF-8"),
+    ],
+)
+def test_a_users_published_figures_are_checked_by_row_and_column(
+    tmp_path: Path, content: bytes, expected: str
+) -> None:
+    """The first file is as Excel writes it, with spaces after the commas."""
+    (tmp_path / "mine.csv").write_bytes(content)
+    columns = {"columns.0.published": "top1_error"}
+    if expected == "29.41":
+        found = read_published("mine.csv", columns, "", tmp_path)
+        assert found["resnet18", "se"]["top1_error"] == expected
+        return
+    with pytest.raises(ConfigError, match=rf"mine\.csv[,:] {expected}"):
+        read_published("mine.csv", columns, "", tmp_path)
 
 
 def test_only_a_significantly_best_model_is_bold(study: Study) -> None:

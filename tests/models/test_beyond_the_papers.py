@@ -519,13 +519,17 @@ def test_a_new_study_folder_runs_unchanged_where_only_the_wheel_is(tmp_path: Pat
     configured = yaml.safe_load((folder / "study.yaml").read_text())["grid"][0]
     assert set(results.cells["attention"]) == set(configured["attentions"])
     assert set(results.cells["backbone"]) == set(configured["backbones"])
-    assert results.summary["n"].min() == 2
+    assert results.summary["n"].min() == 3
     # the published figures are from the user's file
     table = (folder / "tables/my-study-2.my_table.md").read_text()
     for line in (folder / "reference/my_paper.csv").read_text().splitlines()[1:]:
         assert f" {line.rpartition(',')[2]} |" in table
-    for name in ("tables/my-study-2.grid.tex", "figures/my-study-2.accuracy_macs.pdf"):
-        assert (folder / name).is_file()
+    assert (folder / "figures/my-study-2.gains.pdf").is_file()
+    # the verdicts are on the study's own claims; nothing there is about the papers
+    verdicts = (folder / "tables/my-study-2.claims.md").read_text()
+    for other in ("baseline", "SE", "CBAM", "wide (MyAttention's params)"):
+        assert f"MyBackbone: MyAttention over {other}, top-1 error" in verdicts
+    assert {file.name.partition(".")[0] for file in (folder / "tables").iterdir()} == {"my-study-2"}
     assert "Nothing to be done" in run("snakemake", "--cores", "2")
 
     # once the records are archived, only the edited module is trained and counted again
@@ -535,5 +539,5 @@ def test_a_new_study_folder_runs_unchanged_where_only_the_wheel_is(tmp_path: Pat
     run("attngrid", "archive", "study.yaml")
     planned = run("snakemake", "-n", "--cores", "2")
     counts = dict(line.split() for line in planned.splitlines() if len(line.split()) == 2)
-    assert counts["train"] == "8"
+    assert counts["train"] == "6"
     assert counts["count_study"] == "1"

@@ -200,18 +200,6 @@ def test_published_files_have_the_papers_figures() -> None:
 # LaTeX
 
 
-def test_a_published_text_is_escaped(study: Study, tmp_path: Path) -> None:
-    Path("reference").unlink()
-    Path("reference").mkdir()
-    Path("reference/printed.csv").write_text("backbone,attention,a\nresnet50,none,about 24_5%\n")
-    description = tmp_path / "odd.yaml"
-    description.write_text(
-        "caption: x\npublished: printed.csv\ncolumns: [{title: A, published: a}]\n"
-    )
-    built = build_table(study, collect(study).summary, description)
-    assert built.rows[0].values[0].tex == r"{about 24\_5\%}"
-
-
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

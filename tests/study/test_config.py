@@ -465,10 +465,18 @@ def test_pytorch_cifar100s_schedule_equals_torchs_with_its_warm_up() -> None:
                 assert found == pytest.approx(scheduler.get_last_lr()[0])
 
 
-def test_one_cycle_takes_no_keys_of_step() -> None:
-    for key, value in {"milestones": (3,), "warmup_epochs": 1}.items():
-        with pytest.raises(ValueError, match="one_cycle has no milestones and no warmup_epochs"):
-            Schedule(kind="one_cycle", **{key: value})
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        ("one_cycle", "milestones", (3,)),
+        ("one_cycle", "gamma", 0.5),
+        ("one_cycle", "warmup_epochs", 1),
+        ("step", "warmup", 0.5),
+    ],
+)
+def test_a_schedule_takes_no_keys_of_the_other(kind: str, key: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{key}: found .*; {kind} has only"):
+        Schedule.model_validate({"kind": kind, key: value})
 
 
 def test_milestones_must_rise_within_the_epochs() -> None:

@@ -1,5 +1,12 @@
-# The verdicts on the papers' claims: from this study alone, and from all studies in the results
-# folder.
+# The verdicts on the study's own claims; without any, on the papers' claims, from this study alone and
+# from all studies in the results folder.
+results = study.results.parent
+overall = [
+    *[results / f"{name}.csv" for name in ("claims", "selection", "audit")],
+    *[f"tables/claims.{kind}" for kind in ("tex", "md", "csv")],
+    *["tables/claims_summary.md", "tables/audit.tex", "tables/audit.md"],
+    "tables/numbers.tex",
+]
 
 
 rule claims:
@@ -7,7 +14,7 @@ rule claims:
         study=study.snapshot,
         frames=rules.collect.output,
         complexity=shipped("results/complexity.csv"),
-        claims=shipped("reference/claims.yaml"),
+        claims=study.claims or shipped("reference/claims.yaml"),
         templates=[
             shipped(f"workflow/templates/{name}.j2")
             for name in ("table.tex", "table.md", "audit.md")
@@ -22,15 +29,7 @@ rule claims:
         ),
         study.table_files("claims"),
         # files of all studies: Snakemake must not remove them before the job
-        update(
-            [
-                study.results.parent / f"{name}.csv"
-                for name in ("claims", "selection", "audit")
-            ]
-        ),
-        update([f"tables/claims.{kind}" for kind in ("tex", "md", "csv")]),
-        update(["tables/claims_summary.md", "tables/audit.tex", "tables/audit.md"]),
-        update("tables/numbers.tex"),
+        [] if study.claims else update(overall),
     log:
         f"logs/{study.study}/claims.log",
     localrule: True

@@ -1,4 +1,4 @@
-"""The papers' claims as data: the typed form of ``reference/claims.yaml``.
+"""Claims as data: the typed form of ``reference/claims.yaml``, and of a study's own claims.
 
 A block of that file is one statement of a paper. It makes one claim per backbone and metric. The
 file fixes test, family and smallest effect before any measurement.
@@ -22,6 +22,7 @@ from attngrid.core.types import Number, Positive, Strict
 from attngrid.core.validation import validate
 from attngrid.study.options import Attention, Backbone, Dataset, Listed, RecipeName, Share
 from attngrid.study.recipe import shipped_recipes
+from attngrid.study.schema import Study
 
 CLAIMS = Path("reference/claims.yaml")
 VERDICTS = (
@@ -56,8 +57,8 @@ class Statement(Strict):
     """The fields of every block."""
 
     id: Slug
-    source: str
-    where: str = Field(description="table, figure or section")
+    source: str = Field("this study", description="the paper")
+    where: str = Field("", description="table, figure or section")
     statement: str
     note: str = ""
     backbones: Listed[Backbone]
@@ -65,20 +66,32 @@ class Statement(Strict):
 
 
 class Measured(Statement):
-    """A statement about measured errors."""
+    """A statement about measured errors.
 
-    dataset: Dataset
-    recipes: Listed[RecipeName] = Field(description="those that test the claim as stated")
+    Without ``dataset`` it is about whatever the study trains; otherwise about this dataset with its
+    recipes and no other options.
+    """
+
+    dataset: Dataset | None = None
+    recipes: Annotated[tuple[RecipeName, ...], Field(strict=False)] = Field(
+        (), description="those that test the claim as stated; needed with a dataset"
+    )
     metrics: dict[Metric, str | None] = Field(
-        min_length=1, description="and the column of `published` that prints each, if one does"
+        {"top1_error": None},
+        min_length=1,
+        description="and the column of `published` that prints each, if one does",
     )
 
     @model_validator(mode="after")
-    def _recipes_are_shipped(self) -> Measured:
-        for name in self.recipes:
-            if name not in shipped_recipes():
-                raise ValueError(f"recipes: {UnknownNameError('recipe', name, shipped_recipes())}")
+    def _a_dataset_has_recipes(self) -> Measured:
+        if self.dataset is not None and not self.recipes:
+            raise ValueError("recipes: is required with a dataset and not there")
         return self
+
+    def is_about(self, dataset: str, recipe: str, options: str) -> bool:
+        """Whether cells with these are those that the statement is about."""
+        anywhere = self.dataset is None or (dataset == self.dataset and not options)
+        return anywhere and (not self.recipes or recipe in self.recipes)
 
 
 class Tested(Measured):
@@ -210,16 +223,33 @@ class Claim:
         return float(min(sign * (better - worse) for better, worse in pairwise(figures)))
 
 
-def load_claims(file: Path = CLAIMS, reference: Path = REFERENCE) -> tuple[Claims, list[Claim]]:
+def load_study_claims(study: Study) -> tuple[Claims, list[Claim]]:
+    """A study's own claims, or the papers' if it has none; raises as ``load_claims``."""
+    return load_claims() if study.claims is None else load_claims(Path(study.claims), study=study)
+
+
+def load_claims(
+    file: Path = CLAIMS, reference: Path = REFERENCE, study: Study | None = None
+) -> tuple[Claims, list[Claim]]:
     """Read and check the claims and the figures that they quote.
+
+    Args:
+        file: the claims.
+        reference: the folder of the figures that they quote.
+        study: the study whose recipes they may name besides the shipped ones.
 
     Raises:
         ConfigError: one line per mistake, with file, key, what was found and what is accepted.
     """
     source = shipped(file)
     claims = validate(Claims, read_yaml(source), source)
+    known = {**shipped_recipes(), **(study.recipes if study else {})}
     found: list[Claim] = []
     for number, block in enumerate(claims.claims):
+        for name in block.recipes if isinstance(block, Measured) else ():
+            if name not in known:
+                unknown = UnknownNameError("recipe", name, known)
+                raise ConfigError(f"{source}: claims.{number}.recipes: {unknown}")
         figures = _figures(block, f"{source}: claims.{number}.", reference)
         found += _expand(block, figures)
     return claims, found

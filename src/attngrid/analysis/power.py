@@ -10,7 +10,7 @@ from itertools import product
 
 import pandas as pd
 
-from attngrid.analysis.claims import Claim, Claims, Measured, Order, Tested, load_claims
+from attngrid.analysis.claims import Claim, Claims, Measured, Order, Tested, load_study_claims
 from attngrid.analysis.deviations import Deviation
 from attngrid.analysis.frames import all_cells
 from attngrid.analysis.verdicts import known_deviation, seeds_to_decide
@@ -36,14 +36,14 @@ class Decision:
 
 def decisions(study: Study, planner: Planner) -> list[Decision]:
     """What it takes to decide each claim whose models are in the grid, in any tier."""
-    claims, found = load_claims()
+    claims, found = load_study_claims(study)
     sizes = Counter(claim.block.family for claim in found if isinstance(claim.block, Tested))
     cells = all_cells()
     cells = cells[cells["state"] == "measured"]
     cells = cells.assign(attention=cells["attention"].map(trained_attention))
     models: dict[str, dict[tuple[str, str], Cell]] = defaultdict(dict)
     for cell in study.cells_to(study.tiers[-1]):
-        if not cell.options.changed() and cell.tuning is None:
+        if cell.tuning is None:
             models[cell.condition].setdefault((cell.backbone, cell.trained_attention), cell)
     tiers = {tier: _seeds(study.cells_to(tier)) for tier in study.tiers}
     decided = []
@@ -52,8 +52,9 @@ def decisions(study: Study, planner: Planner) -> list[Decision]:
         names = [(claim.backbone, trained_attention(name)) for name in claim.attentions]
         if not (isinstance(block, Measured) and all(name in own for name in names)):
             continue
-        dataset, recipe = own[names[0]].dataset, own[names[0]].recipe_name
-        if dataset != block.dataset or recipe not in block.recipes:
+        first = own[names[0]]
+        dataset, recipe = first.dataset, first.recipe_name
+        if not block.is_about(dataset, recipe, first.options_text):
             continue
         rows = cells[cells["condition"] == condition]
         known = known_deviation(claim, rows, dataset, None)

@@ -182,11 +182,7 @@ def _judge(claim: Claim, claims: Claims, measured: pd.DataFrame, *, reduced: boo
         # one training may be in several studies, or under two names
         group = group.drop_duplicates(["id", *ERRORS])
         first = group.iloc[0]
-        stated = (
-            first["dataset"] == block.dataset
-            and not first["options"]
-            and first["recipe"] in block.recipes
-        )
+        stated = block.is_about(first["dataset"], first["recipe"], first["options"])
         by_name = [group[group["attention"] == name] for name in names]
         if any(own.empty for own in by_name) or not (stated or reduced):
             continue

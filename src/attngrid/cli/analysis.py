@@ -30,7 +30,7 @@ def collect(study: Study) -> None:
 
 @command(EVIDENCE, argument("only", metavar="STUDY", nargs="?", help="by default all studies"))
 def claims(only: str | None) -> None:
-    """Judge the papers' claims by all records, and by those of STUDY alone."""
+    """Judge the papers' claims by all records, and by those of STUDY; or STUDY's own claims."""
     from attngrid.analysis.dependencies import require_statistics
 
     require_statistics()

@@ -13,7 +13,7 @@ from typing import Any
 
 from snakemake.exceptions import WorkflowError
 
-from attngrid.analysis.claims import load_claims
+from attngrid.analysis.claims import load_study_claims
 from attngrid.analysis.progress import failed_jobs, used
 from attngrid.cli.main import configure_logging
 from attngrid.core.errors import AttngridError
@@ -54,7 +54,7 @@ def open_study(workflow: Any, config: Mapping[str, Any]) -> tuple[Study, Planner
         source = name_sources(workflow.configfiles, workflow.config_settings.config)
         study = validate(Study, config, source)
         check_descriptions(study, source)
-        load_claims()
+        load_study_claims(study)
         results_folder()
         study.data_folder  # noqa: B018, raises an error
         cluster()

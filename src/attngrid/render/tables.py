@@ -188,7 +188,7 @@ def _study_columns(
 def _value(figure: Any, column: Column) -> Value:
     """Format a figure; a published one is text and stays unchanged."""
     if isinstance(figure, str):
-        return Value(number=figure) if is_number(figure) else Value(figure or MISSING)
+        return Value(number=figure) if is_number(figure) else Value(MISSING)
     if figure is None or pd.isna(figure):
         return Value()
     return Value(number=f"{figure / column.unit:.{column.decimals}f}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from attngrid.analysis.audit import Line, audit
-from attngrid.analysis.claims import VERDICTS, Claims, load_claims
+from attngrid.analysis.claims import VERDICTS, Claims, load_claims, load_study_claims
 from attngrid.analysis.frames import all_cells, load_results, read_frame, record_ids
 from attngrid.core.files import shipped, write_atomically
 from attngrid.render.claims import claims_table, summary_table
@@ -22,17 +22,22 @@ Number = tuple[str, str]  # the text that a macro prints, and its source
 
 
 def write_verdicts(study: Study | None) -> None:
-    """Judge the claims by the records of all studies, and of one study if it is given."""
+    """Judge the claims by the records of all studies, and of one study if it is given.
+
+    A study with its own claims is judged by these, and nothing is written about the papers.
+    """
     # Imported here: without SciPy and statsmodels, tables and figures are still rendered.
     from attngrid.analysis.selection import selection
     from attngrid.analysis.verdicts import judge_claims, write_claims
 
-    families, found = load_claims()
     if study is not None:
         cells = load_results(study.study).cells
-        of_study = judge_claims(families, found, cells, reduced=True)
+        of_study = judge_claims(*load_study_claims(study), cells, reduced=True)
         write_claims(study.results / "claims.csv", of_study)
-        write_table(claims_table(of_study, study.study))
+        write_table(claims_table(of_study, study.study, study.claims))
+        if study.claims is not None:
+            return
+    families, found = load_claims()
     cells = all_cells()
     overall = judge_claims(families, found, cells)
     write_claims(results_folder() / "claims.csv", overall)
@@ -53,7 +58,7 @@ def study_claims(study: Study) -> Table | None:
     file = study.results / "claims.csv"
     if not file.is_file():
         return None
-    return claims_table(read_frame(file), study.study)
+    return claims_table(read_frame(file), study.study, study.claims)
 
 
 def write_audit(lines: list[Line]) -> None:

@@ -31,8 +31,13 @@ class Schedule(Strict):
 
     @model_validator(mode="after")
     def _of_one_kind(self) -> Schedule:
-        if self.kind == "one_cycle" and (self.milestones or self.warmup_epochs):
-            raise ValueError("one_cycle has no milestones and no warmup_epochs, only warmup")
+        own = {"step": ("milestones", "gamma", "warmup_epochs"), "one_cycle": ("warmup",)}
+        for name, field in Schedule.model_fields.items():
+            if name not in ("kind", *own[self.kind]) and getattr(self, name) != field.default:
+                raise ValueError(
+                    f"{name}: found {getattr(self, name)}; {self.kind} has only "
+                    f"{', '.join(own[self.kind])}"
+                )
         return self
 
     def factor(self, epoch: float, epochs: int) -> float:

@@ -37,7 +37,7 @@ def init(folder: Path) -> list[Path]:
     (folder / "slurm").symlink_to("profiles/slurm")  # for --profile slurm
     (folder / "config").mkdir()
     shutil.copy(home() / "config/cluster.yaml", folder / "config")
-    for name in ("study.yaml", "README.md"):
+    for name in ("study.yaml", "claims.yaml", "README.md"):
         text = (folder / name).read_text("utf-8")
         (folder / name).write_text(text.replace("@STUDY@", study), "utf-8")
     return sorted(file for file in folder.rglob("*") if file.is_file())

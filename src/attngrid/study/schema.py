@@ -102,6 +102,9 @@ class Study(Strict):
     compute: Compute = Compute()
     data: Data = Data()
     keep: Keep = Keep()
+    claims: str | None = Field(
+        None, description="path of the study's own claims.yaml; default: the papers' claims"
+    )
     tables: tuple[str, ...] = Field(
         (),
         strict=False,
