@@ -176,10 +176,10 @@ def test_compiled_bfloat16_modules_are_close_to_float32(name: str, whole: bool) 
     module.zero_grad()
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     if whole:
-        found = module_step(compile_network(module, cuda_graphs=False), x, narrow=True)
+        found = module_step(compile_network(module, cuda_graphs=False), x, autocast=True)
     else:
         compile_attention(nn.ModuleList([module]))
-        found = module_step(module, x, narrow=True)
+        found = module_step(module, x, autocast=True)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > graphs
     assert found[0].dtype == x.dtype
     for tensors, allowed in zip(zip(found, expected, strict=True), (0.01, 0.05, 0.05), strict=True):

@@ -112,7 +112,7 @@ def _read(file: Path) -> dict[str, Any] | None:
 def attempt(file: Path, gpus: int, **more: Any) -> Iterator[None]:
     """Add an attempt to a cell's status, set its state to ``running``, and note how it ends.
 
-    ``gpus`` is the number of GPUs it uses; ``more`` is as for ``write_status``. The training
+    ``gpus`` is the number of GPUs it holds; ``more`` is as for ``write_status``. The training
     continues if its status cannot be written.
     """
     began = time.time()

@@ -77,7 +77,9 @@ def run_cell(study: Study, cell: Cell, record: Path) -> None:
             with locked(cell, wait=alone and slurm_job() is not None):
                 if not (alone and _is_done(cell, record)):  # another process may have finished it
                     epochs = {"epoch": epochs_in_checkpoint(cell), "epochs": cell.recipe.epochs}
-                    gpus = study.gpus if device.type == "cuda" else 0
+                    # a Slurm job holds its GPUs, whether the training uses them or not
+                    holds = device.type == "cuda" or slurm_job() is not None
+                    gpus = study.gpus if holds else 0
                     with attempt(cell.status, gpus, **epochs), _error_in_status(cell):
                         _train_and_record(study, with_best_hyperparameters(cell), record, processes)
 
