@@ -21,7 +21,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 def test_the_module_of_the_readme_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: dict[str, Any]
 ) -> None:
-    (code,) = [c for c in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "class" in c]
+    (code,) = [c for c in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "\nclass " in c]
     (tmp_path / "my_module.py").write_text(code)
     monkeypatch.chdir(tmp_path)
     (line,) = [ln for ln in README.splitlines() if ln.strip().startswith("attentions: [")]

@@ -39,7 +39,7 @@ def expand(path: str | os.PathLike[str], where: str = "") -> Path:
         ConfigError: a variable is not set; the message begins with ``where``.
     """
     found = os.path.expandvars(path)
-    if "$" in str(found):
+    if re.search(r"\$[\w{]", str(found)):
         raise ConfigError(f"{where}found {str(path)!r}, but a variable in it is not set")
     return Path(found).expanduser()
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from attngrid.data.sharding import ALL, Share
 from attngrid.data.transforms import Brightness, CropTo, Flip, RandomCrop, Rotation, Transform
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from attngrid.core.errors import DataError
 from attngrid.core.user_code import load_user_class
-from attngrid.data import folders
 from attngrid.data.images import ImageFiles, Images
 from attngrid.data.prepare import prepare, report_file
 from attngrid.data.registry import Dataset, find_dataset
@@ -58,6 +57,8 @@ def load_files(
     name: str, folder: Path, *, classes: int | None = None, validation: int = 0
 ) -> tuple[ImageFiles, ImageFiles]:
     """As ``load``, for images that stay in their files: ``imagenet``, ``imagefolder:``."""
+    from attngrid.data import folders
+
     report = prepare(name, folder)
     train, test = folders.list_files(name, folder)
     if report is None or report["images"] != {"train": len(train), "test": len(test)}:
@@ -69,7 +70,7 @@ def class_names(name: str, folder: Path) -> list[str]:
     """The names of a dataset's classes, in the order of the labels; their numbers if unknown."""
     dataset = find_dataset(name)
     if dataset.target is None:
-        from attngrid.data import folders  # imports torchvision, which takes a second
+        from attngrid.data import folders
 
         return folders.class_names(name, folder)
     if name in ("cifar10", "cifar100"):
