@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import statistics
 from pathlib import Path
@@ -34,6 +35,7 @@ from attngrid.core.validation import validate
 from attngrid.render.claims import claims_table, summary_table
 from attngrid.render.layout import write_table
 from attngrid.render.tables import build_table
+from attngrid.render.verdicts import study_claims
 from attngrid.study.cell import Cell
 from attngrid.study.schema import Study
 from conftest import TINY
@@ -596,6 +598,21 @@ def test_the_command_writes_claims_of_a_study_and_of_all(
     assert Path("results/claims.csv").read_bytes() == first
 
 
+def test_the_reports_verdicts_are_those_of_the_table(study: Study, tiny: dict[str, Any]) -> None:
+    """The report reads them from the CSV, where a missing number makes a column one of floats."""
+    Path("tiny.json").write_text(json.dumps(tiny))
+    records(study, "resnet18", "none", 24.0, 25.0, 26.0)
+    records(study, "resnet18", "csm", 23.9, 24.9, 25.9)
+    write_results(study, collect(study))
+    assert main(["claims", "tiny.json"]) == 0
+    text = Path("tables/tiny.claims.md").read_text("utf-8")
+    assert re.search(r"underpowered, needs \d+ seeds", text)
+    table = study_claims(study)
+    assert table is not None
+    for row in table.rows:
+        assert " | ".join(value.text for value in row.values).replace("_", r"\_") in text
+
+
 OWN_CLAIMS = """
 families: {mine: {smallest_effect: 1.0, why: an example}}
 claims:
@@ -638,6 +655,8 @@ def test_a_study_with_its_own_claims_is_judged_by_these_alone(
     assert other["verdict"] == "not run"
     text = Path("tables/tiny.claims.md").read_text("utf-8")
     assert "This study's claims" in text
+    # columns whose rows are equal are left out, so that the verdicts are in sight
+    assert "| Statement | Ours: Condition | Ours: Figure | Ours: 95 % interval | Ours: n |" in text
     assert "ResNet-18: CSM over SE" in text
     assert "papers" not in text
     assert [file.name for file in Path("tables").iterdir() if "tiny" not in file.name] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -69,6 +70,8 @@ def claims_table(results: pd.DataFrame, study: str = "", own: str | None = None)
             )
     if not rows:
         rows = [Row("no claim's networks were measured", (Value(),) * len(heads))]
+    if own is not None:
+        heads, rows, caption = _without_shared(heads, rows, caption)
     records = record_ids(results) or ["no record: nothing of accuracy was measured"]
     return Table(
         stem=f"{study}.claims" if study else "claims",
@@ -109,6 +112,21 @@ def summary_table(results: pd.DataFrame) -> Table:
         frame=results,
         stub="Statement",
     )
+
+
+def _without_shared(
+    heads: list[Head], rows: list[Row], caption: str
+) -> tuple[list[Head], list[Row], str]:
+    """Leave out each column before the verdicts whose rows are equal; the caption says its text."""
+    kept = []
+    for place, head in enumerate(heads):
+        texts = {row.values[place].text for row in rows}
+        if head in OURS or len(texts) > 1:
+            kept.append(place)
+        elif not texts <= {MISSING, "this study"}:
+            caption += f" {head.title}: {texts.pop()}."
+    rows = [replace(row, values=tuple(row.values[place] for place in kept)) for row in rows]
+    return [heads[place] for place in kept], rows, caption
 
 
 def _source(line: Line) -> str:
@@ -154,7 +172,7 @@ def _tested(line: Line) -> list[str]:
         n = "/".join(dict.fromkeys(line["n"].split()))
     verdict = _verdicts([line])
     if not pd.isna(line["seeds_needed"]):
-        verdict += f", needs {line['seeds_needed']} seeds"
+        verdict += f", needs {int(line['seeds_needed'])} seeds"
     return [published, figure, interval, n, verdict]
 
 
