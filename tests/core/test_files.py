@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from attngrid.core.errors import ConfigError
-from attngrid.core.files import expand, read_yaml
+from attngrid.core.files import expand, home, read_yaml, shipped
 from attngrid.core.validation import validate
 from attngrid.study.schema import Study, find_study_file
 from made_up import ROOT
@@ -98,9 +98,10 @@ def test_home_and_variables_are_expanded_in_every_path_of_a_study(
         (tmp_path / "sets/birds" / split).mkdir(parents=True)
     (tmp_path / "mine.py").write_text("class A:\n    def __init__(self, channels): pass\n")
     names = []
-    for home in ("~", "$HOME", str(tmp_path)):
-        tiny["grid"][0]["attentions"] = [f"{home}/mine.py:A"]
-        tiny |= {"data": {"folder": f"{home}/sets"}, "tables": [f"{home}/mine.yaml"]}
+    for written_home in ("~", "$HOME", str(tmp_path)):
+        tiny["grid"][0]["attentions"] = [f"{written_home}/mine.py:A"]
+        own = [f"{written_home}/mine.yaml"]
+        tiny |= {"data": {"folder": f"{written_home}/sets"}, "tables": own}
         study = validate(Study, tiny, "my.yaml")
         assert study.data_folder == tmp_path / "sets"
         assert study.user_files == [tmp_path / "mine.py"]
@@ -125,3 +126,13 @@ def test_a_variable_that_is_not_set_is_named(tiny: dict[str, Any], path: str) ->
             validate(Study, tiny | change, "my.yaml")
     with pytest.raises(ConfigError, match=r"^data\.folder: found"):
         _ = validate(Study, tiny | {"data": {"folder": path}}, "my.yaml").data_folder
+
+
+def test_a_users_own_workflow_folder_is_no_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Snakemake's standard layout has workflow/rules, too."""
+    (tmp_path / "workflow/rules").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert (home() / "workflow/rules/train.smk").is_file()
+    assert shipped("reference/claims.yaml").is_file()

@@ -139,11 +139,15 @@ def test_a_wrong_configuration_is_one_error_before_any_job(
     assert not (clone / "results/tiny").exists()
 
 
+def stopped(clone: Path, done: subprocess.CompletedProcess[str], message: str) -> bool:
+    """Whether a run ended with an error and a message, without a traceback, before any job."""
+    failed = done.returncode != 0 and message in done.stdout and "Traceback" not in done.stdout
+    return failed and not (clone / "logs").exists()
+
+
 def test_a_study_that_cannot_be_trained_stops_before_its_first_job(clone: Path, run: Run) -> None:
     done = run("--cores", "1", "--configfile", "config/imagenet.yaml")
-    assert done.returncode != 0
-    assert "there is no data/imagenet/train; put it there" in done.stdout
-    assert not (clone / "logs").exists()
+    assert stopped(clone, done, "there is no data/imagenet/train; put it there")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
@@ -152,10 +156,7 @@ def test_a_study_for_a_gpu_stops_before_the_first_job_on_a_machine_without_one(
 ) -> None:
     tiny |= {"compute": {"device": "cuda"}, "figures": []}
     done = run("--cores", "1", "--configfile", write(clone, tiny))
-    assert done.returncode != 0
-    assert "device: found 'cuda'; torch" in done.stdout
-    assert "Traceback" not in done.stdout
-    assert not (clone / "logs").exists()
+    assert stopped(clone, done, "device: found 'cuda'; torch")
 
 
 def test_a_key_that_is_there_twice_stops_before_the_first_job(
@@ -166,10 +167,7 @@ def test_a_key_that_is_there_twice_stops_before_the_first_job(
     with (clone / file).open("a") as stream:
         stream.write("study: other\n")
     done = run("--cores", "1", "--configfile", file)
-    assert done.returncode != 0
-    assert "study is there twice, also in line " in done.stdout
-    assert "Traceback" not in done.stdout
-    assert not (clone / "logs").exists()
+    assert stopped(clone, done, "study is there twice, also in line ")
 
 
 def test_maps_without_captum_stop_before_the_first_job(
@@ -179,10 +177,7 @@ def test_maps_without_captum_stop_before_the_first_job(
     (clone / "hidden/sitecustomize.py").write_text("import sys; sys.modules['captum'] = None\n")
     path = os.pathsep.join([str(clone / "hidden"), *filter(None, [os.getenv("PYTHONPATH")])])
     done = run("--cores", "1", "--configfile", write(clone, tiny), PYTHONPATH=path)
-    assert done.returncode != 0
-    assert 'pip install "attngrid[maps]"' in done.stdout
-    assert "Traceback" not in done.stdout
-    assert not (clone / "logs").exists()
+    assert stopped(clone, done, 'pip install "attngrid[maps]"')
 
 
 def test_a_dry_run_finds_a_wrong_shell_command(clone: Path, run: Run) -> None:

@@ -17,9 +17,9 @@ def home() -> Path:
     """The folder of the workflow, its tables and the published figures.
 
     This is the working folder if it is a checkout; else the copy in the installed package, or the
-    checkout that an editable installation imports.
+    checkout that an editable installation imports. A user's own workflow is no checkout.
     """
-    if Path("workflow/rules").is_dir():
+    if Path("workflow/rules/train.smk").is_file() and Path("reference/claims.yaml").is_file():
         return Path()
     package = Path(__file__).resolve().parents[1]
     installed = package / "shipped"

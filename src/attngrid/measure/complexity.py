@@ -162,7 +162,8 @@ def table(models: Iterable[Model], *, strict: bool) -> str:
             if strict:
                 raise
             log.warning("not counted: %s", error)
-            writer.writerow(getattr(error, "known", None) or model.key())
+            known = error.known if isinstance(error, UncountedOperatorError) else model.key()
+            writer.writerow(known)
     return text.getvalue()
 
 
