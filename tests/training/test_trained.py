@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 import attngrid
+from attngrid.cli.main import main
 from attngrid.core.errors import RecordError
 from attngrid.core.validation import validate
 from attngrid.data.digits import digits
@@ -54,6 +58,46 @@ def test_one_scan_at_a_time_gives_the_records_error(
     grey = scans.pixels_NCHW[0, 0].numpy()
     assert torch.equal(trained.transform(grey), trained.transform(Image.fromarray(grey)))
     assert trained.transform(np.zeros((90, 60, 3), np.uint8)).shape == (1, 3, 16, 16)
+
+
+@pytest.mark.slow
+def test_an_exported_network_runs_in_torch_alone(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    module = """
+        import torch
+        class Scale(torch.nn.Module):
+            def __init__(self, channels):
+                super().__init__()
+                self.scale = torch.nn.Parameter(torch.rand(channels, 1, 1))
+            def forward(self, x):
+                return x * self.scale
+    """
+    Path("mine.py").write_text(dedent(module))
+    tiny["grid"][0] |= {"attentions": ["mine.py:Scale"], "seeds": [0], "options": {"width": 0.25}}
+    Path("study.yaml").write_text(yaml.safe_dump(tiny))
+    record = train_only_cell(load_study("study.yaml"))
+    assert main(["export", "study.yaml", "--torch", "networks"]) == 0
+    _, scans = digits(Path())
+    np.save("pixels.npy", scans.pixels_NCHW[:3].numpy())
+    Path("mine.py").unlink()
+    alone = """
+        import json, sys
+        sys.modules["attngrid"] = None
+        import numpy, torch
+        files = {"classes.json": ""}
+        network = torch.export.load(sys.argv[1], extra_files=files).module()
+        logits = network(torch.from_numpy(numpy.load("pixels.npy")))
+        print(json.dumps([json.loads(files["classes.json"]), logits.tolist()]))
+    """
+    command = [sys.executable, "-c", dedent(alone), f"networks/{record.stem}.pt2"]
+    classes, logits = json.loads(subprocess.check_output(command, text=True))
+    Path("mine.py").write_text(dedent(module))
+    trained = attngrid.load_model(record)
+    inputs = [trained.transform(scan.permute(1, 2, 0).numpy()) for scan in scans.pixels_NCHW[:3]]
+    assert classes == trained.classes
+    assert torch.allclose(torch.tensor(logits), trained.model(torch.cat(inputs)), atol=1e-5)
 
 
 @pytest.mark.slow

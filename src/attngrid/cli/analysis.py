@@ -69,15 +69,29 @@ def replicate(row: str, budget: float, into: Path) -> Iterator[str]:
     STUDY,
     argument("--tensorboard", type=Path, metavar="FOLDER"),
     argument("--wandb", type=Path, metavar="FOLDER", help="offline runs"),
+    argument("--torch", type=Path, metavar="FOLDER", help="trained networks, for torch alone"),
 )
-def export(study: Study, tensorboard: Path | None, wandb: Path | None) -> None:
-    """Turn a study's records into logs of TensorBoard or Weights & Biases."""
-    from attngrid.analysis.export import to_tensorboard, to_wandb
+def export(
+    study: Study, tensorboard: Path | None, wandb: Path | None, torch: Path | None
+) -> Iterator[str]:
+    """Turn records into logs of TensorBoard or Weights & Biases, or into programs of torch."""
+    from attngrid.analysis.export import measured, to_tensorboard, to_wandb
     from attngrid.core.errors import ConfigError
 
-    if not (tensorboard or wandb):
-        raise ConfigError("export: found no option; needs --tensorboard FOLDER or --wandb FOLDER")
+    if not (tensorboard or wandb or torch):
+        raise ConfigError(
+            "export: found no option; needs --tensorboard, --wandb or --torch, and a FOLDER"
+        )
     if tensorboard is not None:
         log.info("%s: %d records", tensorboard, to_tensorboard(study, tensorboard))
     if wandb is not None:
         log.info("%s: %d records", wandb, to_wandb(study, study.study, wandb))
+    if torch is not None:
+        from attngrid.training.trained import load_model
+
+        for cell, _ in measured(study):
+            if cell.weights.is_file():
+                load_model(cell.record).export(torch / f"{cell.id}.pt2")
+                yield f"{torch / cell.id}.pt2"
+            else:
+                log.warning("%s: has no kept weights", cell.record)

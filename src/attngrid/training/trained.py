@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from attngrid.core.errors import RecordError
+from attngrid.core.files import write_atomically
 from attngrid.data.images import Batches, Images, normalize
 from attngrid.data.registry import find_dataset
 from attngrid.records.record import read_cell
@@ -66,6 +69,38 @@ class TrainedModel:
             (self.classes[place], value)
             for place, value in zip(places.tolist(), values.tolist(), strict=True)
         ]
+
+    def export(self, file: Path) -> None:
+        """Write a program that ``torch.export.load(file).module()`` runs without attngrid.
+
+        The program maps N×3×H×W images of the network's input size, with pixels in [0, 255], to
+        N×classes logits: it normalises them itself. Its extra file ``classes.json`` is the list of
+        the classes.
+        """
+        size = self.cell.input_size
+        pixels_NCHW = torch.zeros(2, 3, size, size, dtype=torch.uint8)
+        program = torch.export.export(
+            _FromPixels(self.model, self.mean_C, self.std_C).eval(),
+            (pixels_NCHW,),
+            dynamic_shapes={"pixels_NCHW": {0: torch.export.Dim("N", min=1)}},
+        )
+        stream = io.BytesIO()
+        torch.export.save(program, stream, extra_files={"classes.json": json.dumps(self.classes)})
+        write_atomically(file, stream.getvalue())
+
+
+class _FromPixels(nn.Module):
+    """A network after the normalisation of its images."""
+
+    def __init__(self, network: nn.Module, mean_C: Tensor, std_C: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean_C", mean_C)
+        self.register_buffer("std_C", std_C)
+
+    def forward(self, pixels_NCHW: Tensor) -> Tensor:
+        logits_NK: Tensor = self.network(normalize(pixels_NCHW, self.mean_C, self.std_C))
+        return logits_NK
 
 
 def load_model(record: str | os.PathLike[str]) -> TrainedModel:
