@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo current claims paper test test-fast test-slurm soak-slurm bench bench-long bench-gpu lint format clean
+.PHONY: help venv demo current claims paper test test-fast test-slurm fuzz soak-slurm bench bench-long bench-gpu lint format clean
 
 help:  ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ test-fast: venv  ## run the tests that take seconds
 
 test-slurm: venv  ## start a real Slurm and run all fault tests on it (needs root and Debian's slurm-wlm)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -ra tests/slurm
+
+fuzz: venv  ## try thousands of wrong configurations and records: some ten minutes
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -ra -m fuzz --hypothesis-profile fuzz
 
 soak-slurm: venv  ## run 500 tiny cells on such a Slurm
 	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=tests $(BIN)/python -m slurm.soak

@@ -14,6 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# `make test` tries the same few examples each time; `make fuzz` tries new ones.
+settings.register_profile(
+    "default", deadline=None, max_examples=40, derandomize=True, database=None
+)
+settings.register_profile("fuzz", deadline=None, max_examples=5000, print_blob=True)
+settings.load_profile("default")
 
 ROOT = Path(__file__).resolve().parent.parent
 

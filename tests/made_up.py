@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import strategies as st
 
 from attngrid.core.validation import validate
 from attngrid.records.record import headline, write_record
@@ -92,3 +96,39 @@ def compile_latex(folder: Path, body: str) -> str:
     assert "Overfull" not in done.stdout
     command = ["pdftotext", "-layout", "page.pdf", "-"]
     return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+# Any value that a YAML or JSON file can have, and some that broke programs before.
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([0, -1, 2**31, 2**63, 10**9, 10**400, -(10**400), 1e-300, 1e300])
+    | st.floats()
+    | st.text(st.characters(codec=None))  # with halves of characters
+)
+VALUES = st.recursive(SCALARS, lambda inside: st.lists(inside) | st.dictionaries(st.text(), inside))
+REMOVED = object()
+
+
+def leaves(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every value in nested lists and dictionaries."""
+    yield path
+    if isinstance(content, dict | list):
+        for key in content if isinstance(content, dict) else range(len(content)):
+            yield from leaves(content[key], (*path, key))
+
+
+def spoil(content: Any, data: st.DataObject) -> None:
+    """Replace or remove up to three of the values in nested lists and dictionaries."""
+    for path in data.draw(
+        st.lists(st.sampled_from([*leaves(content)][1:]), min_size=1, max_size=3)
+    ):
+        value, inside = data.draw(VALUES | st.just(REMOVED)), content
+        with suppress(KeyError, IndexError, TypeError):  # an earlier change removed it
+            for key in path[:-1]:
+                inside = inside[key]
+            if value is REMOVED:
+                del inside[path[-1]]
+            else:
+                inside[path[-1]] = copy.deepcopy(value)

@@ -16,12 +16,14 @@ import pytest
 
 import attngrid
 from attngrid.analysis.frames import collect, load_results, unfinished, write_results
-from attngrid.analysis.progress import failed_jobs
+from attngrid.analysis.progress import failed_jobs, status
 from attngrid.cli.main import main
 from attngrid.core.errors import AttngridError
+from attngrid.core.files import modified_ns
 from attngrid.core.validation import validate
+from attngrid.records.collected import collected, latest, prepare_collection
 from attngrid.records.status import RUN_BEGAN, write_status
-from attngrid.study.schema import Study
+from attngrid.study.schema import Study, load_study
 from made_up import ROOT, cells_with, fake_record
 
 
@@ -212,6 +214,47 @@ def test_load_results_returns_the_written_frames(study: Study) -> None:
             check_dtype=False,
         )
     assert read.epochs["test_top1_error"].tolist() == [40.0, 30.0]
+
+
+@pytest.mark.parametrize("name", ["cells", "epochs", "summary"])
+def test_a_cut_frame_is_refused_and_collected_again(study: Study, name: str) -> None:
+    for cell in study.cells:
+        fake_record(cell, 30.0)
+    write_results(study, collect(study))
+    prepare_collection(study)
+    assert collected(study).is_file()
+    file = study.results / f"{name}.csv"
+    whole = file.read_text()
+    file.write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    with pytest.raises(AttngridError, match=f"{name}.csv: is not what was collected"):
+        load_results(study.study)
+    snapshot = modified_ns(study.snapshot)
+    prepare_collection(study)
+    assert not collected(study).exists()
+    assert modified_ns(study.snapshot) > snapshot  # Snakemake makes the tables again, too
+    write_results(study, collect(study))
+    assert file.read_text() == whole
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff\xfe\x00", b"{}"])
+def test_a_damaged_configuration_or_mark_is_written_again(study: Study, damage: bytes) -> None:
+    write_results(study, collect(study))
+    prepare_collection(study)
+    study.snapshot.write_bytes(damage)
+    latest(study).write_bytes(damage)
+    prepare_collection(study)
+    assert load_study(study.snapshot) == study
+
+
+@pytest.mark.parametrize("content", ["", "{", "[" * 200_000, "1" * 400, '{"run": {}}'])
+def test_a_record_that_cannot_be_read_is_not_done(study: Study, content: str) -> None:
+    first, *others = study.trainings.values()
+    for cell in others:
+        fake_record(cell, 30.0)
+    first.record.write_text(content)
+    lines = list(status(study))
+    assert f"{len(others)} done, 1 failed" in lines[0]
+    assert f"{first.id}: refused: {first.record}: " in lines[1]
 
 
 def test_every_column_is_explained(study: Study) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from attngrid.core.validation import validate
 from attngrid.records.status import read_attempts, write_status
 from attngrid.study.schema import Study, find_study_file, load_study
 from attngrid.training import start
+from conftest import environment
 
 GROUPS = ("your study", "the steps that Snakemake calls", "evidence")
 
@@ -184,6 +186,11 @@ def test_status_reads_the_files_and_an_existing_record_is_not_trained_again(
     for _ in range(2):
         assert main(["train", "tiny.json", done.id]) == 0
     assert len(read_attempts(done.status)) == 1
+    # nobody reads what it says
+    command = [Path(sys.executable).with_name("attngrid"), "train", "tiny.json", done.id]
+    for closing in (">&- 2>&-", ">/dev/full 2>/dev/full", "2>&1 | (tee /dev/full >&2 || true)"):
+        text = f"set -o pipefail; {shlex.join(map(str, command))} {closing}"
+        assert subprocess.run(["bash", "-c", text], env=environment(), check=False).returncode == 0
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     monkeypatch.setenv("SLURMD_NODENAME", "gpu07")
     progress_fields = {"epoch": 3, "epochs": 9, "top1_accuracy": 51.25, "left_s": 3720.0}

@@ -27,7 +27,7 @@ import pytest
 import scipy.io
 import torch
 import yaml
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from torchvision import datasets
 from torchvision.transforms import Resize
 from torchvision.transforms.functional import pil_to_tensor
@@ -37,7 +37,8 @@ from attngrid.cli.main import main
 from attngrid.core.errors import ConfigError, DataError
 from attngrid.core.validation import validate
 from attngrid.data import dogs, folders
-from attngrid.data.images import ImageFiles, to_rgb
+from attngrid.data.decoding import to_rgb
+from attngrid.data.images import ImageFiles
 from attngrid.data.loading import load, load_files
 from attngrid.data.prepare import fetch, prepare, report_file
 from attngrid.data.registry import DATASETS, full_name
@@ -543,6 +544,31 @@ def test_incomplete_image_files_are_named_in_the_error(
     assert "truncated" in message
     assert "\n" not in message
     assert not report_file(f"imagefolder:{birds}", folder).exists()
+
+
+@pytest.mark.parametrize("thorough", [False, True])
+def test_other_formats_and_named_pipes_are_not_opened(
+    birds: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, *, thorough: bool
+) -> None:
+    """By default PIL gives an EPS file to Ghostscript, and a reader of a pipe waits for ever."""
+    called: list[object] = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *given, **more: called.append(given))
+    wrens = birds / "train/wren"
+    Image.new("RGB", (9, 9)).save(wrens / "wren 0.JPEG", format="EPS")
+    Image.new("RGB", (9, 9)).save(wrens / "wren 1.JPEG", format="GIF")
+    (wrens / "wren 2.JPEG").unlink()
+    os.mkfifo(wrens / "wren 2.JPEG")
+    with pytest.raises(DataError) as raised:
+        prepare(f"imagefolder:{birds}", folder, thorough=thorough)
+    message = str(raised.value)
+    assert "3 of 12 images cannot be read" in message
+    assert "wren 2.JPEG (is no regular file)" in message
+    train, _ = folders.list_files(f"imagefolder:{birds}", folder)
+    batch = DecodedBatches(train, (), None)
+    for position, path in enumerate(train.paths_N.tolist()):
+        if b"wren" in path:
+            assert "cannot be read" in str(batch[torch.tensor([position])])
+    assert not called
 
 
 def test_damage_inside_a_file_is_found_by_decoding(birds: Path, folder: Path) -> None:

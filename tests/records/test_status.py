@@ -156,6 +156,26 @@ def test_a_lock_file_that_no_process_holds_does_not_lock(cell: Cell) -> None:
         pass
 
 
+def test_what_a_killed_writer_left_is_removed_once_the_cell_is_locked(cell: Cell) -> None:
+    code = """
+import os, sys
+from pathlib import Path
+from attngrid.core import files
+files.os.fsync = lambda stream: os.kill(os.getpid(), 9)
+files.write_atomically(Path(sys.argv[1]), b"whole")
+"""
+    for file in (cell.checkpoint, cell.weights, cell.record):
+        subprocess.run([sys.executable, "-c", code, file], env=environment(), check=False)
+        (left,) = file.parent.iterdir()
+        assert left.name.startswith(f".{file.name}.")
+    others = [cell.checkpoint.with_name(name) for name in (".other.ckpt.1.tmp", "notes.tmp")]
+    for other in others:
+        other.write_text("another's")
+    with locked(cell):
+        assert set(cell.checkpoint.parent.iterdir()) == set(others)
+        assert not [*cell.weights.parent.iterdir(), *cell.record.parent.iterdir()]
+
+
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
 def test_a_file_system_without_locks_is_one_clear_message(
     cell: Cell, number: int, monkeypatch: pytest.MonkeyPatch

@@ -174,6 +174,20 @@ def test_a_killed_reading_process_is_an_error_that_says_what_to_change(
     assert (read_status(cell.status) or {})["state"] == "failed"
 
 
+def test_what_a_reading_process_raises_is_shown_as_it_is(
+    tiny: dict[str, Any], study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raises(*arguments: Any) -> Any:
+        raise RuntimeError("stack expects each tensor to be equal size")
+
+    monkeypatch.setattr(DecodedBatches, "__getitem__", raises)
+    (cell,) = (study := birds(tiny, workers=2)).trainings.values()
+    with pytest.raises(RuntimeError, match="equal size") as raised:
+        run_cell(study, cell, cell.record)
+    assert not isinstance(raised.value, OutOfMemoryError)
+    assert "/dev/shm" not in str(raised.value)
+
+
 @pytest.mark.slow
 def test_a_training_with_readers_resumes_after_each_signal(
     tiny: dict[str, Any], study: Study

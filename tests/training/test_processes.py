@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ import yaml
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from attngrid.core.errors import ConfigError
+from attngrid.core.errors import ConfigError, LostProcessError
 from attngrid.core.validation import validate
 from attngrid.data.images import Batches, channel_statistics
 from attngrid.data.loading import load
@@ -521,6 +522,27 @@ def test_processes_without_their_launcher_write_a_checkpoint_and_end(
     wait_until(lambda: not any(map(alive, ranks)))
     assert "stopped by SIGTERM" in status(cell)["message"]
     assert cell.checkpoint.is_file()
+
+
+@pytest.mark.slow
+def test_a_process_whose_launcher_was_killed_before_all_joined_ends(
+    tiny: dict[str, Any], study: Path
+) -> None:
+    """The other process was never started; waiting for it would take ten minutes."""
+    file = write_study(tiny, gpus=2)
+    (cell_id, *_) = load_study(file).trainings
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    ranks |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "1"}
+    ranks |= {"ATTNGRID_LAUNCHER": str(ended.pid)}
+    command = [sys.executable, "-m", "attngrid.cli", "train", str(file), cell_id]
+    done = subprocess.run(command, env=environment() | ranks, timeout=240, check=False)
+    assert done.returncode == LostProcessError.exit_code
+    assert not load_study(file).trainings[cell_id].record.exists()
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ rule records:
     localrule: True
 
 
-# After TERM or USR1 the shell waits until the training has written its last checkpoint.
+# After TERM or USR1 the shell waits until the training has written its last checkpoint. A full disk
+# under the log does not make a finished training a failed one.
 rule train:
     input:
         train_input,
@@ -28,4 +29,4 @@ rule train:
     params:
         study=str(study.snapshot),
     shell:
-        "trap '' TERM USR1; attngrid train {params.study:q} {wildcards.cell:q} 2>&1 | tee {log:q} >&2"
+        "trap '' TERM USR1; attngrid train {params.study:q} {wildcards.cell:q} 2>&1 | (tee {log:q} >&2 || true)"

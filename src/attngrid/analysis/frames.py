@@ -16,7 +16,7 @@ from attngrid.analysis.reference import Model
 from attngrid.core.errors import AttngridError, RecordError
 from attngrid.core.files import shipped, write_atomically
 from attngrid.measure.maps_file import Maps, read_maps
-from attngrid.records.collected import collected, latest
+from attngrid.records.collected import collected, edited_frames, latest, write_latest
 from attngrid.records.record import Epoch, Record, read_record, read_trial
 from attngrid.records.staleness import describe_code, other_code, stale_records
 from attngrid.records.status import STOPPED, read_status
@@ -77,7 +77,7 @@ def load_results(study: str, folder: str | Path | None = None) -> Results:
         folder: the parent of ``results/``; by default the results folder of ``site.yaml``.
 
     Raises:
-        AttngridError: the study has not been collected.
+        AttngridError: the study has not been collected, or its frames were edited since.
         RecordError: the maps cannot be read.
     """
     path = (results_folder() if folder is None else Path(folder) / "results") / study
@@ -89,6 +89,10 @@ def load_results(study: str, folder: str | Path | None = None) -> Results:
             f"studies that have been collected there: {collected or 'none'}. "
             "`snakemake current --configfile ...` collects the existing records, and `folder` "
             "sets the parent of results/"
+        )
+    if edited := edited_frames(path):
+        raise AttngridError(
+            f"{edited[0]}: is not what was collected; `snakemake current` collects again"
         )
     cells, epochs, summary = map(read_frame, files)
     maps, trials = path / "maps.npz", path / "trials.csv"
@@ -325,17 +329,19 @@ def write_results(study: Study, results: Results) -> None:
     with FileLock(latest(study).with_name(".latest.lock")):
         latest(study).unlink(missing_ok=True)
         write_atomically(study.file, study.resolved())
+        written = []
         for name in ("cells", "epochs", "summary", "trials"):
             frame: pd.DataFrame | None = getattr(results, name)
             if frame is not None:
-                write_atomically(study.results / f"{name}.csv", frame.to_csv(index=False))
+                written.append(study.results / f"{name}.csv")
+                write_atomically(written[-1], frame.to_csv(index=False))
         if results.trials is None:  # the study is not tuned any more
             (study.results / "trials.csv").unlink(missing_ok=True)
         # a stale cell counts as finished: this run does not train it
         complete = results.cells["state"].isin(["measured", "stale"]).all()
         if not complete:
             collected(study).unlink(missing_ok=True)
-        write_atomically(latest(study), collected(study).name)
+        write_latest(study, written)
         if complete:
             write_atomically(collected(study), "")
 

@@ -11,6 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from attngrid.core.errors import RecordError
+from attngrid.records.record import read_trial
 from attngrid.records.staleness import describe_code, read_run
 from attngrid.records.status import RUN_BEGAN, STATES, read_attempts, read_status
 from attngrid.study.cell import Cell
@@ -31,9 +33,12 @@ def status(study: Study) -> Iterator[str]:
         lines: dict[str, list[str]] = {state: [] for state in STATES}
         for cell in cells.values():
             state, line = _state(cell)
+            if state == "done":
+                try:
+                    codes[describe_code(read_trial(cell.record, cell).run)] += 1
+                except RecordError as error:
+                    state, line = "failed", f"{cell.id}: refused: {error}"
             lines[state].append(line)
-            if state == "done" and (run := read_run(cell)) is not None:
-                codes[describe_code(run)] += 1
         counts = ", ".join(f"{len(lines[state])} {state}" for state in STATES if lines[state])
         yield f"study {study.study}: {len(cells)} {name}: {counts}"
         if not_started := lines["waiting"].count(NOT_STARTED):

@@ -83,7 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments["study"] = read_study(arguments["study"])
         for line in run(**arguments) or ():
             print(line)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it may be closed
+            sys.stdout.flush()
     except BrokenPipeError:
         if name == "train":  # a training prints nothing to stdout
             raise

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from attngrid.data.images import Images, to_rgb
+from attngrid.data.decoding import open_image, to_rgb
+from attngrid.data.images import Images
 from attngrid.data.prepare import fetch, sizes_and_times, unfinished_folder
 from attngrid.data.registry import find_dataset
 
@@ -84,7 +85,7 @@ def _decode(images: list[Path], target: Path) -> None:
     pixels_NCHW = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=shape)
 
     def decode(number: int) -> None:
-        with Image.open(images[number]) as image:
+        with open_image(images[number]) as image:
             small = to_rgb(image).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
         pixels_NCHW[number] = np.asarray(small).transpose(2, 0, 1)
 

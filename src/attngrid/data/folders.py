@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from attngrid.core.errors import DataError
-from attngrid.data.images import ImageFiles, require_8_bits, to_rgb
+from attngrid.data.decoding import open_image, require_8_bits, require_regular, to_rgb
+from attngrid.data.images import ImageFiles
 from attngrid.data.prepare import sizes_and_times
 from attngrid.data.registry import class_folders, find_dataset, is_hidden
 
@@ -165,6 +165,7 @@ def _first_few(items: list[str]) -> str:
 def _damage(file: str, *, thorough: bool) -> str:
     """Why an image file is damaged, judged by its first and last bytes if possible; or ""."""
     try:
+        require_regular(file)
         with Path(file).open("rb", buffering=0) as stream:
             head = stream.read(8)
             stream.seek(max(0, stream.seek(0, os.SEEK_END) - 8))
@@ -173,7 +174,7 @@ def _damage(file: str, *, thorough: bool) -> str:
         jpeg = head.startswith(b"\xff\xd8\xff") and tail.endswith(b"\xff\xd9")
         png = head == b"\x89PNG\r\n\x1a\n" and tail[:4] == b"IEND"
         if thorough or not jpeg:
-            with Image.open(file) as image:
+            with open_image(file) as image:
                 require_8_bits(image)
                 if thorough or not png:
                     to_rgb(image).load()

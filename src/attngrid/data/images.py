@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +13,6 @@ from torch.nn.functional import avg_pool2d
 
 from attngrid.data.sharding import ALL, Share
 from attngrid.data.transforms import Brightness, CropTo, Flip, RandomCrop, Rotation, Transform
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -255,26 +251,6 @@ def normalize(pixels_NCHW: Tensor, mean_C: Tensor, std_C: Tensor) -> Tensor:
     images_NCHW = pixels_NCHW.to(torch.float32, copy=True)
     # in place: on a CPU, new memory for each step takes longer than the step
     return images_NCHW.sub_(mean_C[:, None, None]).div_(std_C[:, None, None])
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """An image file as 8-bit RGB, which may not be decoded yet; raises as ``require_8_bits``."""
-    require_8_bits(image)
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def require_8_bits(image: Image.Image) -> None:
-    """Refuse grey values of 16 or 32 bits, which PIL would clip at 255.
-
-    Their white is not known: 12 bits are often stored in 16.
-
-    Raises:
-        ValueError: says the mode of the image and what to do.
-    """
-    if image.mode[0] in "IF":  # PIL's modes I, I;16, I;16B and F
-        raise ValueError(
-            f"found grey values of mode {image.mode}, 16 or 32 bits; needs 8: scale them to 0..255"
-        )
 
 
 def channel_statistics(images: Images) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,8 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from attngrid.core.errors import DataError
-from attngrid.data.images import ImageFiles, Images, Split, normalize, to_rgb
+from attngrid.data.decoding import open_image, to_rgb
+from attngrid.data.images import ImageFiles, Images, Split, normalize
 from attngrid.data.sharding import ALL, Share
 from attngrid.data.transforms import (
     Brightness,
@@ -122,7 +123,7 @@ class DecodedBatches(Dataset[Any]):
         return torch.stack(pixels), self.files.labels_N[positions_N]
 
     def _read(self, file: Path, position: int) -> Tensor:
-        with Image.open(file) as opened:
+        with open_image(file) as opened:
             if self.seed is not None:
                 # torch.manual_seed also looks for GPUs, a tenth of the time for an image
                 torch.default_generator.manual_seed(mix_seed(self.seed, position))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
-from pydantic import BaseModel, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from attngrid.core.errors import AttngridError, ConfigError, RecordError
 from attngrid.core.files import write_atomically
@@ -16,6 +16,11 @@ from attngrid.core.validation import validate
 from attngrid.study.cell import Cell
 
 Percent = Annotated[float, Field(ge=0, le=100)]
+# A number that every program reads exactly.
+Count = Annotated[int, Field(ge=1, lt=2**53)]
+Seconds = Annotated[float, Field(ge=0)]
+# JSON can escape half of a character, which no file can hold.
+Text = Annotated[str, AfterValidator(lambda text: text.encode().decode())]
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 AnyRecord = TypeVar("AnyRecord", bound="Record")
 
@@ -23,7 +28,7 @@ AnyRecord = TypeVar("AnyRecord", bound="Record")
 class Epoch(Strict):
     """A line of a training curve; errors in percent."""
 
-    epoch: PositiveInt
+    epoch: Count
     learning_rate: float
     train_loss: float
     train_top1_error: Percent
@@ -37,12 +42,12 @@ class Metrics(Strict):
 
     top1_error: Percent
     top5_error: Percent
-    best_epoch: PositiveInt
+    best_epoch: Count
     best_top1_error: Percent
     best_top5_error: Percent
-    train_images: PositiveInt
-    test_images: PositiveInt
-    params: PositiveInt
+    train_images: Count
+    test_images: Count
+    params: Count
     curve: Annotated[tuple[Epoch, ...], Field(strict=False, min_length=1)]
 
     @model_validator(mode="after")
@@ -65,12 +70,36 @@ def headline(curve: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+class Run(BaseModel, strict=True, allow_inf_nan=False, extra="allow"):
+    """What the readers of a ``run`` block need of it; an older record may lack any of them."""
+
+    started: Text = ""
+    wall_s: Seconds = 0.0
+    images_per_s: Seconds = 0.0
+    peak_memory_mb: Seconds = 0.0
+    resumed: Annotated[int, Field(ge=0, lt=2**53)] = 0
+    deterministic: bool = True
+    device: Text = ""
+    device_name: Text = ""
+    torch: Text = ""
+    commit: Text | None = None
+    code: Text | None = None
+    diverged: Text = ""
+    performance: dict[str, bool | int | float | str | None] = {}
+    fast: dict[str, bool | int | float | str | None] = {}  # an earlier name of ``performance``
+
+
+def _check_run(run: dict[str, Any]) -> dict[str, Any]:
+    Run.model_validate(run)
+    return run
+
+
 class Record(Strict):
     """The record of a trained cell. Bit-identical runs have equal ``config`` and ``metrics``."""
 
     config: dict[str, Any]
     metrics: Metrics
-    run: dict[str, Any]
+    run: Annotated[dict[str, Any], AfterValidator(_check_run)]
 
 
 class Trial(Record):
@@ -151,7 +180,8 @@ def read_model(kind: type[AnyModel], file: Path) -> AnyModel:
         content = json.loads(file.read_text("utf-8"), parse_constant=_refuse_constant)
         return validate(kind, content, file)
     except ConfigError as error:
-        raise RecordError(str(error).splitlines()[0]) from None
+        text = str(error).encode(errors="backslashreplace").decode()
+        raise RecordError(text.splitlines()[0]) from None
     except OSError as error:
         raise RecordError(f"{file}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:

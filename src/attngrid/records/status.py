@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -185,6 +186,7 @@ def locked(cell: Cell, *, wait: bool = False) -> Iterator[None]:
         # open it for each try: a lock on a removed file excludes no other process
         with cell.lock.open("ab") as stream:
             if _try_lock(stream.fileno(), cell.lock):
+                _remove_unfinished(cell)
                 yield
                 return
         if not reported:
@@ -197,6 +199,14 @@ def locked(cell: Cell, *, wait: bool = False) -> Iterator[None]:
             logger.info("%s; waiting until it ends. %s", busy, remedy)
             reported = True
         time.sleep(RETRY_S)
+
+
+def _remove_unfinished(cell: Cell) -> None:
+    """Remove what killed writers of this cell left; whole checkpoints, in part."""
+    for file in (cell.checkpoint, cell.weights, cell.record):
+        for temporary in file.parent.glob(f".{escape(file.name)}.*.tmp"):
+            with suppress(OSError):
+                temporary.unlink()
 
 
 def _try_lock(descriptor: int, file: Path) -> bool:

@@ -297,9 +297,10 @@ class Study(Strict):
         return self.results / "configs" / f"{digest[:12]}.json"
 
     def write_snapshot(self) -> None:
-        """Write the snapshot, once."""
-        if not self.snapshot.is_file():
-            write_atomically(self.snapshot, self.resolved())
+        """Write the snapshot, unless it is there undamaged."""
+        content = self.resolved().encode()
+        if not self.snapshot.is_file() or self.snapshot.read_bytes() != content:
+            write_atomically(self.snapshot, content)
 
     def resolved(self) -> str:
         """The configuration with all its defaults, as JSON."""

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import torch
@@ -22,8 +23,16 @@ from torch import Tensor
 
 from attngrid.core.errors import AttngridError, ConfigError, LostProcessError
 
+# The environment variable with the process id of the launcher.
+LAUNCHER = "ATTNGRID_LAUNCHER"
 # The longest time that a process waits for the others, for example at a checkpoint.
 TIMEOUT = timedelta(minutes=10)
+WATCH_S = 1.0  # seconds between two looks for the launcher
+
+
+def launcher() -> int:
+    """The id of the process that started this one, which may have ended."""
+    return int(os.environ.get(LAUNCHER, os.getppid()))
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,7 @@ class Processes:
     count: int = 1
     local_rank: int = 0
     local_count: int = 1
-    parent: int = field(default_factory=os.getppid)
+    parent: int = field(default_factory=launcher)
 
     @property
     def orphaned(self) -> bool:
@@ -115,7 +124,8 @@ def process_group(count: int, device: torch.device) -> Iterator[Processes]:
     try:
         # CPU tensors go through gloo, so that no GPU has to wait for them.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=TIMEOUT)
+        with _watched(processes):
+            dist.init_process_group(backend, timeout=TIMEOUT)
         yield processes
         dist.destroy_process_group()
     except RuntimeError as error:
@@ -126,6 +136,23 @@ def process_group(count: int, device: torch.device) -> Iterator[Processes]:
             f"process {processes.rank + 1} of {count}: another one ended or does not answer: "
             f"{first_line}"
         ) from error
+
+
+@contextmanager
+def _watched(processes: Processes) -> Iterator[None]:
+    """End this process if the launcher ends meanwhile; joining would wait for ``TIMEOUT``."""
+    joined = Event()
+
+    def watch() -> None:
+        while not joined.wait(WATCH_S):
+            if processes.orphaned:
+                os._exit(LostProcessError.exit_code)  # the main thread does not return from torch
+
+    Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        joined.set()
 
 
 def is_peer_failure(error: BaseException) -> bool:

@@ -27,6 +27,7 @@ from attngrid.records.status import STOPPED, read_status, write_status
 from attngrid.study.cell import Cell
 from attngrid.study.compute import Compute
 from attngrid.study.schema import Study
+from attngrid.training.distributed import LAUNCHER
 from attngrid.training.loop import choose_device
 from attngrid.training.signals import SIGNALS
 
@@ -61,6 +62,7 @@ def launch(study: Study, cell: Cell, arguments: Sequence[str]) -> None:
     require_device(compute)
     # The errors raised below replace torchrun's own messages.
     logging.disable(logging.CRITICAL)
+    os.environ[LAUNCHER] = str(os.getpid())
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("OMP_NUM_THREADS", str(compute.threads))
     # Environment variables, because torchrun of torch 2.10 lacks an option for the second one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import resource
 import time
@@ -45,6 +46,17 @@ from attngrid.training.max_runtime import deadline
 from attngrid.training.weights import write_weights
 
 logger = logging.getLogger(__name__)
+
+# The environment variables that change the bits of torch's, oneDNN's, MKL's and cuBLAS's results.
+NUMERIC = (
+    *(
+        "ATEN_CPU_CAPABILITY",
+        "ONEDNN_MAX_CPU_ISA",
+        "DNNL_MAX_CPU_ISA",
+        "ONEDNN_DEFAULT_FPMATH_MODE",
+    ),
+    *("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "NVIDIA_TF32_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG"),
+)
 
 
 def run_cell(study: Study, cell: Cell, record: Path) -> None:
@@ -96,7 +108,7 @@ def _readable_errors(cell: Cell) -> Iterator[None]:
         ) from error
     except (MemoryError, RuntimeError) as error:
         first = str(error).strip().partition("\n")[0]
-        if "DataLoader worker" in str(error):
+        if "DataLoader worker (pid" in first:  # it is gone; what a reader raises begins otherwise
             raise OutOfMemoryError(
                 f"{cell.id}: a process that reads images was killed: {first}. If memory or shared "
                 "memory (/dev/shm) is too small, set fewer `compute: {workers: ...}`; the next run "
@@ -242,6 +254,8 @@ def _environment(device: torch.device) -> dict[str, Any]:
         "device": device.type,
         "device_name": device_name(device),
         "platform": platform.platform(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "variables": {name: os.environ[name] for name in NUMERIC if name in os.environ},
     }
 
 
