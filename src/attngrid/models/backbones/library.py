@@ -85,7 +85,8 @@ def build(
     _require_known(library, model)
     device = torch.empty(0).device
     found = find_weights(library, model) if pretrained and device.type != "meta" else None
-    with torch.device("cpu"):  # torchvision cannot build its RegNets on the meta device
+    # torchvision cannot build its RegNets on the meta device
+    with torch.device("cpu" if library == "torchvision" else device):
         network, side = _create(library, model, num_classes, input_size, found and found[0])
     network.to(device)
     if getattr(network, "aux_logits", False):
