@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import importlib.util
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,13 @@ from torchvision.ops import SqueezeExcitation
 from attngrid import create_model
 from attngrid.core.errors import ConfigError
 from attngrid.core.validation import validate
+from attngrid.measure.attention_maps import last_stage, visualize
+from attngrid.measure.complexity import Model, models_of_study, table
+from attngrid.measure.maps_file import Maps
 from attngrid.models.attention import se
 from attngrid.models.attention.bam import BAM
 from attngrid.models.registry import ATTENTIONS
+from attngrid.records.record import read_record
 from attngrid.study.cell import Cell
 from attngrid.study.labels import backbone_label
 from attngrid.study.options import Options
@@ -61,7 +67,7 @@ def copy_in_order(ours: nn.Module, theirs: nn.Module) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("layer", ["se", "eca"])
+@pytest.mark.parametrize("layer", ["se", pytest.param("eca", marks=pytest.mark.slow)])
 def test_timms_resnet_with_a_module_is_timms_resnet_with_this_attn_layer(layer: str) -> None:
     torch.manual_seed(0)
     ours = create_model("timm:resnet18", f"timm:{layer}", num_classes=10, input_size=64).eval()
@@ -85,7 +91,11 @@ def test_mobilenet_v3_with_the_se_of_its_paper_is_the_librarys_own(library: str)
 
 
 @pytest.mark.parametrize(
-    "name", ["regnety_002", "efficientnet_b0", "seresnet18", "eca_resnet33ts", "rexnet_100"]
+    "name",
+    [
+        *("regnety_002", "test_efficientnet", "seresnet18"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("eca_resnet33ts", "rexnet_100")),
+    ],
 )
 def test_modules_are_at_the_places_of_timms_own(name: str) -> None:
     with torch.device("meta"):
@@ -100,7 +110,14 @@ def test_modules_are_at_the_places_of_timms_own(name: str) -> None:
     assert not any(isinstance(module, own) for module in baseline.modules())
 
 
-@pytest.mark.parametrize("name", ["regnet_y_400mf", "efficientnet_b0", "mobilenet_v3_large"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mobilenet_v3_small",
+        pytest.param("regnet_y_400mf", marks=pytest.mark.slow),
+        pytest.param("efficientnet_b0", marks=pytest.mark.slow),
+    ],
+)
 def test_modules_are_at_the_places_of_torchvisions_own(name: str) -> None:
     theirs = torchvision.models.get_model(name)
     own = SqueezeExcitation
@@ -163,12 +180,13 @@ def places(backbone: str, attention: str, kind: type[nn.Module], placement: str)
     "backbone",
     [
         RESNET,
-        "timm:mobilenetv3_small_100",
-        "torchvision:mobilenet_v2",
-        "torchvision:regnet_x_400mf",
+        EFFICIENTNET,
         *(
             pytest.param(name, marks=pytest.mark.slow)
             for name in (
+                "timm:mobilenetv3_small_100",
+                "torchvision:mobilenet_v2",
+                "torchvision:regnet_x_400mf",
                 "timm:convnext_atto",
                 "timm:densenet121",
                 "timm:efficientnet_b0",
@@ -188,6 +206,7 @@ def test_stages_end_at_strides_4_to_32(backbone: str) -> None:
     assert places(backbone, "bam", BAM, "default") == [4, 8, 16]
 
 
+@pytest.mark.slow
 def test_placements_in_blocks() -> None:
     # MobileNetV3-S: SE in 9 of 11 blocks; the last stage has three
     for name in ("timm:mobilenetv3_small_100", "torchvision:mobilenet_v3_small"):
@@ -215,8 +234,15 @@ def test_every_module_trains_in_a_librarys_network(backbone: str) -> None:
         ("timm:vgg11", {}, "'se', placement 'default'; .* only after its stages; set placement: "),
         ("timm:test_convnext", {"placement": "every_block"}, "only after its stages"),
         ("timm:test_vit", {"input_size": 160}, "it has no attention places; take another"),
-        ("timm:hrnet_w18_small", {"placement": "stage_end"}, "it has no attention places"),
-        ("torchvision:swin_t", {"placement": "stage_end"}, "it has no attention places"),
+        *(
+            pytest.param(
+                name,
+                {"placement": "stage_end"},
+                "it has no attention places",
+                marks=pytest.mark.slow,
+            )
+            for name in ("timm:hrnet_w18_small", "torchvision:swin_t")
+        ),
         ("timm:resnett18", {}, r"timm [\d.]+ has no model 'resnett18' .*mean timm:resnet18 or "),
         ("torchvision:resnet19", {}, "has no model 'resnet19' .*mean torchvision:resnet18 or"),
         ("timm:resnet18.a9", {}, r"Invalid pretrained tag \(a9\)"),
@@ -373,6 +399,7 @@ def test_the_cell_of_a_librarys_network() -> None:
     assert pretrained.model_arguments()["pretrained"] is True
 
 
+@pytest.mark.slow
 def test_a_trained_cell_says_what_it_began_with(
     checkpoints: Path, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -395,3 +422,44 @@ def test_a_trained_cell_says_what_it_began_with(
     assert record["run"]["timm"] == timm.__version__
     (checkpoints / "shufflenet.pth").unlink()
     create_network(trained)  # has its own weights by now
+
+
+@pytest.mark.slow
+def test_a_study_of_both_libraries_is_trained_counted_and_drawn(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny["grid"][0] |= {
+        "backbones": [RESNET, "torchvision:mobilenet_v3_small"],
+        "attentions": ["none", "cbam"],
+        "seeds": [0],
+        "options": {},
+    }
+    study = validate(Study, tiny, "study.yaml")
+    try_models(study.cells)
+    rows = csv.DictReader(io.StringIO(table(models_of_study(study), strict=True)))
+    params = {(row["backbone"], row["attention"]): int(row["params"]) for row in rows}
+    for trained in study.cells:
+        run_cell(study, trained, trained.record)
+        measured = read_record(trained.record).metrics["params"]
+        assert measured == params[trained.backbone, trained.attention]
+    maps = visualize(study, Maps({}, {})).cells
+    # a 8×8 image is 1×1 in the last stage
+    assert all(maps[one.id].grad_cam_KHW.shape[1:] == (1, 1) for one in study.cells)
+    assert all((maps[one.id].own_KHW is None) == (one.attention == "none") for one in study.cells)
+
+
+@pytest.mark.parametrize(
+    ("name", "attention"),
+    [("shufflenet_v2_x0_5", "none"), ("mobilenet_v3_small", "se_v3")],
+)
+def test_counts_are_those_that_torchvision_publishes(name: str, attention: str) -> None:
+    meta = torchvision.models.get_model_weights(name).DEFAULT.meta
+    counts = Model(f"torchvision:{name}", attention, "imagenet", 1000, 224).count()
+    assert counts["params"] == meta["num_params"]
+    assert counts["macs"] / 1e9 == pytest.approx(meta["_ops"], abs=0.0005)
+
+
+def test_a_network_without_stages_has_no_grad_cam() -> None:
+    assert last_stage(on_meta("timm:test_vit", "none", input_size=160)) == ""
+    assert last_stage(on_meta(RESNET, "none")) == "layer4"
