@@ -25,7 +25,7 @@ def visualize(study: Study, kept: Maps) -> Maps:
 
     Raises:
         ConfigError: a user's module has a spatial map that is not N×1×H×W, or a user's backbone
-            has no ``stages``.
+            has no ``stages``, or a library's has none.
         DataError: missing images.
         RecordError: weights of another cell.
     """
@@ -41,11 +41,10 @@ def visualize(study: Study, kept: Maps) -> Maps:
         first = test.first_of_each_class(CLASSES)
         x_NCHW = normalize(first.pixels_NCHW.to(device), test.mean_C, test.std_C)
         model = create_network(cell).to(device).eval()
-        if not hasattr(model, "stages"):
-            raise ConfigError(
-                f"backbone {cell.backbone!r} has no attribute `stages`, the module whose output "
-                "Grad-CAM needs"
-            )
+        stage = last_stage(model)
+        if not stage or not hasattr(model, stage.partition(".")[0]):
+            what = "attribute `stages`, the module whose output" if stage else "stage, whose output"
+            raise ConfigError(f"backbone {cell.backbone!r} has no {what} Grad-CAM needs")
         logits, spatial = own_map(model, x_NCHW)
         grad_cam_NHW = grad_cam(model, x_NCHW, first.labels_N.to(device))
         cells[cell.id] = CellMaps(
@@ -61,6 +60,11 @@ def visualize(study: Study, kept: Maps) -> Maps:
     return Maps(images, cells)
 
 
+def last_stage(model: nn.Module) -> str:
+    """The name of the module that ends with the last stage; empty if a library's has no stages."""
+    return getattr(model, "last_stage", "stages")
+
+
 def grad_cam(model: nn.Module, x_NCHW: Tensor, labels_N: Tensor) -> Tensor:
     """Grad-CAM (N×H×W) of each image's class on the output A of the last stage, by captum.
 
@@ -69,7 +73,7 @@ def grad_cam(model: nn.Module, x_NCHW: Tensor, labels_N: Tensor) -> Tensor:
     """
     from captum.attr import LayerGradCam
 
-    method = LayerGradCam(model, model.get_submodule("stages"))
+    method = LayerGradCam(model, model.get_submodule(last_stage(model)))
     maps_N1HW: Tensor = method.attribute(x_NCHW, target=labels_N, relu_attributions=True)
     return maps_N1HW[:, 0].detach()
 

@@ -18,7 +18,13 @@ from attngrid.models.external import (
     try_once,
 )
 from attngrid.models.placement import PLACEMENTS, Make, Placement, Sites
-from attngrid.models.registry import Entry, Initialisation, find_attention, find_backbone
+from attngrid.models.registry import (
+    Entry,
+    Initialisation,
+    find_attention,
+    find_backbone,
+    require_width,
+)
 from attngrid.models.width_matching import matched_width
 
 # Default height and width of the images in pixels, by stem.
@@ -39,20 +45,23 @@ def create_model(
     """Build a backbone that contains an attention module, with random weights.
 
     Args:
-        backbone: one of ``list_backbones()``, or ``my_backbone.py:MyBackbone``.
+        backbone: one of ``list_backbones()``; ``timm:resnet50`` or ``torchvision:resnet50`` and
+            the other networks of these libraries; or ``my_backbone.py:MyBackbone``.
         attention: one of ``list_attentions()``; ``timm:eca`` and the other layers of timm's
             ``create_attn``; ``my_attention.py:MyAttention``; or ``none_wide:csm``, the baseline
             widened to the number of parameters that it has with csm (``none_wide:csm:macs``: to
             the number of multiply-accumulates).
         num_classes: outputs of the classifier.
-        stem: ``imagenet`` (224×224 images) or ``cifar`` (32×32 and smaller).
-        width: factor on the widths of the stages.
+        stem: ``imagenet`` (224×224 images) or ``cifar`` (32×32 and smaller); a library's network
+            has its own.
+        width: factor on the widths of the stages; a library's network has 1 only.
         input_size: height and width of the images in pixels; default: 224 or 32, by the stem.
             ``none_wide:...:macs``, some modules, and the try of a user's class depend on it.
         initialisation: one rule for all networks of a ``family``, the code of the ``authors``, or
-            ``pytorch``'s defaults. A user's backbone initialises itself.
-        **options: options of the backbone (``placement``, ``input_bn``) or of the attention
-            module (``reduction``).
+            ``pytorch``'s defaults. A user's and a library's backbone initialises itself.
+        **options: options of the backbone (``placement``, ``input_bn``; ``pretrained`` of a
+            library's, whose weights are on this machine) or of the attention module
+            (``reduction``).
 
     Returns:
         A module from N×3×H×W images to N×num_classes logits. ``torch.device("meta")`` works, too.
@@ -65,6 +74,7 @@ def create_model(
     network, module = find_backbone(backbone), find_attention(attention)
     accepted = {*network.accepts, *module.accepts}
     _check_arguments(f"{backbone} with {attention}", accepted, stem, width, options)
+    require_width(backbone, attention, width)
     for name, size in {"num_classes": num_classes, "input_size": input_size}.items():
         if size is not None and not (isinstance(size, Integral) and size >= 1):
             raise ConfigError(f"{name} must be 1 or more, found {size!r}")
@@ -74,6 +84,8 @@ def create_model(
     arguments = {"num_classes": num_classes, "stem": stem, **network_options}
     if not network.external:
         arguments["initialisation"] = initialisation
+    elif network.package is not None:
+        arguments["input_size"] = input_size
     if module.matches is not None:
         return _widened(backbone, module, width, input_size, arguments, module_options)
     placement = arguments.pop("placement", "default")
@@ -163,5 +175,7 @@ def _with_attention(
         module.load_state_dict(state)
     if name == "none":
         return model, {}
-    require_built(model, places, f"attention {name!r}, placement {placement!r}", sites(make).calls)
+    calls = sites(make).calls
+    hint = getattr(model, "attention_places", f"its constructor must call {calls}")
+    require_built(model, places, f"attention {name!r}, placement {placement!r}", calls, hint)
     return model, places

@@ -1,4 +1,4 @@
-"""Checks of modules from outside this package: a user's modules, or timm's."""
+"""Checks of modules from outside this package: a user's, timm's or torchvision's."""
 
 from __future__ import annotations
 
@@ -30,6 +30,10 @@ def name_error(what: str, error: Exception) -> ConfigError:
     return ConfigError(f"{what}: {kind}{error}")
 
 
+class Place(nn.Identity):
+    """A placeholder for an attention module; a plain ``nn.Identity`` is the lack of one."""
+
+
 @torch.no_grad()
 def feature_sizes(build: Callable[[Make], nn.Module], input_size: int) -> list[tuple[int, int]]:
     """Height and width of the feature map at each attention module, in construction order."""
@@ -37,7 +41,7 @@ def feature_sizes(build: Callable[[Make], nn.Module], input_size: int) -> list[t
     sizes: dict[nn.Module, tuple[int, int]] = {}
 
     def make(channels: int, stage: int) -> nn.Module:
-        place = nn.Identity()
+        place = Place()
         place.register_forward_pre_hook(
             lambda module, inputs: sizes.update({module: tuple(inputs[0].shape[2:])})
         )
@@ -57,7 +61,7 @@ def require_module(found: Any) -> nn.Module:
 
 
 def require_built(
-    model: nn.Module, places: Iterable[nn.Module], attention: str, calls: str
+    model: nn.Module, places: Iterable[nn.Module], attention: str, calls: str, hint: str
 ) -> None:
     """Raise a ConfigError if a network has none of its attention modules, or only some.
 
@@ -66,9 +70,10 @@ def require_built(
         places: the attention modules that its backbone has built.
         attention: their name and placement, for the error.
         calls: the methods that build them, for the error.
+        hint: what to change if there are none.
     """
     if not places:
-        raise ConfigError(f"builds no module of {attention}; its constructor must call {calls}")
+        raise ConfigError(f"builds no module of {attention}; {hint}")
     if not set(places) <= set(model.modules()):
         raise ConfigError(
             f"a module of {attention} is not part of the network; assign what {calls} returns to "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -264,19 +265,53 @@ BACKBONES: dict[str, Entry] = {
 }
 
 
+# ``timm:resnet50``, ``timm:resnet50.a1_in1k``, ``torchvision:resnet50``.
+LIBRARY_BACKBONE = re.compile(r"(timm|torchvision):(\w+(?:\.\w+)?)")
+
+
 def list_backbones() -> list[str]:
-    """The backbones that ``create_model`` knows by name."""
+    """The backbones that ``create_model`` knows by name.
+
+    ``create_model`` also takes networks of timm and torchvision, ``timm:resnet50`` and
+    ``torchvision:resnet50``; and a user's class, ``file.py:Class``.
+    """
     return list(BACKBONES)
 
 
 def find_backbone(name: str) -> Entry:
-    """The entry of a backbone's name, or of a user's ``file.py:Class``."""
+    """The entry of a backbone's name, of a library's network, or of a user's ``file.py:Class``.
+
+    Whether timm and torchvision have a network is found out when it is built, because that needs
+    torch.
+    """
+    if match := LIBRARY_BACKBONE.fullmatch(name):
+        return Entry(
+            "attngrid.models.backbones.library:build",
+            f"{match[2]} ({match[1]})",
+            dict(zip(("library", "model"), match.groups(), strict=True)),
+            _PLACEMENT | {"pretrained": False},
+            package=match[1],
+        )
     entry = _find("backbone", BACKBONES, name)
     if entry.sha256 is None:
         return entry
     arguments = ("num_classes", "stem", "width")  # of create_model
     options = {name: value for name, value in entry.accepts.items() if name not in arguments}
     return replace(entry, accepts=options | _PLACEMENT)
+
+
+def require_width(backbone: str, attention: str, width: float) -> None:
+    """Check that a backbone has the width, and the widths that a control needs.
+
+    Raises:
+        ConfigError: a library's network, which has one width, and another width or a control.
+    """
+    if find_backbone(backbone).package is None:
+        return
+    if width != 1:
+        raise ConfigError(f"width: found {width:g}; {backbone} has one width, and needs 1")
+    if find_attention(attention).matches is not None:
+        raise ConfigError(f"attention {attention!r}: cannot widen {backbone}, which has one width")
 
 
 def _find(kind: str, registry: Mapping[str, Entry], name: str) -> Entry:
@@ -291,4 +326,7 @@ def _find(kind: str, registry: Mapping[str, Entry], name: str) -> Entry:
         given = kind == "attention" and "reduction" in keywords
         omitted = {"reduction": 16} if given else {}
         return Entry(name, user.name, accepts=keywords, omitted=omitted, sha256=user.sha256)
-    raise UnknownNameError(kind, name, [*registry, f"my_{kind}.py:My{kind.capitalize()}"])
+    libraries = ["timm:NAME", "torchvision:NAME"] if kind == "backbone" else []
+    raise UnknownNameError(
+        kind, name, [*registry, *libraries, f"my_{kind}.py:My{kind.capitalize()}"]
+    )

@@ -7,10 +7,15 @@ from collections.abc import Sequence
 from itertools import product
 from typing import TYPE_CHECKING
 
-from attngrid.core.errors import UnknownNameError
+from attngrid.core.errors import ConfigError, UnknownNameError
 from attngrid.data.registry import find_dataset, short_name
 from attngrid.data.transforms import CropTo, RandomResizedCrop, Resize, Transform
-from attngrid.models.registry import attention_label, find_attention
+from attngrid.models.registry import (
+    attention_label,
+    find_attention,
+    find_backbone,
+    require_width,
+)
 from attngrid.study.labels import backbone_label
 from attngrid.study.recipe import shipped_recipes
 from attngrid.study.tuning import CHOSEN
@@ -20,13 +25,24 @@ if TYPE_CHECKING:
 
 
 def check_options(block: Block) -> None:
-    """Check that ``classes`` is below the dataset's, and that ``rates`` fit the statistics."""
+    """Check ``classes``, ``pretrained`` and ``width``, and that ``rates`` fit the statistics."""
     classes, rates = block.options.classes, block.options.rates
     known = find_dataset(block.dataset).num_classes
     if classes is not None and classes >= known:
         raise ValueError(
             f"options.classes: found {classes}; {block.dataset} has {known}; take fewer, or omit it"
         )
+    for backbone in block.backbones:
+        if block.options.pretrained and "pretrained" not in find_backbone(backbone).accepts:
+            raise ValueError(
+                f"options.pretrained: found true; {backbone} has no pretrained weights; "
+                "timm:NAME and torchvision:NAME have"
+            )
+        for attention in block.attentions:
+            try:
+                require_width(backbone, attention, block.options.width)
+            except ConfigError as error:
+                raise ValueError(f"{error}") from None
     if rates is None:
         return
     for name in block.attentions:

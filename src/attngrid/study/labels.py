@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from attngrid.models.registry import BACKBONES, attention_label
+from attngrid.models.registry import (
+    BACKBONES,
+    LIBRARY_BACKBONE,
+    attention_label,
+    find_backbone,
+)
 
 
 def option_text(value: Any) -> str:
@@ -18,9 +23,10 @@ def pairs(options: dict[str, Any]) -> str:
 
 
 def backbone_label(backbone: str) -> str:
-    """A backbone's label; a user's backbone has the name of its class."""
-    entry = BACKBONES.get(backbone)
-    return entry.label if entry else backbone.rpartition(":")[2]
+    """A backbone's label, ``ResNet-50`` or ``resnet50 (timm)``; for a user's, the class's name."""
+    if backbone in BACKBONES or LIBRARY_BACKBONE.fullmatch(backbone):
+        return find_backbone(backbone).label
+    return backbone.rpartition(":")[2]
 
 
 def setting_label(learning_rate: float, weight_decay: float) -> str:

@@ -54,7 +54,7 @@ SHIPPED = {
     for entry in (*ATTENTIONS.values(), *BACKBONES.values())
     for name, default in entry.accepts.items()
     if default is not None
-}
+} | {"pretrained": False}
 
 
 class Options(Strict):
@@ -90,6 +90,9 @@ class Options(Strict):
     input_bn: bool | None = Field(None, description="MobileNets with a BatchNorm on the image")
     conv_head: bool | None = Field(
         None, description="MobileNets with a 1×1 convolution as classifier"
+    )
+    pretrained: bool | None = Field(
+        None, description="weights of timm's or torchvision's backbone that are on this machine"
     )
     classes: Annotated[int, Field(ge=2)] | None = Field(
         None, description="number of classes to use, from the first on"

@@ -9,7 +9,7 @@ from pathlib import Path
 from attngrid.core.errors import ConfigError
 from attngrid.data.prepare import report_file
 from attngrid.data.registry import find_dataset
-from attngrid.models.registry import find_attention
+from attngrid.models.registry import find_attention, find_backbone
 from attngrid.study.schema import Study
 
 # Memory of the two Snakemake processes inside each job.
@@ -62,7 +62,8 @@ def require_runnable(study: Study, cells: Iterable[str] | None = None) -> None:
     """
     wanted = [study.training(cell) for cell in (study.trainings if cells is None else cells)]
     for cell in wanted:
-        find_attention(cell.attention).require_package()
+        for entry in (find_backbone(cell.backbone), find_attention(cell.attention)):
+            entry.require_package()
     for name in dict.fromkeys(cell.dataset for cell in wanted):
         _require_files(study, name)
 

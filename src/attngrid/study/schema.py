@@ -42,7 +42,8 @@ class Block(Strict):
         description="a dataset's name, imagefolder:PATH, or my_dataset.py:MyDataset"
     )
     backbones: Listed[Backbone] = Field(
-        description="names of list_backbones(), or my_backbone.py:MyBackbone"
+        description="names of list_backbones(), networks of libraries such as timm:resnet50 and "
+        "torchvision:resnet50, or my_backbone.py:MyBackbone"
     )
     attentions: Listed[Attention] = Field(
         description="names of list_attentions(), timm:eca and other layers of timm, controls "

@@ -240,6 +240,8 @@ def train(
             include={"deterministic", "gradient_accumulation_steps", "sync_bn", "workers"}
         ),
         "performance": performance.model_dump(),
+        # the weights that a pretrained backbone began with
+        **({"pretrained": model.weights_file} if hasattr(model, "weights_file") else {}),
         # of each channel, in [0, 255]
         "normalisation": {"mean": batches.mean_C.tolist(), "std": batches.std_C.tolist()},
     }

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,7 @@ def _environment(device: torch.device) -> dict[str, Any]:
         "cuda": torch.version.cuda if cuda else None,
         "cudnn": str(torch.backends.cudnn.version()) if cuda else None,  # type: ignore[no-untyped-call]
         "torchvision": version("torchvision"),
+        **({"timm": version("timm")} if find_spec("timm") else {}),
         "numpy": version("numpy"),
         "scikit_learn": version("scikit-learn"),
         "device": device.type,

@@ -37,7 +37,7 @@ def create_model(
     backbone: str,
     attention: str = "none",
     *,
-    pretrained: str | os.PathLike[str] | None = None,
+    pretrained: bool | str | os.PathLike[str] | None = None,
     **arguments: Any,
 ) -> nn.Module:
     """Build a backbone with an attention module, with random or trained weights.
@@ -47,6 +47,7 @@ def create_model(
         attention: a name, likewise.
         pretrained: the record of a training whose weights were kept, such as
             ``results/demo/records/....json``; give the other arguments that it was trained with.
+            True: the weights of timm's or torchvision's backbone, if they are on this machine.
         **arguments: the other arguments of ``attngrid.models.create.create_model``: num_classes,
             stem, width, input_size, and options of the backbone and of the attention module.
 
@@ -58,8 +59,10 @@ def create_model(
         RecordError: the record has another backbone or attention module, or no kept weights of
             this network.
     """
+    if pretrained is True:
+        arguments["pretrained"] = True
     model = create.create_model(backbone, attention, **arguments)
-    if pretrained is not None:
+    if pretrained is not None and not isinstance(pretrained, bool):
         record = Path(pretrained)
         config = read_record(record).config
         trained = (config["backbone"], config["attention"])
@@ -75,7 +78,10 @@ def create_model(
 
 def create_network(cell: Cell, weights: Path | None = None) -> nn.Module:
     """Build the network of a cell and load its kept weights, as ``load_weights`` does."""
-    model = create.create_model(**cell.model_arguments())
+    arguments = cell.model_arguments()
+    if "pretrained" in arguments:  # those weights are not needed any more
+        arguments["pretrained"] = False
+    model = create.create_model(**arguments)
     load_weights(model, weights or cell.weights, cell.digest)
     return model
 
