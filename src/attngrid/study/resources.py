@@ -63,6 +63,7 @@ def require_runnable(study: Study, cells: Iterable[str] | None = None) -> None:
     wanted = [study.training(cell) for cell in (study.trainings if cells is None else cells)]
     for cell in wanted:
         find_attention(cell.attention).require_package()
+        cell.recipe.require_packages()
     for name in dict.fromkeys(cell.dataset for cell in wanted):
         _require_files(study, name)
 

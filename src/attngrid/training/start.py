@@ -97,6 +97,24 @@ def try_models(cells: Iterable[Cell]) -> None:
             create_model(**cell.model_arguments())
 
 
+def try_recipes(cells: Iterable[Cell]) -> None:
+    """Take one step with each optimizer, and one image through each RandAugment, of other packages.
+
+    Raises:
+        ConfigError: an optimizer or a transform that the package does not know, or wrong options.
+    """
+    recipes = {
+        cell.recipe: cell.recipe_name
+        for cell in cells
+        if cell.recipe.optimizer != "sgd" or cell.recipe.optimizer_options or cell.recipe.uses_timm
+    }
+    if recipes:
+        from attngrid.training.optimization import try_recipe
+
+        for recipe, name in recipes.items():
+            try_recipe(recipe, f"recipe {name!r}: ")
+
+
 def _train_here(study: Study, cell: Cell, record: Path) -> None:
     from attngrid.training.distributed import tell_launcher
     from attngrid.training.run import run_cell
