@@ -132,7 +132,7 @@ def test_sgd_without_decay_of_one_dimensional_parameters() -> None:
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["lamb", "lion", "adan"])
+@pytest.mark.parametrize("name", ["lamb", "lion", "lars", "nesterov"])
 def test_an_optimizer_of_timm_is_that_of_timms_factory(name: str) -> None:
     model = small_network()
     theirs = create_optimizer_v2(model, name, lr=RATE, weight_decay=DECAY)

@@ -130,19 +130,17 @@ class Recipe(Strict):
             raise ValueError(f"warmup_epochs: found {warmup}; needs fewer than {epochs} epochs")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov: found true with momentum 0; needs a momentum above 0")
-        self._require_used(
-            "momentum", "nesterov", of="optimizer: sgd", used=self.optimizer == "sgd"
-        )
+        self._require_used("nesterov", of="optimizer: sgd", used=self.optimizer == "sgd")
+        self._require_used("momentum", of="other optimizers", used=self.optimizer != "adamw")
         self._require_used("mix_probability", of="mixup or cutmix", used=self.mixes)
         both = self.mixup is not None and self.cutmix is not None
         self._require_used("switch_probability", of="mixup and cutmix together", used=both)
         return self
 
-    def _require_used(self, *names: str, of: str, used: bool) -> None:
-        for name in names:
-            value, default = getattr(self, name), Recipe.model_fields[name].default
-            if not used and value != default:
-                raise ValueError(f"{name}: found {value}; this is a key of {of}")
+    def _require_used(self, name: str, *, of: str, used: bool) -> None:
+        value = getattr(self, name)
+        if not used and value != Recipe.model_fields[name].default:
+            raise ValueError(f"{name}: found {value}; this is a key of {of}")
 
     def __hash__(self) -> int:  # optimizer_options has no hash
         return hash((self.epochs, self.batch_size, self.learning_rate, self.schedule))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import torch
@@ -43,21 +44,31 @@ def make_optimizer(
         elif recipe.optimizer == "adamw":
             make = torch.optim.AdamW
         else:
-            from timm.optim import get_optimizer_class  # type: ignore[attr-defined]
-
-            make, options = get_optimizer_class(recipe.optimizer.removeprefix(TIMM)), {}
+            make, options = _of_timm(recipe)
         settings = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
         optimizer: torch.optim.Optimizer = make(
             groups, **settings, **options, **recipe.optimizer_options
         )
     except Exception as error:  # wrong names and options raise several types
-        raise ConfigError(f"optimizer: {recipe.optimizer}: {error}") from None
+        raise ConfigError(f"optimizer: {recipe.optimizer}: {one_line(error)}") from None
     if recipe.optimizer == "sgd" and recipe.momentum:
         # Momentum that starts at 0 gives the same first step. PyTorch's fused SGD fails if some
         # parameters get their first gradient later than others.
         for parameter in model.parameters():
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
+
+
+def _of_timm(recipe: Recipe) -> tuple[Any, dict[str, Any]]:
+    """The class of an optimizer of timm, and its momentum if it has one, as timm's factory does."""
+    from timm.optim import get_optimizer_class, get_optimizer_info  # type: ignore[attr-defined]
+
+    name = recipe.optimizer.removeprefix(TIMM)
+    if get_optimizer_info(name).has_momentum:
+        return get_optimizer_class(name), {"momentum": recipe.momentum}
+    if recipe.momentum != Recipe.model_fields["momentum"].default:
+        raise ValueError(f"momentum: found {recipe.momentum}; it has none")
+    return get_optimizer_class(name), {}
 
 
 def training_loss(logits: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
@@ -95,20 +106,44 @@ def average_weights(model: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(model, multi_avg_fn=update, use_buffers=True).eval()
 
 
-def try_recipe(recipe: Recipe, where: str) -> None:
-    """Take a step with a recipe's optimizer on two weights.
+def try_optimizer(recipe: Recipe) -> None:
+    """Take a step with a recipe's optimizer, and another one after restoring it from a checkpoint.
 
     Raises:
-        ConfigError: it does not work; the message begins with ``where``.
+        ConfigError: it cannot be made, a step fails, or the second step gives other bits than
+            without the restoring.
     """
-    model = nn.Linear(2, 2)
-    try:
-        optimizer = make_optimizer(model, recipe)
-        model(torch.ones(1, 2)).sum().backward()
+
+    def start() -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = nn.Linear(3, 3)
+        nn.init.constant_(model.weight, 0.5)
+        nn.init.zeros_(model.bias)
+        return model, make_optimizer(model, recipe)
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
+        model(torch.eye(3)).square().mean().backward()
         optimizer.step()
-    except ConfigError as error:
-        raise ConfigError(f"{where}{error}") from None
+        optimizer.zero_grad()
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    (model, optimizer), (again, restored) = start(), start()
+    try:
+        step(model, optimizer)
+        file = io.BytesIO()
+        torch.save((model.state_dict(), optimizer.state_dict()), file)
+        file.seek(0)
+        weights, state = torch.load(file, weights_only=True)
+        again.load_state_dict(weights)
+        restored.load_state_dict(state)
+        same = torch.equal(step(model, optimizer), step(again, restored))
     except Exception as error:  # timm has optimizers that need second derivatives, for example
+        raise ConfigError(f"optimizer: {recipe.optimizer}: fails: {one_line(error)}") from None
+    if not same:
         raise ConfigError(
-            f"{where}optimizer: {recipe.optimizer}: its step fails: {type(error).__name__}: {error}"
-        ) from None
+            f"optimizer: {recipe.optimizer}: does not continue from a checkpoint with the same bits"
+        )
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error without line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__
