@@ -154,6 +154,7 @@ def test_training_images_may_be_smaller_than_test_images(tiny: dict[str, Any]) -
             "momentum: found 0.8; this is a key of other",
         ),
         ({}, {"optimizer": "adamw", "nesterov": True}, "nesterov: found True; this is a key of"),
+        ({}, {"target_threshold": 0.5}, "this is a key of loss: binary_cross_entropy"),
         ({}, {"mix_probability": 0.5}, "mix_probability: found 0.5; this is a key of mixup or cut"),
         ({}, {"mixup": 0.2, "switch_probability": 0.1}, "a key of mixup and cutmix together"),
         ({}, {"optimizer_options": {"eps": "small"}}, "optimizer_options.eps: found 'small'"),
@@ -271,6 +272,7 @@ def test_imagenet_a3_is_table_2_of_its_paper() -> None:
     assert (a3.schedule.kind, a3.schedule.warmup_epochs) == ("cosine", 5)
     assert (a3.label_smoothing, a3.clip_grad_norm, a3.ema) == (0, None, None)
     assert (a3.mixup, a3.cutmix, a3.loss) == (0.1, 1.0, "binary_cross_entropy")
+    assert a3.target_threshold == 0  # all mixed classes are present
     assert (crop.size, flip.kind, centre.size) == (160, "flip", 224)
     assert augment.config == "rand-m6-mstd0.5-inc1"
     assert resize.size == round(224 / 0.95)

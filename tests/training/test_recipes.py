@@ -177,6 +177,13 @@ def test_the_binary_cross_entropy_is_timms() -> None:
         torch.testing.assert_close(training_loss(logits, shares, keys), theirs(logits, smoothed))
 
 
+def test_all_mixed_classes_above_the_threshold_are_present() -> None:
+    logits, shares = torch.randn(6, 5), torch.rand(6, 5).softmax(1)
+    keys = recipe(loss="binary_cross_entropy", target_threshold=0.2)
+    theirs = BinaryCrossEntropy(smoothing=0, target_threshold=0.2)
+    torch.testing.assert_close(training_loss(logits, shares, keys), theirs(logits, shares))
+
+
 def test_the_loss_of_a_mixed_image_is_the_mean_of_both_losses() -> None:
     torch.manual_seed(0)
     logits, one, other = torch.randn(6, 5), torch.arange(6) % 5, torch.arange(6) // 2

@@ -110,6 +110,7 @@ class Recipe(Strict):
     clip_grad_norm: Positive | None = None
     ema: Annotated[Number, Field(gt=0, lt=1)] | None = None
     loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
+    target_threshold: Fraction | None = None
     label_smoothing: Fraction = 0.0
     mixup: Positive | None = None
     cutmix: Positive | None = None
@@ -132,6 +133,8 @@ class Recipe(Strict):
             raise ValueError("nesterov: found true with momentum 0; needs a momentum above 0")
         self._require_used("nesterov", of="optimizer: sgd", used=self.optimizer == "sgd")
         self._require_used("momentum", of="other optimizers", used=self.optimizer != "adamw")
+        binary = self.loss == "binary_cross_entropy"
+        self._require_used("target_threshold", of="loss: binary_cross_entropy", used=binary)
         self._require_used("mix_probability", of="mixup or cutmix", used=self.mixes)
         both = self.mixup is not None and self.cutmix is not None
         self._require_used("switch_probability", of="mixup and cutmix together", used=both)

@@ -75,18 +75,21 @@ def training_loss(logits: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
     """The mean loss over the images of a micro-batch.
 
     With label smoothing s the target of each of K classes is (1 - s) · share + s / K. The binary
-    cross-entropy is the mean over classes, too.
+    cross-entropy is the mean over classes, too; with a ``target_threshold`` every share above it
+    counts as 1, and the others as 0.
 
     Args:
         logits: N×classes.
         labels: N classes; or N×classes shares, of mixed images.
-        recipe: gives the loss and the label smoothing.
+        recipe: gives the loss, the label smoothing and the threshold.
     """
     smoothing = recipe.label_smoothing
     if recipe.loss == "cross_entropy":
         return cross_entropy(logits, labels, label_smoothing=smoothing)
     classes = logits.shape[1]
     targets = one_hot(labels, classes) if labels.ndim == 1 else labels
+    if recipe.target_threshold is not None:
+        targets = targets > recipe.target_threshold
     smoothed = (1 - smoothing) * targets.to(logits.dtype) + smoothing / classes
     return binary_cross_entropy_with_logits(logits, smoothed)
 
