@@ -17,9 +17,16 @@ from torchvision.transforms import v2
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from attngrid.core.errors import DataError
-from attngrid.data.images import Batches, ImageFiles, Images, channel_statistics, rotate
+from attngrid.data.images import (
+    Batches,
+    ImageFiles,
+    Images,
+    channel_statistics,
+    mix_seed,
+    rotate,
+)
 from attngrid.data.loading import load_files
-from attngrid.data.stream import MEAN, STD, DecodedBatches, ResizedCrop, Stream, mix_seed
+from attngrid.data.stream import MEAN, STD, DecodedBatches, ResizedCrop, Stream
 from attngrid.data.transforms import (
     Brightness,
     CropTo,

@@ -285,6 +285,19 @@ def test_several_processes_have_the_losses_of_the_reference(
 
 
 @pytest.mark.slow
+def test_two_processes_mix_clip_and_average_as_one_with_two_steps(
+    tiny: dict[str, Any], study: Path
+) -> None:
+    tiny["recipes"]["tiny"] |= {"optimizer": "adamw", "learning_rate": 0.01, "epochs": 1}
+    tiny["recipes"]["tiny"] |= {"mixup": 0.4, "cutmix": 1.0, "clip_grad_norm": 0.1, "ema": 0.5}
+    first, second = run_script("train", write_study(tiny), 2)
+    assert first == second
+    compute = Compute(gradient_accumulation_steps=2)
+    metrics, *_ = loop.train(only_cell(study), CPU, Path("data"), compute=compute)
+    assert close(metrics["curve"], first["curve"])
+
+
+@pytest.mark.slow
 def test_processes_that_are_stopped_and_resumed_are_bit_identical(
     tiny: dict[str, Any], study: Path
 ) -> None:

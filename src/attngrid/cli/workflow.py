@@ -31,7 +31,7 @@ from attngrid.study.schema import Study
 from attngrid.training.devices import trains_on_cpu
 from attngrid.training.max_runtime import deadline
 from attngrid.training.signals import forward_signals
-from attngrid.training.start import try_models
+from attngrid.training.start import try_models, try_recipes
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +90,7 @@ def before_jobs(workflow: Any, study: Study) -> None:
     trained = [job.wildcards.cell for job in jobs if job.rule.name in ("trial", "train")]
     require_runnable(study, trained)
     try_models(map(study.training, trained))
+    try_recipes(map(study.training, trained))
     in_conda = bool(workflow.deployment_settings.deployment_method)
     compute = study.compute
     named = compute.device == "cuda" or compute.gpus > 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,18 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from attngrid.data.sharding import ALL, Share
-from attngrid.data.transforms import Brightness, CropTo, Flip, RandomCrop, Rotation, Transform
+from attngrid.data.transforms import (
+    Brightness,
+    CropTo,
+    Flip,
+    PerImage,
+    RandomCrop,
+    Rotation,
+    Transform,
+)
+
+if TYPE_CHECKING:
+    from attngrid.data.augmentation import Mixing
 
 
 @dataclass(frozen=True)
@@ -37,6 +49,8 @@ class Images:
     def averaged(self, side: int) -> Images:
         """Images of ``side`` × ``side`` pixels, each the rounded mean of a square of pixels."""
         factor = self.pixels_NCHW.shape[-1] // side
+        if factor == 1:
+            return self
         chunks = [  # limits the memory of float32 copies
             avg_pool2d(chunk_NCHW.float(), factor).round().to(torch.uint8)
             for chunk_NCHW in torch.split(self.pixels_NCHW, 1000)
@@ -81,6 +95,7 @@ class Split:
         generator: generator of the order and the augmentation, on the CPU, so that all devices
             draw the same; None makes test batches.
         share: the part of each batch that this process reads.
+        mixing: mixes the images of each micro-batch; its labels are then N×classes shares.
 
     Attributes:
         count: number of images.
@@ -95,10 +110,11 @@ class Split:
         std_C: Tensor,
         generator: torch.Generator | None,
         share: Share,
+        mixing: Mixing | None = None,
     ) -> None:
         self.count, self.labels_N = len(images), images.labels_N
         self.mean_C, self.std_C = mean_C, std_C
-        self.generator, self.share = generator, share
+        self.generator, self.share, self.mixing = generator, share, mixing
         self.places = share.batches(self.count, batch_size, training=generator is not None)
 
     def __len__(self) -> int:
@@ -109,7 +125,23 @@ class Split:
 
     def epoch(self, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield an epoch from batch ``first`` on; draw random numbers for the whole epoch."""
+        if self.mixing is None:
+            yield from self._epoch(first)
+            return
+        seed = self._draw_seed()
+        # a micro-batch has the same mix in any process
+        for (images_NCHW, labels_N), part in zip(
+            self._epoch(first), self._ranges(first), strict=True
+        ):
+            yield self.mixing(images_NCHW, labels_N, mix_seed(seed, part.start))
+
+    def _epoch(self, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same, not mixed."""
         raise NotImplementedError
+
+    def _draw_seed(self) -> int:
+        """Draw the seed of an epoch."""
+        return int(torch.randint(2**62, (), generator=self.generator))
 
     def first_of_each_class(self, classes: int) -> Images:
         """The first test image of each of the first classes, not normalised, on the CPU."""
@@ -128,8 +160,9 @@ class Split:
 class Batches(Split):
     """Batches of images in memory, augmented on their device.
 
-    ``transforms`` are applied to training images; test images are only center-cropped. The
-    other arguments are those of ``Split``.
+    ``transforms`` are applied to training images: crop and flip, rotation, those of single images
+    in their order, and brightness. Test images are only center-cropped. The other arguments are
+    those of ``Split``.
     """
 
     def __init__(
@@ -141,20 +174,22 @@ class Batches(Split):
         transforms: tuple[Transform, ...] = (),
         generator: torch.Generator | None = None,
         share: Share = ALL,
+        mixing: Mixing | None = None,
     ) -> None:
-        super().__init__(images, batch_size, mean_C, std_C, generator, share)
+        super().__init__(images, batch_size, mean_C, std_C, generator, share, mixing)
         self.images = images
         self.padding = next((t.padding for t in transforms if isinstance(t, RandomCrop)), 0)
         self.flip = any(isinstance(t, Flip) for t in transforms)
         self.degrees = next((t.degrees for t in transforms if isinstance(t, Rotation)), 0.0)
         self.brightness = next((t.amount for t in transforms if isinstance(t, Brightness)), 0.0)
+        self.per_image = [t for t in transforms if isinstance(t, get_args(PerImage))]
         stored_HW = tuple(images.pixels_NCHW.shape[2:])
         crops = [(t.size, t.size) for t in transforms if isinstance(t, CropTo)]
         self.height, self.width = crops[0] if crops else stored_HW
         # the largest offset of a crop, down and to the right
         self.margin_HW = (stored_HW[0] - self.height, stored_HW[1] - self.width)
 
-    def epoch(self, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def _epoch(self, first: int) -> Iterator[tuple[Tensor, Tensor]]:
         if self.generator is None:
             for part in self._ranges(first):
                 pixels_NCHW, labels_N = self._center_crop(slice(part.start, part.stop))
@@ -167,6 +202,12 @@ class Batches(Split):
         down_N1, right_N1 = (self._draw(margin + 2 * self.padding + 1) for margin in self.margin_HW)
         angle_N1 = self._draw_around_0(self.degrees)
         factor_N1 = 1 + self._draw_around_0(self.brightness)
+        if self.per_image:  # imports torchvision, which takes a second
+            from attngrid.data.augmentation import augment_each, augmentation
+
+            mean = tuple(self.mean_C.tolist())
+            augmentations = [augmentation(transform, mean) for transform in self.per_image]
+            seed = self._draw_seed()
         for part in self._ranges(first):
             batch = slice(part.start, part.stop)
             pixels_NCHW = self.images.pixels_NCHW[order_N[batch]]
@@ -176,6 +217,8 @@ class Batches(Split):
                 )
             if self.degrees:
                 pixels_NCHW = rotate(pixels_NCHW, angle_N1[batch, 0])
+            if self.per_image:
+                pixels_NCHW = augment_each(pixels_NCHW, augmentations, seed, order_N[batch])
             if self.brightness:
                 pixels_NCHW = (pixels_NCHW * factor_N1[batch, :, None, None]).clamp_(max=255)
             images_NCHW = normalize(pixels_NCHW, self.mean_C, self.std_C)
@@ -244,6 +287,15 @@ def rotate(pixels_NCHW: Tensor, degrees_N: Tensor) -> Tensor:
     index_NCP = index_NP[:, None].expand(-1, pixels_NCHW.shape[1], -1)
     rotated_NCHW = pixels_NCHW.flatten(2).gather(2, index_NCP).reshape(pixels_NCHW.shape)
     return rotated_NCHW * inside_NHW[:, None]
+
+
+def mix_seed(seed: int, position: int) -> int:
+    """The seed of an image in an epoch: the output of SplitMix64 (Steele et al., 2014)."""
+    mask = 2**64 - 1
+    state = (seed + (position + 1) * 0x9E3779B97F4A7C15) & mask
+    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & mask
+    return state ^ (state >> 31)
 
 
 def normalize(pixels_NCHW: Tensor, mean_C: Tensor, std_C: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ def load(
     download: bool,
     classes: int | None,
     validation: int = 0,
-    input_size: int | None = None,
+    sizes: tuple[int, int] | None = None,
 ) -> tuple[Images, Images]:
     """Read a dataset's training and held-out split into memory.
 
@@ -35,7 +35,7 @@ def load(
         download: fetch missing files.
         classes: number of classes to keep, from the first on; None keeps all.
         validation: number of training images to hold out in place of the test images.
-        input_size: average images down to this height and width, unless transforms crop them.
+        sizes: average the images of each split down to this height and width.
 
     Raises:
         DataError: missing or damaged files, or too few images; the message says what to do.
@@ -48,8 +48,8 @@ def load(
     else:
         train, test = pkgutil.resolve_name(dataset.target)(folder)
     train, test = _subset(train, test, classes, validation)
-    if input_size is not None and dataset.stored_size is None:
-        train, test = train.averaged(input_size), test.averaged(input_size)
+    if sizes is not None:
+        train, test = train.averaged(sizes[0]), test.averaged(sizes[1])
     return train, test
 
 

@@ -16,13 +16,15 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from attngrid.core.errors import DataError
+from attngrid.data.augmentation import Mixing, augmentation, own_generators, seed_generators
 from attngrid.data.decoding import open_image, to_rgb
-from attngrid.data.images import ImageFiles, Images, Split, normalize
+from attngrid.data.images import ImageFiles, Images, Split, mix_seed, normalize
 from attngrid.data.sharding import ALL, Share
 from attngrid.data.transforms import (
     Brightness,
     CropTo,
     Flip,
+    RandomCrop,
     RandomResizedCrop,
     Resize,
     Rotation,
@@ -55,19 +57,20 @@ class Stream(Split):
         workers: int,
         generator: torch.Generator | None = None,
         share: Share = ALL,
+        mixing: Mixing | None = None,
     ) -> None:
         mean_C, std_C = (torch.tensor(values, device=device) for values in (MEAN, STD))
-        super().__init__(files, batch_size, mean_C, std_C, generator, share)
+        super().__init__(files, batch_size, mean_C, std_C, generator, share, mixing)
         self.files = files
         self.transforms = transforms
         self.device = device
         self.workers = workers
 
-    def epoch(self, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def _epoch(self, first: int) -> Iterator[tuple[Tensor, Tensor]]:
         order_N, seed = torch.arange(self.count), None
         if self.generator is not None:
             order_N = torch.randperm(self.count, generator=self.generator)
-            seed = int(torch.randint(2**62, (), generator=self.generator))
+            seed = self._draw_seed()
         loader = DataLoader(
             DecodedBatches(self.files, self.transforms, seed),
             sampler=[order_N[part.start : part.stop] for part in self._ranges(first)],
@@ -109,7 +112,7 @@ class DecodedBatches(Dataset[Any]):
         An exception raised in a worker would reach the user as a traceback.
         """
         pixels = []
-        with torch.random.fork_rng(devices=[]):
+        with own_generators():
             for position in positions_N.tolist():
                 file = Path(os.fsdecode(self.files.paths_N[position]))
                 try:
@@ -125,12 +128,11 @@ class DecodedBatches(Dataset[Any]):
     def _read(self, file: Path, position: int) -> Tensor:
         with open_image(file) as opened:
             if self.seed is not None:
-                # torch.manual_seed also looks for GPUs, a tenth of the time for an image
-                torch.default_generator.manual_seed(mix_seed(self.seed, position))
+                seed_generators(mix_seed(self.seed, position))
             image: Any = opened
             for step in self.steps:
                 image = step(image)
-            return image if isinstance(image, Tensor) else _to_tensor(_to_rgb(image))
+            return _to_tensor(_to_rgb(image))
 
 
 class ResizedCrop(v2.RandomResizedCrop):  # type: ignore[misc]
@@ -173,15 +175,6 @@ def transform_test_image(image: Image.Image, transforms: tuple[Transform, ...]) 
     return _to_tensor(_to_rgb(image))
 
 
-def mix_seed(seed: int, position: int) -> int:
-    """The seed of an image in an epoch: the output of SplitMix64 (Steele et al., 2014)."""
-    mask = 2**64 - 1
-    state = (seed + (position + 1) * 0x9E3779B97F4A7C15) & mask
-    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
-    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & mask
-    return state ^ (state >> 31)
-
-
 def _start(loader: DataLoader[Any]) -> Iterator[Any]:
     """Start the workers; signals are blocked until each worker has its handlers."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -218,7 +211,9 @@ def _make_step(transform: Transform, *, training: bool) -> Any:
             return v2.RandomCrop(size) if training else v2.CenterCrop(size)
         case Brightness(amount=amount):
             return v2.Compose([_to_rgb, v2.ColorJitter(brightness=amount)])
-    raise AssertionError(f"images in files cannot have the transform {transform.kind}")
+        case RandomCrop():
+            raise AssertionError("images in files have no random_crop")
+    return v2.Compose([_to_rgb, _to_tensor, augmentation(transform, MEAN)])
 
 
 def _to_rgb(image: Any) -> Any:
@@ -226,6 +221,6 @@ def _to_rgb(image: Any) -> Any:
     return image if isinstance(image, Tensor) else to_rgb(image)
 
 
-def _to_tensor(image: Image.Image) -> Tensor:
-    pixels_CHW: Tensor = functional.pil_to_tensor(image)
+def _to_tensor(image: Any) -> Tensor:
+    pixels_CHW: Tensor = image if isinstance(image, Tensor) else functional.pil_to_tensor(image)
     return pixels_CHW

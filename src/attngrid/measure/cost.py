@@ -41,10 +41,10 @@ from attngrid.training.loop import (
     autocast,
     choose_device,
     make_deterministic,
-    make_optimizer,
     too_slow,
     train_step,
 )
+from attngrid.training.optimization import make_optimizer
 
 log = logging.getLogger(__name__)
 

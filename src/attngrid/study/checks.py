@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 from attngrid.core.errors import ConfigError, UnknownNameError
 from attngrid.data.registry import find_dataset, short_name
-from attngrid.data.transforms import CropTo, RandomResizedCrop, Resize, Transform
+from attngrid.data.transforms import (
+    PER_IMAGE,
+    CropTo,
+    RandomResizedCrop,
+    Resize,
+    Transform,
+    size_in_memory,
+)
 from attngrid.models.registry import (
     attention_label,
     find_attention,
@@ -17,7 +24,7 @@ from attngrid.models.registry import (
     require_width,
 )
 from attngrid.study.labels import backbone_label
-from attngrid.study.recipe import shipped_recipes
+from attngrid.study.recipe import Recipe, shipped_recipes
 from attngrid.study.tuning import CHOSEN
 
 if TYPE_CHECKING:
@@ -86,12 +93,12 @@ def check_recipes(study: Study) -> None:
         for name in block.recipes:
             where = f"grid.{number}.recipes: "
             try:
-                recipe = study.recipe(name)
+                study.recipe(name)
                 where += f"{name!r}: "
+                recipe = study.recipe_of(block, name)
                 for split in ("train", "test"):
-                    transforms = getattr(recipe, f"{split}_transforms")
-                    _check_transforms(transforms, split, block.dataset, block.options.input_size)
-            except ValueError as error:
+                    _check_transforms(recipe, split, block.dataset, block.options.input_size)
+            except (ValueError, ConfigError) as error:
                 raise ValueError(f"{where}{error}") from None
             size = recipe.batch_size
             if count > 1 and (size % count or size < 2 * count):
@@ -99,6 +106,11 @@ def check_recipes(study: Study) -> None:
                     f"{where}batch_size: found {size}; compute.gpus {gpus} × "
                     f"compute.gradient_accumulation_steps {steps} need a multiple of {count} "
                     "with 2 or more images in each micro-batch"
+                )
+            if recipe.mixes and study.compute.sync_bn and gpus > 1:
+                raise ValueError(
+                    f"{where}mixup, cutmix: found compute.sync_bn true with compute.gpus {gpus}; "
+                    "each GPU would mix other pairs of images than one GPU; set sync_bn: false"
                 )
 
 
@@ -131,35 +143,25 @@ def check_tuning(study: Study) -> None:
             )
 
 
-def _check_transforms(
-    transforms: Sequence[Transform], split: str, name: str, input_size: int | None
-) -> None:
+def _check_transforms(recipe: Recipe, split: str, name: str, input_size: int | None) -> None:
     """Check that each transform can be applied, and the last gives the network's input size."""
+    transforms: Sequence[Transform] = getattr(recipe, f"{split}_transforms")
     dataset = find_dataset(name)
     in_memory = dataset.target is not None
-    size = input_size or dataset.input_size
-    averaged = in_memory and dataset.stored_size is None  # to the input size, before transforms
-    if averaged and dataset.input_size % size:
-        raise ValueError(
-            f"options.input_size: found {size}; images of {name} are averaged from "
-            f"{dataset.input_size}×{dataset.input_size}, so it must divide {dataset.input_size}"
-        )
-    crop = "random_crop" if in_memory else "random_resized_crop"
-    allowed = ["resize", "crop_to"]
-    if split == "train":
-        allowed = ["flip", crop, *allowed, "rotation", "brightness"]
-    found = [transform.kind for transform in transforms]
-    if wrong := [kind for kind in found if kind not in allowed or found.count(kind) > 1]:
-        raise ValueError(
-            f"{split}_transforms: found {', '.join(dict.fromkeys(wrong))}; {split} images of "
-            f"{name} can have {', '.join(allowed)}, each once"
-        )
-    after = found[found.index("rotation") :] if in_memory and "rotation" in found else []
-    if {crop, "crop_to", "flip"} & set(after):
-        raise ValueError(f"{split}_transforms: rotation: must come after crop and flip")
+    network = input_size or dataset.input_size
+    size = (recipe.train_size if split == "train" else None) or network
     # after each transform, the images' shorter side, 0 if unknown, and whether they are square
-    shorter = (dataset.stored_size or size) if in_memory else 0
-    square = in_memory
+    shorter, square = 0, in_memory
+    if in_memory:
+        stored = dataset.stored_size or dataset.input_size
+        shorter = size_in_memory(dataset, transforms, input_size)
+        if stored % shorter:
+            at = "" if shorter == network else f" to {shorter}×{shorter} for it"
+            raise ValueError(
+                f"options.input_size: found {network}; images of {name} are averaged from "
+                f"{stored}×{stored}{at}, so {'it' if not at else shorter} must divide {stored}"
+            )
+    _check_kinds(transforms, split, name, in_memory=in_memory)
     for transform in transforms:
         match transform:
             case Resize() if in_memory and (transform.size, transform.squash) != (shorter, True):
@@ -179,7 +181,37 @@ def _check_transforms(
                 shorter, square = transform.size, True
     if (shorter, square) != (size, True):
         shape = f"{shorter}×{shorter}" if square else "any shape"
+        need = "train_size is" if size == recipe.train_size else f"networks for {name} need"
         raise ValueError(
-            f"{split}_transforms: give images of {shape}; networks for {name} need {size}×{size}; "
+            f"{split}_transforms: give images of {shape}; {need} {size}×{size}; "
             f"end with crop_to: {{size: {size}}}"
         )
+
+
+def _check_kinds(
+    transforms: Sequence[Transform], split: str, name: str, *, in_memory: bool
+) -> None:
+    """Check which transforms there are, and their order."""
+    crop = "random_crop" if in_memory else "random_resized_crop"
+    allowed = ["resize", "crop_to"]
+    if split == "train":
+        allowed = ["flip", crop, *allowed, "rotation", "brightness", *PER_IMAGE]
+    found = [transform.kind for transform in transforms]
+    if wrong := [kind for kind in found if kind not in allowed or found.count(kind) > 1]:
+        raise ValueError(
+            f"{split}_transforms: found {', '.join(dict.fromkeys(wrong))}; {split} images of "
+            f"{name} can have {', '.join(allowed)}, each once"
+        )
+    early = {crop, "resize", "crop_to", "flip"}
+    for number, kind in enumerate(found):
+        after = set(found[number + 1 :])
+        if kind in PER_IMAGE and after & {*early, "rotation"}:
+            raise ValueError(
+                f"{split}_transforms: {kind}: must come after resize, crop, flip and rotation"
+            )
+        if in_memory and kind == "rotation" and after & early:
+            raise ValueError(f"{split}_transforms: rotation: must come after crop and flip")
+        if in_memory and kind == "brightness" and after & set(PER_IMAGE):
+            raise ValueError(
+                f"{split}_transforms: brightness: must come last; color_jitter can come earlier"
+            )

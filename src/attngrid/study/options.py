@@ -100,6 +100,10 @@ class Options(Strict):
     input_size: PositiveInt | None = Field(
         None, description="height and width of the network's images; default: the dataset's"
     )
+    epochs: PositiveInt | None = Field(None, description="in place of the recipe's epochs")
+    batch_size: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="in place of the recipe's batch size"
+    )
 
     def changed(self) -> dict[str, Any]:
         """The options that differ from their defaults, sorted by name."""

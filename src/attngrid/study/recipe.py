@@ -4,34 +4,56 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    model_validator,
+)
 
+from attngrid.core.errors import ConfigError, UnknownNameError
 from attngrid.core.files import read_yaml
-from attngrid.core.types import Fraction, Positive, Strict, WeightDecay
-from attngrid.data.transforms import Transform
+from attngrid.core.types import Fraction, Number, Positive, Strict, WeightDecay
+from attngrid.core.validation import validate
+from attngrid.data.registry import Dataset
+from attngrid.data.transforms import Transform, final_size
 from attngrid.models.registry import Initialisation
+from attngrid.study.options import Options, Share
+
+# The optimizers of torch that need no further package; timm has others.
+OPTIMIZERS = ("sgd", "adamw")
+TIMM = "timm:"
 
 
 class Schedule(Strict):
     """The factor of the learning rate as a function of the epoch.
 
-    ``step`` rises linearly in the first ``warmup_epochs``, and multiplies by ``gamma`` at each of
-    ``milestones`` (epochs). ``one_cycle`` rises linearly in the first ``warmup`` (a fraction) of
-    the training, and then falls linearly to 0.
+    ``step`` multiplies by ``gamma`` at each of ``milestones`` (epochs). ``cosine`` falls after the
+    warm-up by half a cosine to ``final_factor`` at the end. Both rise linearly from
+    ``warmup_factor`` to 1 in the first ``warmup_epochs``. ``one_cycle`` rises linearly in the first
+    ``warmup`` (a fraction) of the training, and then falls linearly to 0.
     """
 
-    kind: Literal["step", "one_cycle"]
+    kind: Literal["step", "one_cycle", "cosine"]
     milestones: tuple[PositiveInt, ...] = Field((), strict=False)
     gamma: Positive = 0.1
     warmup: Fraction = 0.2
     warmup_epochs: NonNegativeInt = 0
+    warmup_factor: Fraction = 0.0
+    final_factor: Fraction = 0.0
 
     @model_validator(mode="after")
     def _of_one_kind(self) -> Schedule:
-        own = {"step": ("milestones", "gamma", "warmup_epochs"), "one_cycle": ("warmup",)}
+        own = {
+            "step": ("milestones", "gamma", "warmup_epochs", "warmup_factor"),
+            "one_cycle": ("warmup",),
+            "cosine": ("warmup_epochs", "warmup_factor", "final_factor"),
+        }
         for name, field in Schedule.model_fields.items():
             if name not in ("kind", *own[self.kind]) and getattr(self, name) != field.default:
                 raise ValueError(
@@ -42,15 +64,34 @@ class Schedule(Strict):
 
     def factor(self, epoch: float, epochs: int) -> float:
         """The factor of the learning rate after ``epoch`` of ``epochs`` epochs."""
+        if self.kind == "one_cycle":
+            done = epoch / epochs
+            return done / self.warmup if done < self.warmup else (1 - done) / (1 - self.warmup)
         if self.kind == "step":
-            dropped = math.prod(self.gamma for milestone in self.milestones if epoch >= milestone)
-            return dropped * min(1.0, epoch / self.warmup_epochs if self.warmup_epochs else 1.0)
-        done = epoch / epochs
-        return done / self.warmup if done < self.warmup else (1 - done) / (1 - self.warmup)
+            factor = math.prod(self.gamma for milestone in self.milestones if epoch >= milestone)
+        else:
+            done = max(0.0, epoch - self.warmup_epochs) / (epochs - self.warmup_epochs)
+            cosine = (1 + math.cos(math.pi * done)) / 2
+            factor = self.final_factor + (1 - self.final_factor) * cosine
+        if epoch < self.warmup_epochs:
+            risen = epoch / self.warmup_epochs
+            factor *= self.warmup_factor + (1 - self.warmup_factor) * risen
+        return factor
+
+
+def _known_optimizer(name: str) -> str:
+    """Accept any name after ``timm:``; ``try_recipes`` asks timm before the first job."""
+    if name not in OPTIMIZERS and not (name.startswith(TIMM) and name[len(TIMM) :].isalnum()):
+        raise UnknownNameError("optimizer", name, [*OPTIMIZERS, f"{TIMM}lamb", f"{TIMM}NAME"])
+    return name
+
+
+OptimizerName = Annotated[str, AfterValidator(_known_optimizer)]
+OptimizerOption = bool | int | Number | None | Annotated[tuple[Number, ...], Field(strict=False)]
 
 
 class Recipe(Strict):
-    """One way to train: SGD, its schedule and the transforms of the images.
+    """One way to train: an optimizer, its schedule, the loss, and the images' transforms.
 
     ``source`` and ``expected`` are documentation; a cell's digest omits them.
     """
@@ -59,13 +100,25 @@ class Recipe(Strict):
     expected: str = ""
     epochs: PositiveInt
     batch_size: Annotated[int, Field(ge=2)]
+    optimizer: OptimizerName = "sgd"
+    optimizer_options: dict[str, OptimizerOption] = Field({})
     learning_rate: Positive
     momentum: Fraction = 0.9
     nesterov: bool = False
     weight_decay: WeightDecay = 0.0
+    weight_decay_1d: bool = True
+    clip_grad_norm: Positive | None = None
+    ema: Annotated[Number, Field(gt=0, lt=1)] | None = None
+    loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
+    target_threshold: Fraction | None = None
     label_smoothing: Fraction = 0.0
+    mixup: Positive | None = None
+    cutmix: Positive | None = None
+    mix_probability: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    switch_probability: Share = 0.5
     initialisation: Initialisation = "family"
     schedule: Schedule
+    train_size: PositiveInt | None = None
     train_transforms: tuple[Transform, ...] = Field((), strict=False)
     test_transforms: tuple[Transform, ...] = Field((), strict=False)
 
@@ -74,13 +127,84 @@ class Recipe(Strict):
         found, epochs = list(self.schedule.milestones), self.epochs
         if found != sorted(set(found)) or any(milestone >= epochs for milestone in found):
             raise ValueError(f"milestones: found {found}; needs rising epochs below {epochs}")
+        if (warmup := self.schedule.warmup_epochs) >= epochs:
+            raise ValueError(f"warmup_epochs: found {warmup}; needs fewer than {epochs} epochs")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov: found true with momentum 0; needs a momentum above 0")
+        self._require_used("nesterov", of="optimizer: sgd", used=self.optimizer == "sgd")
+        self._require_used("momentum", of="other optimizers", used=self.optimizer != "adamw")
+        binary = self.loss == "binary_cross_entropy"
+        self._require_used("target_threshold", of="loss: binary_cross_entropy", used=binary)
+        self._require_used("mix_probability", of="mixup or cutmix", used=self.mixes)
+        both = self.mixup is not None and self.cutmix is not None
+        self._require_used("switch_probability", of="mixup and cutmix together", used=both)
         return self
+
+    def _require_used(self, name: str, *, of: str, used: bool) -> None:
+        value = getattr(self, name)
+        if not used and value != Recipe.model_fields[name].default:
+            raise ValueError(f"{name}: found {value}; this is a key of {of}")
+
+    def __hash__(self) -> int:  # optimizer_options has no hash
+        return hash((self.epochs, self.batch_size, self.learning_rate, self.schedule))
+
+    @property
+    def mixes(self) -> bool:
+        """Whether the images of a batch are mixed."""
+        return self.mixup is not None or self.cutmix is not None
 
     def learning_rate_at(self, epoch: float) -> float:
         """The learning rate after ``epoch`` epochs, from 0.0 on."""
         return self.learning_rate * self.schedule.factor(epoch, self.epochs)
+
+    def with_options(self, options: Options, dataset: Dataset) -> Recipe:
+        """The recipe with a cell's options ``epochs``, ``batch_size`` and ``input_size``.
+
+        If the test images have another size than ``input_size``, every size in ``train_size`` and
+        the transforms is multiplied by the quotient of the two and rounded. Images that are stored
+        in memory at the size of the network are averaged instead.
+
+        Raises:
+            ConfigError: options that do not fit the recipe.
+        """
+        names = ("epochs", "batch_size", "input_size")
+        given = {name: v for name in names if (v := getattr(options, name)) is not None}
+        changes = {name: v for name, v in given.items() if name != "input_size"}
+        resized = dataset.target is None or dataset.stored_size is not None
+        size, own = options.input_size, final_size(self.test_transforms)
+        if resized and size is not None and own not in (None, size):
+            changes |= self._scaled(size / own)
+        if not changes:
+            return self
+        text = ", ".join(f"{name} {value}" for name, value in given.items())
+        return validate(Recipe, {**dict(self), **changes}, f"with options {text}")
+
+    def _scaled(self, factor: float) -> dict[str, Any]:
+        """The keys that have sizes, each size multiplied by a factor."""
+        changes: dict[str, Any] = {
+            key: tuple(
+                t.model_copy(update={"size": round(factor * t.size)}) if hasattr(t, "size") else t
+                for t in getattr(self, key)
+            )
+            for key in ("train_transforms", "test_transforms")
+        }
+        if self.train_size is not None:
+            changes["train_size"] = round(factor * self.train_size)
+        return changes
+
+    @property
+    def uses_timm(self) -> bool:
+        """Whether the optimizer or a transform is timm's."""
+        kinds = [transform.kind for transform in self.train_transforms]
+        return self.optimizer.startswith(TIMM) or "timm_rand_augment" in kinds
+
+    def require_packages(self) -> None:
+        """Raise a ConfigError if the recipe needs timm, and it is not installed."""
+        if self.uses_timm and find_spec("timm") is None:
+            raise ConfigError(
+                "the recipe's optimizer or timm_rand_augment is from timm, which is not installed: "
+                'pip install "attngrid[timm]"'
+            )
 
     def digested(self) -> dict[str, Any]:
         """The keys that change the trained numbers, without defaults."""

@@ -64,6 +64,7 @@ def require_runnable(study: Study, cells: Iterable[str] | None = None) -> None:
     for cell in wanted:
         for entry in (find_backbone(cell.backbone), find_attention(cell.attention)):
             entry.require_package()
+        cell.recipe.require_packages()
     for name in dict.fromkeys(cell.dataset for cell in wanted):
         _require_files(study, name)
 

@@ -17,6 +17,7 @@ from attngrid.core.errors import ConfigError, UnknownNameError
 from attngrid.core.files import expand, read_yaml, shipped, write_atomically
 from attngrid.core.types import Strict
 from attngrid.core.validation import STUDY_NAME, validate
+from attngrid.data.registry import find_dataset
 from attngrid.models.registry import find_attention, find_backbone
 from attngrid.study import checks
 from attngrid.study.cell import Cell, cell_names
@@ -129,6 +130,10 @@ class Study(Strict):
             raise UnknownNameError("recipe", name, known)
         return known[name]
 
+    def recipe_of(self, block: Block, name: str) -> Recipe:
+        """A recipe with the options of a block."""
+        return self.recipe(name).with_options(block.options, find_dataset(block.dataset))
+
     # The cells.
 
     @cached_property
@@ -160,7 +165,7 @@ class Study(Strict):
                         backbone=backbone,
                         attention=attention,
                         recipe_name=recipe,
-                        recipe=self.recipe(recipe),
+                        recipe=self.recipe_of(block, recipe),
                         seed=seed,
                         options=options,
                         precision=self.compute.precision,

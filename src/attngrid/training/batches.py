@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,7 +12,11 @@ from attngrid.data.images import Batches, Split, channel_statistics
 from attngrid.data.loading import load, load_files
 from attngrid.data.registry import find_dataset
 from attngrid.data.sharding import ALL, Share
+from attngrid.data.transforms import size_in_memory
 from attngrid.study.cell import Cell
+
+if TYPE_CHECKING:
+    from attngrid.data.augmentation import Mixing
 
 TEST_BATCH = 500
 STREAMED_TEST_BATCH = 100  # each worker holds several of them in memory
@@ -32,29 +37,51 @@ def make_batches(
     ``folder`` has the datasets. Without a generator, order and augmentation are not random.
     ``workers`` processes read image files. Missing images raise a DataError.
     """
-    recipe, classes = cell.recipe, cell.options.classes
-    if find_dataset(cell.dataset).target is None:
+    recipe, classes, dataset = cell.recipe, cell.options.classes, find_dataset(cell.dataset)
+    mixing = _mixing(cell) if recipe.mixes else None
+    if dataset.target is None:
         from attngrid.data.stream import Stream  # imports torchvision, which takes a second
 
         train_index, test_index = load_files(
             cell.dataset, folder, classes=classes, validation=cell.validation
         )
         stream = partial(Stream, device=device, workers=workers, share=share)
+        training = partial(stream, generator=generator, mixing=mixing)
         return (
-            stream(train_index, recipe.batch_size, recipe.train_transforms, generator=generator),
+            training(train_index, recipe.batch_size, recipe.train_transforms),
             stream(test_index, STREAMED_TEST_BATCH, recipe.test_transforms),
         )
+    train_size, test_size = (
+        size_in_memory(dataset, transforms, cell.options.input_size)
+        for transforms in (recipe.train_transforms, recipe.test_transforms)
+    )
     train, test = load(
         cell.dataset,
         folder,
         download=download,
         classes=classes,
         validation=cell.validation,
-        input_size=cell.options.input_size,
+        sizes=(train_size, test_size),
     )
     mean_C, std_C = (statistic.to(device) for statistic in channel_statistics(train))
     train, test = train.to(device), test.to(device)
     return (
-        Batches(train, recipe.batch_size, mean_C, std_C, recipe.train_transforms, generator, share),
+        Batches(
+            *(train, recipe.batch_size, mean_C, std_C, recipe.train_transforms, generator, share),
+            mixing=mixing,
+        ),
         Batches(test, TEST_BATCH, mean_C, std_C, recipe.test_transforms, share=share),
+    )
+
+
+def _mixing(cell: Cell) -> Mixing:
+    from attngrid.data.augmentation import Mixing
+
+    recipe = cell.recipe
+    return Mixing(
+        cell.num_classes,
+        recipe.mixup,
+        recipe.cutmix,
+        recipe.mix_probability,
+        recipe.switch_probability,
     )

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
 
 from attngrid.core.errors import ConfigError, DivergedError
 from attngrid.core.hardware import lacks_bfloat16, processor_name, processors
@@ -30,6 +31,12 @@ from attngrid.training.batches import make_batches
 from attngrid.training.checkpoint import Checkpoints, TrainState
 from attngrid.training.distributed import ALONE, Processes
 from attngrid.training.micro_batches import MicroBatch, MicroBatches
+from attngrid.training.optimization import (
+    average_weights,
+    main_class,
+    make_optimizer,
+    training_loss,
+)
 from attngrid.training.performance import (
     attention_modules,
     callable_network,
@@ -58,9 +65,9 @@ def train_step(
 
     Args:
         network: maps images N×3×H×W to logits N×classes, in training mode.
-        micro_batches: normalised images and their labels.
+        micro_batches: normalised images, and their N labels or N×classes shares.
         optimizer: updates the network's parameters.
-        recipe: gives the learning rate schedule and the label smoothing.
+        recipe: gives the learning rate schedule, the loss and the limit of the gradient's norm.
         epoch_progress: epochs since the start of the training, 1.5 in the middle of the second one.
         images: the number of images of the step, in all processes.
         precision: the precision of the forward pass.
@@ -68,7 +75,8 @@ def train_step(
 
     Returns:
         The loss of each micro-batch, summed over its images, and the number of images that were
-        classified correctly. Both stay on the device: reading them would stall a GPU.
+        classified correctly; a mixed image counts as its ``main_class``. Both stay on the device:
+        reading them would stall a GPU.
     """
     for group in optimizer.param_groups:
         group["lr"] = recipe.learning_rate_at(epoch_progress)
@@ -77,11 +85,14 @@ def train_step(
     for images_NCHW, labels_N in micro_batches:
         with autocast(precision, images_NCHW.device):
             logits = network(images_NCHW)
-        loss = cross_entropy(logits.float(), labels_N, label_smoothing=recipe.label_smoothing)
+        loss = training_loss(logits.float(), labels_N, recipe)
         weight = processes * len(labels_N) / images
         (weight * loss).backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach() * len(labels_N))
-        correct.append((logits.argmax(1) == labels_N).sum())
+        correct.append((logits.argmax(1) == main_class(labels_N)).sum())
+    if recipe.clip_grad_norm is not None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        clip_grad_norm_(parameters, recipe.clip_grad_norm)
     optimizer.step()
     return losses, torch.stack(correct).sum()
 
@@ -113,7 +124,8 @@ def train(
 
     Returns:
         The ``metrics`` block of the record, with errors in percent of the test images; the fields
-        of the loop in the ``run`` block; and the trained model.
+        of the loop in the ``run`` block; and the trained model, with the averaged weights if the
+        recipe has ``ema``.
 
     Raises:
         DivergedError: an infinite or NaN loss, with its epoch and step.
@@ -149,9 +161,11 @@ def train(
     if sync_bn and processes.count > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     model.to(device=device, memory_format=memory_format(performance))  # type: ignore[call-overload]
+    average = None if recipe.ema is None else average_weights(model, recipe.ema)
     micro_batches = MicroBatches(model, processes, micro_steps)
     full_size = recipe.batch_size // (processes.count * micro_steps)
     network = callable_network(micro_batches.network, performance, full_size)
+    tested = network if average is None else callable_network(average.module, performance)
     optimizer = make_optimizer(model, recipe, fused=performance.fused_optimizer)
     if processes.rank:
         seed_all((cell.seed + processes.rank * 0x9E3779B1) % 2**32)  # each rank draws other dropout
@@ -161,12 +175,16 @@ def train(
     if checkpoints is not None and (saved := checkpoints.load()) is not None:
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
+        if average is not None:
+            average.load_state_dict(saved["average"])
         state = TrainState.restore(saved["train_state"], device)
         generator.set_state(state.generator)
 
     def save_if_due() -> None:
         if checkpoints is not None and checkpoints.due():
             shared = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            if average is not None:
+                shared["average"] = average.state_dict()
             checkpoints.save(shared, {"train_state": state.state_dict()})
 
     last_call = time.perf_counter()
@@ -192,6 +210,8 @@ def train(
                 precision=cell.precision,
                 processes=processes.count,
             )
+            if average is not None:
+                average.update_parameters(model)
             state.losses += losses
             state.correct += correct
             state.step += 1
@@ -207,7 +227,7 @@ def train(
 
         model.eval()
         with autocast(cell.precision, device):
-            test = evaluate(network, test_batches, save_if_due, processes)
+            test = evaluate(tested, test_batches, save_if_due, processes)
         if not math.isfinite(test["test_loss"]):
             raise DivergedError(state.epoch, len(batches), test["test_loss"])
         last_step = state.epoch - 1 + (state.step - 1) / len(batches)
@@ -245,7 +265,7 @@ def train(
         # of each channel, in [0, 255]
         "normalisation": {"mean": batches.mean_C.tolist(), "std": batches.std_C.tolist()},
     }
-    return metrics, run, model
+    return metrics, run, model if average is None else average.module
 
 
 @torch.no_grad()
@@ -329,24 +349,6 @@ def make_deterministic(seed: int, threads: int, *, strict: bool, fill_memory: bo
     # No TF32: float32 keeps its full precision on every GPU.
     torch.backends.cudnn.allow_tf32 = False
     torch.set_float32_matmul_precision("highest")
-
-
-def make_optimizer(model: nn.Module, recipe: Recipe, *, fused: bool = False) -> torch.optim.SGD:
-    """The recipe's SGD; ``train_step`` sets its learning rate."""
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
-        fused=fused,
-    )
-    if recipe.momentum:
-        # Momentum that starts at 0 gives the same first step. PyTorch's fused SGD fails if some
-        # parameters get their first gradient later than others.
-        for parameter in model.parameters():
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    return optimizer
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from attngrid.core.errors import (
     AttngridError,
     BusyCellError,
+    ConfigError,
     InterruptedTrainingError,
     LostProcessError,
 )
@@ -20,6 +21,7 @@ from attngrid.core.files import modified_ns
 from attngrid.models.registry import find_attention, find_backbone
 from attngrid.records.status import has_diverged, write_status
 from attngrid.study.cell import Cell
+from attngrid.study.recipe import TIMM
 from attngrid.study.schema import Study
 from attngrid.training.devices import claimed
 from attngrid.training.max_runtime import require_time
@@ -95,6 +97,24 @@ def try_models(cells: Iterable[Cell]) -> None:
         log.info("trying %d models", len(models))
         for cell in models.values():
             create_model(**cell.model_arguments())
+
+
+def try_recipes(cells: Iterable[Cell]) -> None:
+    """Take two steps with each optimizer that timm or its options decide about.
+
+    Raises:
+        ConfigError: an optimizer that timm does not know, that fails or that cannot continue from a
+            checkpoint, or wrong options.
+    """
+    recipes = {cell.recipe: cell.recipe_name for cell in cells}
+    for recipe, name in recipes.items():
+        if recipe.optimizer.startswith(TIMM) or recipe.optimizer_options:
+            from attngrid.training.optimization import try_optimizer
+
+            try:
+                try_optimizer(recipe)
+            except ConfigError as error:
+                raise ConfigError(f"recipe {name!r}: {error}") from None
 
 
 def _train_here(study: Study, cell: Cell, record: Path) -> None:

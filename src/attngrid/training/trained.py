@@ -17,6 +17,7 @@ from attngrid.core.errors import RecordError
 from attngrid.core.files import write_atomically
 from attngrid.data.images import Batches, Images, normalize
 from attngrid.data.registry import find_dataset
+from attngrid.data.transforms import size_in_memory
 from attngrid.records.record import read_cell
 from attngrid.study.cell import Cell
 from attngrid.training.weights import create_network, read_classes, weights_of
@@ -55,8 +56,8 @@ class TrainedModel:
             picture = picture.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
         pixels_HWC = torch.from_numpy(np.array(picture.convert("RGB")))
         images = Images(pixels_HWC.permute(2, 0, 1)[None], torch.zeros(1, dtype=torch.int64))
-        if self.cell.options.input_size is not None and dataset.stored_size is None:
-            images = images.averaged(self.cell.options.input_size)
+        size = size_in_memory(dataset, recipe.test_transforms, self.cell.options.input_size)
+        images = images.averaged(size)
         ((x_NCHW, _),) = Batches(images, 1, self.mean_C, self.std_C, recipe.test_transforms)
         return x_NCHW
 
