@@ -93,6 +93,9 @@ class TrainedModel:
 class _FromPixels(nn.Module):
     """A network after the normalisation of its images."""
 
+    mean_C: Tensor
+    std_C: Tensor
+
     def __init__(self, network: nn.Module, mean_C: Tensor, std_C: Tensor) -> None:
         super().__init__()
         self.network = network
