@@ -269,3 +269,67 @@ def test_archiving_a_second_record_keeps_the_first(inside: Path) -> None:
         study_of("cbam", learning_rate=learning_rate)
         assert main(["archive", "study.yaml"]) == 0
     assert len(list(Path("results/tiny/archive/records").iterdir())) == 2
+
+
+USER_MODULE = """
+import torch
+START = 1.5
+class Mine(torch.nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.full((channels, 1, 1), START))
+    def forward(self, x):
+        return x * self.weight
+class Neighbour: pass
+"""
+
+
+@pytest.mark.slow
+def test_the_source_of_a_users_module_is_kept_and_an_edit_loses_no_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    module = Path("modules/mine.py")
+    module.parent.mkdir()
+    module.write_text(USER_MODULE)
+    study = study_of("modules/mine.py:Mine")
+    (cell,) = study.cells
+    run_cell(study, cell, cell.record)
+    folder = f"results/tiny/sources/Mine-{cell.sha256['attention'][:8]}"
+    kept = Path(folder, "mine.py")
+    assert [file for file in Path("results/tiny/sources").rglob("*") if file.is_file()] == [kept]
+    assert kept.read_text() == USER_MODULE
+    assert json.loads(cell.record.read_text())["config"]["sha256"] == cell.sha256
+
+    # a comment and a neighbour change nothing, and the source is kept once
+    module.write_text(USER_MODULE.replace("Neighbour: pass", "Neighbour: start = 2  # better"))
+    study = study_of("modules/mine.py:Mine")
+    assert study.cells[0].id == cell.id
+    assert study.superseded == {}
+    cell.record.unlink()
+    run_cell(study, study.cells[0], cell.record)
+    assert kept.read_text() == USER_MODULE
+
+    # an edit makes another cell; the old record, its weights and its code still belong together
+    module.write_text(USER_MODULE.replace("1.5", "2.5"))
+    edited = study_of("modules/mine.py:Mine")
+    assert list(edited.superseded.values()) == [cell.record]
+    assert main(["evaluate", str(cell.record)]) == 0
+    assert attngrid.load_model(cell.record).model is not None
+    assert main(["archive", "tiny"]) == 0
+    assert kept.is_file()
+    capsys.readouterr()
+    module.write_text(USER_MODULE)
+    archived = Path("results/tiny/archive/records") / cell.record.name
+    archived.rename(cell.record)
+    Path("study.yaml").write_text(
+        Path("study.yaml").read_text() + f"tables: ['{ROOT}/workflow/tables/grid.yaml']\n"
+    )
+    assert main(["collect", "tiny"]) == 0
+    assert main(["explain", "tables/tiny.grid.tex:1"]) == 0
+    assert f"attention modules/mine.py:Mine, kept in {kept}" in capsys.readouterr().out
+    # an import keeps the source, too
+    shutil.rmtree("results/tiny/sources")
+    Path("results/tiny/records").rename("incoming")
+    assert main(["import", "incoming", "--study", "tiny"]) == 0
+    assert kept.read_text() == USER_MODULE

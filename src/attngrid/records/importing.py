@@ -18,6 +18,7 @@ from attngrid.core.validation import validate
 from attngrid.data.registry import find_dataset
 from attngrid.records.collected import latest
 from attngrid.records.record import Metrics, read_model, read_record, read_trial
+from attngrid.records.sources import keep_files
 from attngrid.records.status import (
     STOPPED,
     locked,
@@ -154,6 +155,7 @@ def _copy_record(file: Path, cell: Cell) -> bool:
     is_new = not cell.record.is_file()
     if is_new:
         write_atomically(cell.record, file.read_bytes())
+        keep_files(cell)
     elif read_trial(cell.record, cell).metrics != metrics:
         raise RecordError(f"has other metrics than {cell.record}")
     for checkpoint in (cell.checkpoint, cell.checkpoint.with_suffix(".previous")):
