@@ -199,12 +199,15 @@ def test_a_record_of_another_configuration_is_stale_until_it_is_archived(
     found, message = state(study)
     assert found == "stale"
     assert str(inside) in message
-    assert "attngrid archive" in message
+    assert message.endswith(
+        "`attngrid archive tiny` moves it away, and the next run trains this cell again"
+    )
 
     snakefile = ["--snakefile", str(ROOT / "Snakefile"), "--configfile", "study.yaml"]
     dry = snakemake(Path.cwd(), *snakefile, "-n", "--cores", "1")
     assert dry.returncode == 0
-    assert "not trained" in dry.stderr
+    assert "1 cells are not trained" in dry.stderr
+    assert "`attngrid archive study.yaml` moves these records away" in dry.stderr
     assert "train" not in jobs(dry.stdout + dry.stderr)
 
     before = inside.read_text()
