@@ -19,6 +19,7 @@ import attngrid
 from attngrid.analysis.frames import collect
 from attngrid.cli.main import main
 from attngrid.core.errors import RecordError
+from attngrid.core.user_code import load_user_class
 from attngrid.core.validation import validate
 from attngrid.records import staleness
 from attngrid.records.record import headline, read_record
@@ -319,6 +320,13 @@ def test_the_source_of_a_users_module_is_kept_and_an_edit_loses_no_number(
     assert list(edited.superseded.values()) == [cell.record]
     assert main(["evaluate", str(cell.record)]) == 0
     assert attngrid.load_model(cell.record).model is not None
+    mine = load_user_class(f"{kept}:Mine", cell.sha256["attention"])
+    shape = {"num_classes": 2, "stem": "cifar", "width": 0.0625}
+    model = attngrid.create_model("resnet18", mine, **shape, pretrained=cell.record)
+    weights = load_file(cell.weights)
+    assert all(torch.equal(model.state_dict()[name], weights[name]) for name in weights)
+    with pytest.raises(RecordError, match=r"found 'resnet18' with 'modules/mine\.py:Mine'"):
+        attngrid.create_model("resnet18", torch.nn.Identity, **shape, pretrained=cell.record)
     assert main(["archive", "tiny"]) == 0
     assert kept.is_file()
     capsys.readouterr()

@@ -53,7 +53,7 @@ def one_line_errors() -> Iterator[None]:
 def check_yaml(*files: str) -> None:
     """Check configuration files that Snakemake will read: its own error names no line.
 
-    Snakemake also lets the last of two equal keys win, and merges several files, the last first.
+    Snakemake also lets the last of two equal keys win, in one file and over several files.
     """
     named = [file for file in files if "study" in (read_yaml(file) or {})]
     if len(named) > 1:
@@ -100,6 +100,7 @@ def open_study(workflow: Any, config: Mapping[str, Any]) -> tuple[Study, Planner
     prepare_collection(study)
     os.environ[RUN_BEGAN] = now()
     log.info("%s", summary(planner))
+    # what the commands in the messages can name
     is_file = len(workflow.configfiles) == 1 and not overrides
     file = name_sources(workflow.configfiles) if is_file else study.snapshot
     if superseded := study.superseded:
@@ -120,7 +121,7 @@ def open_study(workflow: Any, config: Mapping[str, Any]) -> tuple[Study, Planner
 
 @one_line_errors()
 def before_jobs(workflow: Any, study: Study) -> None:
-    """Before the first job starts, raise a ConfigError if a needed job could not run."""
+    """Before the first job starts, end the run if a needed job could not run."""
     jobs = list(workflow.dag.needrun_jobs())
     trained = [job.wildcards.cell for job in jobs if job.rule.name in ("trial", "train")]
     require_runnable(study, trained)

@@ -301,8 +301,5 @@ def _find(kind: str, registry: Mapping[str, Entry], name: str | type[Any]) -> En
         user = find_user_class(kind, name)
         # skip the first argument, which is channels or a backbone's sites
         keywords = user.keywords(skip=1)
-        # studies once gave every user's attention 16
-        given = kind == "attention" and "reduction" in keywords
-        omitted = {"reduction": 16} if given else {}
-        return Entry(name, user.name, accepts=keywords, omitted=omitted, sha256=user.sha256)
+        return Entry(name, user.name, accepts=keywords, sha256=user.sha256)
     raise UnknownNameError(kind, name, [*registry, f"my_{kind}.py:My{kind.capitalize()}"])

@@ -44,4 +44,6 @@ def keep_files(cell: Cell) -> None:
     for role, file in kept_files(cell.record.parents[1], config).items():
         match = _USER_CLASS.search(config[role])
         if match is not None and not file.is_file():
-            write_atomically(file, find_user_class(role, match[0]).source)
+            user = find_user_class(role, match[0])
+            if user.sha256 == config["sha256"][role]:  # else it was edited, and is not imported
+                write_atomically(file, user.source)
