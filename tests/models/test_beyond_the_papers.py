@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import cache
@@ -350,7 +351,10 @@ def test_the_try_changes_no_random_number_and_no_statistic(
 
 
 def test_users_models_are_tried_once_before_the_first_job(
-    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text(WINDOWS)
@@ -363,8 +367,10 @@ def test_users_models_are_tried_once_before_the_first_job(
     dag = SimpleNamespace(needrun_jobs=lambda: jobs)
     settings = SimpleNamespace(deployment_method=())
     workflow = SimpleNamespace(dag=dag, non_local_exec=False, deployment_settings=settings)
-    with pytest.raises(ConfigError, match=r"^attention 'mine\.py:Windows' in stage 1, .*Runtime"):
+    with pytest.raises(SystemExit):
         before_jobs(workflow, study)
+    expected = r"attngrid: error: attention 'mine\.py:Windows' in stage 1, .*Runtime.*"
+    assert re.fullmatch(expected, caplog.messages[-1])
     tried: list[Any] = []
     monkeypatch.setattr("attngrid.models.create.create_model", lambda **given: tried.append(given))
     before_jobs(workflow, study)
