@@ -1,7 +1,7 @@
 # `snakemake --cores all` runs the demo; `--configfile config/cifar100.yaml` runs another study.
 # Configuration → cells → records → tidy frames → tables and figures.
 # Each file in workflow/rules/ is one stage; the logic is in src/attngrid/.
-from attngrid.cli.workflow import after_run, before_jobs, open_study
+from attngrid.cli.workflow import after_run, before_jobs, check_yaml, open_study
 from snakemake.utils import min_version
 
 min_version("9.10")
@@ -9,6 +9,7 @@ min_version("9.10")
 
 # The demo, but only without --configfile, because Snakemake would merge both files.
 if not workflow.configfiles:
+    check_yaml("config/config.yaml")
 
     configfile: "config/config.yaml"
 

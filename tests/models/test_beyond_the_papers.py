@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import cache
@@ -350,7 +351,10 @@ def test_the_try_changes_no_random_number_and_no_statistic(
 
 
 def test_users_models_are_tried_once_before_the_first_job(
-    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text(WINDOWS)
@@ -363,8 +367,10 @@ def test_users_models_are_tried_once_before_the_first_job(
     dag = SimpleNamespace(needrun_jobs=lambda: jobs)
     settings = SimpleNamespace(deployment_method=())
     workflow = SimpleNamespace(dag=dag, non_local_exec=False, deployment_settings=settings)
-    with pytest.raises(ConfigError, match=r"^attention 'mine\.py:Windows' in stage 1, .*Runtime"):
+    with pytest.raises(SystemExit):
         before_jobs(workflow, study)
+    expected = r"attngrid: error: attention 'mine\.py:Windows' in stage 1, .*Runtime.*"
+    assert re.fullmatch(expected, caplog.messages[-1])
     tried: list[Any] = []
     monkeypatch.setattr("attngrid.models.create.create_model", lambda **given: tried.append(given))
     before_jobs(workflow, study)
@@ -405,7 +411,16 @@ class Set:
     [
         ("num_classes = 3", "num_classes = 1", "set.py: Set: num_classes: found 1; .*equal to 2"),
         ("num_classes = 3", "", "Set: num_classes: is required"),
-        ("num_classes = 3", "num_classes = len('abc')", "Set: num_classes: is required"),
+        (
+            "num_classes = 3",
+            "num_classes = len('abc')",
+            r"set\.py, line 4: Set\.num_classes: found len\('abc'\); needs a literal",
+        ),
+        (
+            "num_classes = 3",
+            "num_classes = 1 // 0",
+            r"Set\.num_classes: found 1 // 0; needs a literal",
+        ),
         ("input_size = 8", "input_size = 8\n    stem = 'mnist'", "Set: stem: found 'mnist'"),
         (
             "np.uint8",
@@ -452,7 +467,7 @@ def test_the_files_of_a_users_dataset_may_be_a_list(
         assert find_dataset("set.py:Set").files == ("a.npy", "b.npy")
 
 
-def test_the_digest_covers_the_content_of_users_files(
+def test_the_digest_covers_the_code_of_users_classes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -468,7 +483,9 @@ def test_the_digest_covers_the_content_of_users_files(
     assert before.matches(json.loads(json.dumps(before.config())))
     assert before.id.startswith("set.Set-net.Net-none_wide_mine.Mine-demo_6ep-s0-")
     for name, source in files.items():
-        Path(name).write_text(source + "# edited\n")
+        Path(name).write_text(source + "# edited\nclass Unused: pass\n")
+        assert user_cell().digest == before.digest
+        Path(name).write_text(source + "print('on import')\n")
         assert user_cell().digest != before.digest
         assert not user_cell().matches(before.config())
         Path(name).write_text(source)
@@ -534,7 +551,7 @@ def test_a_new_study_folder_runs_unchanged_where_only_the_wheel_is(tmp_path: Pat
 
     # once the records are archived, only the edited module is trained and counted again
     module = folder / "attention/my_attention.py"
-    module.write_text(module.read_text() + "# edited\n")
+    module.write_text(module.read_text() + "MyAttention.edited = True\n")
     assert "not trained" in run("snakemake", "-n", "--cores", "2")
     run("attngrid", "archive", "study.yaml")
     planned = run("snakemake", "-n", "--cores", "2")

@@ -394,6 +394,81 @@ def test_initialisation_follows_the_familys_rule() -> None:
     assert all((weight == 0).all() for weight in gates)
 
 
+NAME = "must be a name such as '{}', or a class derived from torch.nn.Module, found {}$"
+
+
+@pytest.mark.parametrize(
+    ("backbone", "attention", "message"),
+    [
+        (18, "se", "backbone " + NAME.format("resnet18", 18)),
+        (None, "se", "backbone " + NAME.format("resnet18", None)),
+        ("resnet18", None, "attention " + NAME.format("se", None)),
+        ("resnet18", torch.nn.Sequential(torch.nn.ReLU()), "found an instance of Sequential$"),
+        ("resnet18", dict, "attention " + NAME.format("se", "<class 'dict'>")),
+    ],
+)
+def test_a_name_of_a_wrong_type_is_one_line(backbone: Any, attention: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        attngrid.create_model(backbone, attention)
+
+
+class Scale(torch.nn.Module):
+    """A user's attention module."""
+
+    def __init__(self, channels: int, *, reduction: int = 4) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.full((channels // reduction, 1, 1), 2.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.weight.repeat(x.shape[1] // len(self.weight), 1, 1)
+
+
+class TwoBlocks(torch.nn.Module):
+    """A user's backbone."""
+
+    def __init__(self, sites: Any, num_classes: int, stem: str, width: float) -> None:
+        super().__init__()
+        channels = int(16 * width)
+        self.stem = torch.nn.Conv2d(3, channels, 3)
+        self.site = sites.block(channels, 1, 1)
+        self.head = torch.nn.Linear(channels, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.site(self.stem(x)).mean((2, 3)))
+
+
+def test_classes_are_built_as_their_names_are() -> None:
+    model = attngrid.create_model("resnet18", Scale, width=0.25, num_classes=3)
+    scales = [part for part in model.modules() if isinstance(part, Scale)]
+    assert [len(one.weight) for one in scales] == [4, 4, 8, 8, 16, 16, 32, 32]  # its own r, 4
+    assert all((one.weight == 2).all() for one in scales)  # its own initial weights
+    model = attngrid.create_model("resnet18", Scale, width=0.25, reduction=16)
+    assert len(next(part for part in model.modules() if isinstance(part, Scale)).weight) == 1
+    model = attngrid.create_model(TwoBlocks, "se", num_classes=3, reduction=2)
+    assert model(torch.zeros(2, 3, 8, 8)).shape == (2, 3)
+    assert type(model.site).__name__ == "SqueezeExcitation"
+    with pytest.raises(ConfigError, match="resnet18 with Scale takes no option start; it takes"):
+        attngrid.create_model("resnet18", Scale, start=2)
+    with pytest.raises(ConfigError, match="backbone 'Scale': "):
+        attngrid.create_model(Scale, "se")
+
+    class Half(Scale):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x[:, ::2]
+
+    with pytest.raises(ConfigError, match=r"attention 'Half' in stage 1.*changes the shape"):
+        attngrid.create_model("resnet18", Half)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("eca", "timm:eca"), ("ECA", "timm:eca"), ("timm:ecaa", "timm:eca"), ("cordatt", "coord")],
+)
+def test_an_unknown_attention_suggests_timms_layers(name: str, near: str) -> None:
+    with pytest.raises(UnknownNameError, match=f"did you mean .*{near}.*known are"):
+        attngrid.create_model("resnet18", name)
+
+
 @pytest.mark.parametrize(
     ("backbone", "attention", "near"),
     [("resnet19", "none", "resnet18"), ("resnet18", "cbm", "cbam"), ("resnet18", "CSM", "csm")],
@@ -408,17 +483,23 @@ def test_unknown_names_list_the_near_matches(backbone: str, attention: str, near
     [
         ({"reductoin": 8}, "takes no option reductoin; it takes placement, reduction"),
         ({"placement": "nowhere"}, "placement must be one of default, every_block"),
-        ({"width": 0}, "width must be positive, found 0"),
+        ({"width": 0}, "width must be a number above 0, found 0"),
         ({"width": 0.01}, "width is so small that a convolution has no channels"),
         ({"stem": "tiny"}, "stem must be 'imagenet' or 'cifar', found 'tiny'"),
-        ({"input_size": 0}, "input_size must be 1 or more, found 0"),
-        ({"input_size": -3}, "input_size must be 1 or more, found -3"),
-        ({"num_classes": 0}, "num_classes must be 1 or more, found 0"),
-        ({"num_classes": 2.5}, "num_classes must be 1 or more, found 2.5"),
-        (
-            {"reduction": 0},
-            "attention 'se' in stage 1, at 64 channels: reduction must be at least 1",
-        ),
+        ({"input_size": 0}, "input_size must be a whole number of 1 or more, found 0"),
+        ({"input_size": -3}, "input_size must be a whole number of 1 or more, found -3"),
+        ({"num_classes": 0}, "num_classes must be a whole number of 1 or more, found 0"),
+        ({"num_classes": 2.5}, "num_classes must be a whole number of 1 or more, found 2.5"),
+        ({"num_classes": "10"}, "num_classes must be a whole number of 1 or more, found '10'"),
+        ({"num_classes": None}, "num_classes must be a whole number of 1 or more, found None"),
+        ({"num_classes": True}, "num_classes must be a whole number of 1 or more, found True"),
+        ({"width": "1"}, "width must be a number above 0, found '1'"),
+        ({"width": float("inf")}, "width must be a number above 0, found inf"),
+        ({"width": float("nan")}, "width must be a number above 0, found nan"),
+        ({"stem": ["cifar"]}, r"stem must be 'imagenet' or 'cifar', found \['cifar'\]"),
+        ({"initialisation": "authro"}, "initialisation must be one of family, .* found 'authro'"),
+        ({"reduction": 0}, "reduction must be a whole number of 1 or more, found 0"),
+        ({"reduction": 2.5}, "reduction must be a whole number of 1 or more, found 2.5"),
     ],
 )
 def test_a_wrong_option_is_named_in_the_error(options: dict[str, object], message: str) -> None:

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
-from attngrid.analysis.frames import load_results
+from attngrid.analysis.frames import collect, load_results
 from attngrid.cli.main import main
 from attngrid.records.collected import collected
+from attngrid.records.importing import records_elsewhere
 from attngrid.records.staleness import stale_records
 from attngrid.records.status import attempt, locked, read_status, write_status
 from attngrid.study.cell import Cell
@@ -330,3 +331,29 @@ def test_snakemake_collects_again_after_an_import_regardless_of_modification_tim
     assert found["collect"] == found["set_tables"] == 1
     assert snakemake(clone, *arguments).returncode == 0
     assert list(load_results("tiny").cells["state"]) == ["measured", "measured"]
+
+
+def test_a_renamed_study_keeps_its_records(
+    incoming: Path, tiny: dict[str, Any], capsys: Capture
+) -> None:
+    shutil.copytree(incoming.parent, "results/tiny")
+    weights = [file.stem for file in Path("results/tiny/records").iterdir()]
+    Path("results/tiny/weights").mkdir()
+    for name in weights:
+        Path(f"results/tiny/weights/{name}.safetensors").write_bytes(name.encode())
+    Path("tiny.yaml").write_text(yaml.safe_dump(tiny | {"study": "renamed"}))
+    study = load_study("tiny.yaml")
+    assert records_elsewhere(study) == {Path("results/tiny"): len(weights)}
+
+    assert main(["import", "results/tiny", "--study", "tiny.yaml"]) == 0
+    assert f"{len(weights)} records imported" in capsys.readouterr().err
+    for name in weights:
+        copied = Path(f"results/renamed/weights/{name}.safetensors")
+        assert copied.read_bytes() == name.encode()
+    imported = collect(study).cells["state"].tolist()
+    assert records_elsewhere(study) == {}
+
+    shutil.rmtree("results/renamed")
+    Path("results/tiny").rename("results/renamed")
+    assert collect(study).cells["state"].tolist() == imported
+    assert imported.count("measured") >= len(weights)

@@ -19,6 +19,7 @@ import attngrid
 from attngrid.analysis.frames import collect
 from attngrid.cli.main import main
 from attngrid.core.errors import RecordError
+from attngrid.core.user_code import load_user_class
 from attngrid.core.validation import validate
 from attngrid.records import staleness
 from attngrid.records.record import headline, read_record
@@ -199,12 +200,15 @@ def test_a_record_of_another_configuration_is_stale_until_it_is_archived(
     found, message = state(study)
     assert found == "stale"
     assert str(inside) in message
-    assert "attngrid archive" in message
+    assert message.endswith(
+        "`attngrid archive tiny` moves it away, and the next run trains this cell again"
+    )
 
     snakefile = ["--snakefile", str(ROOT / "Snakefile"), "--configfile", "study.yaml"]
     dry = snakemake(Path.cwd(), *snakefile, "-n", "--cores", "1")
     assert dry.returncode == 0
-    assert "not trained" in dry.stderr
+    assert "1 cells are not trained" in dry.stderr
+    assert "`attngrid archive study.yaml` moves these records away" in dry.stderr
     assert "train" not in jobs(dry.stdout + dry.stderr)
 
     before = inside.read_text()
@@ -269,3 +273,74 @@ def test_archiving_a_second_record_keeps_the_first(inside: Path) -> None:
         study_of("cbam", learning_rate=learning_rate)
         assert main(["archive", "study.yaml"]) == 0
     assert len(list(Path("results/tiny/archive/records").iterdir())) == 2
+
+
+USER_MODULE = """
+import torch
+START = 1.5
+class Mine(torch.nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.full((channels, 1, 1), START))
+    def forward(self, x):
+        return x * self.weight
+class Neighbour: pass
+"""
+
+
+@pytest.mark.slow
+def test_the_source_of_a_users_module_is_kept_and_an_edit_loses_no_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    module = Path("modules/mine.py")
+    module.parent.mkdir()
+    module.write_text(USER_MODULE)
+    study = study_of("modules/mine.py:Mine")
+    (cell,) = study.cells
+    run_cell(study, cell, cell.record)
+    folder = f"results/tiny/sources/Mine-{cell.sha256['attention'][:8]}"
+    kept = Path(folder, "mine.py")
+    assert [file for file in Path("results/tiny/sources").rglob("*") if file.is_file()] == [kept]
+    assert kept.read_text() == USER_MODULE
+    assert json.loads(cell.record.read_text())["config"]["sha256"] == cell.sha256
+
+    # a comment and a neighbour change nothing, and the source is kept once
+    module.write_text(USER_MODULE.replace("Neighbour: pass", "Neighbour: start = 2  # better"))
+    study = study_of("modules/mine.py:Mine")
+    assert study.cells[0].id == cell.id
+    assert study.superseded == {}
+    cell.record.unlink()
+    run_cell(study, study.cells[0], cell.record)
+    assert kept.read_text() == USER_MODULE
+
+    # an edit makes another cell; the old record, its weights and its code still belong together
+    module.write_text(USER_MODULE.replace("1.5", "2.5"))
+    edited = study_of("modules/mine.py:Mine")
+    assert list(edited.superseded.values()) == [cell.record]
+    assert main(["evaluate", str(cell.record)]) == 0
+    assert attngrid.load_model(cell.record).model is not None
+    mine = load_user_class(f"{kept}:Mine", cell.sha256["attention"])
+    shape = {"num_classes": 2, "stem": "cifar", "width": 0.0625}
+    model = attngrid.create_model("resnet18", mine, **shape, pretrained=cell.record)
+    weights = load_file(cell.weights)
+    assert all(torch.equal(model.state_dict()[name], weights[name]) for name in weights)
+    with pytest.raises(RecordError, match=r"found 'resnet18' with 'modules/mine\.py:Mine'"):
+        attngrid.create_model("resnet18", torch.nn.Identity, **shape, pretrained=cell.record)
+    assert main(["archive", "tiny"]) == 0
+    assert kept.is_file()
+    capsys.readouterr()
+    module.write_text(USER_MODULE)
+    archived = Path("results/tiny/archive/records") / cell.record.name
+    archived.rename(cell.record)
+    Path("study.yaml").write_text(
+        Path("study.yaml").read_text() + f"tables: ['{ROOT}/workflow/tables/grid.yaml']\n"
+    )
+    assert main(["collect", "tiny"]) == 0
+    assert main(["explain", "tables/tiny.grid.tex:1"]) == 0
+    assert f"attention modules/mine.py:Mine, kept in {kept}" in capsys.readouterr().out
+    # an import keeps the source, too
+    shutil.rmtree("results/tiny/sources")
+    Path("results/tiny/records").rename("incoming")
+    assert main(["import", "incoming", "--study", "tiny"]) == 0
+    assert kept.read_text() == USER_MODULE

@@ -14,8 +14,9 @@ import torch
 import yaml
 
 from attngrid.core.validation import validate
+from attngrid.study.scaffold import init
 from attngrid.study.schema import Study, load_study
-from conftest import environment, jobs, make_clone
+from conftest import ROOT, environment, jobs, make_clone
 
 pytestmark = pytest.mark.slow  # Snakemake takes some three seconds to start
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -140,8 +141,9 @@ def test_a_wrong_configuration_is_one_error_before_any_job(
 
 
 def stopped(clone: Path, done: subprocess.CompletedProcess[str], message: str) -> bool:
-    """Whether a run ended with an error and a message, without a traceback, before any job."""
-    failed = done.returncode != 0 and message in done.stdout and "Traceback" not in done.stdout
+    """Whether a run ended before any job, and its last line is an error with this message."""
+    last = done.stdout.rstrip().rpartition("\n")[2]
+    failed = done.returncode != 0 and last.startswith("attngrid: error: ") and message in last
     return failed and not (clone / "logs").exists()
 
 
@@ -168,6 +170,43 @@ def test_a_key_that_is_there_twice_stops_before_the_first_job(
         stream.write("study: other\n")
     done = run("--cores", "1", "--configfile", file)
     assert stopped(clone, done, "study is there twice, also in line ")
+
+
+def test_a_tab_in_the_default_configuration_is_named_with_its_line(
+    clone: Path, run: Run, tmp_path: Path
+) -> None:
+    init(tmp_path / "mine")
+    (tmp_path / "mine/study.yaml").write_text("study: mine\ngrid:\n\t- dataset: digits\n")
+    done = run("-n", "--directory", tmp_path / "mine", "-s", tmp_path / "mine/Snakefile")
+    assert stopped(clone, done, r"study.yaml, line 3: not valid YAML: found character '\t'")
+
+
+def test_two_configfiles_are_merged_or_refused(clone: Path, run: Run, tiny: dict[str, Any]) -> None:
+    """Snakemake merges them, the last first; two studies would become a mixture."""
+    file = write(clone, tiny | {"study": "merged"})
+    (clone / "more.yaml").write_text("compute: {threads: 2}\n")
+    done = run("-n", "--configfile", file, "more.yaml")
+    assert done.returncode == 0, done.stdout
+    (snapshot,) = (clone / "results/merged/configs").glob("*.json")
+    compute = {"compute": tiny["compute"] | {"threads": 2}}
+    assert load_study(snapshot) == validate(Study, tiny | {"study": "merged"} | compute, "t")
+    done = run("-n", "--configfile", file, "config/cifar20.yaml")
+    assert stopped(clone, done, f"{file} with config/cifar20.yaml: each has the key study; run")
+
+
+DOCUMENTED = {
+    line
+    for page in sorted((ROOT / "docs").glob("*.md"))
+    for line in re.findall(r"`(snakemake --unlock[^`]*)`", page.read_text("utf-8"))
+}
+
+
+def test_unlocking_as_documented(clone: Path, run: Run) -> None:
+    assert {line.split()[-1] for line in DOCUMENTED} == {"--unlock", "slurm"}
+    for line in DOCUMENTED:
+        done = run(*line.split()[1:])
+        assert done.returncode == 0, done.stdout
+        assert "Unlocked working directory" in done.stdout
 
 
 def test_maps_without_captum_stop_before_the_first_job(

@@ -84,6 +84,11 @@ def train_output(record):
     return update(record) if submitted else record
 
 
+# A function, because only a run that starts jobs has a number of cores; `--unlock` has none.
+def cost_threads(wildcards):
+    return workflow.cores or 1
+
+
 # Captions for Snakemake's own report, which shows a table's CSV and a figure's PNG.
 def captioned(files, name):
     for file in files:

@@ -12,7 +12,7 @@ rule cost:
         "logs/cost.log",
     conda:
         "../envs/attngrid.yaml"
-    threads: workflow.cores or 1
+    threads: cost_threads
     resources:
         **cluster().options(study.gpus),
         mem_mb=16000,

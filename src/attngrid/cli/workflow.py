@@ -5,22 +5,25 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 from attngrid.analysis.claims import load_study_claims
 from attngrid.analysis.progress import failed_jobs, used
 from attngrid.cli.main import configure_logging
-from attngrid.core.errors import AttngridError
+from attngrid.core.errors import AttngridError, ConfigError
 from attngrid.core.files import read_yaml
 from attngrid.core.validation import name_sources, validate
 from attngrid.records.collected import prepare_collection
 from attngrid.records.environment import now
+from attngrid.records.importing import records_elsewhere
 from attngrid.records.status import RUN_BEGAN
 from attngrid.render.description import check_descriptions
 from attngrid.study.cluster import cluster, require_plain
@@ -36,6 +39,31 @@ from attngrid.training.start import try_models, try_recipes
 log = logging.getLogger(__name__)
 
 
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End the run with an error's message only; Snakemake would append lines of source files."""
+    try:
+        yield
+    except AttngridError as error:
+        logger.error(f"attngrid: error: {error}")
+        sys.exit(1)
+
+
+@one_line_errors()
+def check_yaml(*files: str) -> None:
+    """Check configuration files that Snakemake will read: its own error names no line.
+
+    Snakemake also lets the last of two equal keys win, in one file and over several files.
+    """
+    named = [file for file in files if "study" in (read_yaml(file) or {})]
+    if len(named) > 1:
+        raise ConfigError(
+            f"{name_sources(named)}: each has the key study; run Snakemake once for each study, "
+            "or remove the key from all files but one to merge them"
+        )
+
+
+@one_line_errors()
 def open_study(workflow: Any, config: Mapping[str, Any]) -> tuple[Study, Planner]:
     """Check all configuration files, write the study's snapshot and print its summary.
 
@@ -48,19 +76,16 @@ def open_study(workflow: Any, config: Mapping[str, Any]) -> tuple[Study, Planner
     # The rules' commands are the ones beside this interpreter, whether it is activated or not.
     programs = str(Path(sys.executable).parent)
     os.environ["PATH"] = f"{programs}{os.pathsep}{os.environ['PATH']}"
-    try:
-        for file in workflow.configfiles:  # Snakemake lets the last of two equal keys win
-            read_yaml(file)
-        source = name_sources(workflow.configfiles, workflow.config_settings.config)
-        study = validate(Study, config, source)
-        check_descriptions(study, source)
-        load_study_claims(study)
-        results_folder()
-        study.data_folder  # noqa: B018, raises an error
-        cluster()
-        deadline()
-    except AttngridError as error:
-        raise WorkflowError(f"{error}") from None
+    check_yaml(*workflow.configfiles)
+    overrides = workflow.config_settings.config
+    source = name_sources(workflow.configfiles, overrides)
+    study = validate(Study, config, source)
+    check_descriptions(study, source)
+    load_study_claims(study)
+    results_folder()
+    study.data_folder  # noqa: B018, raises an error
+    cluster()
+    deadline()
     # Snakemake knows its executor only after it has read the Snakefile.
     submitted = workflow.nodes is not None or not workflow.is_main_process
     planner = Planner(
@@ -75,17 +100,28 @@ def open_study(workflow: Any, config: Mapping[str, Any]) -> tuple[Study, Planner
     prepare_collection(study)
     os.environ[RUN_BEGAN] = now()
     log.info("%s", summary(planner))
+    # what the commands in the messages can name
+    is_file = len(workflow.configfiles) == 1 and not overrides
+    file = name_sources(workflow.configfiles) if is_file else study.snapshot
     if superseded := study.superseded:
         log.info(
-            "study %s: these cells are not trained, because records of another configuration have "
-            "their names: %s. `attngrid archive` moves these records away",
-            *(study.study, ", ".join(superseded)),
+            "study %s: %d cells are not trained, because records of another configuration have "
+            "their names. `attngrid archive %s` moves these records away, and the next run trains "
+            "the cells:\n  %s",
+            *(study.study, len(superseded), shlex.quote(str(file)), "\n  ".join(superseded)),
+        )
+    for folder, count in records_elsewhere(study).items():
+        log.info(
+            "study %s: %s has records of %d cells that have none here; `attngrid import %s --study "
+            "%s` copies them, for example after you renamed a study",
+            *(study.study, folder, count, shlex.quote(str(folder)), shlex.quote(str(file))),
         )
     return study, planner
 
 
+@one_line_errors()
 def before_jobs(workflow: Any, study: Study) -> None:
-    """Before the first job starts, raise a ConfigError if a needed job could not run."""
+    """Before the first job starts, end the run if a needed job could not run."""
     jobs = list(workflow.dag.needrun_jobs())
     trained = [job.wildcards.cell for job in jobs if job.rule.name in ("trial", "train")]
     require_runnable(study, trained)

@@ -20,7 +20,12 @@ class UnknownNameError(AttngridError, ValueError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = list(known)
-        near = get_close_matches(name.lower(), known, n=5, cutoff=0.5)
+        # timm:eca is near to eca, too
+        spellings = {one: one for one in known}
+        for one in known:
+            spellings.setdefault(one.rpartition(":")[2], one)
+        close = get_close_matches(name.lower(), spellings, n=5, cutoff=0.5)
+        near = dict.fromkeys(spellings[one] for one in close)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         super().__init__(f"unknown {kind} {name!r}: {hint}known are {', '.join(known)}")
 

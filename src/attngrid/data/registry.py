@@ -26,7 +26,7 @@ class Dataset:
         stem: stem of the backbones at that size.
         target: ``module:function`` that reads all images into memory; None if they stay in files.
         files: files in the data folder that the dataset is read from.
-        sha256: SHA-256 of the Python file of a user's dataset.
+        sha256: SHA-256 of a user's class and of what it uses from its file.
         archives: files in the data folder that ``files`` can be unpacked from.
         prepare: ``module:function`` that checks the files once and returns the content of
             the report; None if there is nothing to check.
@@ -139,7 +139,7 @@ def find_dataset(name: str) -> Dataset:
     """Find a dataset by its name, ``imagefolder:PATH[:CLASSES]``, or a user's ``file.py:Class``.
 
     Without CLASSES the class folders are counted. A user's class has the attributes of
-    ``UserDataset``, written as literals, because the file is not run. Its static
+    ``UserDataset``, made of literals, because the file is not run. Its static
     ``load(folder)`` returns the training and the held-out split, each as uint8 images N×3×H×W and
     N labels from 0.
 
@@ -177,9 +177,8 @@ def short_name(name: str) -> str:
 def _user_dataset(name: str) -> Dataset:
     """Check the class attributes of a user's dataset."""
     user_class = find_user_class("dataset", name)
-    attributes = {"label": user_class.name} | user_class.constants()
-    known = {key: attributes[key] for key in UserDataset.model_fields if key in attributes}
-    dataset = validate(UserDataset, known, f"{user_class.file}: {user_class.name}")
+    found = {"label": user_class.name} | user_class.constants(UserDataset.model_fields)
+    dataset = validate(UserDataset, found, f"{user_class.file}: {user_class.name}")
     return Dataset(**dict(dataset), target=name, sha256=user_class.sha256)
 
 

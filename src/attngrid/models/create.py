@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from numbers import Integral
-from typing import Any
+from math import inf
+from numbers import Integral, Real
+from typing import Any, get_args
 
 from torch import Tensor, nn
 
@@ -29,11 +30,12 @@ from attngrid.models.width_matching import matched_width
 
 # Default height and width of the images in pixels, by stem.
 INPUT_SIZES = {"imagenet": 224, "cifar": 32}
+COUNT = "a whole number of 1 or more"
 
 
 def create_model(
-    backbone: str,
-    attention: str = "none",
+    backbone: str | type[nn.Module],
+    attention: str | type[nn.Module] = "none",
     *,
     num_classes: int = 1000,
     stem: str = "imagenet",
@@ -46,11 +48,11 @@ def create_model(
 
     Args:
         backbone: one of ``list_backbones()``; ``timm:resnet50`` or ``torchvision:resnet50`` and
-            the other networks of these libraries; or ``my_backbone.py:MyBackbone``.
+            the other networks of these libraries; ``my_backbone.py:MyBackbone``; or a class.
         attention: one of ``list_attentions()``; ``timm:eca`` and the other layers of timm's
-            ``create_attn``; ``my_attention.py:MyAttention``; or ``none_wide:csm``, the baseline
-            widened to the number of parameters that it has with csm (``none_wide:csm:macs``: to
-            the number of multiply-accumulates).
+            ``create_attn``; ``my_attention.py:MyAttention``, or a class; or ``none_wide:csm``, the
+            baseline widened to the number of parameters that it has with csm
+            (``none_wide:csm:macs``: to the number of multiply-accumulates).
         num_classes: outputs of the classifier.
         stem: ``imagenet`` (224×224 images) or ``cifar`` (32×32 and smaller); a library's network
             has its own.
@@ -68,16 +70,14 @@ def create_model(
 
     Raises:
         UnknownNameError: an unknown backbone or attention; the message lists similar names.
-        ConfigError: an unknown option, a value out of range, a backbone that builds no attention
-            module, or a user's class that does not work.
+        ConfigError: an unknown option, a value of a wrong type or out of range, a backbone that
+            builds no attention module, or a user's class that does not work.
     """
+    names = [_name("backbone", backbone, "resnet18"), _name("attention", attention, "se")]
     network, module = find_backbone(backbone), find_attention(attention)
-    accepted = {*network.accepts, *module.accepts}
-    _check_arguments(f"{backbone} with {attention}", accepted, stem, width, options)
+    _check_arguments(num_classes, stem, width, input_size, initialisation)
     require_width(backbone, attention, width)
-    for name, size in {"num_classes": num_classes, "input_size": input_size}.items():
-        if size is not None and not (isinstance(size, Integral) and size >= 1):
-            raise ConfigError(f"{name} must be 1 or more, found {size!r}")
+    _check_options(" with ".join(names), (network, module), options)
     input_size = input_size or INPUT_SIZES[stem]
     module_options = {name: v for name, v in options.items() if name not in network.accepts}
     network_options = {name: v for name, v in options.items() if name in network.accepts}
@@ -94,7 +94,7 @@ def create_model(
         model: nn.Module = network.load()(sites, width=width, **arguments, **network.options)
         return model
 
-    name, given = f"backbone {backbone!r}", (attention, module, placement, module_options)
+    name, given = f"backbone {names[0]!r}", (names[1], module, placement, module_options)
     with named_errors(name, external=True) if network.external else nullcontext():
         model, places = _with_attention(build, *given, input_size)
     if network.external or module.external:
@@ -102,25 +102,75 @@ def create_model(
     return model
 
 
+def _name(argument: str, given: Any, example: str) -> str:
+    """The name of a backbone or an attention module, or of its class.
+
+    Raises:
+        ConfigError: neither text nor a class of modules.
+    """
+    if isinstance(given, str):
+        return given
+    if isinstance(given, type) and issubclass(given, nn.Module):
+        return given.__name__
+    raise ConfigError(
+        f"{argument} must be a name such as {example!r}, or a class derived from torch.nn.Module, "
+        f"found {_shown(given)}"
+    )
+
+
 def _check_arguments(
-    model: str, accepted: Set[str], stem: str, width: float, options: Mapping[str, Any]
+    num_classes: Any, stem: Any, width: Any, input_size: Any, initialisation: Any
 ) -> None:
-    """Raise a ConfigError if an argument of ``create_model`` is wrong."""
-    if stem not in INPUT_SIZES:
-        raise ConfigError(f"stem must be 'imagenet' or 'cifar', found {stem!r}")
-    if not width > 0:
-        raise ConfigError(f"width must be positive, found {width!r}")
+    """Raise a ConfigError if an argument of ``create_model`` has a wrong type or value."""
+    is_number = isinstance(width, Real) and not isinstance(width, bool)
+    rules = get_args(Initialisation)
+    for name, value, is_right, needs in (
+        ("num_classes", num_classes, _is_count(num_classes), COUNT),
+        ("input_size", input_size, input_size is None or _is_count(input_size), COUNT),
+        ("width", width, is_number and 0 < width < inf, "a number above 0"),
+        ("stem", stem, stem in tuple(INPUT_SIZES), "'imagenet' or 'cifar'"),
+        ("initialisation", initialisation, initialisation in rules, f"one of {', '.join(rules)}"),
+    ):
+        if not is_right:
+            raise ConfigError(f"{name} must be {needs}, found {_shown(value)}")
+
+
+def _check_options(model: str, entries: tuple[Entry, Entry], options: Mapping[str, Any]) -> None:
+    """Raise a ConfigError if an option is unknown, or one of this package has a wrong type."""
+    accepted = {name for entry in entries for name in entry.accepts}
     if unknown := options.keys() - accepted:
         raise ConfigError(
             f"{model} takes no option {', '.join(sorted(unknown))}; "
             f"it takes {', '.join(sorted(accepted))}"
         )
     if (placement := options.get("placement", "default")) not in PLACEMENTS:
-        raise ConfigError(f"placement must be one of {', '.join(PLACEMENTS)}, found {placement!r}")
+        raise ConfigError(
+            f"placement must be one of {', '.join(PLACEMENTS)}, found {_shown(placement)}"
+        )
+    defaults = {k: v for entry in entries if not entry.external for k, v in entry.accepts.items()}
+    for name in options.keys() & defaults:
+        is_right, needs, default = True, COUNT, defaults[name]
+        if isinstance(default, bool):
+            is_right, needs = isinstance(options[name], bool), "True or False"
+        elif isinstance(default, int):
+            is_right = _is_count(options[name])
+        if not is_right:
+            raise ConfigError(f"{name} must be {needs}, found {_shown(options[name])}")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
+
+
+def _shown(value: Any) -> str:
+    """A value in one line."""
+    if isinstance(value, nn.Module):
+        return f"an instance of {type(value).__name__}"
+    return " ".join(repr(value).split())
 
 
 def _widened(
-    backbone: str,
+    backbone: str | type[nn.Module],
     control: Entry,
     width: float,
     input_size: int,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ class Entry:
 
     Attributes:
         target: ``package.module:Class``, imported on first use; or ``file.py:Class``.
+        cls: the class itself, if a user gave it and not a name.
         label: the name in tables and figures.
         options: the keyword arguments of the class that make this variant.
         accepts: the keyword arguments that a user may set, with the class's own defaults; None if
@@ -29,7 +31,7 @@ class Entry:
         omitted: what a digest without an option means, where that is not the class's default.
         alias_of: the name of the module that computes the same function; they share records.
         site: the place of an attention module in a network (``models.placement``).
-        sha256: SHA-256 of the file of a user's class.
+        sha256: SHA-256 of a user's class and of what it uses from its file.
         package: the optional package that contains the class.
         needs_feature_size: the class takes ``feat_size``, height and width of its feature map.
         matches: for a control (``none_wide:...``), the attention module whose cost it matches.
@@ -48,11 +50,12 @@ class Entry:
     needs_feature_size: bool = False
     matches: str | None = None
     quantity: Quantity = "params"
+    cls: type[Any] | None = None
 
     @property
     def external(self) -> bool:
         """Whether another package or a user has the class: it is checked and initialises itself."""
-        return self.sha256 is not None or self.package is not None
+        return any(one is not None for one in (self.sha256, self.package, self.cls))
 
     def load(self) -> type[Any]:
         """Import the class.
@@ -61,6 +64,8 @@ class Entry:
             ConfigError: a package that is not installed, or a file that cannot be imported.
         """
         self.require_package()
+        if self.cls is not None:
+            return self.cls
         module_name, _, name = self.target.rpartition(":")
         cls: type[Any] = (
             load_user_class(self.target, self.sha256)
@@ -163,16 +168,16 @@ def list_attentions() -> list[str]:
     return list(ATTENTIONS)
 
 
-def find_attention(name: str) -> Entry:
-    """The entry of an attention module, a widened baseline, or a user's ``file.py:Class``.
+def find_attention(name: str | type[Any]) -> Entry:
+    """The entry of an attention module, a widened baseline, or a user's class or its name.
 
     Raises:
         UnknownNameError: the name is unknown; the message lists similar names.
         ConfigError: a user's file is wrong, or a control has no module to match.
     """
-    if control := _parse_control(name):
+    if isinstance(name, str) and (control := _parse_control(name)):
         return _control_entry(name, *control)
-    return _find("attention", TIMM_ATTENTIONS if name.startswith("timm:") else ATTENTIONS, name)
+    return _find("attention", ATTENTIONS | TIMM_ATTENTIONS, name)
 
 
 def trained_attention(name: str) -> str:
@@ -278,13 +283,13 @@ def list_backbones() -> list[str]:
     return list(BACKBONES)
 
 
-def find_backbone(name: str) -> Entry:
-    """The entry of a backbone's name, of a library's network, or of a user's ``file.py:Class``.
+def find_backbone(name: str | type[Any]) -> Entry:
+    """The entry of a name, of a library's network, or of a user's class or ``file.py:Class``.
 
     Whether timm and torchvision have a network is found out when it is built, because that needs
     torch.
     """
-    if match := LIBRARY_BACKBONE.fullmatch(name):
+    if isinstance(name, str) and (match := LIBRARY_BACKBONE.fullmatch(name)):
         return Entry(
             "attngrid.models.backbones.library:build",
             f"{match[2]} ({match[1]})",
@@ -293,14 +298,14 @@ def find_backbone(name: str) -> Entry:
             package=match[1],
         )
     entry = _find("backbone", BACKBONES, name)
-    if entry.sha256 is None:
+    if entry.sha256 is None and entry.cls is None:
         return entry
     arguments = ("num_classes", "stem", "width")  # of create_model
     options = {name: value for name, value in entry.accepts.items() if name not in arguments}
     return replace(entry, accepts=options | _PLACEMENT)
 
 
-def require_width(backbone: str, attention: str, width: float) -> None:
+def require_width(backbone: str | type[Any], attention: str | type[Any], width: float) -> None:
     """Check that a backbone has the width, and the widths that a control needs.
 
     Raises:
@@ -314,18 +319,24 @@ def require_width(backbone: str, attention: str, width: float) -> None:
         raise ConfigError(f"attention {attention!r}: cannot widen {backbone}, which has one width")
 
 
-def _find(kind: str, registry: Mapping[str, Entry], name: str) -> Entry:
-    """The entry of a registered name or of a user's ``file.py:Class``."""
+def _find(kind: str, registry: Mapping[str, Entry], name: str | type[Any]) -> Entry:
+    """The entry of a registered name, or of a user's class or its name, ``file.py:Class``."""
+    if isinstance(name, type):
+        # skip the first argument, as below
+        parameters = list(inspect.signature(name).parameters.values())[1:]
+        accepts = {
+            one.name: None if one.default is one.empty else one.default
+            for one in parameters
+            if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
+        }
+        return Entry(f"{name.__module__}:{name.__qualname__}", name.__name__, {}, accepts, cls=name)
     if name in registry:
         return registry[name]
     if is_user_class(name):
         user = find_user_class(kind, name)
         # skip the first argument, which is channels or a backbone's sites
         keywords = user.keywords(skip=1)
-        # studies once gave every user's attention 16
-        given = kind == "attention" and "reduction" in keywords
-        omitted = {"reduction": 16} if given else {}
-        return Entry(name, user.name, accepts=keywords, omitted=omitted, sha256=user.sha256)
+        return Entry(name, user.name, accepts=keywords, sha256=user.sha256)
     libraries = ["timm:NAME", "torchvision:NAME"] if kind == "backbone" else []
     raise UnknownNameError(
         kind, name, [*registry, *libraries, f"my_{kind}.py:My{kind.capitalize()}"]

@@ -18,6 +18,7 @@ from attngrid.core.validation import validate
 from attngrid.data.registry import find_dataset
 from attngrid.records.collected import latest
 from attngrid.records.record import Metrics, read_model, read_record, read_trial
+from attngrid.records.sources import keep_files
 from attngrid.records.status import (
     STOPPED,
     locked,
@@ -27,6 +28,7 @@ from attngrid.records.status import (
     write_status,
 )
 from attngrid.study.cell import Cell, cell_names
+from attngrid.study.paths import results_folder
 from attngrid.study.schema import Study
 
 logger = logging.getLogger(__name__)
@@ -83,6 +85,16 @@ def known_studies() -> list[Study]:
             except ConfigError as error:
                 logger.warning("skipped: %s", error)
     return list(found.values())
+
+
+def records_elsewhere(study: Study) -> dict[Path, int]:
+    """Other studies' results with records of cells that have none in this study, with counts."""
+    missing = {id for id, cell in study.trainings.items() if not cell.record.is_file()}
+    counts = {
+        folder.parent: len(missing & {file.stem for file in folder.glob("*.json")})
+        for folder in sorted(results_folder().glob("*/records"))
+    }
+    return {folder: count for folder, count in counts.items() if count}
 
 
 def import_folder(folder: Path, studies: Sequence[Study]) -> Imported:
@@ -154,11 +166,15 @@ def _copy_record(file: Path, cell: Cell) -> bool:
     is_new = not cell.record.is_file()
     if is_new:
         write_atomically(cell.record, file.read_bytes())
+        keep_files(cell)
+        weights = _beside(file, "weights", ".safetensors")
+        if weights.is_file() and not cell.weights.is_file():
+            write_atomically(cell.weights, weights.read_bytes())
     elif read_trial(cell.record, cell).metrics != metrics:
         raise RecordError(f"has other metrics than {cell.record}")
     for checkpoint in (cell.checkpoint, cell.checkpoint.with_suffix(".previous")):
         checkpoint.unlink(missing_ok=True)
-    merge_attempts(cell.status, _status_beside(file))
+    merge_attempts(cell.status, _beside(file, "status", ".json"))
     if cell.status.is_file():
         write_status(cell.status, "done")
     return is_new
@@ -166,7 +182,7 @@ def _copy_record(file: Path, cell: Cell) -> bool:
 
 def _copy_checkpoint(file: Path, cell: Cell) -> bool:
     """Copy a checkpoint unless the cell has a record, or has reached the same epoch here."""
-    status = _status_beside(file)
+    status = _beside(file, "status", ".json")
     is_ahead = cell.checkpoint.is_file() and reached(cell.status) >= reached(status)
     if cell.record.is_file() or is_ahead:
         return False
@@ -188,8 +204,9 @@ def _copy_failures(folder: Path, studies: Sequence[Study]) -> None:
                     write_atomically(cell.status, file.read_bytes())
 
 
-def _status_beside(file: Path) -> Path:
-    return file.absolute().parents[1] / "status" / f"{file.stem}.json"
+def _beside(file: Path, folder: str, suffix: str) -> Path:
+    """A cell's file of another kind in the same copy of results."""
+    return file.absolute().parents[1] / folder / f"{file.stem}{suffix}"
 
 
 def _checked_metrics(file: Path, cell: Cell) -> Metrics | None:

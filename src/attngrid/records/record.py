@@ -13,6 +13,7 @@ from attngrid.core.errors import AttngridError, ConfigError, RecordError
 from attngrid.core.files import write_atomically
 from attngrid.core.types import Strict
 from attngrid.core.validation import validate
+from attngrid.records.sources import kept_names
 from attngrid.study.cell import Cell
 
 Percent = Annotated[float, Field(ge=0, le=100)]
@@ -151,15 +152,17 @@ def _read(kind: type[AnyRecord], file: Path, cell: Cell | None) -> AnyRecord:
 
 
 def read_cell(file: Path) -> tuple[Cell, Record]:
-    """Read a record and make the cell of its ``config`` block.
+    """Read a record and make the cell of its ``config`` block, with the users' files kept of it.
 
     Raises:
-        RecordError: as ``read_record``; or a user's file that has changed or is missing.
+        RecordError: as ``read_record``; or a user's class that was not kept, and has changed or
+            is missing.
     """
-    record = read_record(file)
+    record, results = read_record(file), file.absolute().parents[1]
     try:
-        cell = Cell.from_config(record.config, study=file.absolute().parents[1].name)
-    except (AttngridError, KeyError, TypeError, ValueError) as error:
+        config = {**record.config, **kept_names(results, record.config)}
+        cell = Cell.from_config(config, study=results.name)
+    except (AttngridError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise RecordError(f"{file}: config: {error}") from None
     return cell, read_record(file, cell)
 

@@ -19,7 +19,6 @@ from attngrid.records.record import Record
 from attngrid.study.cell import Cell
 from attngrid.study.schema import Study
 
-REMEDY = "`attngrid archive` moves it away, and the next run trains this cell again"
 # The sources that decide a record's numbers, relative to the package: networks, images, the
 # training loop and what it calls, and recipes. A new file in these folders counts automatically.
 SOURCES = ("models", "data", "training", "study/recipe.py", "study/recipes.yaml")
@@ -73,8 +72,11 @@ def read_run(cell: Cell) -> dict[str, Any] | None:
 
 def stale_records(study: Study) -> dict[str, tuple[Path, str]]:
     """A study's superseded records by the id of the current cell, each with a message."""
+    remedy = (
+        f"`attngrid archive {study.study}` moves it away, and the next run trains this cell again"
+    )
     return {
-        id: (file, f"{file}: belongs to another configuration of this cell; {REMEDY}")
+        id: (file, f"{file}: belongs to another configuration of this cell; {remedy}")
         for id, file in study.superseded.items()
     }
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from attngrid.analysis.frames import collect, read_frame
 from attngrid.core.errors import ConfigError, RecordError
 from attngrid.records.record import Record, read_record
+from attngrid.records.sources import kept_files
 from attngrid.render.claims import claims_table
 from attngrid.render.layout import Row, Table
 from attngrid.render.tables import build_table
@@ -132,6 +133,8 @@ def _explain_record(file: Path, record: Record) -> Iterator[str]:
         f"best {best} of {len(metrics.curve)}"
     )
     yield f"    configuration {record.config['digest']}"
+    for role, kept in kept_files(file.parents[1], record.config).items():
+        yield f"    {role} {record.config[role]}, {'kept in' if kept.is_file() else 'no'} {kept}"
     yield (
         f"    commit {run.get('commit')}, torch {run.get('torch')}, {run.get('device_name')}, "
         f"{run.get('started')}, {run.get('wall_s', 0):.0f} s"

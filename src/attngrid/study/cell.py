@@ -72,7 +72,7 @@ class Cell:
         """SHA-256, in hexadecimal, of the configuration that changes the trained numbers.
 
         It omits defaults, so that a new option changes no digest. For a user's class it covers the
-        content of the file. It does not cover study, device, workers and paths.
+        class and what it uses from its file. It does not cover study, device, workers and paths.
         """
         content = {role: _identity(*named) for role, named in self._entries.items()}
         options = self._digested_options()
@@ -346,9 +346,9 @@ class Cell:
             micro_batches=config.get("parts", 1),
         )
 
-    @property
+    @cached_property  # an edit during the training does not change it
     def sha256(self) -> dict[str, str]:
-        """SHA-256 of the user's files that this cell runs, by their role."""
+        """The digests of the user's classes that this cell runs, by their role."""
         entries = self._entries.items()
         return {role: entry.sha256 for role, (_, entry) in entries if entry.sha256 is not None}
 
@@ -373,7 +373,7 @@ def cell_names(cell_id: str) -> str:
 
 
 def _identity(name: str, entry: Entry | Dataset) -> Any:
-    """What the digest has of a name: the name, or the class and its file's SHA-256."""
+    """What the digest has of a name: the name, or a user's class and its digest."""
     if entry.sha256 is None:
         return name
     return {"class": re.sub(r"[^:]*\.py:", "", name), "sha256": entry.sha256}

@@ -32,6 +32,7 @@ from attngrid.core.hardware import peak_memory_mb
 from attngrid.data.loading import class_names
 from attngrid.records.environment import code_version, now
 from attngrid.records.record import read_trial, write_record
+from attngrid.records.sources import keep_files
 from attngrid.records.staleness import code_digest
 from attngrid.records.status import attempt, epochs_in_checkpoint, locked, write_status
 from attngrid.records.tuning import with_best_hyperparameters
@@ -184,12 +185,14 @@ def _train_and_record(study: Study, cell: Cell, record: Path, processes: Process
     if slow := too_slow(cell.precision, device):
         logger.warning("%s: %s", label, slow)
     start = time.perf_counter()
+    # a record elsewhere (--record) leaves the study's files alone
+    in_study = record.absolute() == cell.record.absolute()
+    if in_study:
+        keep_files(cell)
     run = _environment(device)  # read now, because the checkout may change during the training
     try:
         metrics, speed, model = _train(study, cell, processes, partial(_report, cell, label))
         run |= {**speed, "peak_memory_mb": _peak_memory_mb(device), "cpu_s": time.process_time()}
-        # a record elsewhere (--record) does not replace the weights in the study
-        in_study = record.absolute() == cell.record.absolute()
         if study.keep.weights == "last" and in_study and not cell.validation:
             _keep_weights(cell, model, study.data_folder)
         try:

@@ -34,8 +34,8 @@ def write_weights(file: Path, cell: Cell, model: nn.Module, classes: Sequence[st
 
 
 def create_model(
-    backbone: str,
-    attention: str = "none",
+    backbone: str | type[nn.Module],
+    attention: str | type[nn.Module] = "none",
     *,
     pretrained: bool | str | os.PathLike[str] | None = None,
     **arguments: Any,
@@ -43,8 +43,8 @@ def create_model(
     """Build a backbone with an attention module, with random or trained weights.
 
     Args:
-        backbone: a name, as for ``attngrid.models.create.create_model``.
-        attention: a name, likewise.
+        backbone: a name or a class, as for ``attngrid.models.create.create_model``.
+        attention: a name or a class, likewise.
         pretrained: the record of a training whose weights were kept, such as
             ``results/demo/records/....json``; give the other arguments that it was trained with.
             True: the weights of timm's or torchvision's backbone, if they are on this machine.
@@ -67,13 +67,18 @@ def create_model(
         config = read_record(record).config
         trained = (config["backbone"], config["attention"])
         wanted = (backbone, find_attention(attention).alias_of or attention)
-        if trained != wanted:
+        if not all(map(_is_name_of, trained, wanted)):
             raise RecordError(
                 f"{record}: found {trained[0]!r} with {trained[1]!r}, expected {wanted[0]!r} with "
                 f"{wanted[1]!r}"
             )
         load_weights(model, weights_of(record), config["digest"])
     return model
+
+
+def _is_name_of(name: str, given: str | type[nn.Module]) -> bool:
+    """Whether a record's name is a given name, or that of a given class."""
+    return name == given if isinstance(given, str) else name.endswith(f".py:{given.__name__}")
 
 
 def create_network(cell: Cell, weights: Path | None = None) -> nn.Module:

@@ -8,7 +8,7 @@ import numpy as np
 class MyDataset:
     """1,024 training and 256 held-out images of 16×16, made from a fixed seed."""
 
-    # literals, because attngrid reads them without running this file
+    # literals, or arithmetic of literals, because attngrid reads them without running this file
     label = "gratings"
     num_classes = 8
     input_size = 16
