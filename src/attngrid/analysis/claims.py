@@ -13,12 +13,12 @@ from itertools import pairwise, product
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from attngrid.analysis.reference import REFERENCE, is_number, read_published
 from attngrid.core.errors import ConfigError, UnknownNameError
 from attngrid.core.files import read_yaml, shipped
-from attngrid.core.types import Number, Positive, Strict
+from attngrid.core.types import CountFrom2, Number, Pixels, Positive, Strict
 from attngrid.core.validation import validate
 from attngrid.study.options import Attention, Backbone, Dataset, Listed, RecipeName, Share
 from attngrid.study.recipe import shipped_recipes
@@ -137,8 +137,8 @@ class Geometry(Strict):
     """The size at which a model is counted."""
 
     stem: Literal["imagenet", "cifar"]
-    num_classes: PositiveInt
-    input_size: PositiveInt
+    num_classes: CountFrom2
+    input_size: Pixels
 
 
 class Printed(Statement):

@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 from attngrid.core.errors import AttngridError, ConfigError
 from attngrid.core.files import expand, read_yaml
 
+SHOWN = 100  # characters of a wrong value
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
 # Regular expressions of allowed text, and their descriptions in messages.
@@ -66,11 +67,17 @@ def _mistake(items: list[ErrorDetails]) -> str:
         case "value_error":
             return item["msg"].removeprefix("Value error, ")
         case "tuple_type":
-            return f"found {found!r}; needs a list, such as [{found}]"
+            return f"found {_short(found)}; needs a list, such as [{_short(found)}]"
         case "union_tag_invalid":
             return f"found {context['tag']!r}; needs one of {context['expected_tags']}"
     needs = " or ".join(map(_need, items))
-    return f"found {found!r}; needs {needs.replace(' or to be ', ' or ')}"
+    return f"found {_short(found)}; needs {needs.replace(' or to be ', ' or ')}"
+
+
+def _short(found: Any) -> str:
+    """A value as Python writes it, cut where it is long."""
+    text = repr(found)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def _need(item: ErrorDetails) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from attngrid.core.errors import ConfigError, UnknownNameError
 from attngrid.core.files import expand
-from attngrid.core.types import Strict
+from attngrid.core.types import CountFrom2, Pixels, Strict
 from attngrid.core.user_code import find_user_class, is_user_class
 from attngrid.core.validation import validate
 
@@ -121,8 +121,8 @@ class UserDataset(Strict):
     """The class attributes of a user's dataset."""
 
     label: str
-    num_classes: Annotated[int, Field(ge=2)]
-    input_size: PositiveInt
+    num_classes: CountFrom2
+    input_size: Pixels
     stem: Literal["imagenet", "cifar"] = "cifar"
     files: tuple[str, ...] = Field((), strict=False)
 

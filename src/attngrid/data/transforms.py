@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field
 
-from attngrid.core.types import Fraction, Number, Strict
+from attngrid.core.types import Fraction, Number, Pixels, Strict
 from attngrid.data.registry import Dataset
 
 
@@ -15,7 +15,7 @@ class RandomCrop(Strict):
     """Zero-pad by ``padding`` pixels, then crop at a random place to the image's own size."""
 
     kind: Literal["random_crop"]
-    padding: PositiveInt
+    padding: Pixels
 
 
 class Flip(Strict):
@@ -39,7 +39,7 @@ class RandomResizedCrop(Strict):
     """
 
     kind: Literal["random_resized_crop"]
-    size: PositiveInt
+    size: Pixels
     shrink_on_load: bool = False
 
 
@@ -47,7 +47,7 @@ class Resize(Strict):
     """Resize the shorter side to ``size``; with ``squash``, both sides."""
 
     kind: Literal["resize"]
-    size: PositiveInt
+    size: Pixels
     squash: bool = False
 
 
@@ -55,7 +55,7 @@ class CropTo(Strict):
     """Crop to ``size`` at a random place (training) or at the centre (test)."""
 
     kind: Literal["crop_to"]
-    size: PositiveInt
+    size: Pixels
 
 
 class Brightness(Strict):
@@ -69,8 +69,8 @@ class RandAugment(Strict):
     """``num_ops`` random operations of one ``magnitude``, by torchvision's RandAugment."""
 
     kind: Literal["rand_augment"]
-    num_ops: PositiveInt = 2
-    magnitude: Annotated[NonNegativeInt, Field(le=30)] = 9
+    num_ops: Annotated[int, Field(ge=1, le=20)] = 2
+    magnitude: Annotated[int, Field(ge=0, le=30)] = 9
 
 
 class TimmRandAugment(Strict):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from math import inf
 from numbers import Integral, Real
 from typing import Any, get_args
 
@@ -127,7 +126,7 @@ def _check_arguments(
     for name, value, is_right, needs in (
         ("num_classes", num_classes, _is_count(num_classes), COUNT),
         ("input_size", input_size, input_size is None or _is_count(input_size), COUNT),
-        ("width", width, is_number and 0 < width < inf, "a number above 0"),
+        ("width", width, is_number and 0.001 <= width <= 1000, "a number from 0.001 to 1000"),
         ("stem", stem, stem in tuple(INPUT_SIZES), "'imagenet' or 'cifar'"),
         ("initialisation", initialisation, initialisation in rules, f"one of {', '.join(rules)}"),
     ):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import Field, model_validator
 
 from attngrid.analysis.claims import Geometry, Metric
 from attngrid.analysis.reference import Model, read_published
@@ -53,7 +53,7 @@ class Column(Strict):
     unit: float = Field(
         1.0, gt=0, strict=False, description="divides counted, cost and recipe values"
     )
-    decimals: NonNegativeInt = 2
+    decimals: Annotated[int, Field(ge=0, le=9)] = 2
 
     @model_validator(mode="after")
     def _has_a_quantity(self) -> Column:

@@ -10,11 +10,11 @@ import subprocess
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from attngrid.core.errors import ConfigError
 from attngrid.core.files import shipped
-from attngrid.core.types import Positive, Strict
+from attngrid.core.types import Count, Positive, Strict
 from attngrid.core.validation import PATTERNS, read_settings, settings_file
 
 DAY = 1440
@@ -59,7 +59,7 @@ class Cluster(Strict):
     time_limit: Annotated[str, Field(pattern=DURATION)] | None = Field(
         None, description="of a job; default: the partition's. A longer cell takes several jobs"
     )
-    warning_s: PositiveInt = Field(
+    warning_s: Count = Field(
         180, description="seconds before the limit, to finish a step and save a checkpoint"
     )
     gpu: str = Field("A100", min_length=1, description="the GPU for which times are planned")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from attngrid.core.types import Strict
+from attngrid.core.types import Count, Processors, Strict
 from attngrid.study.options import Precision, Share
 
 
@@ -40,15 +40,15 @@ class Compute(Strict):
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA if available")
     precision: Precision = Field("float32", description="bfloat16: under autocast")
-    threads: PositiveInt = Field(1, description="CPU threads of each process, on every machine")
-    gpus: PositiveInt = Field(
+    threads: Processors = Field(1, description="CPU threads of each process, on every machine")
+    gpus: Processors = Field(
         1, description="number of GPUs of a cell, one process each; on a CPU: of processes"
     )
-    gradient_accumulation_steps: PositiveInt = Field(
+    gradient_accumulation_steps: Count = Field(
         1, description="number of micro-batches that each process trains in turn"
     )
     sync_bn: bool = Field(False, description="BatchNorm across the GPUs; CUDA only")
-    workers: Annotated[int, Field(ge=0)] = Field(
+    workers: Annotated[int, Field(ge=0, le=1024)] = Field(
         4, description="processes that read image files; images in memory need none"
     )
     deterministic: bool = Field(True, description="forbid operators that are not deterministic")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
-from attngrid.core.types import Strict
+from attngrid.core.types import Count, CountFrom2, Pixels, Strict
 from attngrid.study.compute import Performance
 from attngrid.study.options import Attention, Backbone, Dataset, Listed, Precision
 
@@ -17,8 +17,8 @@ class CountedModels(Strict):
     backbones: Listed[Backbone]
     attentions: Listed[Attention]
     stem: Literal["imagenet", "cifar"]
-    num_classes: PositiveInt
-    input_size: PositiveInt
+    num_classes: Count
+    input_size: Pixels
 
 
 class CountedGrid(Strict):
@@ -37,7 +37,7 @@ class CostGrid(Strict):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Precision = "float32"
     performance: Performance = Performance(compile=False)
-    batch: Annotated[int, Field(ge=2)] = 64
-    rounds: Annotated[int, Field(ge=5)] = 5
+    batch: CountFrom2 = 64
+    rounds: Annotated[int, Field(ge=5, le=10_000)] = 5
     seconds: Annotated[float, Field(ge=0, strict=False)] = 3.0
     minutes: Annotated[float, Field(gt=0, strict=False)] | None = None

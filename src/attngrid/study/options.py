@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, PositiveInt, Tag
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
 from attngrid.core.errors import AttngridError
-from attngrid.core.types import Number, Positive, Strict
+from attngrid.core.types import Count, CountFrom2, Number, Pixels, Strict
 from attngrid.core.validation import RECIPE_NAME
 from attngrid.data.registry import find_dataset, full_name
 from attngrid.models.registry import ATTENTIONS, BACKBONES, find_attention, find_backbone
@@ -39,7 +39,7 @@ Share = Annotated[Number, Field(ge=0, le=1)]
 Precision = Literal["float32", "bfloat16"]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 # JSON has only text as keys.
-_Tier = Annotated[PositiveInt, BeforeValidator(lambda key: int(key) if f"{key}".isdigit() else key)]
+_Tier = Annotated[Count, BeforeValidator(lambda key: int(key) if f"{key}".isdigit() else key)]
 _ByTier = Annotated[dict[_Tier, Listed[Seed]], Field(min_length=1)]
 # A list, or a list for each tier; the discriminator limits an error to the kind that was meant.
 Seeds = Annotated[
@@ -63,8 +63,10 @@ class Options(Strict):
     A cell's digest omits options at their defaults.
     """
 
-    width: Positive = Field(1.0, description="factor on the widths of the stages")
-    reduction: PositiveInt | None = Field(
+    width: Annotated[Number, Field(ge=0.001, le=1000)] = Field(
+        1.0, description="factor on the widths of the stages"
+    )
+    reduction: Count | None = Field(
         None,
         description="reduction ratio r of the channel gates; default: the module's own, 16 in all "
         "of this package",
@@ -72,7 +74,7 @@ class Options(Strict):
     placement: Literal["default", "every_block", "last_stage", "stage_end"] = Field(
         "default", description="where the attention modules are"
     )
-    statistics: tuple[str, ...] | None = Field(
+    statistics: tuple[Literal["avg", "max", "std"], ...] | None = Field(
         None, strict=False, description="statistics of maf, maf_c and maf_b: avg, max, std"
     )
     rates: tuple[Share, ...] | None = Field(
@@ -94,16 +96,14 @@ class Options(Strict):
     pretrained: bool | None = Field(
         None, description="weights of timm's or torchvision's backbone that are on this machine"
     )
-    classes: Annotated[int, Field(ge=2)] | None = Field(
+    classes: CountFrom2 | None = Field(
         None, description="number of classes to use, from the first on"
     )
-    input_size: PositiveInt | None = Field(
+    input_size: Pixels | None = Field(
         None, description="height and width of the network's images; default: the dataset's"
     )
-    epochs: PositiveInt | None = Field(None, description="in place of the recipe's epochs")
-    batch_size: Annotated[int, Field(ge=2)] | None = Field(
-        None, description="in place of the recipe's batch size"
-    )
+    epochs: Count | None = Field(None, description="in place of the recipe's epochs")
+    batch_size: CountFrom2 | None = Field(None, description="in place of the recipe's batch size")
 
     def changed(self) -> dict[str, Any]:
         """The options that differ from their defaults, sorted by name."""

@@ -11,14 +11,22 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     Field,
-    NonNegativeInt,
-    PositiveInt,
     model_validator,
 )
 
 from attngrid.core.errors import ConfigError, UnknownNameError
 from attngrid.core.files import read_yaml
-from attngrid.core.types import Fraction, Number, Positive, Strict, WeightDecay
+from attngrid.core.types import (
+    Count,
+    CountFrom0,
+    CountFrom2,
+    Fraction,
+    Number,
+    Pixels,
+    Positive,
+    Strict,
+    WeightDecay,
+)
 from attngrid.core.validation import validate
 from attngrid.data.registry import Dataset
 from attngrid.data.transforms import Transform, final_size
@@ -40,10 +48,10 @@ class Schedule(Strict):
     """
 
     kind: Literal["step", "one_cycle", "cosine"]
-    milestones: tuple[PositiveInt, ...] = Field((), strict=False)
+    milestones: tuple[Count, ...] = Field((), strict=False)
     gamma: Positive = 0.1
     warmup: Fraction = 0.2
-    warmup_epochs: NonNegativeInt = 0
+    warmup_epochs: CountFrom0 = 0
     warmup_factor: Fraction = 0.0
     final_factor: Fraction = 0.0
 
@@ -98,8 +106,8 @@ class Recipe(Strict):
 
     source: str = ""
     expected: str = ""
-    epochs: PositiveInt
-    batch_size: Annotated[int, Field(ge=2)]
+    epochs: Count
+    batch_size: CountFrom2
     optimizer: OptimizerName = "sgd"
     optimizer_options: dict[str, OptimizerOption] = Field({})
     learning_rate: Positive
@@ -118,7 +126,7 @@ class Recipe(Strict):
     switch_probability: Share = 0.5
     initialisation: Initialisation = "family"
     schedule: Schedule
-    train_size: PositiveInt | None = None
+    train_size: Pixels | None = None
     train_transforms: tuple[Transform, ...] = Field((), strict=False)
     test_transforms: tuple[Transform, ...] = Field((), strict=False)
 

@@ -11,11 +11,11 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from attngrid.core.errors import ConfigError, UnknownNameError
 from attngrid.core.files import expand, read_yaml, shipped, write_atomically
-from attngrid.core.types import Strict
+from attngrid.core.types import Count, Strict
 from attngrid.core.validation import STUDY_NAME, validate
 from attngrid.data.registry import find_dataset
 from attngrid.models.registry import find_attention, find_backbone
@@ -94,7 +94,7 @@ class Study(Strict):
     )
     title: str = Field("", description="one line for the report")
     grid: Listed[Block]
-    tier: PositiveInt | None = Field(
+    tier: Count | None = Field(
         None, description="train the seeds of the tiers up to this one; default: of all"
     )
     recipes: dict[RecipeName, Recipe] = Field({}, description="the study's own recipes, by name")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import product
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from attngrid.core.types import Positive, Strict, WeightDecay
+from attngrid.core.types import Count, Positive, Strict, WeightDecay
 from attngrid.study.options import Seed
 
 # The keys of a recipe that trials vary.
@@ -40,7 +40,7 @@ class Tuning(Strict):
     weight_decays: Annotated[tuple[WeightDecay, ...], AfterValidator(_each_once)] = Field(
         strict=False, min_length=1, description="weight decays to try with every learning rate"
     )
-    validation_images: PositiveInt = Field(
+    validation_images: Count = Field(
         description="number of training images to test trials on, equally many of each class"
     )
     seed: Seed = Field(0, description="of the trials")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from attngrid.core.errors import ConfigError
 from attngrid.data.images import Batches, Split, channel_statistics
 from attngrid.data.loading import load, load_files
 from attngrid.data.registry import find_dataset
@@ -35,7 +36,8 @@ def make_batches(
     """The training and test batches of a cell; a trial's test images are its validation images.
 
     ``folder`` has the datasets. Without a generator, order and augmentation are not random.
-    ``workers`` processes read image files. Missing images raise a DataError.
+    ``workers`` processes read image files. Missing images raise a DataError, and fewer training
+    images than a batch has a ConfigError.
     """
     recipe, classes, dataset = cell.recipe, cell.options.classes, find_dataset(cell.dataset)
     mixing = _mixing(cell) if recipe.mixes else None
@@ -45,6 +47,7 @@ def make_batches(
         train_index, test_index = load_files(
             cell.dataset, folder, classes=classes, validation=cell.validation
         )
+        _require_whole_batch(cell, len(train_index))
         stream = partial(Stream, device=device, workers=workers, share=share)
         training = partial(stream, generator=generator, mixing=mixing)
         return (
@@ -63,6 +66,7 @@ def make_batches(
         validation=cell.validation,
         sizes=(train_size, test_size),
     )
+    _require_whole_batch(cell, len(train))
     mean_C, std_C = (statistic.to(device) for statistic in channel_statistics(train))
     train, test = train.to(device), test.to(device)
     return (
@@ -72,6 +76,12 @@ def make_batches(
         ),
         Batches(test, TEST_BATCH, mean_C, std_C, recipe.test_transforms, share=share),
     )
+
+
+def _require_whole_batch(cell: Cell, images: int) -> None:
+    """Refuse a batch that never has as many images as its recipe and its record say."""
+    if (batch_size := cell.recipe.batch_size) > images:
+        raise ConfigError(f"{cell.id}: batch_size: found {batch_size}; it trains {images} images")
 
 
 def _mixing(cell: Cell) -> Mixing:

@@ -341,6 +341,9 @@ def make_deterministic(seed: int, threads: int, *, strict: bool, fill_memory: bo
     """
     # cuBLAS reads this variable when it starts; deterministic matrix products need it.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    limit = os.environ.get("OMP_THREAD_LIMIT", "")
+    if limit.isdigit() and int(limit) < threads:  # OpenMP would wait for the others for ever
+        raise ConfigError(f"compute.threads: found {threads}; OMP_THREAD_LIMIT is {limit}")
     torch.set_num_threads(threads)
     seed_all(seed)
     torch.use_deterministic_algorithms(strict)
