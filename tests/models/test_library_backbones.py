@@ -324,7 +324,7 @@ def test_torchvisions_weights_are_read_from_this_machine(
     ours = create_model(name, "se", pretrained=True, num_classes=10, **options)
     torch.manual_seed(2)
     random = create_model(name, "se", num_classes=10, **options).state_dict()
-    assert ours.weights_file == {"file": file.name, "sha256": sha256}
+    assert ours.attngrid_weights == {"file": file.name, "sha256": sha256}
     for key, value in ours.state_dict().items():
         theirs = key.replace("stage2.0.", "stage2.").replace("stage3.0.", "stage3.")
         theirs = theirs.replace("stage4.0.", "stage4.")
@@ -356,7 +356,7 @@ def test_timms_weights_are_read_from_the_cache_of_hugging_face(checkpoints: Path
 
     for backbone in (name, RESNET):  # the tag is timm's default
         model = create_model(backbone, "se", pretrained=True, num_classes=10, input_size=64)
-        assert model.weights_file == {"file": "model.safetensors", "sha256": sha256}
+        assert model.attngrid_weights == {"file": "model.safetensors", "sha256": sha256}
         found = model.state_dict()
         assert all(
             torch.equal(value, found[key]) for key, value in weights.items() if "fc." not in key
