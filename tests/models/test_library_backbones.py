@@ -450,7 +450,7 @@ def test_a_study_of_both_libraries_is_trained_counted_and_drawn(
         assert measured == params[trained.backbone, trained.attention]
     maps = visualize(study, Maps({}, {})).cells
     for one in study.cells:
-        assert maps[one.id].grad_cam_KHW.shape[1:] == (1, 1)  # of an 8×8 image in the last stage
+        assert maps[one.id].grad_cam_KHW.shape[1:] == (1, 1)  # of a 16×16 image in the last stage
         assert maps[one.id].own_KHW is not None
 
 
