@@ -59,7 +59,8 @@ def copy_in_order(ours: nn.Module, theirs: nn.Module) -> None:
     ours_state, theirs_state = ours.state_dict(), theirs.state_dict()
     assert len(ours_state) == len(theirs_state)
     for value, found in zip(ours_state.values(), theirs_state.values(), strict=True):
-        nn.init.normal_(value, 1, 0.2) if value.is_floating_point() else None
+        if value.is_floating_point():  # biases and statistics that are not at their initial values
+            value += 0.1 * torch.rand_like(value)
         found.copy_(value.reshape(found.shape))
 
 
@@ -84,10 +85,14 @@ def test_mobilenet_v3_with_the_se_of_its_paper_is_the_librarys_own(library: str)
         name, theirs = "mobilenetv3_small_100", timm.create_model("mobilenetv3_small_100")
     else:
         name, theirs = "mobilenet_v3_small", torchvision.models.mobilenet_v3_small()
-    ours = create_model(f"{library}:{name}", "se_v3", input_size=64).eval()
-    copy_in_order(ours, theirs.eval())
-    images = torch.randn(2, 3, 64, 64)
-    torch.testing.assert_close(ours(images), theirs(images))
+    torch.manual_seed(0)
+    ours = create_model(f"{library}:{name}", "se_v3", input_size=64).double().eval()
+    copy_in_order(ours, theirs.double().eval())
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    expected = theirs(images)
+    torch.testing.assert_close(ours(images), expected)
+    assert expected.isfinite().all()
+    assert not torch.equal(expected[0], expected[1])
 
 
 @pytest.mark.parametrize(
@@ -196,7 +201,6 @@ def places(backbone: str, attention: str, kind: type[nn.Module], placement: str)
                 "torchvision:densenet121",
                 "torchvision:efficientnet_b0",
                 "torchvision:resnet18",
-                "torchvision:vgg11",
             )
         ),
     ],
@@ -217,7 +221,7 @@ def test_placements_in_blocks() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", [RESNET, EFFICIENTNET, "torchvision:mobilenet_v3_small"])
+@pytest.mark.parametrize("backbone", [RESNET, EFFICIENTNET])
 def test_every_module_trains_in_a_librarys_network(backbone: str) -> None:
     for attention in (*ATTENTIONS, "timm:eca", "timm:halo"):
         model = create_model(backbone, attention, num_classes=10, input_size=64)
@@ -324,7 +328,7 @@ def test_torchvisions_weights_are_read_from_this_machine(
     ours = create_model(name, "se", pretrained=True, num_classes=10, **options)
     torch.manual_seed(2)
     random = create_model(name, "se", num_classes=10, **options).state_dict()
-    assert ours.weights_file == {"file": file.name, "sha256": sha256}
+    assert ours.attngrid_weights == {"file": file.name, "sha256": sha256}
     for key, value in ours.state_dict().items():
         theirs = key.replace("stage2.0.", "stage2.").replace("stage3.0.", "stage3.")
         theirs = theirs.replace("stage4.0.", "stage4.")
@@ -356,7 +360,7 @@ def test_timms_weights_are_read_from_the_cache_of_hugging_face(checkpoints: Path
 
     for backbone in (name, RESNET):  # the tag is timm's default
         model = create_model(backbone, "se", pretrained=True, num_classes=10, input_size=64)
-        assert model.weights_file == {"file": "model.safetensors", "sha256": sha256}
+        assert model.attngrid_weights == {"file": "model.safetensors", "sha256": sha256}
         found = model.state_dict()
         assert all(
             torch.equal(value, found[key]) for key, value in weights.items() if "fc." not in key
@@ -445,7 +449,7 @@ def test_a_study_of_both_libraries_is_trained_counted_and_drawn(
         assert measured == params[trained.backbone, trained.attention]
     maps = visualize(study, Maps({}, {})).cells
     for one in study.cells:
-        assert maps[one.id].grad_cam_KHW.shape[1:] == (1, 1)  # of an 8×8 image in the last stage
+        assert maps[one.id].grad_cam_KHW.shape[1:] == (1, 1)  # of a 16×16 image in the last stage
         assert maps[one.id].own_KHW is not None
 
 

@@ -62,7 +62,7 @@ def visualize(study: Study, kept: Maps) -> Maps:
 
 def last_stage(model: nn.Module) -> str:
     """The name of the module that ends with the last stage; empty if a library's has no stages."""
-    return getattr(model, "last_stage", "stages")
+    return getattr(model, "attngrid_last_stage", "stages")
 
 
 def grad_cam(model: nn.Module, x_NCHW: Tensor, labels_N: Tensor) -> Tensor:

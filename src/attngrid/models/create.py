@@ -53,16 +53,14 @@ def create_model(
             baseline widened to the number of parameters that it has with csm
             (``none_wide:csm:macs``: to the number of multiply-accumulates).
         num_classes: outputs of the classifier.
-        stem: ``imagenet`` (224×224 images) or ``cifar`` (32×32 and smaller); a library's network
-            has its own.
-        width: factor on the widths of the stages; a library's network has 1 only.
+        stem: ``imagenet`` (224×224 images) or ``cifar`` (32×32 and smaller).
+        width: factor on the widths of the stages. A library's network has its own stem and width.
         input_size: height and width of the images in pixels; default: 224 or 32, by the stem.
             ``none_wide:...:macs``, some modules, and the try of a user's class depend on it.
         initialisation: one rule for all networks of a ``family``, the code of the ``authors``, or
             ``pytorch``'s defaults. A user's and a library's backbone initialises itself.
-        **options: options of the backbone (``placement``, ``input_bn``; ``pretrained`` of a
-            library's, whose weights are on this machine) or of the attention module
-            (``reduction``).
+        **options: options of the backbone (``placement``, ``input_bn``; a library's:
+            ``pretrained``, with weights on this machine) or of the module (``reduction``).
 
     Returns:
         A module from N×3×H×W images to N×num_classes logits. ``torch.device("meta")`` works, too.
@@ -225,6 +223,6 @@ def _with_attention(
     if name == "none":
         return model, {}
     calls = sites(make).calls
-    hint = getattr(model, "attention_places", f"its constructor must call {calls}")
+    hint = getattr(model, "attngrid_places", f"its constructor must call {calls}")
     require_built(model, places, f"attention {name!r}, placement {placement!r}", calls, hint)
     return model, places

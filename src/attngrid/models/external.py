@@ -25,9 +25,9 @@ def named_errors(what: str, *, external: bool) -> Iterator[None]:
 
 
 def name_error(what: str, error: Exception) -> ConfigError:
-    """A ConfigError with ``what`` before an error's message."""
+    """A ConfigError with ``what`` before an error's message, in one line."""
     kind = "" if isinstance(error, AttngridError) else f"{type(error).__name__}: "
-    return ConfigError(f"{what}: {kind}{error}")
+    return ConfigError(f"{what}: {kind}{' '.join(str(error).split())}")
 
 
 class Place(nn.Identity):

@@ -261,7 +261,7 @@ def train(
         ),
         "performance": performance.model_dump(),
         # the weights that a pretrained backbone began with
-        **({"pretrained": model.weights_file} if hasattr(model, "weights_file") else {}),
+        **({"pretrained": model.attngrid_weights} if hasattr(model, "attngrid_weights") else {}),
         # of each channel, in [0, 255]
         "normalisation": {"mean": batches.mean_C.tolist(), "std": batches.std_C.tolist()},
     }

@@ -103,10 +103,10 @@ def build(
             layer = nn.Sequential(network.get_submodule(name), module)
             setattr(network.get_submodule(parent), leaf, layer)
     # read by create_model, by the record of a training, and by the attention maps
-    network.attention_places = _in_words(bool(blocks), bool(stages))  # type: ignore[assignment]
-    network.last_stage = next(reversed(stages), "")  # type: ignore[assignment]
+    network.attngrid_places = _in_words(bool(blocks), bool(stages))  # type: ignore[assignment]
+    network.attngrid_last_stage = next(reversed(stages), "")  # type: ignore[assignment]
     if found:
-        network.weights_file = {"file": found[0].name, "sha256": found[1]}  # type: ignore[assignment]
+        network.attngrid_weights = {"file": found[0].name, "sha256": found[1]}  # type: ignore[assignment]
     return network
 
 
