@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, model_validator
 
@@ -50,8 +50,8 @@ class Column(Strict):
     recipe: Literal["learning_rate", "weight_decay"] | None = Field(
         None, description="of the recipe; where it is tuned, the chosen one"
     )
-    unit: float = Field(
-        1.0, gt=0, strict=False, description="divides counted, cost and recipe values"
+    unit: Annotated[float, Field(gt=0, strict=False)] | Literal["auto"] = Field(
+        1.0, description="divides counted, cost and recipe values; auto: G, M or k by the figures"
     )
     decimals: NonNegativeInt = 2
 
@@ -59,6 +59,12 @@ class Column(Strict):
     def _has_a_quantity(self) -> Column:
         if not (self.published or self.counted or self.measured or self.cost or self.recipe):
             raise ValueError("needs at least one of published, counted, measured, cost and recipe")
+        if (self.unit == "auto") != ("{unit}" in self.title):
+            raise ValueError(
+                f"unit: auto and {{unit}} in the title need each other: {self.title!r}"
+            )
+        if self.unit == "auto" and self.published:
+            raise ValueError("unit: auto is not for a column of published figures")
         return self
 
 
