@@ -13,6 +13,7 @@ from attngrid.core.errors import ConfigError
 from attngrid.core.files import read_yaml, shipped
 from attngrid.core.types import Strict
 from attngrid.core.validation import validate
+from attngrid.render.templates import escape
 from attngrid.study.options import Attention, Backbone, Listed
 from attngrid.study.schema import Study
 
@@ -143,4 +144,16 @@ def check_descriptions(study: Study, source: str) -> None:
                 f"{source}: tables: found {name!r}, but there is no file {file}; "
                 f"{file.parent} has {', '.join(known) or 'none'}"
             )
-        read_figures(load_description(file), file)
+        description = load_description(file)
+        _check_texts(description, file)
+        read_figures(description, file)
+
+
+def _check_texts(description: Description, file: Path) -> None:
+    texts = {"caption": description.caption, "published_title": description.published_title}
+    texts |= {f"columns.{n}.title": column.title for n, column in enumerate(description.columns)}
+    for key, text in texts.items():
+        try:
+            escape(text)
+        except ConfigError as error:
+            raise ConfigError(f"{file}: {key}: {error}") from None
