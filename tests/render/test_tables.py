@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -327,21 +328,26 @@ def test_every_table_compiles_and_shows_its_numbers(study: Study, tmp_path: Path
     for built in tables:
         write_table(built)
     body = "\n".join(rf"\input{{tables/{built.stem}.tex}}\clearpage" for built in tables)
-    page = compile_latex(tmp_path, body)
+    compile_latex(tmp_path, body)
+    assert min(type_sizes(tmp_path)) >= 7
+    # on a page so wide that no row is turned or wrapped, for pdftotext
+    wide = r"\pdfpagewidth=60cm\textwidth=40cm\columnwidth=\textwidth\hsize=\textwidth"
+    page = compile_latex(tmp_path, wide + body)
     lines = [re.sub(r"\s+", " ", line).strip() for line in page.splitlines()]
     for built in tables:
         for part in fit(built):
             for row in built.rows:
-                values = [row.values[place].text.replace("--", "–") for place in part.places]
+                texts = [row.values[place].text.replace("--", "–") for place in part.places]
+                # siunitx sets apart the thousands of five digits and more
+                values = [re.sub(r"^(\d{2})(\d{3}\.)", r"\1 \2", text) for text in texts]
                 assert " ".join([row.label, *values]) in lines, built.stem
-    assert min(type_sizes(tmp_path)) >= 7
 
 
 def type_sizes(folder: Path) -> set[float]:
     """The sizes of all type in ``page.pdf`` as printed, in points, rounded."""
-    command = ["pdftohtml", "-xml", "-zoom", "10", "-stdout", "-i", folder / "page.pdf"]
+    command = ["pdftohtml", "-xml", "-zoom", "3", "-stdout", "-i", folder / "page.pdf"]
     xml = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return {int(size) / 10 for size in re.findall(r'<fontspec id="\d+" size="(\d+)"', xml)}
+    return {int(size) / 3 for size in re.findall(r'<fontspec id="\d+" size="(\d+)"', xml)}
 
 
 @needs_latex
@@ -350,7 +356,7 @@ def type_sizes(folder: Path) -> set[float]:
 def test_a_table_is_upright_turned_or_split_and_never_shrunk(tmp_path: Path, kind: str) -> None:
     """Numbers of the last column are on the page, in both of LaTeX's layouts."""
     (tmp_path / "tables").mkdir()
-    for columns, pages, turned in ((3, 1, False), (9, 1, not kind), (24, 2, True)):
+    for columns, pages, turned in ((3, 1, False), (9, 1, not kind), (24, 2, not kind)):
         built = made_up_table(columns, 25)
         source = render("table.tex.j2", table=built, parts=fit(built), sheets=[*sheets(built)])
         (tmp_path / "tables/made_up.tex").write_text(source, "utf-8")
@@ -366,7 +372,7 @@ def test_a_table_is_upright_turned_or_split_and_never_shrunk(tmp_path: Path, kin
             if ">12.34<" in line
         ]
         tall = [y1 - y0 > x1 - x0 for x0, y0, x1, y1 in boxes]
-        assert all(tall) if turned else not any(tall)
+        assert any(tall) == turned
         assert min(min(box) for box in boxes) > 30
         assert type_sizes(tmp_path) <= {8.0, 10.0}
 
@@ -395,7 +401,9 @@ def test_names_full_of_special_characters_compile(
     write_table(replace(built, rows=(*built.rows, bracket, bracket)))
     page = compile_latex(tmp_path, r"\input{tables/tiny.odd_1.tex}")
     assert "100 % of #1 & $x$" in page
-    assert "[z] Nguyễn, Müller, é, ≤ −1 ≈ ∆α µ ∞" in " ".join(page.split())
+    assert "[z] Nguyễn, Müller, é, ≤ −1 ≈ ∆α µ ∞" in unicodedata.normalize(
+        "NFC", " ".join(page.split())
+    )
     assert "ResNet-18 + M_1" in page
     assert page.count("[1] *") == 2
 

@@ -196,7 +196,7 @@ def _share_conditions(caption: str, heads: Sequence[Head]) -> tuple[str, list[He
         parts = {g: g.removeprefix(f"{kind}: ").split(", ") for g in groups if g.startswith(kind)}
         shared = [p for p in next(iter(parts.values()), []) if all(p in q for q in parts.values())]
         if shared:
-            caption += f" {kind}: {', '.join(shared)}."
+            caption = f"{caption.strip().removesuffix('.')}. {kind}: {', '.join(shared)}."
         for group, own in parts.items():
             rest = ", ".join(part for part in own if part not in shared)
             titles[group] = f"{kind}: {rest or 'default'}" if len(parts) > 1 else kind
