@@ -154,6 +154,7 @@ def counted(study: Study) -> str:
     return "\n".join([",".join([*MODEL_KEY, *COUNTS]), *dict.fromkeys(rows)]) + "\n"
 
 
+@pytest.mark.slow
 def test_every_text_is_in_the_figure_and_legible_at_a_columns_width(
     tiny: dict[str, Any], study: Study
 ) -> None:
@@ -187,6 +188,7 @@ def check_legible(figure: Figure, name: str) -> None:
     assert drawn.y1 <= height + 0.01, name
 
 
+@pytest.mark.slow
 def test_the_users_settings_change_no_figure_and_stay(study: Study, tmp_path: Path) -> None:
     for cell in study.cells:
         fake_record(cell, 12.0 + cell.seed)

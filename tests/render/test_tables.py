@@ -314,6 +314,14 @@ def test_a_description_in_another_script_is_refused_before_any_job(
     wrong = validate(Study, tiny | {"tables": [str(own)]}, "t")
     with pytest.raises(ConfigError, match=r"own.yaml: caption: LaTeX cannot print '注'"):
         check_descriptions(wrong, "t")
+    (tmp_path / "own.py").write_text(
+        "class Photos:\n    label = 'фото'\n    num_classes = 10\n    input_size = 16\n"
+        "    @staticmethod\n    def load(folder): ...\n",
+        "utf-8",
+    )
+    tiny["grid"][0]["dataset"] = "own.py:Photos"
+    with pytest.raises(ConfigError, match=r"t: LaTeX cannot print 'ф' \(CYRILLIC"):
+        check_descriptions(validate(Study, tiny, "t"), "t")
 
 
 @needs_latex

@@ -14,6 +14,7 @@ from attngrid.core.files import read_yaml, shipped
 from attngrid.core.types import Strict
 from attngrid.core.validation import validate
 from attngrid.render.templates import escape
+from attngrid.study.labels import model_label
 from attngrid.study.options import Attention, Backbone, Listed
 from attngrid.study.schema import Study
 
@@ -135,8 +136,12 @@ def check_descriptions(study: Study, source: str) -> None:
     """Check every table that a study names, before any job starts.
 
     Raises:
-        ConfigError: a description or its published file is missing or wrong.
+        ConfigError: a description or its published file is missing or wrong, or LaTeX cannot print
+            a text of it, a model's label or a condition.
     """
+    labels = {model_label(cell.backbone, cell.attention) for cell in study.cells}
+    for text in sorted(labels | {cell.condition for cell in study.cells}):
+        _check_text(text, source)
     for name, file in study.descriptions.items():
         if not file.is_file():
             known = sorted(other.stem for other in shipped(file.parent).glob("*.yaml"))
@@ -153,7 +158,11 @@ def _check_texts(description: Description, file: Path) -> None:
     texts = {"caption": description.caption, "published_title": description.published_title}
     texts |= {f"columns.{n}.title": column.title for n, column in enumerate(description.columns)}
     for key, text in texts.items():
-        try:
-            escape(text)
-        except ConfigError as error:
-            raise ConfigError(f"{file}: {key}: {error}") from None
+        _check_text(text, f"{file}: {key}")
+
+
+def _check_text(text: str, place: str) -> None:
+    try:
+        escape(text)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from None

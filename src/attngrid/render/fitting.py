@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from itertools import accumulate, groupby, pairwise
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ TRIES += [(True, math.inf), (True, 150.0), (True, 110.0), (True, 80.0)]
 _NARROW, _WIDE = frozenset(" .,:;'|!()[]/-ijlfrt"), frozenset("mwMW%±×—≈≤≥")
 
 
+@lru_cache(maxsize=1 << 16)
 def text_width(text: str, em: float = EM) -> float:
     """An upper estimate of the width of a text in one line."""
     return em * sum(
@@ -94,7 +96,7 @@ class Part:
             values = [row.values[place] for row in self.table.rows]
             widths = [len(v.number.partition(".")[0]) for v in values if v.number]
             if head.decimals is None or not widths:
-                wraps = self._natural(place) > self.limit
+                wraps = self._naturals[place] > self.limit
                 types.append(_paragraph(self.limit) if wraps else Tex("c"))
                 continue
             bold = ", detect-weight, mode=text" if any(v.bold for v in values) else ""
@@ -157,27 +159,38 @@ class Part:
         return pages
 
     def _height(self, rows: Sequence[Row]) -> float:
-        lines = 0
-        for row in rows:
+        return sum(self._heights[id(row)] for row in rows)
+
+    @cached_property
+    def _heights(self) -> dict[int, float]:
+        """The height of each row, by its identity."""
+        heights = {}
+        for row in self.table.rows:
             cells = [(row.label, self._stub)] if self._wraps_stub else []
             if self.limit < math.inf:
                 cells += [(row.values[place].text, self.limit) for place in self.places]
-            lines += max([1, *(len(wrap(text, width)) for text, width in cells)])
-        return LINE * lines + RULE * sum(row.starts_backbone for row in rows)
+            lines = max([1, *(len(wrap(text, width)) for text, width in cells)])
+            heights[id(row)] = LINE * lines + RULE * row.starts_backbone
+        return heights
 
-    def _natural(self, place: int) -> float:
-        """The width of a column's widest value."""
-        return max((text_width(row.values[place].text) for row in self.table.rows), default=0.0)
+    @cached_property
+    def _naturals(self) -> dict[int, float]:
+        """The width of each column's widest value."""
+        rows = self.table.rows
+        return {
+            place: max((text_width(row.values[place].text) for row in rows), default=0.0)
+            for place in self.places
+        }
 
     def _width(self, place: int) -> float:
         """The width of a column: its values', wrapped if they are words, or its title's words'."""
         head = self.table.heads[place]
-        values = self._natural(place)
+        values = self._naturals[place]
         if head.decimals is None:
             values = min(values, self.limit)
         return max([values, *map(text_width, head.title.split())])
 
-    @property
+    @cached_property
     def _labels(self) -> float:
         return max(
             text_width(text) for text in (self.table.stub, *(r.label for r in self.table.rows))
