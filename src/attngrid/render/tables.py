@@ -178,10 +178,12 @@ def _scaled(column: Column, figures: Sequence[Any]) -> Column:
 
 def _classes(study: Study | None, conditions: Sequence[str]) -> dict[str, int]:
     """The largest number of classes in each condition, which begins with its cells' own label."""
-    cells = study.cells if study is not None else []
+    largest: dict[str, int] = {}
+    for cell in study.cells if study is not None else ():
+        largest[cell.condition] = max(cell.num_classes, largest.get(cell.condition, 0))
     return {
         condition: max(
-            (cell.num_classes for cell in cells if condition.startswith(cell.condition)),
+            (number for own, number in largest.items() if condition.startswith(own)),
             default=MOST_OF_TOP5 + 1,
         )
         for condition in conditions
