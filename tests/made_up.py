@@ -78,10 +78,10 @@ def fake_record(cell: Cell, *errors: float) -> None:
     write_record(cell.record, cell, metrics, run)
 
 
-def compile_latex(folder: Path, body: str) -> str:
+def compile_latex(folder: Path, body: str, options: str = "") -> str:
     """Run pdflatex on an article with this body; return its text. An overfull box is a failure."""
     document = (
-        "\\documentclass{article}\n\\usepackage[T1]{fontenc}\n"
+        f"\\documentclass[{options}]{{article}}\n\\usepackage[T1]{{fontenc}}\n"
         "\\usepackage{lmodern}\n\\input{glyphtounicode}\\pdfgentounicode=1\n"
         "\\usepackage{booktabs,graphicx,siunitx}\n"
         f"\\begin{{document}}\n{body}\n\\end{{document}}\n"
@@ -94,6 +94,7 @@ def compile_latex(folder: Path, body: str) -> str:
     errors = "\n".join(re.findall(r"^!.*\n.*\n.*", done.stdout, re.MULTILINE))
     assert done.returncode == 0, errors
     assert "Overfull" not in done.stdout
+    assert "Float too large" not in done.stdout
     command = ["pdftotext", "-layout", "page.pdf", "-"]
     return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
 

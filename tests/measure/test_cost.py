@@ -278,17 +278,19 @@ def test_machines_share_no_column_and_missing_measurements_are_dashes(folder: Pa
     cost_table = table("cost_cifar")
     groups = [title for title, _ in cost_table.groups]
     assert groups == [
-        "Counted: 32×32, 100 classes",
-        "Measured: A GPU, 8 threads, bfloat16, batch 64, torch 2.14.1",
-        "Measured: A CPU, 8 threads, float32, batch 64, torch 2.14.1",
+        "Counted",
+        "Measured: A GPU, bfloat16",
+        "Measured: A CPU, float32",
     ]
+    shared = "Counted: 32×32, 100 classes. Measured: 8 threads, batch 64, torch 2.14.1."
+    assert cost_table.caption.endswith(shared)
     lines = {r.label: [value.text for value in r.values] for r in cost_table.rows}
     assert lines["ResNet-18"][2:4] == ["0.50", "1.00"]
     assert lines["ResNet-18"][9:11] == ["80.00", "1.00"]
     assert lines["ResNet-18 + SE"][2:4] == ["0.75", "1.50"]
     assert lines["ResNet-18 + SE"][8:] == ["2.50", *["--"] * 7]
     # cam is an alias of se
-    assert lines["ResNet-18 + CAM"][2:] == lines["ResNet-18 + SE"][2:]
+    assert lines["ResNet-18 + CAM (= SE)"][2:] == lines["ResNet-18 + SE"][2:]
     assert set(lines["ResNet-18 + CBAM"][2:]) == {"--"}
 
 
@@ -296,14 +298,14 @@ def test_machines_share_no_column_and_missing_measurements_are_dashes(folder: Pa
 def test_tables_and_figure_say_that_nothing_was_measured(folder: Path) -> None:
     assert imported("cost", "config/cost.yaml", "--render-only").isdisjoint({"torch", "scipy"})
     text = Path("tables/cost.md").read_text("utf-8")
-    assert "Measured: nothing yet: Latency (ms)" in text
+    assert "Measured: nothing yet." in text
     figure = draw_costs([], {})
     assert [t.get_text() for axis in figure.axes for t in axis.texts] == ["nothing measured yet"]
     assert all(Path(f"figures/cost.{kind}").is_file() for kind in ("pdf", "png"))
 
 
-def test_the_figure_plots_added_time_against_added_macs(folder: Path) -> None:
-    costs = [{k: str(v) for k, v in row(name).items()} for name in ("none", "se", "cbam")]
+def test_the_figure_has_a_panel_a_question_and_a_row_a_module(folder: Path) -> None:
+    costs = [{k: str(v) for k, v in row(name).items()} for name in ("none", "se", "cbam", "csm_r8")]
     costs[1] |= {"training_ratio": "1.12", "training_ratio_q1": "1.1", "training_ratio_q3": "1.2"}
     with (ROOT / "results/complexity.csv").open(encoding="utf-8") as stream:
         macs = {
@@ -312,14 +314,32 @@ def test_the_figure_plots_added_time_against_added_macs(folder: Path) -> None:
             if (r["backbone"], r["stem"]) == ("resnet18", "cifar")
         }
     figure = draw_costs(costs, added_macs(ROOT / "results/complexity.csv"))
+    *_, training = figure.axes
     assert len(figure.axes) == 3
-    points = [c.lines[0].get_xydata()[0] for c in figure.axes[2].containers]
-    expected = [
-        (100 * (macs["se"] - macs["none"]) / macs["none"], 12.0),
-        (100 * (macs["cbam"] - macs["none"]) / macs["none"], 0.0),
+    # variants such as csm_r8 are in the table only
+    assert [label.get_text() for label in training.get_yticklabels()] == ["SE", "CBAM"]
+    drawn = {m: [x.get_xydata()[0] for x in training.lines if x.get_marker() == m] for m in "o|"}
+    assert [tuple(point) for point in drawn["o"]] == [(pytest.approx(12.0), 0), (0.0, 1)]
+    expected = [100 * (macs[name] / macs["none"] - 1) for name in ("se", "cbam")]
+    assert [point[0] for point in drawn["|"]] == pytest.approx(expected)
+    quartiles = [list(x.get_xdata()) for x in training.lines if len(x.get_xdata()) == 2]
+    assert pytest.approx([10.0, 20.0]) in quartiles
+
+
+def test_the_figure_has_at_most_seven_machines_and_a_marker_for_each_family(folder: Path) -> None:
+    costs = [
+        {k: str(v) for k, v in row("se", device_name=f"GPU {n}", backbone=backbone).items()}
+        for n in range(9)
+        for backbone in ("resnet18", "resnet34", "mobilenet_v1", "wrn18_1.5")
+        if n or backbone == "resnet18"
     ]
-    for point, wanted in zip(points, expected, strict=True):
-        assert point == pytest.approx(wanted)
+    figure = draw_costs(costs, added_macs(ROOT / "results/complexity.csv"))
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == [f"GPU {n}" for n in range(1, 8)]
+    points = [line for line in figure.axes[0].lines if line.get_marker() not in ("|", "None")]
+    assert len({line.get_color() for line in points}) == 7
+    families = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert families == ["added MACs", "ResNet", "MobileNet", "WRN"]
 
 
 def test_every_counted_model_is_measured_and_in_a_table_of_its_size() -> None:

@@ -363,29 +363,48 @@ def test_the_figure_shows_predictions_ranges_and_why_a_column_is_empty(study: St
     assert texts[0].endswith("seed 0")
     for expected in ("baseline", "CSM", "CBAM", NO_WEIGHTS, "not run", "class 1", "seen as 7"):
         assert expected in texts
-    assert {"Grad-CAM\n2×2", "own map\n3×3", "0.02…0.25", "0.27…0.50"} <= set(texts)
+    heads = {"Grad-CAM\n2×2\n0.0…1.0", "own map\n3×3\n0.00…0.50"}
+    assert heads | {"0.02…0.25", "0.27…0.50"} <= set(texts)
     labels = {axis.get_xlabel(): axis.xaxis.label.get_color() for axis in figure.axes}
     assert labels["seen as 7"] != labels["seen as 0"]
     # for both images: image, Grad-CAM, own map
     assert [len(axis.images) for axis in figure.axes] == [1] * 6
-    # the colours start at 0, so a nearly constant map looks constant
-    own = figure.axes[4].images[0]
-    assert own.get_clim() == pytest.approx((0, 0.246), abs=1e-3)
+    # a column has one scale, and it starts at 0, so a nearly constant map looks constant
+    assert [axis.images[0].get_clim() for axis in figure.axes[4:]] == [(0, 0.5)] * 2
 
 
-def test_an_overlay_is_a_bilinear_map_in_colour_over_the_grey_image() -> None:
+def test_an_overlay_shows_each_value_as_a_rectangle_over_the_grey_image() -> None:
     image = np.random.default_rng(0).integers(256, size=(16, 16, 3), dtype=np.uint8)
     cam = np.random.default_rng(1).random((2, 3), dtype=np.float32) * 9
-    found = overlay(image, cam)
+    found = overlay(image, cam, 18.0)
     heat = torch.nn.functional.interpolate(
-        torch.from_numpy(cam / cam.max())[None, None], size=(64, 64), mode="bilinear"
+        torch.from_numpy(cam / 18)[None, None], size=(64, 64), mode="nearest"
     )[0, 0]
     colours = matplotlib.colormaps["viridis"](heat.numpy())[..., :3]
     grey = np.kron(image.mean(2), np.ones((4, 4)))[..., None] / 255
-    np.testing.assert_allclose(found, 0.4 * grey + 0.6 * colours, atol=0.01)
+    np.testing.assert_allclose(found, 0.4 * grey + 0.6 * colours, atol=1e-6)
+    assert len(np.unique(colours.reshape(-1, 3), axis=0)) == 6
     nothing = np.zeros((64, 64, 3)) + matplotlib.colormaps["viridis"](0.0)[:3]
-    blank = overlay(image, np.zeros((2, 2), np.float32))
+    blank = overlay(image, np.zeros((2, 2), np.float32), 0.0)
     np.testing.assert_allclose(blank, 0.4 * grey + 0.6 * nothing, atol=1e-6)
+
+
+def test_a_network_without_stages_leaves_the_others_their_maps(
+    tiny: dict[str, Any], study: Study, caplog: pytest.LogCaptureFixture
+) -> None:
+    Path("flat.py").write_text(
+        "from torch import nn\n"
+        "class Flat(nn.Sequential):\n"
+        "    def __init__(self, sites, *, num_classes, stem, width):\n"
+        "        super().__init__(nn.Conv2d(3, 8, 3, 2), sites.any_block(8, 1, stages=1),\n"
+        "            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))\n"
+    )
+    tiny["grid"][0] |= {"backbones": ["flat.py:Flat", "resnet18"], "attentions": ["none"]}
+    both = validate(Study, tiny, "t")
+    both.write_snapshot()
+    fake_training(both, 0, 2)
+    assert list(visualize(both).cells) == [both.cells[2].id]
+    assert "no attention maps of Flat, seed 0: backbone 'flat.py:Flat' has no" in caplog.text
 
 
 @pytest.mark.slow

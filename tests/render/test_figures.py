@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
+import matplotlib.style
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from scipy.stats import ttest_ind
 
 import attngrid
-from attngrid.analysis.frames import COUNTS, collect
+from attngrid.analysis.frames import COUNTS, collect, write_results
 from attngrid.core.validation import validate
 from attngrid.records.status import write_status
-from attngrid.render.figures import FIGURES, NO_BASELINE, NOTHING, write_figure
+from attngrid.render.figures import FIGURES, NO_BASELINE, NOTHING, STYLE, write_figure
 from attngrid.study.cell import MODEL_KEY
 from attngrid.study.schema import Study
 from made_up import cells_with, enter_study_folder, fake_record
@@ -89,8 +95,7 @@ def test_ordering_draws_mean_and_standard_deviation_of_the_test_curves(
 
 
 def test_mafs_published_curve_has_a_separate_panel(tiny: dict[str, Any], study: Study) -> None:
-    published, ours = FIGURES["maf_curve"](collect(study)).axes
-    assert [text.get_text() for text in ours.texts] == [NOTHING]
+    (published,) = FIGURES["maf_curve"](collect(study)).axes  # and no empty half
     validation = published.lines[0].get_ydata()
     assert (len(validation), max(validation)) == (100, 73.128)  # as its authors' README says
     tiny["grid"][0] |= {"backbones": ["mobilenet_v1"], "attentions": ["maf_c"]}
@@ -108,6 +113,10 @@ def test_modules_has_a_separate_panel_for_the_published_bars(study: Study) -> No
     published, ours = FIGURES["modules"](collect(study)).axes
     assert [bar.get_height() for bar in published.patches] == [24.55, 23.21, 23.47, 22.78]
     assert [bar.get_height() for bar in ours.patches] == [12.5, 12.5]  # none and cam
+    for axis in (published, ours):  # the first and the last bar do not touch the spines
+        low, high = axis.get_xlim()
+        assert low < -0.4
+        assert high > 3.4
     ticks = [label.get_text() for label in ours.get_xticklabels()]
     assert ticks == ["baseline\nn = 2", "CAM\nn = 2", "SAM\nn = 0", "CSM\nn = 0"]
     assert [text.get_text() for text in ours.texts] == ["--", "--"]
@@ -143,6 +152,77 @@ def counted(study: Study) -> str:
     """A complexity table with made-up counts."""
     rows = [",".join([*map(str, cell.model_key), "1000", "2000", "3000"]) for cell in study.cells]
     return "\n".join([",".join([*MODEL_KEY, *COUNTS]), *dict.fromkeys(rows)]) + "\n"
+
+
+@pytest.mark.slow
+def test_every_text_is_in_the_figure_and_legible_at_a_columns_width(
+    tiny: dict[str, Any], study: Study
+) -> None:
+    """A figure is as wide as a column, with many panels as a page, so it is not scaled in print."""
+    tiny["grid"][0] |= {"attentions": ["none", "cam", "sam", "csm", "csm_sam_first", "maf_c"]}
+    tiny["grid"][0] |= {"backbones": ["resnet18", "mobilenet_v1"]}
+    for recipes in (["tiny"], ["tiny", "a_recipe_with_a_long_name"]):
+        tiny["recipes"]["a_recipe_with_a_long_name"] = tiny["recipes"]["tiny"]
+        tiny["grid"][0]["recipes"] = recipes
+        both = validate(Study, tiny, "t")
+        for cell in both.cells:
+            fake_record(cell, 50.0 + cell.seed, 20.0)
+        (Path("results/tiny") / "complexity.csv").write_text(counted(both))
+        results = collect(both)
+        for name in sorted({*FIGURES} - {"maps"}):
+            with matplotlib.style.context(STYLE, after_reset=True):
+                check_legible(FIGURES[name](results), name)
+
+
+def check_legible(figure: Figure, name: str) -> None:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    width, height = figure.get_size_inches()
+    assert width in (3.3, 6.6), name
+    sizes = {t.get_fontsize() for t in figure.findobj(Text) if t.get_text() and t.get_visible()}
+    assert min(sizes) >= 7, name
+    drawn = figure.get_tightbbox(canvas.get_renderer())
+    assert drawn.x0 >= -0.01, name
+    assert drawn.y0 >= -0.01, name
+    assert drawn.x1 <= width + 0.01, name
+    assert drawn.y1 <= height + 0.01, name
+
+
+@pytest.mark.slow
+def test_the_users_settings_change_no_figure_and_stay(study: Study, tmp_path: Path) -> None:
+    for cell in study.cells:
+        fake_record(cell, 12.0 + cell.seed)
+    results = collect(study)
+    _, png = study.figure_files("modules")
+    write_figure(study, "modules", results)
+    before = png.read_bytes()
+    theirs = {"font.size": 20, "axes.grid": False, "savefig.dpi": 30, "savefig.bbox": "tight"}
+    with mpl.rc_context({**theirs, "text.usetex": True, "figure.facecolor": "red"}):
+        write_figure(study, "modules", results)
+        assert mpl.rcParams["font.size"] == 20
+    assert png.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_notebooks_backend_and_a_matplotlibrc_change_no_figure(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for cell in study.cells:
+        fake_record(cell, 12.0 + cell.seed)
+    study.write_snapshot()
+    write_results(study, collect(study))
+    made = []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-m", "attngrid.cli", "figure", study.snapshot, "modules"],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        made.append([file.read_bytes() for file in study.figure_files("modules")])
+        Path("matplotlibrc").write_text("font.size: 20\ntext.usetex: True\n")
+        monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    assert made[0] == made[1]
 
 
 @pytest.mark.slow

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import unicodedata
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +14,14 @@ import pytest
 
 import attngrid
 from attngrid.analysis.frames import collect
+from attngrid.core.errors import ConfigError
 from attngrid.core.validation import validate
 from attngrid.records.status import write_status
-from attngrid.render.description import load_description
-from attngrid.render.layout import Table, write_table
+from attngrid.render.description import check_descriptions, load_description
+from attngrid.render.fitting import fit, sheets
+from attngrid.render.layout import Head, Row, Table, Value, write_table
 from attngrid.render.tables import build_table
-from attngrid.render.templates import escape
+from attngrid.render.templates import escape, render
 from attngrid.study.schema import Study
 from made_up import ROOT, cells_with, compile_latex, enter_study_folder, fake_record, needs_latex
 
@@ -83,7 +88,7 @@ def test_missing_measurements_are_dashes_and_the_studys_rows_are_added(study: St
     assert rows["ResNet-50 + CSM"] == ["22.78", "--", "--"]
     # the study has this network, the paper does not: 20.5 ± 0.7071
     assert rows["ResNet-18"] == ["--", "20.50 ± 0.71", "2"]
-    assert rows["ResNet-18 + CAM"] == ["--", "--", "--"]
+    assert rows["ResNet-18 + CAM (= SE)"] == ["--", "--", "--"]
     assert text(table(study, "csm_table3"))["ResNet-18"][1] == "79.50 ± 0.71"
 
 
@@ -95,13 +100,56 @@ def test_diverged_and_failed_seeds_are_shown(study: Study) -> None:
     write_status(se[1].status, "failed", "x")
     rows = text(table(study, "csm_table1"))
     assert rows["ResNet-18"] == ["--", "20.00", "1, 1 diverged"]
-    assert rows["ResNet-18 + CAM"][1] == "failed"
+    assert rows["ResNet-18 + CAM (= SE)"][1] == "failed"
 
 
 def test_our_columns_name_the_condition(tiny: dict[str, Any], study: Study) -> None:
     tiny["grid"][0]["options"] = {"width": 0.25}
-    heads = {head.group for head in table(validate(Study, tiny, "t"), "csm_table3").heads}
-    assert heads == {"Published (CIFAR-100)", "Ours: digits, 16×16, quarter width, tiny"}
+    built = table(validate(Study, tiny, "t"), "csm_table3")
+    assert {head.group for head in built.heads} == {"Published (CIFAR-100)", "Ours"}
+    assert built.caption.endswith(" in %. Ours: digits, 16×16, quarter width, tiny.")
+
+
+@pytest.mark.parametrize(("classes", "shown"), [(5, False), (6, True)])
+def test_a_top5_error_is_left_out_at_five_classes_or_fewer(
+    tiny: dict[str, Any], study: Study, classes: int, shown: bool
+) -> None:
+    tiny["grid"][0]["options"]["classes"] = classes
+    built = table(validate(Study, tiny, "t"), "grid")
+    assert any("Top-5" in head.title for head in built.heads) == shown
+
+
+@pytest.mark.parametrize(
+    ("macs", "title", "shown"),
+    [
+        # the smallest figure has at least three digits and at most four
+        ([1_814_073_344, 4_089_284_608], "GMACs", ["1.814", "4.089"]),
+        ([151_700_000, 1_814_073_344], "GMACs", ["0.152", "1.814"]),
+        ([11_034_112, 12_345_678], "MMACs", ["11.03", "12.35"]),
+        ([99_900_000, 1_814_073_344], "MMACs", ["99.90", "1814.07"]),
+        ([43_210, 123_456], "kMACs", ["43.21", "123.46"]),
+        ([7, 90], "MACs", ["7", "90"]),
+    ],
+)
+def test_a_unit_scales_to_the_figures(
+    tiny: dict[str, Any], study: Study, macs: list[int], title: str, shown: list[str]
+) -> None:
+    tiny["grid"][0] |= {"attentions": ["none", "se"], "seeds": [0]}
+    both = validate(Study, tiny, "t")
+    summary = collect(both).summary.assign(macs=macs)
+    built = build_table(both, summary, DESCRIPTIONS["grid"])
+    place = [head.title for head in built.heads].index(title)
+    assert [row.values[place].text for row in built.rows] == shown
+
+
+def test_a_scaled_unit_needs_its_place_in_the_title(tmp_path: Path) -> None:
+    for column in (
+        "{title: GMACs, counted: macs, unit: auto}",
+        "{title: '{unit}MACs', counted: macs}",
+    ):
+        (tmp_path / "own.yaml").write_text(f"caption: x\ncolumns: [{column}]\n")
+        with pytest.raises(ConfigError, match=r"unit: auto and {unit} in the title need"):
+            load_description(tmp_path / "own.yaml")
 
 
 def test_each_recipe_has_separate_columns(tiny: dict[str, Any], study: Study) -> None:
@@ -112,6 +160,9 @@ def test_each_recipe_has_separate_columns(tiny: dict[str, Any], study: Study) ->
         fake_record(cell, 10.0 if cell.recipe_name == "tiny" else 40.0)
     rows = text(table(both, "csm_table1"))
     assert rows["ResNet-18"] == ["--", "10.00 ± 0.00", "2", "40.00 ± 0.00", "2"]
+    built = table(both, "csm_table1")
+    assert [title for title, _ in built.groups][1:] == ["Ours: tiny", "Ours: other"]
+    assert built.caption.endswith(" Ours: digits, 16×16, 0.0625× width.")
 
 
 def test_a_condition_can_be_a_row(tiny: dict[str, Any], study: Study) -> None:
@@ -123,7 +174,8 @@ def test_a_condition_can_be_a_row(tiny: dict[str, Any], study: Study) -> None:
     for cell in placed.cells:
         fake_record(cell, 20.0 if cell.options.placement == "default" else 30.0)
     built = table(placed, "placement")
-    assert {head.group for head in built.heads} == {"Ours: digits, 16×16, 0.0625× width, tiny"}
+    assert {head.group for head in built.heads} == {"Ours"}
+    assert built.caption.endswith(" Ours: digits, 16×16, 0.0625× width, tiny.")
     condition, error = (
         next(i for i, head in enumerate(built.heads) if head.title == title)
         for title in ("Condition", "Top-1 error")
@@ -133,7 +185,7 @@ def test_a_condition_can_be_a_row(tiny: dict[str, Any], study: Study) -> None:
         ("ResNet-18", "default", "20.00 ± 0.00"),
         ("ResNet-18 + SE", "default", "20.00 ± 0.00"),
         ("ResNet-18 + SE", "placement last_stage", "30.00 ± 0.00"),
-        ("ResNet-18 + CAM", "default", "20.00 ± 0.00"),
+        ("ResNet-18 + CAM (= SE)", "default", "20.00 ± 0.00"),
     ]
 
 
@@ -167,11 +219,12 @@ def test_a_long_table_breaks_between_backbones_with_one_number(
     tiny["grid"][0]["attentions"] = list(attngrid.list_attentions())[:20]
     long = validate(Study, tiny, "tiny.yaml")
     built = table(long, "grid")
-    assert [row for page in built.pages for row in page] == list(built.rows)
-    assert [len(page) for page in built.pages] == [40, 40]
+    (part,) = fit(built)
+    assert [row for page in part.pages for row in page] == list(built.rows)
+    assert [len(page) for page in part.pages] == [40, 40]
     write_table(built)
     tex = Path("tables/tiny.grid.tex").read_text()
-    assert tex.count(r"\begin{table}") == 2
+    assert tex.count(r"\begin{tabular}") == 2
     assert tex.count(r"\label{") == tex.count(r"\addtocounter{table}{-1}") == 1
 
 
@@ -183,8 +236,36 @@ def test_a_backbone_longer_than_a_page_breaks_too(tiny: dict[str, Any], study: S
         "attentions": attngrid.list_attentions(),
     }
     built = table(validate(Study, tiny, "tiny.yaml"), "grid")
-    assert max(len(page) for page in built.pages) == 42
-    assert [row for page in built.pages for row in page] == list(built.rows)
+    (part,) = fit(built)
+    assert [row for page in part.pages for row in page] == list(built.rows)
+    lengths = [len(page) for page in part.pages]
+    assert len(lengths) > 2
+    assert max(lengths) - min(lengths) <= len(lengths)  # evenly filled
+
+
+def made_up_table(columns: int, rows: int, **more: Any) -> Table:
+    heads = [Head(f"Group {n // 4}", f"Column {n}", 2) for n in range(columns)]
+    values = tuple(Value(number="12.34") for _ in heads)
+    lines = [Row(f"ResNet-{n}", values, starts_backbone=n == rows - 1) for n in range(rows)]
+    content = {"caption": "A table.", **more}
+    return Table("made_up", heads=tuple(heads), rows=tuple(lines), frame=pd.DataFrame(), **content)
+
+
+@pytest.mark.parametrize("rows", range(30, 130, 7))
+def test_a_last_page_has_several_rows(rows: int) -> None:
+    (part,) = fit(made_up_table(3, rows))
+    pages = part.pages
+    assert [row for page in pages for row in page] == [*part.table.rows]
+    assert len(pages) == 1 or len(pages[-1]) >= 4
+
+
+def test_a_wide_table_is_turned_and_a_wider_one_is_split_between_groups() -> None:
+    assert [part.turned for part in fit(made_up_table(4, 3))] == [False]
+    assert [part.turned for part in fit(made_up_table(9, 3))] == [True]
+    parts = fit(made_up_table(24, 3))
+    assert [place for part in parts for place in part.places] == [*range(24)]
+    assert len(parts) > 1
+    assert all(part.places[0] % 4 == 0 for part in parts)
 
 
 def test_published_files_have_the_papers_figures() -> None:
@@ -206,10 +287,41 @@ def test_published_files_have_the_papers_figures() -> None:
         ("a_b", r"a\_b"),
         ("50% & $x$ #1", r"50\% \& \$x\$ \#1"),
         ("{x}~^\\", r"\{x\}\textasciitilde{}\textasciicircum{}\textbackslash{}"),
+        ("[a] *b", "{[}a{]} {*}b"),
+        (" two\n\nlines\t", "two lines"),
+        ("≤ − α Δ ≈ μ µ ∞", r"$\leq$ $-$ $\alpha$ $\Delta$ $\approx$ $\mu$ $\mu$ $\infty$"),
+        ("Nguyễn", r"Nguy\~{\^{e}}n"),
+        ("e\u0301", r"\'{e}"),
     ],
 )
 def test_special_characters_are_escaped(name: str, expected: str) -> None:
     assert escape(name) == expected
+
+
+@pytest.mark.parametrize(("text", "name"), [("注意", "CJK"), ("Блок", "CYRILLIC"), ("🙂", "FACE")])
+def test_another_script_is_an_error_that_names_it_and_the_table(text: str, name: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"tables/made_up.tex: LaTeX cannot .*{name}.* in '{text}"
+    ):
+        write_table(made_up_table(1, 1, caption=text))
+
+
+def test_a_description_in_another_script_is_refused_before_any_job(
+    tiny: dict[str, Any], study: Study, tmp_path: Path
+) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("caption: 注意\ncolumns: [{title: n, measured: top1_error}]\n", "utf-8")
+    wrong = validate(Study, tiny | {"tables": [str(own)]}, "t")
+    with pytest.raises(ConfigError, match=r"own.yaml: caption: LaTeX cannot print '注'"):
+        check_descriptions(wrong, "t")
+    (tmp_path / "own.py").write_text(
+        "class Photos:\n    label = 'фото'\n    num_classes = 10\n    input_size = 16\n"
+        "    @staticmethod\n    def load(folder): ...\n",
+        "utf-8",
+    )
+    tiny["grid"][0]["dataset"] = "own.py:Photos"
+    with pytest.raises(ConfigError, match=r"t: LaTeX cannot print 'ф' \(CYRILLIC"):
+        check_descriptions(validate(Study, tiny, "t"), "t")
 
 
 @needs_latex
@@ -224,17 +336,58 @@ def test_every_table_compiles_and_shows_its_numbers(study: Study, tmp_path: Path
     for built in tables:
         write_table(built)
     body = "\n".join(rf"\input{{tables/{built.stem}.tex}}\clearpage" for built in tables)
-    page = compile_latex(tmp_path, body)
+    compile_latex(tmp_path, body)
+    assert min(type_sizes(tmp_path)) >= 7
+    # on a page so wide that no row is turned or wrapped, for pdftotext
+    wide = r"\pdfpagewidth=60cm\textwidth=40cm\columnwidth=\textwidth\hsize=\textwidth"
+    page = compile_latex(tmp_path, wide + body)
     lines = [re.sub(r"\s+", " ", line).strip() for line in page.splitlines()]
     for built in tables:
-        for row in built.rows:
-            values = [value.text.replace("--", "–") for value in row.values]
-            assert " ".join([row.label, *values]) in lines, built.stem
+        for part in fit(built):
+            for row in built.rows:
+                texts = [row.values[place].text.replace("--", "–") for place in part.places]
+                # siunitx sets apart the thousands of five digits and more
+                values = [re.sub(r"^(\d{2})(\d{3}\.)", r"\1 \2", text) for text in texts]
+                assert " ".join([row.label, *values]) in lines, built.stem
+
+
+def type_sizes(folder: Path) -> set[float]:
+    """The sizes of all type in ``page.pdf`` as printed, in points, rounded."""
+    command = ["pdftohtml", "-xml", "-zoom", "3", "-stdout", "-i", folder / "page.pdf"]
+    xml = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return {int(size) / 3 for size in re.findall(r'<fontspec id="\d+" size="(\d+)"', xml)}
 
 
 @needs_latex
 @pytest.mark.slow
-def test_a_name_full_of_special_characters_compiles(
+@pytest.mark.parametrize("kind", ["", "twocolumn"])
+def test_a_table_is_upright_turned_or_split_and_never_shrunk(tmp_path: Path, kind: str) -> None:
+    """Numbers of the last column are on the page, in both of LaTeX's layouts."""
+    (tmp_path / "tables").mkdir()
+    for columns, pages, turned in ((3, 1, False), (9, 1, not kind), (24, 2, not kind)):
+        built = made_up_table(columns, 25)
+        source = render("table.tex.j2", table=built, parts=fit(built), sheets=[*sheets(built)])
+        (tmp_path / "tables/made_up.tex").write_text(source, "utf-8")
+        compile_latex(tmp_path, r"\input{tables/made_up.tex}", kind)
+        info = subprocess.run(
+            ["pdftotext", "-bbox", "page.pdf", "-"], cwd=tmp_path, capture_output=True, text=True
+        ).stdout
+        assert info.count("<page ") == pages
+        assert info.count(">12.34<") == columns * 25
+        boxes = [
+            [*map(float, re.findall(r'"([\d.]+)"', line))]
+            for line in info.splitlines()
+            if ">12.34<" in line
+        ]
+        tall = [y1 - y0 > x1 - x0 for x0, y0, x1, y1 in boxes]
+        assert any(tall) == turned
+        assert min(min(box) for box in boxes) > 30
+        assert type_sizes(tmp_path) <= {8.0, 10.0}
+
+
+@needs_latex
+@pytest.mark.slow
+def test_names_full_of_special_characters_compile(
     tiny: dict[str, Any], study: Study, tmp_path: Path
 ) -> None:
     (tmp_path / "a_b%&#$~^{}.py").write_text("class M_1: pass\n")
@@ -244,14 +397,23 @@ def test_a_name_full_of_special_characters_compiles(
         fake_record(cell, 1.0)
     description = tmp_path / "odd_1.yaml"
     description.write_text(
-        "caption: '100 % of #1 & $x$ ~ {y} ^ \\'\n"
-        "columns: [{title: 'a_b & %', measured: top1_error}]\n"
+        'caption: "100 % of #1 & $x$ ~ {y} ^ \\\\ [z]\\n\\n'
+        'Nguyễn, Müller, e\u0301, ≤ −1 ≈ Δα μ ∞"\n'
+        "columns:\n"
+        '  - {title: "a_b & %\\n[c]", measured: top1_error}\n'
+        '  - {title: "[x]", measured: best_top1_error}\n',
+        "utf-8",
     )
     built = build_table(odd, collect(odd).summary, description)
-    write_table(built)
+    bracket = replace(built.rows[1], label="[1] *", starts_backbone=False)
+    write_table(replace(built, rows=(*built.rows, bracket, bracket)))
     page = compile_latex(tmp_path, r"\input{tables/tiny.odd_1.tex}")
     assert "100 % of #1 & $x$" in page
+    assert "[z] Nguyễn, Müller, é, ≤ −1 ≈ ∆α µ ∞" in unicodedata.normalize(
+        "NFC", " ".join(page.split())
+    )
     assert "ResNet-18 + M_1" in page
+    assert page.count("[1] *") == 2
 
 
 def test_markdown_and_csv_have_the_same_figures(study: Study) -> None:

@@ -70,6 +70,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; an error that the user can fix is one message, not a traceback."""
+    # a notebook's backend may not be installed here, and figures are only written to files
+    os.environ["MPLBACKEND"] = "agg"
     argv, top = sys.argv[1:] if argv is None else argv, parser()
     # no option before the command takes a value
     name = next((word for word in argv if not word.startswith("-")), None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +15,7 @@ from attngrid.training.batches import make_batches
 from attngrid.training.loop import choose_device, make_deterministic
 from attngrid.training.weights import create_network
 
+log = logging.getLogger(__name__)
 CLASSES = 4  # maps show the first held-out image of each of this many classes
 SIDE = 7  # height and width of the last stage of the papers' networks at 224×224
 
@@ -21,11 +24,11 @@ def visualize(study: Study, kept: Maps) -> Maps:
     """Make the maps of each model of a study whose first seed has a record and weights.
 
     Networks run in float32 and evaluation mode. Maps of other cells in ``kept`` stay, because
-    their weights may have been deleted.
+    their weights may have been deleted. A user's backbone without ``stages`` has none, with a
+    warning.
 
     Raises:
-        ConfigError: a user's module has a spatial map that is not N×1×H×W, or a user's backbone
-            has no ``stages``, or a library's has none.
+        ConfigError: a user's module has a spatial map that is not N×1×H×W.
         DataError: missing images.
         RecordError: weights of another cell.
     """
@@ -44,7 +47,11 @@ def visualize(study: Study, kept: Maps) -> Maps:
         stage = last_stage(model)
         if not stage or not hasattr(model, stage.partition(".")[0]):
             what = "attribute `stages`, the module whose output" if stage else "stage, whose output"
-            raise ConfigError(f"backbone {cell.backbone!r} has no {what} Grad-CAM needs")
+            log.warning(
+                "no attention maps of %s: backbone %r has no %s Grad-CAM needs",
+                *(cell.label, cell.backbone, what),
+            )
+            continue
         logits, spatial = own_map(model, x_NCHW)
         grad_cam_NHW = grad_cam(model, x_NCHW, first.labels_N.to(device))
         cells[cell.id] = CellMaps(

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from textwrap import fill
+from statistics import median
+from typing import Any
 
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import SymmetricalLogLocator
+from matplotlib.patches import Patch
 
 from attngrid.analysis.frames import COMPLEXITY, read_frame
 from attngrid.core.files import shipped
 from attngrid.measure.cost_file import FILE, TIMED, Row, machine_label, read_costs
-from attngrid.models.registry import attention_label
-from attngrid.render.figures import WIDTH, add_legend, model_styles, save, write_in
+from attngrid.models.registry import ATTENTIONS, attention_label
+from attngrid.render.figures import WIDTH, add_legend, marker_handle, save, write_in
 from attngrid.render.layout import write_table
 from attngrid.render.tables import build_table
+from attngrid.study.labels import backbone_label
 
 TABLES = ("cost", "cost_cifar")
 FILES = [Path("figures") / f"cost.{kind}" for kind in ("pdf", "png")]
-TITLES = {"latency": "Latency of one image", "inference": "Inference", "training": "Training"}
+TITLES = {
+    "latency": "latency of one image",
+    "inference": "inference of a batch",
+    "training": "training step",
+}
 GEOMETRY = ("stem", "num_classes", "input_size")
 MODEL = (*GEOMETRY, "backbone", "attention")
-TITLE_CHARACTERS = 60  # that fit above a panel
-# Each axis is linear up to this percentage, so that it can show 0 and negative values.
-LINEAR_MACS, LINEAR_TIME = 0.01, 1.0
+LINEAR = 1.0  # the axis is linear up to this percentage, so that it can show negative values
+MACHINES = 7  # most colours: the style's own, without black
+MARKERS = "o^sDvP"  # of families of backbones
+Point = tuple[Row, float]  # a row of the costs, and the added multiply-accumulates in percent
 
 
 def write_costs(file: Path = FILE, complexity: Path = COMPLEXITY) -> list[Path]:
@@ -55,75 +63,97 @@ def added_macs(complexity: Path) -> dict[tuple[str, ...], float]:
 
 
 def draw_costs(costs: list[Row], added: Mapping[tuple[str, ...], float]) -> Figure:
-    """Added time against added multiply-accumulates, one row of panels per machine and size.
+    """The time that each module adds, one panel for latency, inference and training.
 
-    The colour shows the attention module, the marker the backbone, the bar the quartiles over the
-    rounds. On the dashed line, time grows in proportion to the multiply-accumulates.
+    A row is a module, the colour a machine and image size, the marker a family of backbones, the
+    bar the quartiles over the rounds. A grey tick is what the multiply-accumulates add. Variants
+    of a module, and machines after the first seven by the number of models, are in the table only.
     """
     points = [
         (row, added[key])
         for row in costs
         if row["attention"] != "none"
+        and not _is_variant(row["attention"])
         and not row["options"]
         and (key := tuple(row[name] for name in MODEL)) in added
     ]
-    lines = list(dict.fromkeys(_line(row) for row, _ in points))
-    shape = (max(1, len(lines)), len(TITLES) if lines else 1)
-    figure = Figure(figsize=(WIDTH * shape[1], 2.8 * shape[0]), layout="constrained")
-    axes = figure.subplots(*shape, squeeze=False)
-    if not lines:
-        write_in(axes[0, 0])
+    lines = [_line(row) for row, _ in points]
+    machines = sorted(dict.fromkeys(lines), key=lambda line: -lines.count(line))[:MACHINES]
+    if not machines:
+        figure = Figure(figsize=(WIDTH, 2.0), layout="constrained")
+        write_in(figure.subplots())
         return figure
-    colours, markers = model_styles(
-        (row["attention"] for row, _ in points), (row["backbone"] for row, _ in points)
-    )
-    for line, panels in zip(lines, axes, strict=True):
-        for name, axis in zip(TIMED, panels, strict=True):
-            machine = fill(line[0], TITLE_CHARACTERS)
-            axis.set_title(f"{TITLES[name]}, {line[-1]}×{line[-1]}\n{machine}", fontsize=7)
-            for row, macs in points:
-                if _line(row) == line:
-                    columns = (f"{name}_ratio{quartile}" for quartile in ("_q1", "", "_q3"))
-                    low, time, high = (100 * (float(row[column]) - 1) for column in columns)
-                    axis.errorbar(
-                        [macs],
-                        [time],
-                        yerr=[[time - low], [high - time]],
-                        fmt=markers[row["backbone"]],
-                        color=colours[row["attention"]],
-                        alpha=0.8,
-                        markersize=4,
-                        elinewidth=0.8,
-                    )
-            _set_axes(axis)
-    diagonal = Line2D([], [], ls="--", color="#999999")
-    labels = [attention_label(name) for name in colours]
-    add_legend(figure, labels, colours, markers, {"time as MACs": diagonal})
+    by_module: dict[str, list[float]] = {}
+    for row, macs in points:
+        by_module.setdefault(row["attention"], []).append(macs)
+    modules = sorted(by_module, key=lambda name: median(by_module[name]))
+    families = list(dict.fromkeys(_family(row) for row, _ in points))
+    markers = dict(zip(families, MARKERS * len(families), strict=False))
+    figure = Figure(figsize=(WIDTH, 3 * (0.6 + 0.19 * max(5, len(modules)))), layout="constrained")
+    axes = figure.subplots(len(TIMED), sharex=True)
+    for name, axis in zip(TIMED, axes, strict=True):
+        axis.set_title(f"Time added to the {TITLES[name]}")
+        for row, macs in points:
+            if (line := _line(row)) in machines:
+                offset = 0.7 * ((machines.index(line) + 0.5) / len(machines) - 0.5)
+                place = modules.index(row["attention"]) + offset
+                look = {"color": f"C{machines.index(line)}", "marker": markers[_family(row)]}
+                _draw_point(axis, name, row, macs, place, **look)
+        _set_axes(axis, [attention_label(module) for module in modules])
+    axes[-1].set_xlabel("added time (%)")
+    labels = _apart(machines)
+    handles: dict[str, Artist] = {
+        label: Patch(color=f"C{number}") for number, label in enumerate(labels)
+    }
+    add_legend(figure, handles)
+    markings = {"added MACs": "|", **markers}
+    entries = [marker_handle(marker) for marker in markings.values()]
+    # the modules with the most operations are the lowest rows and save no time: here is room
+    style: dict[str, Any] = {
+        "frameon": True,
+        "edgecolor": "none",
+        "handletextpad": 0.2,
+        "borderpad": 0.1,
+    }
+    axes[0].legend(entries, list(markings), loc="lower left", **style)
     return figure
 
 
+def _draw_point(axis: Axes, name: str, row: Row, macs: float, place: float, **look: Any) -> None:
+    low, time, high = (100 * (float(row[f"{name}_ratio{q}"]) - 1) for q in ("_q1", "", "_q3"))
+    axis.plot(macs, place, "|", color="#999999", markersize=5)
+    axis.plot([low, high], [place, place], color=look["color"], linewidth=0.5, alpha=0.4)
+    axis.plot(time, place, markersize=3, alpha=0.8, ls="", **look)
+
+
+def _is_variant(attention: str) -> bool:
+    """Whether it is another module with other options, such as CSM with the residual."""
+    return bool(attention in ATTENTIONS and ATTENTIONS[attention].options)
+
+
+def _family(row: Row) -> str:
+    """The first word of a backbone's label: ResNet of ResNet-50, MobileNet of MobileNetV2."""
+    label = backbone_label(row["backbone"])
+    found = re.match(r"[A-Za-z]+?(?=V?\d|[^A-Za-z]|$)", label)
+    return found[0] if found else label
+
+
 def _line(row: Row) -> tuple[str, ...]:
-    """The machine and the size that the panels of one row share."""
-    return (machine_label(row), *(row[name] for name in GEOMETRY))
+    """What the points of one colour share: the parts of the machine's label, and the size."""
+    return (*machine_label(row).split(", "), f"{row['input_size']}×{row['input_size']}")
 
 
-def _set_axes(axis: Axes) -> None:
-    axis.set_xscale("symlog", linthresh=LINEAR_MACS)
-    axis.set_yscale("symlog", linthresh=LINEAR_TIME)
-    for direction in (axis.xaxis, axis.yaxis):
-        direction.set_major_formatter(lambda value, _: f"{value:g}")
-    axis.set_xlabel("added multiply-accumulates (%)")
-    axis.set_ylabel("added time (%)")
-    low, high = axis.get_xlim()
-    ends = axis.get_ylim()
-    if ends[0] > 0 and ends[1] < 100 * ends[0]:  # powers of ten alone would be one tick or two
-        axis.yaxis.set_major_locator(
-            SymmetricalLogLocator(base=10, linthresh=LINEAR_TIME, subs=(1, 2, 5))
-        )
-    places = [low + (high - low) * step / 500 for step in range(501)]
-    places += [10 ** (step / 50) for step in range(-150, 200)]
-    line = sorted(place for place in places if low <= place <= high)
-    axis.plot(line, line, "--", color="#999999", linewidth=0.8, zorder=0)
-    axis.set_xlim(low, high)
-    axis.set_ylim(*ends)
-    axis.axhline(0, color="#999999", linewidth=0.6, zorder=0)
+def _apart(machines: Sequence[tuple[str, ...]]) -> list[str]:
+    """The labels of machines and sizes, without what all of them share."""
+    shared = set.intersection(*map(set, machines)) if len(machines) > 1 else set()
+    labels = (", ".join(part for part in parts if part not in shared) for parts in machines)
+    return [label or parts[0] for label, parts in zip(labels, machines, strict=True)]
+
+
+def _set_axes(axis: Axes, labels: Sequence[str]) -> None:
+    axis.set_xscale("symlog", linthresh=LINEAR)
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
+    axis.tick_params(labelbottom=True, labelsize=7)
+    axis.set_yticks(range(len(labels)), labels)
+    axis.set_ylim(len(labels) - 0.5, -0.5)  # the module with the fewest operations is at the top
+    axis.axvline(0, color="#999999", linewidth=0.8, zorder=0)

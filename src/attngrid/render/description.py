@@ -13,6 +13,8 @@ from attngrid.core.errors import ConfigError
 from attngrid.core.files import read_yaml, shipped
 from attngrid.core.types import Strict
 from attngrid.core.validation import validate
+from attngrid.render.templates import escape
+from attngrid.study.labels import model_label
 from attngrid.study.options import Attention, Backbone, Listed
 from attngrid.study.schema import Study
 
@@ -50,8 +52,8 @@ class Column(Strict):
     recipe: Literal["learning_rate", "weight_decay"] | None = Field(
         None, description="of the recipe; where it is tuned, the chosen one"
     )
-    unit: float = Field(
-        1.0, gt=0, strict=False, description="divides counted, cost and recipe values"
+    unit: Annotated[float, Field(gt=0, strict=False)] | Literal["auto"] = Field(
+        1.0, description="divides counted, cost and recipe values; auto: G, M or k by the figures"
     )
     decimals: Annotated[int, Field(ge=0, le=9)] = 2
 
@@ -59,6 +61,12 @@ class Column(Strict):
     def _has_a_quantity(self) -> Column:
         if not (self.published or self.counted or self.measured or self.cost or self.recipe):
             raise ValueError("needs at least one of published, counted, measured, cost and recipe")
+        if (self.unit == "auto") != ("{unit}" in self.title):
+            raise ValueError(
+                f"unit: auto and {{unit}} in the title need each other: {self.title!r}"
+            )
+        if self.unit == "auto" and self.published:
+            raise ValueError("unit: auto is not for a column of published figures")
         return self
 
 
@@ -128,8 +136,12 @@ def check_descriptions(study: Study, source: str) -> None:
     """Check every table that a study names, before any job starts.
 
     Raises:
-        ConfigError: a description or its published file is missing or wrong.
+        ConfigError: a description or its published file is missing or wrong, or LaTeX cannot print
+            a text of it, a model's label or a condition.
     """
+    labels = {model_label(cell.backbone, cell.attention) for cell in study.cells}
+    for text in sorted(labels | {cell.condition for cell in study.cells}):
+        _check_text(text, source)
     for name, file in study.descriptions.items():
         if not file.is_file():
             known = sorted(other.stem for other in shipped(file.parent).glob("*.yaml"))
@@ -137,4 +149,20 @@ def check_descriptions(study: Study, source: str) -> None:
                 f"{source}: tables: found {name!r}, but there is no file {file}; "
                 f"{file.parent} has {', '.join(known) or 'none'}"
             )
-        read_figures(load_description(file), file)
+        description = load_description(file)
+        _check_texts(description, file)
+        read_figures(description, file)
+
+
+def _check_texts(description: Description, file: Path) -> None:
+    texts = {"caption": description.caption, "published_title": description.published_title}
+    texts |= {f"columns.{n}.title": column.title for n, column in enumerate(description.columns)}
+    for key, text in texts.items():
+        _check_text(text, f"{file}: {key}")
+
+
+def _check_text(text: str, place: str) -> None:
+    try:
+        escape(text)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from None

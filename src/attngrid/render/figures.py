@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files as resources
 from itertools import cycle
 from pathlib import Path
@@ -30,13 +30,15 @@ from attngrid.render.maps import Column, draw_maps, photographs, strips
 from attngrid.study.labels import backbone_label
 from attngrid.study.schema import Study
 
-WIDTH = 3.4  # width of a panel in inches: a column of a paper
-HEIGHT = 2.6  # height of a panel in inches
-TITLE = 52  # characters that fit above a panel
+STYLE = str(resources("attngrid.render").joinpath("attngrid.mplstyle"))
+WIDTH = 3.3  # width of a panel in inches: a column of a paper
+HEIGHT = 2.4  # height of a panel in inches
+TITLE, NARROW_TITLE = 46, 30  # characters that fit above a panel, without and with row labels
+STACKED = 3  # most panels in a column of their own; more are on a page, two beside each other
 NOTHING = "nothing measured yet"
 NO_BASELINE = "no baseline measured yet"
 NO_MAPS = "no attention maps made yet"
-NO_WEIGHTS = "no weights kept"
+NO_WEIGHTS = "no weights, or no stages"
 # Fig. 5 in the paper's order: baseline, CAM, SAM, CSM.
 MODULES = ("none", "cam", "sam", "csm")
 ORDERS = {"csm": "CAM first (CSM)", "csm_sam_first": "SAM first"}
@@ -58,10 +60,9 @@ def gains(results: Results) -> Figure:
     labels = cells.drop_duplicates(model)[[*model, "label"]]
     frame = compute_gains(cells).merge(labels, on=model)
     measured = frame.groupby(["condition", "backbone"])["n"].transform("sum") > 0
-    figure, _, panels = _panels(frame[measured])
+    figure, _, panels = _panels(frame[measured], characters=NARROW_TITLE)
     tallest = max((len(rows) for _, rows in panels), default=1)
-    width, height = figure.get_size_inches()
-    figure.set_size_inches(1.4 * width, height / HEIGHT * (1.1 + 0.26 * tallest))
+    figure.set_figheight(figure.get_figheight() / HEIGHT * (1.2 + 0.22 * tallest))
     for axis, rows in panels:
         rows = rows.sort_values("gain", na_position="first", kind="stable", ignore_index=True)
         axis.axvline(0, color="#777777", linewidth=0.8)
@@ -81,7 +82,7 @@ def gains(results: Results) -> Figure:
         axis.set_yticks(range(len(rows)), ticks)
         axis.set_ylim(-0.7, len(rows) - 0.3)
         axis.grid(axis="y", visible=False)
-        axis.set_xlabel("gain over the baseline in top-1 accuracy (points)")
+        axis.set_xlabel("gain over the baseline in\ntop-1 accuracy (points)")
         if rows["gain"].isna().all():
             write_in(axis, NO_BASELINE)
     return figure
@@ -99,7 +100,7 @@ def modules(results: Results) -> Figure:
     printed = read_published("csm_table1.csv", {}, "")
     errors = [float(printed["resnet50", name]["top1_error"]) for name in MODULES]
     published.bar(range(4), errors, color="#999999", width=0.6)
-    published.set_title("Published: ImageNet-1K, ResNet-50")
+    _title_published(published, "Published: ImageNet-1K, ResNet-50", panels)
     published.set_xticks(range(4), labels)
     published.set_ylabel("top-1 error (%)")
     for axis, panel in panels:
@@ -121,6 +122,7 @@ def modules(results: Results) -> Figure:
             write_in(axis)
     for axis in (published, *others):
         axis.grid(axis="x", visible=False)
+        axis.set_xlim(-0.6, len(MODULES) - 0.4)
     return figure
 
 
@@ -143,10 +145,10 @@ def ordering(results: Results) -> Figure:
 def maf_curve(results: Results) -> Figure:
     """The training of MobileNetV1 with MAF_C: its authors' published log, and ours (mean ± std)."""
     epochs = results.epochs
-    ours = (epochs["backbone"] == "mobilenet_v1") & (epochs["attention"] == "maf_c")
-    figure, (published, *others), panels = _panels(epochs[ours], others=1)
+    ours = epochs[(epochs["backbone"] == "mobilenet_v1") & (epochs["attention"] == "maf_c")]
+    figure, (published, *_), panels = _panels(ours, others=1)
     log = pd.read_csv(shipped(REFERENCE / "maf_c_mobilenet_v1_imagenet_curve.csv"))
-    published.set_title("Published: MobileNetV1 + MAF_C\nImageNet-1K, 224×224")
+    _title_published(published, "Published: MobileNetV1 + MAF_C\nImageNet-1K, 224×224", panels)
     published.plot(log["epoch"], log["val_top1_accuracy"], label="validation")
     published.plot(log["epoch"], log["train_top1_accuracy"], label="training")
     published.set_ylabel("top-1 accuracy (%)")
@@ -158,9 +160,11 @@ def maf_curve(results: Results) -> Figure:
         axis.legend(loc="lower right")
         axis.set_xlabel("epoch")
         axis.locator_params(axis="x", integer=True)
-    if not panels:
-        others[0].set(title="Ours", xticks=[], yticks=[])
     return figure
+
+
+def _title_published(axis: Axes, title: str, ours: Sequence[Any]) -> None:
+    axis.set_title(title if ours else f"{title}\nours: {NOTHING}")
 
 
 def _draw_curve(axis: Axes, epochs: pd.DataFrame, error: str, label: str) -> None:
@@ -207,7 +211,9 @@ def accuracy_macs(results: Results) -> Figure:
             )
         axis.set_xlabel("multiply-accumulates (millions)")
         axis.set_ylabel("top-1 accuracy (%), mean ± std")
-    add_legend(figure, list(labels.values()), colours, markers)
+    handles: dict[str, Artist] = {labels[name]: Patch(color=colours[name]) for name in labels}
+    handles |= {backbone_label(name): marker_handle(m) for name, m in markers.items()}
+    add_legend(figure, handles)
     return figure
 
 
@@ -260,12 +266,11 @@ def write_figure(study: Study, name: str, results: Results) -> None:
 
 
 def save(draw: Callable[[], Figure], files: Iterable[Path]) -> None:
-    """Draw in the package's style and write each file, atomically.
+    """Draw in the package's style, whatever the user's settings, and write each file, atomically.
 
     The files contain no date, so equal figures give equal bytes.
     """
-    mpl.use("agg")
-    with matplotlib.style.context(str(resources("attngrid.render").joinpath("attngrid.mplstyle"))):
+    with matplotlib.style.context(STYLE, after_reset=True):
         figure = draw()
         for file in files:
             kind = file.suffix.removeprefix(".")
@@ -284,39 +289,39 @@ def model_styles(
     return colours, dict(zip(dict.fromkeys(backbones), cycle("osD^vPX*<>ph"), strict=False))
 
 
-def add_legend(
-    figure: Figure,
-    attentions: list[str],
-    colours: Mapping[str, Any],
-    markers: Mapping[str, str],
-    more: Mapping[str, Artist] | None = None,
-) -> None:
-    """Add a legend of attentions (by their labels) and backbones to the right of the panels."""
-    handles: list[Artist] = [Patch(color=colour) for colour in colours.values()]
-    handles += [Line2D([], [], marker=m, ls="", color="#777777") for m in markers.values()]
-    labels = [*attentions, *map(backbone_label, markers), *(more or {})]
-    figure.set_figwidth(figure.get_figwidth() + 1.4)
-    figure.legend([*handles, *(more or {}).values()], labels, loc="outside right center")
+def marker_handle(marker: str) -> Line2D:
+    """The legend's entry of a marker."""
+    return Line2D([], [], marker=marker, ls="", color="#777777", markersize=4)
+
+
+def add_legend(figure: Figure, handles: Mapping[str, Artist]) -> None:
+    """Add a legend of labelled handles below the panels, in columns that fit the figure."""
+    longest = max(map(len, handles))
+    columns = max(1, int(figure.get_figwidth() * 17 / (longest + 6)))  # 17 letters an inch
+    lines = -(-len(handles) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.14 * lines + 0.15)
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns)
 
 
 def _panels(
-    frame: pd.DataFrame, others: int = 0
+    frame: pd.DataFrame, others: int = 0, characters: int = TITLE
 ) -> tuple[Figure, np.ndarray, list[tuple[Axes, pd.DataFrame]]]:
     """A titled panel per condition and backbone, after ``others``; one with a note if none."""
     groups = list(frame.groupby(["condition", "backbone"], sort=False))
-    figure, axes = _figure(others + max(1, len(groups)))
+    figure, axes = _figure(max(1, others + len(groups)))
     panels = []
     for axis, ((condition, backbone), rows) in zip(axes[others:], groups, strict=False):
-        axis.set_title(f"{backbone_label(str(backbone))}\n{fill(str(condition), TITLE)}")
+        title = f"{backbone_label(str(backbone))}\n{fill(str(condition), characters)}"
+        axis.set_title(title)
         panels.append((axis, rows))
-    if not groups:
-        write_in(axes[others])
+    if not groups and not others:
+        write_in(axes[0])
     return figure, axes, panels
 
 
 def _figure(panels: int) -> tuple[Figure, np.ndarray]:
-    """A figure with rows of up to three panels."""
-    columns = min(panels, 3)
+    """A figure of one column of a paper, or of two if there are many panels."""
+    columns = 1 if panels <= STACKED else 2
     rows = -(-panels // columns)
     figure = Figure(figsize=(WIDTH * columns, HEIGHT * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flatten()

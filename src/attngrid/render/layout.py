@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import groupby
 from pathlib import Path
 
 import pandas as pd
 
 from attngrid.analysis.reference import Model
+from attngrid.core.errors import ConfigError
 from attngrid.core.files import write_atomically
+from attngrid.render.fitting import fit, sheets
 from attngrid.render.templates import Tex, escape, render
 
 MISSING = "--"
-PAGE_ROWS = 42  # rows that fit on a page, with heads and rules
 
 
 @dataclass(frozen=True)
@@ -86,38 +87,9 @@ class Table:
         return [Path("tables") / f"{self.stem}.{kind}" for kind in ("tex", "md", "csv")]
 
     @property
-    def pages(self) -> list[list[Row]]:
-        """The rows of each page; a page break splits only a backbone longer than a page."""
-        starts = [index for index, row in enumerate(self.rows) if row.starts_backbone]
-        pages: list[list[Row]] = [[]]
-        for start, end in pairwise([0, *starts, len(self.rows)]):
-            if pages[-1] and len(pages[-1]) + end - start > PAGE_ROWS:
-                pages.append([])
-            for row in self.rows[start:end]:
-                if len(pages[-1]) == PAGE_ROWS:
-                    pages.append([])
-                pages[-1].append(row)
-        return pages
-
-    @property
     def groups(self) -> list[tuple[str, list[Head]]]:
         """The groups of neighbouring heads."""
         return [(title, list(heads)) for title, heads in groupby(self.heads, lambda h: h.group)]
-
-    @property
-    def column_types(self) -> list[Tex]:
-        """LaTeX column types: S with room for the widest number, c for words, l for the std."""
-        types = []
-        for index, head in enumerate(self.heads):
-            values = [row.values[index] for row in self.rows]
-            widths = [len(v.number.partition(".")[0]) for v in values if v.number]
-            if head.decimals is None or not widths:
-                types.append(Tex("c"))
-                continue
-            bold = ", detect-weight, mode=text" if any(v.bold for v in values) else ""
-            std = "@{}l" if head.span == 2 else ""
-            types.append(Tex(f"S[table-format={max(widths)}.{head.decimals}{bold}]{std}"))
-        return types
 
 
 def write_table(table: Table, kinds: Sequence[str] = (".tex", ".md", ".csv")) -> None:
@@ -126,4 +98,11 @@ def write_table(table: Table, kinds: Sequence[str] = (".tex", ".md", ".csv")) ->
         if file.suffix == ".csv" and file.suffix in kinds:
             write_atomically(file, table.frame.to_csv(index=False))
         elif file.suffix in kinds:
-            write_atomically(file, render(f"table{file.suffix}.j2", table=table))
+            write_atomically(file, _render(table, file.suffix))
+
+
+def _render(table: Table, kind: str) -> str:
+    try:
+        return render(f"table{kind}.j2", table=table, parts=fit(table), sheets=[*sheets(table)])
+    except ConfigError as error:
+        raise ConfigError(f"tables/{table.stem}{kind}: {error}") from None

@@ -20,7 +20,7 @@ from attngrid.measure.maps_file import CellMaps
 PAGE = 7.0  # page width: both columns of a paper
 LARGEST = 0.95  # largest side of a panel
 GAP, SPACE, MARGIN = 0.02, 0.1, 0.04  # between panels, between networks, around the sheet
-LINE, HEAD, FOOT = 0.15, 0.42, 0.14  # a line of text, above the first row, below each panel
+LINE, HEAD, FOOT = 0.15, 0.6, 0.14  # a line of text, above the first row, below each panel
 
 STRIPS = 11  # most panels in a row, without the images
 COLOURS = "viridis"
@@ -28,9 +28,9 @@ HEAT = 0.6  # weight of the colour in an overlay
 STYLE: dict[Any, Any] = {
     "axes.grid": False,
     "axes.labelpad": 1.5,
-    "axes.labelsize": 5.5,
+    "axes.labelsize": 6.5,
     "axes.titlepad": 2.0,
-    "axes.titlesize": 5.5,
+    "axes.titlesize": 6.5,
 }
 
 
@@ -69,23 +69,28 @@ def photographs(images_KHWC: NDArray[np.uint8], labels: Sequence[int]) -> Strip:
 def strips(maps: CellMaps, images_KHWC: NDArray[np.uint8]) -> tuple[Strip, ...]:
     """A network's Grad-CAM over the grey image, and its module's spatial map if it has one.
 
-    Colours range from 0, or from the smallest value if it is negative, to the largest value.
+    Each column has one colour scale, whose range stands above it: from 0, or from the smallest
+    value if it is negative, to the largest value of all images.
     """
 
     def grad_cam(axis: Axes, k: int) -> None:
-        axis.imshow(overlay(images_KHWC[k], maps.grad_cam_KHW[k]))
+        axis.imshow(overlay(images_KHWC[k], maps.grad_cam_KHW[k], scale(maps.grad_cam_KHW)[1]))
         wrong = maps.predicted[k] != maps.labels[k]
         axis.set_xlabel(f"seen as {maps.predicted[k]}", color="C1" if wrong else "black")
 
     def own(axis: Axes, k: int) -> None:
         assert maps.own_KHW is not None
-        values = maps.own_KHW[k]
-        low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
-        axis.imshow(values, cmap=COLOURS, vmin=low, vmax=high, interpolation="nearest")
+        low, high = scale(maps.own_KHW)
+        axis.imshow(maps.own_KHW[k], cmap=COLOURS, vmin=low, vmax=high, interpolation="nearest")
         axis.set_xlabel(between(maps.own_KHW[k]))
 
     made = (Strip(f"Grad-CAM\n{_size(maps.grad_cam_KHW)}", grad_cam),)
     return made if maps.own_KHW is None else (*made, Strip(f"own map\n{_size(maps.own_KHW)}", own))
+
+
+def scale(maps_KHW: NDArray[np.float32]) -> tuple[float, float]:
+    """The ends of the colours of a column of maps."""
+    return min(0.0, float(maps_KHW.min())), max(0.0, float(maps_KHW.max()))
 
 
 def draw_maps(title: str, images: Strip, columns: Sequence[Column], rows: int) -> Figure:
@@ -113,7 +118,7 @@ def draw_maps(title: str, images: Strip, columns: Sequence[Column], rows: int) -
         for column in (Column("", (images,)), *band):
             middle = x + (column.panels * (side + GAP) - GAP) / 2
             label = "\n".join(labels.get(column, ()))
-            write(middle, top - 0.21, label, fontsize=7, ha="center", va="baseline")
+            write(middle, top - 0.4, label, fontsize=7, ha="center", va="baseline")
             if not column.strips:
                 centre = top + (band_height - head - FOOT) / 2
                 look = {"rotation": 90, "ha": "center", "va": "center", "color": "#777777"}
@@ -132,25 +137,23 @@ def draw_maps(title: str, images: Strip, columns: Sequence[Column], rows: int) -
     return figure
 
 
-def overlay(image_HWC: NDArray[np.uint8], cam_HW: NDArray[np.float32]) -> NDArray[np.float64]:
-    """A Grad-CAM in colour, enlarged bilinearly, over the image in grey: RGB from 0 to 1.
+def overlay(
+    image_HWC: NDArray[np.uint8], cam_HW: NDArray[np.float32], largest: float
+) -> NDArray[np.float64]:
+    """A Grad-CAM in colour over the image in grey: RGB from 0 to 1; each value is a rectangle.
 
-    It does not use matplotlib's alpha, because PDF and PNG show transparency differently.
+    ``largest`` has the last colour. It does not use matplotlib's alpha, because PDF and PNG show
+    transparency differently.
     """
     finer = math.ceil(64 / min(image_HWC.shape[:2]))
     grey_HW = image_HWC.mean(2).repeat(finer, 0).repeat(finer, 1) / 255
-    rows, columns = (_bilinear(*sizes) for sizes in zip(cam_HW.shape, grey_HW.shape, strict=True))
-    heat_HW = rows @ (cam_HW / (cam_HW.max() or 1)) @ columns.T
-    heat_HW3 = mpl.colormaps[COLOURS](heat_HW)[..., :3]
+    rows, columns = (
+        np.arange(size) * known // size
+        for known, size in zip(cam_HW.shape, grey_HW.shape, strict=True)
+    )
+    heat_HW3 = mpl.colormaps[COLOURS](cam_HW[rows][:, columns] / (largest or 1))[..., :3]
     mixed_HW3: NDArray[np.float64] = (1 - HEAT) * grey_HW[..., None] + HEAT * heat_HW3
     return mixed_HW3
-
-
-def _bilinear(known: int, size: int) -> NDArray[np.float64]:
-    """Bilinear weights (size×known) that enlarge a line of values; the ends stay constant."""
-    centres = np.clip((np.arange(size) + 0.5) * known / size - 0.5, 0, known - 1)
-    weights: NDArray[np.float64] = np.maximum(0, 1 - np.abs(centres[:, None] - np.arange(known)))
-    return weights
 
 
 def between(values: NDArray[np.float32]) -> str:
@@ -162,7 +165,9 @@ def between(values: NDArray[np.float32]) -> str:
 
 
 def _size(maps_KHW: NDArray[np.float32]) -> str:
-    return f"{maps_KHW.shape[1]}×{maps_KHW.shape[2]}"
+    """The positions of a column of maps, and the range of its colours."""
+    ends = between(np.array(scale(maps_KHW), np.float32))
+    return f"{maps_KHW.shape[1]}×{maps_KHW.shape[2]}\n{ends}"
 
 
 def _bands(columns: Sequence[Column]) -> list[list[Column]]:

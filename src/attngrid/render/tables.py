@@ -6,6 +6,7 @@ shown as ``--``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, product
@@ -18,7 +19,7 @@ from attngrid.analysis.dependencies import has_statistics
 from attngrid.analysis.frames import COMPLEXITY, LOST, read_counts
 from attngrid.analysis.reference import Model, is_number
 from attngrid.measure.cost_file import FILE, by_machine, read_costs
-from attngrid.models.registry import trained_attention
+from attngrid.models.registry import attention_label, trained_attention
 from attngrid.render.description import Column, Description, load_description, read_figures
 from attngrid.render.layout import MISSING, Head, Row, Table, Value
 from attngrid.study.labels import model_label
@@ -26,6 +27,8 @@ from attngrid.study.schema import Study
 
 Ours = dict[Any, Any] | None  # a row of the summary
 Filled = tuple[Head, list[Value]]  # a column: its head and values
+MOST_OF_TOP5 = 5  # classes with which a top-5 error is always 0
+UNITS = {"G": 1e9, "M": 1e6, "k": 1e3}
 
 
 @dataclass(frozen=True)
@@ -94,14 +97,17 @@ def build_table(
         groups = [conditions]
         lines = [(model, condition) for model in models for condition in ours[model] or [""]]
     filled = list(_reference_columns(sources, lines))
+    classes = _classes(study, conditions)
     if not description.counted_at or any(column.measured for column in description.columns):
         for group in groups:
             own = [ours[model].get(condition or group[0]) for model, condition in lines]
-            filled += _study_columns(description, group, lines, own)
+            few = max(classes[condition] for condition in group) <= MOST_OF_TOP5
+            filled += _study_columns(description, group, lines, own, top5=not few)
+    caption, heads = _share_conditions(description.caption, [head for head, _ in filled])
     return Table(
         stem=f"{study.study}.{file.stem}" if study else file.stem,
-        caption=description.caption,
-        heads=tuple(head for head, _ in filled),
+        caption=caption,
+        heads=tuple(heads),
         rows=tuple(_rows(lines, filled)),
         frame=_frame(sources, ours),
         provenance=tuple(_provenance(study, cells, models, description)),
@@ -110,8 +116,10 @@ def build_table(
 
 def _rows(lines: Sequence[tuple[Model, str]], filled: Sequence[Filled]) -> Iterator[Row]:
     for index, (model, condition) in enumerate(lines):
+        alias_of = trained_attention(model[1])
+        same = f" (= {attention_label(alias_of)})" if alias_of != model[1] else ""
         yield Row(
-            model_label(*model),
+            model_label(*model) + same,
             tuple(values[index] for _, values in filled),
             starts_backbone=index > 0 and model[0] != lines[index - 1][0][0],
             model=model,
@@ -144,6 +152,59 @@ def _column(group: str, column: Column, values: list[Value]) -> Filled:
     return Head(group, column.title, column.decimals, span), values
 
 
+def _figures(group: str, column: Column, figures: Sequence[Any]) -> Filled:
+    """A column of published figures, counts, costs or hyperparameters, in the unit that fits."""
+    if column.unit == "auto":
+        column = _scaled(column, figures)
+    return _column(group, column, [_value(figure, column) for figure in figures])
+
+
+def _scaled(column: Column, figures: Sequence[Any]) -> Column:
+    """A column in the largest unit in which its smallest figure is at least 0.1.
+
+    It keeps the decimals that show four digits of that figure, and no more than the description's.
+    """
+    smallest = min((f for f in figures if not pd.isna(f) and f > 0), default=1e6)
+    prefix, unit = next((item for item in UNITS.items() if smallest / item[1] >= 0.1), ("", 1.0))
+    digits = 1 + math.floor(math.log10(smallest / unit))
+    return column.model_copy(
+        update={
+            "title": column.title.replace("{unit}", prefix),
+            "unit": unit,
+            "decimals": max(0, min(column.decimals, 4 - digits)) if prefix else 0,
+        }
+    )
+
+
+def _classes(study: Study | None, conditions: Sequence[str]) -> dict[str, int]:
+    """The largest number of classes in each condition, which begins with its cells' own label."""
+    largest: dict[str, int] = {}
+    for cell in study.cells if study is not None else ():
+        largest[cell.condition] = max(cell.num_classes, largest.get(cell.condition, 0))
+    return {
+        condition: max(
+            (number for own, number in largest.items() if condition.startswith(own)),
+            default=MOST_OF_TOP5 + 1,
+        )
+        for condition in conditions
+    }
+
+
+def _share_conditions(caption: str, heads: Sequence[Head]) -> tuple[str, list[Head]]:
+    """Move what all groups of a kind share, such as the dataset, from heads to the caption."""
+    groups = dict.fromkeys(head.group for head in heads)
+    titles = {}
+    for kind in ("Counted", "Measured", "Ours"):
+        parts = {g: g.removeprefix(f"{kind}: ").split(", ") for g in groups if g.startswith(kind)}
+        shared = [p for p in next(iter(parts.values()), []) if all(p in q for q in parts.values())]
+        if shared:
+            caption = f"{caption.strip().removesuffix('.')}. {kind}: {', '.join(shared)}."
+        for group, own in parts.items():
+            rest = ", ".join(part for part in own if part not in shared)
+            titles[group] = f"{kind}: {rest or 'default'}" if len(parts) > 1 else kind
+    return caption, [replace(head, group=titles.get(head.group, head.group)) for head in heads]
+
+
 def _reference_columns(sources: Sources, lines: Sequence[tuple[Model, str]]) -> Iterator[Filled]:
     """Published figures, counts at the papers' size, and costs by machine."""
     description = sources.description
@@ -155,7 +216,7 @@ def _reference_columns(sources: Sources, lines: Sequence[tuple[Model, str]]) -> 
     for (head, kind, machine), column in product(blocks, description.columns):
         if getattr(column, kind):
             figures = [sources.figure(kind, column, model, None, machine) for model, _ in lines]
-            yield _column(head, column, [_value(figure, column) for figure in figures])
+            yield _figures(head, column, figures)
 
 
 def _study_columns(
@@ -163,6 +224,8 @@ def _study_columns(
     conditions: Sequence[str],
     lines: Sequence[tuple[Model, str]],
     rows: Sequence[Ours],
+    *,
+    top5: bool,
 ) -> Iterator[Filled]:
     """The study's counts, errors and hyperparameters, below what their conditions share."""
     parts = {condition: condition.split(", ") for condition in conditions}
@@ -175,13 +238,15 @@ def _study_columns(
     kinds = ("measured", "recipe") if description.counted_at else ("counted", "measured", "recipe")
     for column, kind in product(description.columns, kinds):
         if kind == "measured" and column.measured:
+            if "top5" in column.measured and not top5:
+                continue
             best = _best(rows, column)
             values = [_measured(row, column) for row in rows]
             values = [replace(v, bold=index in best) for index, v in enumerate(values)]
             yield _column(head, column, values)
         elif getattr(column, kind):
             figures = [row.get(getattr(column, kind)) if row else None for row in rows]
-            yield _column(head, column, [_value(figure, column) for figure in figures])
+            yield _figures(head, column, figures)
     yield Head(head, "n"), [_seeds(row) for row in rows]
 
 
