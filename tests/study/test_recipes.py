@@ -199,7 +199,10 @@ def test_mixing_is_refused_where_the_number_of_gpus_would_change_it(tiny: dict[s
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        ({"optimizer": "timm:lambb"}, "recipe 'tiny': optimizer: timm:lambb: "),
+        (
+            {"optimizer": "timm:lambb"},
+            "recipe 'tiny': optimizer: timm:lambb: unknown name 'lambb': did you mean lamb",
+        ),
         ({"optimizer_options": {"damping": 0.1}}, "optimizer: sgd: .*argument 'damping'"),
         ({"optimizer": "adamw", "optimizer_options": {"lr": 0.1}}, "multiple values .*'lr'"),
         ({"optimizer": "timm:lamb", "optimizer_options": {"momentum": 0.9}}, "'momentum'"),

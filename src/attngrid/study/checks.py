@@ -202,10 +202,10 @@ def _check_kinds(
             f"{split}_transforms: found {', '.join(dict.fromkeys(wrong))}; {split} images of "
             f"{name} can have {', '.join(allowed)}, each once"
         )
-    early = {crop, "resize", "crop_to", "flip"}
+    early = {crop, "crop_to", "flip"}
     for number, kind in enumerate(found):
         after = set(found[number + 1 :])
-        if kind in PER_IMAGE and after & {*early, "rotation"}:
+        if kind in PER_IMAGE and after & {*early, "resize", "rotation"}:
             raise ValueError(
                 f"{split}_transforms: {kind}: must come after resize, crop, flip and rotation"
             )

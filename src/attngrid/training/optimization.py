@@ -14,7 +14,7 @@ from torch.nn.functional import (
 )
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from attngrid.core.errors import ConfigError
+from attngrid.core.errors import ConfigError, UnknownNameError
 from attngrid.study.recipe import TIMM, Recipe
 
 
@@ -61,9 +61,16 @@ def make_optimizer(
 
 def _of_timm(recipe: Recipe) -> tuple[Any, dict[str, Any]]:
     """The class of an optimizer of timm, and its momentum if it has one, as timm's factory does."""
-    from timm.optim import get_optimizer_class, get_optimizer_info  # type: ignore[attr-defined]
+    from timm.optim import (  # type: ignore[attr-defined]
+        get_optimizer_class,
+        get_optimizer_info,
+        list_optimizers,
+    )
 
     name = recipe.optimizer.removeprefix(TIMM)
+    known = list(map(str, list_optimizers()))
+    if name not in known:
+        raise UnknownNameError("name", name, known)
     if get_optimizer_info(name).has_momentum:
         return get_optimizer_class(name), {"momentum": recipe.momentum}
     if recipe.momentum != Recipe.model_fields["momentum"].default:
