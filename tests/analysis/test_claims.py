@@ -656,7 +656,7 @@ def test_a_study_with_its_own_claims_is_judged_by_these_alone(
     text = Path("tables/tiny.claims.md").read_text("utf-8")
     assert "This study's claims" in text
     # columns whose rows are equal are left out, so that the verdicts are in sight
-    assert "| Statement | Ours: Condition | Ours: Figure | Ours: 95 % interval | Ours: n |" in text
+    assert "| Statement | Condition | Figure | 95 % interval | n | Verdict |" in text
     assert "ResNet-18: CSM over SE" in text
     assert "papers" not in text
     assert [file.name for file in Path("tables").iterdir() if "tiny" not in file.name] == []

@@ -108,7 +108,7 @@ def test_constant_columns_are_in_the_head(study: Study) -> None:
     assert {"model", "seed", "state", "top1_error"} < set(heads)
     assert "In all cells: Condition: digits, 16×16" in html
     # the table `grid` of three models with the same counts
-    assert "In all rows: Params (M): 0.001; GMACs: 0.000." in html
+    assert "In all rows: Params (k): 1.000; kMACs: 2.000." in html
 
 
 def test_the_head_says_why_there_are_more_cells_than_trainings(

@@ -49,7 +49,11 @@ def change(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("grid.0.seeds", [], ["grid.0.seeds", "at least 1 item"]),
         ("grid.0.dataset", "cifar10O", ["grid.0.dataset", "'cifar10O'", "cifar100"]),
         ("grid.0.options", {"width": "wide"}, ["grid.0.options.width", "'wide'", "number"]),
-        ("grid.0.options", {"width": 0}, ["grid.0.options.width", "found 0", "greater than 0"]),
+        (
+            "grid.0.options",
+            {"width": 0},
+            ["grid.0.options.width", "found 0", "greater than or equal to 0.001"],
+        ),
         ("grid.0.options", {"reduction": 0}, ["grid.0.options.reduction", "found 0"]),
         ("grid.0.options", {"depth": 2}, ["grid.0.options: unknown key 'depth'", "width"]),
         ("compute.device", "tpu", ["compute.device", "'tpu'", "'auto', 'cpu' or 'cuda'"]),

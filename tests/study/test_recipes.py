@@ -275,7 +275,10 @@ def test_imagenet_a3_is_table_2_of_its_paper() -> None:
     assert (a3.schedule.kind, a3.schedule.warmup_epochs) == ("cosine", 5)
     assert (a3.label_smoothing, a3.clip_grad_norm, a3.ema) == (0, None, None)
     assert (a3.mixup, a3.cutmix, a3.loss) == (0.1, 1.0, "binary_cross_entropy")
-    assert a3.target_threshold == 0  # all mixed classes are present
+    # timm's arguments: bce_target_thresh 0.2, warmup_lr 1e-4, min_lr 1e-6
+    assert a3.target_threshold == 0.2
+    assert a3.learning_rate_at(0) == pytest.approx(1e-4)
+    assert a3.learning_rate_at(100) == pytest.approx(1e-6)
     assert (crop.size, flip.kind, centre.size) == (160, "flip", 224)
     assert augment.config == "rand-m6-mstd0.5-inc1"
     assert resize.size == round(224 / 0.95)

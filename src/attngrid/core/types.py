@@ -19,13 +19,13 @@ def _scientific(value: object) -> object:
 
 Number = Annotated[float, BeforeValidator(_scientific)]
 # A number of something: more than a million of it is a slip.
-Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Count = Annotated[int, Field(gt=0, le=1_000_000)]
 CountFrom2 = Annotated[int, Field(ge=2, le=1_000_000)]
 CountFrom0 = Annotated[int, Field(ge=0, le=1_000_000)]
 # Height and width of an image in pixels.
-Pixels = Annotated[int, Field(ge=1, le=10_000)]
+Pixels = Annotated[int, Field(gt=0, le=10_000)]
 # Threads, processes or GPUs of one machine.
-Processors = Annotated[int, Field(ge=1, le=1024)]
+Processors = Annotated[int, Field(gt=0, le=1024)]
 Positive = Annotated[Number, Field(gt=0, le=1e6)]
 Fraction = Annotated[Number, Field(ge=0, lt=1)]
 WeightDecay = Annotated[Number, Field(ge=0, le=1e6)]

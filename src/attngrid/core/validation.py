@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
@@ -67,16 +67,16 @@ def _mistake(items: list[ErrorDetails]) -> str:
         case "value_error":
             return item["msg"].removeprefix("Value error, ")
         case "tuple_type":
-            return f"found {_short(found)}; needs a list, such as [{_short(found)}]"
+            return f"found {_short(found)}; needs a list, such as [{_short(found, str)}]"
         case "union_tag_invalid":
             return f"found {context['tag']!r}; needs one of {context['expected_tags']}"
     needs = " or ".join(map(_need, items))
     return f"found {_short(found)}; needs {needs.replace(' or to be ', ' or ')}"
 
 
-def _short(found: Any) -> str:
+def _short(found: Any, write: Callable[[Any], str] = repr) -> str:
     """A value as Python writes it, cut where it is long."""
-    text = repr(found)
+    text = write(found)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 

@@ -18,7 +18,7 @@ from attngrid.study.cell import Cell
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 # A number that every program reads exactly.
-Count = Annotated[int, Field(ge=1, lt=2**53)]
+Count = Annotated[int, Field(gt=0, lt=2**53)]
 Seconds = Annotated[float, Field(ge=0)]
 # JSON can escape half of a character, which no file can hold.
 Text = Annotated[str, AfterValidator(lambda text: text.encode().decode())]
