@@ -52,7 +52,7 @@ def change(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         (
             "grid.0.options",
             {"width": 0},
-            ["grid.0.options.width", "found 0", "greater than or equal to 0.001"],
+            ["grid.0.options.width", "found 0", "equal to 0.001"],
         ),
         ("grid.0.options", {"reduction": 0}, ["grid.0.options.reduction", "found 0"]),
         ("grid.0.options", {"depth": 2}, ["grid.0.options: unknown key 'depth'", "width"]),
