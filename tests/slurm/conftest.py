@@ -91,11 +91,11 @@ class Sandbox:
             timeout=timeout,
         ).stdout
 
-    def restart_controller(self) -> None:
+    def restart_controller(self, away_s: float) -> None:
         """Stop slurmctld, and start it again after some seconds with the state that it saved."""
         pid = self.folder / "run/slurmctld.pid"
         subprocess.run(["kill", pid.read_text().strip()], check=True)
-        time.sleep(8)
+        time.sleep(away_s)
         with (self.folder / "log/slurmctld.again").open("w") as log:
             again = subprocess.Popen(
                 ["slurmctld", "-D"],
@@ -127,7 +127,7 @@ class Clone:
         content["compute"]["gpus"] = gpus
         if diverging:
             content["grid"][0]["recipes"].insert(0, "diverging")
-            content["recipes"]["diverging"] = TINY["recipes"]["tiny"] | {"learning_rate": 1e30}
+            content["recipes"]["diverging"] = TINY["recipes"]["tiny"] | {"learning_rate": 1e6}
         (self.folder / "tiny.yaml").write_text(yaml.safe_dump(content))
         # an absolute path, because this process runs in another folder
         content["grid"][0]["attentions"] = [f"{self.folder}/slow.py:Slow"]

@@ -19,6 +19,8 @@ from slurm.conftest import SUMMARIES, Clone, Outcomes, Sandbox, await_true
 
 Scenario = Callable[[Sandbox, Path, dict[str, Any]], str]
 full = pytest.mark.slurm
+# The scenarios that stop slurmctld do so one after the other.
+CONTROLLER = threading.Lock()
 
 
 def run_and_disturb(
@@ -127,15 +129,59 @@ def its_node_goes_down(sandbox: Sandbox, folder: Path, undisturbed: dict[str, An
     return run_and_disturb(clone, undisturbed, down)
 
 
-def slurmctld_restarts(sandbox: Sandbox, folder: Path, undisturbed: dict[str, Any]) -> str:
-    """The other scenarios run at the same time, so it restarts under them, too."""
+def slurmctld_is_away(
+    sandbox: Sandbox, folder: Path, undisturbed: dict[str, Any], away_s: float
+) -> str:
+    """The cell's job ends meanwhile. The other scenarios run at the same time, and see it, too."""
     clone = Clone(sandbox, folder, STEP_S="2")
     study = clone.study([0])
     process = clone.start()
     clone.await_epoch(study)
-    sandbox.restart_controller()
+    with CONTROLLER:
+        sandbox.restart_controller(away_s)
     clone.finish(process)
     return clone.equal_to(undisturbed, study)
+
+
+def slurmctld_restarts(sandbox: Sandbox, folder: Path, undisturbed: dict[str, Any]) -> str:
+    return slurmctld_is_away(sandbox, folder, undisturbed, 8)
+
+
+def slurmctld_is_away_for_30_s(sandbox: Sandbox, folder: Path, undisturbed: dict[str, Any]) -> str:
+    return slurmctld_is_away(sandbox, folder, undisturbed, 30)
+
+
+def slurmctld_is_away_for_90_s(sandbox: Sandbox, folder: Path, undisturbed: dict[str, Any]) -> str:
+    return slurmctld_is_away(sandbox, folder, undisturbed, 90)
+
+
+def slurmctld_is_away_at_the_submission(
+    sandbox: Sandbox, folder: Path, undisturbed: dict[str, Any]
+) -> str:
+    """The job is submitted when slurmctld is back; it does not cost a retry."""
+    clone = Clone(sandbox, folder, STEP_S="0")
+    clone.cluster(time_limit="00:10:00")  # without it, sinfo would be asked
+    study = clone.study([0])
+    with CONTROLLER:
+        stopped = threading.Thread(target=sandbox.restart_controller, args=(60,))
+        stopped.start()
+        time.sleep(2)
+        process = clone.start("--retries", "0")
+        stopped.join()
+    clone.finish(process)
+    assert "waiting 5 s" in clone.file(Path(f"logs/{study.study}/sbatch.log")).read_text()
+    return clone.equal_to(undisturbed, study)
+
+
+def refused_by_slurm(sandbox: Sandbox, folder: Path, undisturbed: dict[str, Any]) -> str:
+    """The end of the run has Slurm's reason and the key of config/cluster.yaml."""
+    clone = Clone(sandbox, folder)
+    clone.cluster(partition="nowhere", time_limit="00:10:00")
+    clone.study([0])
+    assert clone.start("--retries", "0").wait(300) != 0
+    assert "invalid partition" in clone.output().lower()
+    assert "(config/cluster.yaml: partition)" in clone.output()
+    return "the reason and its key are shown"
 
 
 def snakemake_interrupted(sandbox: Sandbox, folder: Path, undisturbed: dict[str, Any]) -> str:
@@ -298,6 +344,10 @@ FULL: list[Scenario] = [
     requeued_from_outside,
     its_node_goes_down,
     slurmctld_restarts,
+    slurmctld_is_away_for_30_s,
+    slurmctld_is_away_for_90_s,
+    slurmctld_is_away_at_the_submission,
+    refused_by_slurm,
     snakemake_interrupted,
     snakemake_terminated,
     snakemake_killed_and_started_again,

@@ -15,6 +15,7 @@ from attngrid.cli.main import main
 from attngrid.core.errors import ConfigError
 from attngrid.core.validation import validate
 from attngrid.data.registry import find_dataset
+from attngrid.study import cluster as cluster_module
 from attngrid.study.cluster import Cluster, require_plain
 from attngrid.study.plan import Planner, number, summary
 from attngrid.study.schema import Study, load_study
@@ -93,9 +94,27 @@ def test_wall_time_includes_the_margin_up_to_the_limit(
     sinfo.write_text("#!/bin/sh\nprintf 'short*|30:00\\nlong|1-00:00:00\\nfree|infinite\\n'\n")
     sinfo.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    cluster_module._sinfo.cache_clear()
     assert Cluster().limit() == Cluster(partition="free").limit(ask=True) == 1440
     for partition, minutes in {None: 30, "short": 30, "long,free": 1440, "long,short": 30}.items():
         assert Cluster(partition=partition).limit(ask=True) == minutes
+
+
+def test_a_sinfo_that_does_not_answer_is_asked_again_and_then_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guessed limit above the partition's would leave jobs in the queue for ever."""
+    sinfo = tmp_path / "sinfo"
+    sinfo.write_text(f"#!/bin/sh\necho x >>{tmp_path}/calls\necho 'no contact' >&2\nexit 1\n")
+    sinfo.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(cluster_module, "SINFO_PAUSES_S", (0, 0, 0))
+    cluster_module._sinfo.cache_clear()
+    with pytest.raises(
+        ConfigError, match=r"sinfo, .*: no contact; .* set time_limit in config/clu"
+    ):
+        Cluster().limit(ask=True)
+    assert (tmp_path / "calls").read_text().count("x") == 3
 
 
 # The plan

@@ -146,7 +146,7 @@ def test_failed_cells_are_named_and_the_rest_is_rendered(
         "        return torch.cumsum(x, 1)\n"  # an operator that cannot be counted
     )
     tiny["grid"][0] |= {"attentions": ["none", "mine.py:Broken"], "seeds": [0]}
-    tiny["recipes"]["diverging"] = tiny["recipes"]["tiny"] | {"learning_rate": 1e20, "epochs": 3}
+    tiny["recipes"]["diverging"] = tiny["recipes"]["tiny"] | {"learning_rate": 1e6, "epochs": 3}
     tiny["grid"].append(tiny["grid"][0] | {"attentions": ["none"], "recipes": ["diverging"]})
     arguments = ("--cores", "2", "--retries", "1", "--configfile", write(clone, tiny))
     done = snakemake(clone, *arguments)

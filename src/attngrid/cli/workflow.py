@@ -18,6 +18,7 @@ from snakemake.logging import logger
 from attngrid.analysis.claims import load_study_claims
 from attngrid.analysis.progress import failed_jobs, used
 from attngrid.cli.main import configure_logging
+from attngrid.cli.slurm import prepare_slurm
 from attngrid.core.errors import AttngridError, ConfigError
 from attngrid.core.files import read_yaml
 from attngrid.core.validation import name_sources, validate
@@ -135,6 +136,8 @@ def before_jobs(workflow: Any, study: Study) -> None:
 
         require_device(compute)
     if workflow.non_local_exec:
+        cluster().limit(ask=True)
+        prepare_slurm(Path(f"logs/{study.study}/sbatch.log"))
         overrides = [f"{key}={value}" for key, value in workflow.config_settings.config.items()]
         folders = [workflow.basedir, Path.cwd(), study.results, study.data_folder, sys.executable]
         require_plain([*folders, *workflow.configfiles, *study.user_files, *overrides])

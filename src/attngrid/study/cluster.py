@@ -7,7 +7,9 @@ import os
 import re
 import shlex
 import subprocess
+import time
 from collections.abc import Iterable
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -18,6 +20,7 @@ from attngrid.core.types import Count, Positive, Strict
 from attngrid.core.validation import PATTERNS, read_settings, settings_file
 
 DAY = 1440
+SINFO_PAUSES_S = (0, 5, 15)  # before each try; slurmctld may be starting again
 # Slurm's days-hours:minutes:seconds; without days, the hours are optional too.
 DURATION = r"^(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)$"
 
@@ -66,7 +69,11 @@ class Cluster(Strict):
     margin: Positive = Field(2.0, description="ratio of requested wall time to planned time")
 
     def limit(self, *, ask: bool = False) -> int:
-        """A job's limit in minutes: ``time_limit``, else with ``ask`` Slurm's limit, else a day."""
+        """A job's limit in minutes: ``time_limit``, else with ``ask`` Slurm's limit, else a day.
+
+        Raises:
+            ConfigError: sinfo does not answer.
+        """
         if self.time_limit is not None:
             return _minutes(self.time_limit) or DAY
         return (_partition_limit(self.partition) if ask else None) or DAY
@@ -109,16 +116,35 @@ def cluster() -> Cluster:
 
 def _partition_limit(partition: str | None) -> int | None:
     """The shortest limit in minutes of the named partitions, or of the default partition."""
-    command = ["sinfo", "--noheader", "--format=%P|%l"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None  # Slurm is not installed
-    limits = dict(line.strip().rsplit("|", 1) for line in done.stdout.splitlines())
+    limits = dict(line.strip().rsplit("|", 1) for line in _sinfo().splitlines())
     wanted = partition.split(",") if partition else [name for name in limits if name[-1:] == "*"]
     # a star marks the default partition
     found = [_minutes(limits.get(name) or limits.get(f"{name}*", "")) for name in wanted]
     return min(filter(None, found), default=None)
+
+
+@cache
+def _sinfo() -> str:
+    """What sinfo prints of the partitions and their limits; empty if Slurm is not installed.
+
+    Raises:
+        ConfigError: it does not answer, also when asked again.
+    """
+    command, reason = ["sinfo", "--noheader", "--format=%P|%l"], ""
+    for pause_s in SINFO_PAUSES_S:
+        time.sleep(pause_s)
+        try:
+            return subprocess.run(
+                command, capture_output=True, text=True, timeout=30, check=True
+            ).stdout
+        except FileNotFoundError:
+            return ""
+        except (OSError, subprocess.SubprocessError) as error:
+            reason = " ".join(str(getattr(error, "stderr", "") or error).split())
+    raise ConfigError(
+        f"sinfo, which says the time limit of a job, does not answer: {reason}; run again later, "
+        "or set time_limit in config/cluster.yaml"
+    )
 
 
 def require_plain(values: Iterable[object]) -> None:
