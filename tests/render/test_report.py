@@ -63,6 +63,15 @@ def make_study(tiny: dict[str, Any]) -> Study:
     return new_study
 
 
+def test_a_study_without_a_training_has_a_page(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enter_study_folder(tmp_path, monkeypatch)
+    Path("tiny.json").write_text(json.dumps(tiny | {"tables": ["grid"], "figures": ["gains"]}))
+    assert main(["current", "tiny.json"]) == 0
+    assert "0 of 4 trainings measured" in Path("results/tiny/report.html").read_text("utf-8")
+
+
 def page(study: Study) -> str:
     return (study.results / "report.html").read_text("utf-8")
 

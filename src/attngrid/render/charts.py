@@ -34,9 +34,10 @@ def charts(results: Results) -> list[dict[str, Any]]:
     Each has a ``section``, a ``title`` and a ``spec`` in Vega-Lite; a model has the same colour in
     all of them, and no other model has it.
     """
-    cells = _trainings(results.cells)
-    if cells.empty:
+    measured = results.cells[results.cells["state"] == "measured"]
+    if measured.empty:
         return []
+    cells = _trainings(measured)
     curves = dict(iter(results.epochs.drop_duplicates(["id", "epoch"]).groupby("id")))
     colours = {model: _colour(place) for place, model in enumerate(cells["model"].unique())}
     shapes = dict(zip(cells["backbone"].unique(), cycle(SHAPES), strict=False))
@@ -80,8 +81,7 @@ def _spec(section: str, rows: Iterable[Any], **scales: dict[str, str]) -> dict[s
 
 
 def _trainings(cells: pd.DataFrame) -> pd.DataFrame:
-    """One row per measured training; attentions that compute the same function share its label."""
-    cells = cells[cells["state"] == "measured"]
+    """One row per training; attentions that compute the same function share its label."""
     labels = cells["attention"].map(attention_label)
     names = labels.groupby(cells["id"]).transform(lambda own: " = ".join(own.unique()))
     models = map(model_label, cells["backbone"], cells["attention"])
