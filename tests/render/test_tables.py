@@ -429,3 +429,27 @@ def test_markdown_and_csv_have_the_same_figures(study: Study) -> None:
     frame = pd.read_csv("tables/tiny.csm_table2.csv", keep_default_na=False, dtype=str)
     row = frame.set_index(["backbone", "attention"]).loc[("resnet18", "none")]
     assert (row["published_top1_error"], row["measured_top1_error_mean"]) == ("29.62", "12.5")
+
+
+def test_no_text_is_html_in_markdown_or_a_formula_in_a_spreadsheet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    hostile = "<script>alert(1)</script>\n| a &lt; b"
+    texts = ["=1+1", "+cmd|' /C calc'!A0", "-1+2", "@SUM(A1)", "--", "-0.5", "+3", "a = b"]
+    made_up = Table(
+        "tiny.made_up",
+        caption=hostile,
+        heads=(Head("Ours", hostile),),
+        rows=(Row(hostile, (Value(hostile),)),),
+        frame=pd.DataFrame({"label": texts, "number": [-1.5] * len(texts)}),
+    )
+    write_table(made_up, [".md", ".csv"])
+    text = Path("tables/tiny.made_up.md").read_text()
+    assert "<" not in text
+    (_, _, row) = [line for line in text.splitlines() if line.startswith("|")]
+    assert row.replace(r"\|", "").count("|") == 3
+    written = pd.read_csv("tables/tiny.made_up.csv", dtype=str, keep_default_na=False)
+    expected = ["'=1+1", "'+cmd|' /C calc'!A0", "'-1+2", "'@SUM(A1)", *texts[4:]]
+    assert written["label"].tolist() == expected
+    assert set(written["number"]) == {"-1.5"}

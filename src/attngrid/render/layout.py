@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -96,9 +97,20 @@ def write_table(table: Table, kinds: Sequence[str] = (".tex", ".md", ".csv")) ->
     """Write a table as LaTeX, Markdown and CSV, each atomically."""
     for file in table.files:
         if file.suffix == ".csv" and file.suffix in kinds:
-            write_atomically(file, table.frame.to_csv(index=False))
+            write_atomically(file, table.frame.map(_inert).to_csv(index=False))
         elif file.suffix in kinds:
             write_atomically(file, _render(table, file.suffix))
+
+
+def _inert(value: Any) -> Any:
+    """A value that no spreadsheet takes for a formula."""
+    if not (isinstance(value, str) and value[:1] in ("=", "+", "-", "@")) or value == "--":
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def _render(table: Table, kind: str) -> str:

@@ -108,6 +108,11 @@ def _escape(character: str, text: str) -> str:
     )
 
 
+def _markdown(text: object) -> str:
+    """Text as one line of Markdown, in which nothing is HTML."""
+    return " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;")
+
+
 def render(name: str, **content: Any) -> str:
     r"""Render a template; a missing variable is an error.
 
@@ -125,8 +130,8 @@ def render(name: str, **content: Any) -> str:
     )
     environment.globals["zip"] = zip
     environment.filters |= {
-        "cell": lambda text: " ".join(str(text).split()).replace("|", r"\|").replace("_", r"\_"),
-        "line": lambda text: " ".join(str(text).split()),
+        "cell": lambda text: _markdown(text).replace("|", r"\|").replace("_", r"\_"),
+        "line": _markdown,
         # a \label or a comment cannot contain escapes, so other characters are replaced
         "identifier": lambda name: Tex(re.sub(r"[^A-Za-z0-9._-]+", "-", name)),
         "tex": Tex,
