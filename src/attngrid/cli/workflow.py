@@ -28,7 +28,6 @@ from attngrid.records.importing import records_elsewhere
 from attngrid.records.status import RUN_BEGAN
 from attngrid.render.description import check_descriptions
 from attngrid.study.cluster import cluster, require_plain
-from attngrid.study.paths import results_folder
 from attngrid.study.plan import Planner, summary
 from attngrid.study.resources import require_captum, require_runnable
 from attngrid.study.schema import Study
@@ -83,8 +82,11 @@ def open_study(workflow: Any, config: Mapping[str, Any]) -> tuple[Study, Planner
     study = validate(Study, config, source)
     check_descriptions(study, source)
     load_study_claims(study)
-    results_folder()
-    study.data_folder  # noqa: B018, raises an error
+    for folder in (Path.cwd(), study.results, study.data_folder):
+        if set("{}") & set(str(folder)):
+            raise ConfigError(
+                f"{folder}: Snakemake takes {{ and }} for a wildcard; use a folder without them"
+            )
     cluster()
     deadline()
     # Snakemake knows its executor only after it has read the Snakefile.
