@@ -105,17 +105,9 @@ def draw_costs(costs: list[Row], added: Mapping[tuple[str, ...], float]) -> Figu
     handles: dict[str, Artist] = {
         label: Patch(color=f"C{number}") for number, label in enumerate(labels)
     }
-    add_legend(figure, handles)
     markings = {"added MACs": "|", **markers}
-    entries = [marker_handle(marker) for marker in markings.values()]
-    # the modules with the most operations are the lowest rows and save no time: here is room
-    style: dict[str, Any] = {
-        "frameon": True,
-        "edgecolor": "none",
-        "handletextpad": 0.2,
-        "borderpad": 0.1,
-    }
-    axes[0].legend(entries, list(markings), loc="lower left", **style)
+    handles |= {label: marker_handle(marker) for label, marker in markings.items()}
+    add_legend(figure, handles)
     return figure
 
 
