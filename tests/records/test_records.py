@@ -332,6 +332,9 @@ def test_the_source_of_a_users_module_is_kept_and_an_edit_loses_no_number(
     capsys.readouterr()
     module.write_text(USER_MODULE)
     archived = Path("results/tiny/archive/records") / cell.record.name
+    # the archived network has its weights and its own code beside it
+    assert attngrid.load_model(archived).cell.id == cell.id
+    assert not cell.weights.exists()
     archived.rename(cell.record)
     Path("study.yaml").write_text(
         Path("study.yaml").read_text() + f"tables: ['{ROOT}/workflow/tables/grid.yaml']\n"

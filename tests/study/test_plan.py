@@ -311,6 +311,25 @@ def test_plan_says_what_each_tier_decides(capsys: pytest.CaptureFixture[str]) ->
     assert ends["cbam_table4_cbam/resnet18/top1_error"].endswith(" no")
 
 
+def test_plan_tries_a_users_modules(
+    tiny: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = "from torch import nn\nclass Mean(nn.Module):\n    def __init__(self, channels):\n"
+    source += (
+        "        super().__init__()\n    def forward(self, x):\n        return x.mean((2, 3))\n"
+    )
+    Path("mine.py").write_text(source)
+    tiny["grid"][0]["attentions"] = ["none", "mine.py:Mean"]
+    Path("study.yaml").write_text(yaml.safe_dump(tiny))
+    assert main(["plan", "study.yaml"]) == 1
+    error = capsys.readouterr().err
+    assert "attention 'mine.py:Mean' in stage 1, at 4 channels: changes the shape" in error
+
+
 def test_plan_lists_the_known_gpus(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(ROOT / "config/cifar100.yaml"), "--gpu", "abacus"]) == 1
     assert "unknown GPU 'abacus': known are A100" in capsys.readouterr().err

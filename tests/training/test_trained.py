@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 
 import attngrid
 from attngrid.cli.main import main
-from attngrid.core.errors import RecordError
+from attngrid.core.errors import DataError, RecordError
 from attngrid.core.validation import validate
 from attngrid.data.digits import digits
 from attngrid.study.schema import Study, load_study
@@ -54,6 +54,8 @@ def test_one_scan_at_a_time_gives_the_records_error(
     error = json.loads(record.read_text())["metrics"]["top1_error"]
     assert 100 * wrong / len(scans) == pytest.approx(error)
     assert error < 50
+    with pytest.raises(DataError, match="found an array of float64; needs uint8"):
+        trained.predict(np.zeros((16, 16)))
     # an array is an image, too, and a picture of another size is resized
     grey = scans.pixels_NCHW[0, 0].numpy()
     assert torch.equal(trained.transform(grey), trained.transform(Image.fromarray(grey)))

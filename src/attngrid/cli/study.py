@@ -35,7 +35,9 @@ def plan(study: Study, gpu: str | None) -> Iterator[str]:
     from attngrid.study.plan import Planner
     from attngrid.study.plan import plan as lines
     from attngrid.training.devices import trains_on_cpu
+    from attngrid.training.start import try_models
 
+    try_models(cell for cell in study.trainings.values() if not cell.record.is_file())
     elsewhere = gpu is not None or shutil.which("sbatch") is not None
     on_cpu = trains_on_cpu(study.compute.device, elsewhere=elsewhere)
     planner = Planner(study, gpu=gpu, on_cpu=on_cpu)

@@ -158,3 +158,12 @@ def after_run(study: Study, *, failed: bool = False) -> None:
     for line in failed_jobs(study) if failed else ():
         log.info("  %s", line)
     log.info("%s", used(study))
+    answers = [study.table_files("claims")[1], study.results / "report.html"]
+    if made := [str(file) for file in answers if file.is_file()]:
+        log.info("verdicts and report: %s", ", ".join(made))
+    if stale := study.superseded:
+        log.info(
+            "%d cells are stale and were not trained: `attngrid archive` moves their records away, "
+            "and the next run trains them",
+            len(stale),
+        )

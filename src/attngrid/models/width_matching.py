@@ -47,7 +47,8 @@ def matched_width(
         width: width of the network with the module; the search ends at 16 times this width.
 
     Raises:
-        ConfigError: all baselines in this range cost less.
+        ConfigError: all baselines in this range cost less; or the closest one costs no more than
+            the baseline itself, and would be trained a second time under another name.
     """
 
     def cost(attention: str, width: float) -> int:
@@ -63,4 +64,10 @@ def matched_width(
     if above == len(steps):
         raise ConfigError(f"no baseline up to width {16 * width:g} has {attention}'s {quantity}")
     near = steps[max(0, above - 1) : above + 1]
-    return STEP * min(near, key=lambda step: abs(cost("none", step * STEP) - goal))
+    best = STEP * min(near, key=lambda step: abs(cost("none", step * STEP) - goal))
+    if cost("none", best) == (own := cost("none", width)):
+        raise ConfigError(
+            f"{attention} adds {goal - own:,} {quantity} to {own:,}, less than a wider baseline "
+            "would: this control is the baseline itself; leave it out, with its claims"
+        )
+    return best

@@ -159,6 +159,8 @@ def read_cell(file: Path) -> tuple[Cell, Record]:
             is missing.
     """
     record, results = read_record(file), file.absolute().parents[1]
+    if results.name == "archive":  # a record that `attngrid archive` moved
+        results = results.parent
     try:
         config = {**record.config, **kept_names(results, record.config)}
         cell = Cell.from_config(config, study=results.name)

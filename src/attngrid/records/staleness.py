@@ -82,7 +82,9 @@ def stale_records(study: Study) -> dict[str, tuple[Path, str]]:
 
 
 def archive(study: Study, *, other_code: bool = False) -> list[tuple[Path, Path]]:
-    """Move a study's superseded records to its ``archive/``; return each file's two paths.
+    """Move a study's superseded records to its ``archive/``; return each record's two paths.
+
+    Their weights move, too.
 
     With ``other_code`` also move the records of other or unknown code, and the tuning results of
     such trials.
@@ -108,4 +110,8 @@ def _move(file: Path, archive: Path) -> Path:
         number += 1
         target = target.with_name(f"{file.stem}.{number}.json")
     target.parent.mkdir(parents=True, exist_ok=True)
+    weights = file.parents[1] / "weights" / f"{file.stem}.safetensors"
+    if file.parent.name == "records" and weights.is_file():
+        (archive / "weights").mkdir(exist_ok=True)
+        weights.rename(archive / "weights" / f"{target.stem}.safetensors")
     return file.rename(target)

@@ -34,7 +34,7 @@ CAPTIONS = {
     "maf_curve": "MobileNetV1 with MAF_C on ImageNet-1K: its authors' published log, and ours.",
     "accuracy_macs": "Accuracy against multiply-accumulates; mean and standard deviation.",
     "maps": (
-        "CSM, Fig. 4, in a reduced setting, on this study's own data: Grad-CAM of the true class "
+        "As in CSM's Fig. 4, on this study's own data: Grad-CAM of the true class "
         "on the last stage's output, and the attention module's own spatial map where it has one."
     ),
 }

@@ -151,7 +151,7 @@ class Recipe(Strict):
     def _require_used(self, name: str, *, of: str, used: bool) -> None:
         value = getattr(self, name)
         if not used and value != Recipe.model_fields[name].default:
-            raise ValueError(f"{name}: found {value}; this is a key of {of}")
+            raise ValueError(f"{name}: found {value}; this is a key of {of}; remove it here")
 
     def __hash__(self) -> int:  # optimizer_options has no hash
         return hash((self.epochs, self.batch_size, self.learning_rate, self.schedule))

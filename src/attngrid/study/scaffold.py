@@ -31,12 +31,13 @@ def init(folder: Path) -> list[Path]:
     shutil.copytree(template, folder, dirs_exist_ok=True, ignore=caches)
     (folder / "gitignore").rename(folder / ".gitignore")
     shutil.copytree(home() / "workflow/profiles", folder / "profiles")
-    slurm = folder / "profiles/slurm/config.yaml"
-    own_study = re.sub(r"#[^\n]*\nconfigfile: .*\n", "", slurm.read_text("utf-8"))
-    slurm.write_text(own_study, "utf-8")
+    for profile in folder.glob("profiles/*/config.yaml"):
+        text = re.sub(r"#[^\n]*\nconfigfile: .*\n", "", profile.read_text("utf-8"))
+        profile.write_text(text.replace("workflow/profiles/", "profiles/"), "utf-8")
     (folder / "slurm").symlink_to("profiles/slurm")  # for --profile slurm
     (folder / "config").mkdir()
-    shutil.copy(home() / "config/cluster.yaml", folder / "config")
+    for name in ("cluster.yaml", "README.md"):
+        shutil.copy(home() / "config" / name, folder / "config")
     for name in ("study.yaml", "claims.yaml", "README.md"):
         text = (folder / name).read_text("utf-8")
         (folder / name).write_text(text.replace("@STUDY@", study), "utf-8")

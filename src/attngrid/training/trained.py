@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from attngrid.core.errors import RecordError
+from attngrid.core.errors import DataError, RecordError
 from attngrid.core.files import write_atomically
 from attngrid.data.images import Batches, Images, normalize
 from attngrid.data.registry import find_dataset
@@ -43,7 +43,12 @@ class TrainedModel:
 
         Args:
             image: a PIL image, or an array of 8-bit pixels, H×W×3 or H×W.
+
+        Raises:
+            DataError: an array of another type, whose range is not known.
         """
+        if isinstance(image, np.ndarray) and image.dtype != np.uint8:
+            raise DataError(f"image: found an array of {image.dtype}; needs uint8, from 0 to 255")
         picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
         recipe, dataset = self.cell.recipe, find_dataset(self.cell.dataset)
         if dataset.target is None:
@@ -74,7 +79,7 @@ class TrainedModel:
     def export(self, file: Path) -> None:
         """Write a program that ``torch.export.load(file).module()`` runs without attngrid.
 
-        The program maps N×3×H×W images of the network's input size, with pixels in [0, 255], to
+        The program maps uint8 images N×3×H×W of the network's input size to
         N×classes logits: it normalises them itself. Its extra file ``classes.json`` is the list of
         the classes.
         """
