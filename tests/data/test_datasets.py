@@ -802,6 +802,7 @@ def test_a_dataset_is_prepared_before_the_first_training_and_not_for_finished_ce
     monkeypatch.setenv("PYTHONPATH", cifar.sitecustomize(clone / "site"))
     study = on_dataset(tiny, "cifar10") | {"tables": []}
     study["grid"][0]["attentions"] = ["none"]
+    study["recipes"]["tiny"]["batch_size"] = 25
     (clone / "tiny.yaml").write_text(yaml.safe_dump(study))
     # the target "all" would also render the report, which another test does
     arguments = ("records", "--cores", "2", "--configfile", "tiny.yaml")

@@ -414,7 +414,7 @@ def test_a_trial_that_diverges_leaves_a_record_and_raises_nothing(
     tuned: dict[str, Any], small: Study, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    tuned["recipes"]["tiny"] |= {"schedule": {"kind": "step"}}
+    tuned["recipes"]["tiny"] |= {"schedule": {"kind": "step"}, "batch_size": 128}
     tuned["tuning"]["learning_rates"] = [0.02, 1e6]
     study = validate(Study, tuned, "t")
     trial = cell(study).trials[3]
