@@ -85,18 +85,8 @@ def create_model(
         arguments["input_size"] = input_size
     if module.matches is not None:
         return _widened(backbone, module, width, input_size, arguments, module_options)
-    placement = arguments.pop("placement", "default")
-
-    def build(sites: Sites) -> nn.Module:
-        model: nn.Module = network.load()(sites, width=width, **arguments, **network.options)
-        return model
-
-    name, given = f"backbone {names[0]!r}", (names[1], module, placement, module_options)
-    with named_errors(name, external=True) if network.external else nullcontext():
-        model, places = _with_attention(build, *given, input_size)
-    if network.external or module.external:
-        try_once(model, name, places, input_size, num_classes)
-    return model
+    named = ((names[0], network), (names[1], module))
+    return _build(*named, {"width": width, **arguments}, module_options, input_size)
 
 
 def _name(argument: str, given: Any, example: str) -> str:
@@ -164,6 +154,28 @@ def _shown(value: Any) -> str:
     if isinstance(value, nn.Module):
         return f"an instance of {type(value).__name__}"
     return " ".join(repr(value).split())
+
+
+def _build(
+    backbone: tuple[str, Entry],
+    attention: tuple[str, Entry],
+    arguments: dict[str, Any],
+    module_options: Mapping[str, Any],
+    input_size: int,
+) -> nn.Module:
+    """Build a network, and run it once if one of its two classes is external."""
+    network, placement = backbone[1], arguments.pop("placement", "default")
+
+    def build(sites: Sites) -> nn.Module:
+        model: nn.Module = network.load()(sites, **arguments, **network.options)
+        return model
+
+    name, given = f"backbone {backbone[0]!r}", (*attention, placement, module_options)
+    with named_errors(name, external=True) if network.external else nullcontext():
+        model, places = _with_attention(build, *given, input_size)
+    if network.external or attention[1].external:
+        try_once(model, name, places, input_size, arguments["num_classes"])
+    return model
 
 
 def _widened(
