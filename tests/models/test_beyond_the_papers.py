@@ -184,9 +184,7 @@ def test_the_control_for_a_smaller_reduction_is_wider() -> None:
 
 def test_a_control_that_is_the_baseline_itself_is_refused() -> None:
     """ECA adds some weights to a network whose next width has thousands more."""
-    with pytest.raises(
-        ConfigError, match=r"adds \d+ params to .* is the baseline itself"
-    ):
+    with pytest.raises(ConfigError, match=r"adds \d+ params to .* is the baseline itself"):
         create_model("resnet18", "none_wide:timm:eca", num_classes=10, stem="cifar", width=0.125)
 
 
