@@ -436,7 +436,7 @@ def test_no_text_is_html_in_markdown_or_a_formula_in_a_spreadsheet(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     hostile = "<script>alert(1)</script>\n| a &lt; b"
-    texts = ["=1+1", "+cmd|' /C calc'!A0", "-1+2", "@SUM(A1)", "--", "-0.5", "+3", "a = b"]
+    texts = ["=1+1", "+cmd|' /C calc'!A0", "-1+2", "@SUM(A1)", "--", "-- --", "-0.5", "+3", "a = b"]
     made_up = Table(
         "tiny.made_up",
         caption=hostile,

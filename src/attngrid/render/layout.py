@@ -104,7 +104,9 @@ def write_table(table: Table, kinds: Sequence[str] = (".tex", ".md", ".csv")) ->
 
 def _inert(value: Any) -> Any:
     """A value that no spreadsheet takes for a formula."""
-    if not (isinstance(value, str) and value[:1] in ("=", "+", "-", "@")) or value == "--":
+    if not (isinstance(value, str) and value[:1] in ("=", "+", "-", "@")):
+        return value
+    if not value.strip("- "):  # not run
         return value
     try:
         float(value)
