@@ -1,4 +1,4 @@
-# One self-contained page with the study's verdicts, charts, cells, tables, figures and configuration.
+# One self-contained page with the study's tables, figures and configuration.
 
 
 rule report:
@@ -9,8 +9,7 @@ rule report:
         figures=figure_files,
         claims=rules.claims.output,
         templates=[
-            *sorted(shipped("workflow/templates").glob("report.*")),
-            *sorted(shipped("workflow/templates/vendor").iterdir()),
+            shipped(f"workflow/templates/report.{kind}") for kind in ("html.j2", "js")
         ],
     output:
         report(
