@@ -598,6 +598,18 @@ def test_the_command_writes_claims_of_a_study_and_of_all(
     assert Path("results/claims.csv").read_bytes() == first
 
 
+def test_nothing_about_all_studies_is_written_into_a_users_folder(
+    study: Study, tiny: dict[str, Any]
+) -> None:
+    for link in ("workflow", "reference"):
+        Path(link).unlink()
+    Path("tiny.json").write_text(json.dumps(tiny))
+    write_results(study, collect(study))
+    assert main(["claims", "tiny.json"]) == 0
+    assert {file.name.partition(".")[0] for file in Path("tables").iterdir()} == {"tiny"}
+    assert not Path("results/claims.csv").exists()
+
+
 def test_the_reports_verdicts_are_those_of_the_table(study: Study, tiny: dict[str, Any]) -> None:
     """The report reads them from the CSV, where a missing number makes a column one of floats."""
     Path("tiny.json").write_text(json.dumps(tiny))

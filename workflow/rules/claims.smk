@@ -1,5 +1,5 @@
-# The verdicts on the study's own claims; without any, on the papers' claims, from this study alone and
-# from all studies in the results folder.
+# The verdicts on the study's own claims; without any, on the papers' claims from this study alone, and in
+# a checkout also from all studies in the results folder.
 results = study.results.parent
 overall = [
     *[results / f"{name}.csv" for name in ("claims", "selection", "audit")],
@@ -29,7 +29,7 @@ rule claims:
         ),
         study.table_files("claims"),
         # files of all studies: Snakemake must not remove them before the job
-        [] if study.claims else update(overall),
+        update(overall) if is_checkout() and not study.claims else [],
     log:
         f"logs/{study.study}/claims.log",
     localrule: True

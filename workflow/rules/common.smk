@@ -2,7 +2,7 @@
 import re
 
 from attngrid.analysis.progress import has_failed
-from attngrid.core.files import shipped
+from attngrid.core.files import is_checkout, shipped
 from attngrid.study import resources
 from attngrid.study.cluster import cluster
 

@@ -13,13 +13,18 @@ import yaml
 from attngrid.core.errors import ConfigError
 
 
+def is_checkout() -> bool:
+    """Whether the working folder is a checkout; a user's own workflow is none."""
+    return Path("workflow/rules/train.smk").is_file() and Path("reference/claims.yaml").is_file()
+
+
 def home() -> Path:
     """The folder of the workflow, its tables and the published figures.
 
     This is the working folder if it is a checkout; else the copy in the installed package, or the
-    checkout that an editable installation imports. A user's own workflow is no checkout.
+    checkout that an editable installation imports.
     """
-    if Path("workflow/rules/train.smk").is_file() and Path("reference/claims.yaml").is_file():
+    if is_checkout():
         return Path()
     package = Path(__file__).resolve().parents[1]
     installed = package / "shipped"

@@ -10,7 +10,7 @@ import pandas as pd
 from attngrid.analysis.audit import Line, audit
 from attngrid.analysis.claims import VERDICTS, Claims, load_claims, load_study_claims
 from attngrid.analysis.frames import all_cells, load_results, read_frame, record_ids
-from attngrid.core.files import shipped, write_atomically
+from attngrid.core.files import is_checkout, shipped, write_atomically
 from attngrid.render.claims import claims_table, summary_table
 from attngrid.render.layout import MISSING, Head, Row, Table, Value, write_table
 from attngrid.render.templates import escape, render
@@ -24,7 +24,8 @@ Number = tuple[str, str]  # the text that a macro prints, and its source
 def write_verdicts(study: Study | None) -> None:
     """Judge the claims by the records of all studies, and of one study if it is given.
 
-    A study with its own claims is judged by these, and nothing is written about the papers.
+    A study with its own claims is judged by these. Beside such a study, and in a user's folder,
+    nothing else is written about the papers.
     """
     # Imported here: without SciPy and statsmodels, tables and figures are still rendered.
     from attngrid.analysis.selection import selection
@@ -35,7 +36,7 @@ def write_verdicts(study: Study | None) -> None:
         of_study = judge_claims(*load_study_claims(study), cells, reduced=True)
         write_claims(study.results / "claims.csv", of_study)
         write_table(claims_table(of_study, study.study, study.claims))
-        if study.claims is not None:
+        if study.claims is not None or not is_checkout():
             return
     families, found = load_claims()
     cells = all_cells()
