@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -174,6 +176,37 @@ files.write_atomically(Path(sys.argv[1]), b"whole")
     with locked(cell):
         assert set(cell.checkpoint.parent.iterdir()) == set(others)
         assert not [*cell.weights.parent.iterdir(), *cell.record.parent.iterdir()]
+
+
+def test_a_killed_process_leaves_no_lock_with_its_children(cell: Cell) -> None:
+    """The readers of a training are forked, and notice its end only after seconds."""
+    program = f"""
+import multiprocessing, os, signal, time
+from pathlib import Path
+from types import SimpleNamespace
+from attngrid.records.status import locked
+root = Path({str(cell.lock.parent)!r})
+files = {{name: root / name for name in ("checkpoint", "weights", "record")}}
+cell = SimpleNamespace(lock=Path({str(cell.lock)!r}), **files)
+with locked(cell):
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    child.start()
+    print(child.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    cell.lock.parent.mkdir(parents=True)
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment()
+    ) as process:
+        assert process.stdout
+        child = int(process.stdout.readline())
+        process.wait()
+    try:
+        os.kill(child, 0)  # it still runs
+        with locked(cell):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])

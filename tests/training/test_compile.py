@@ -200,9 +200,9 @@ def test_all_attention_modules_of_a_deep_network_run_compiled() -> None:
     model(x)
     for hook in hooks:
         hook.remove()
-    assert len(shapes) > torch._dynamo.config.recompile_limit
+    assert len(shapes) > 8  # PyTorch's default, which another test's export may have raised
     compile_attention(model)
-    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+    with torch._dynamo.config.patch(recompile_limit=8, fail_on_recompile_limit_hit=True):
         model(x).sum().backward()
 
 

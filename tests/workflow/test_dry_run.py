@@ -163,7 +163,9 @@ def test_a_study_for_a_gpu_stops_before_the_first_job_on_a_machine_without_one(
 
 def test_a_folder_with_braces_stops_before_the_first_job(clone: Path, run: Run) -> None:
     (clone / "site.yaml").write_text("results: 'r {x}/results'\n")
-    assert stopped(clone, run("--cores", "1"), "Snakemake takes { and } for a wildcard")
+    done = run("--cores", "1")
+    (clone / "site.yaml").unlink()
+    assert stopped(clone, done, "Snakemake takes { and } for a wildcard")
 
 
 def test_a_key_that_is_there_twice_stops_before_the_first_job(

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, BinaryIO, Literal, get_args
 
 from pydantic import BaseModel, Field
 
@@ -32,6 +32,7 @@ STOPPED = "stopped before its end; the next run goes on from its last checkpoint
 # The environment variable with the time at which the current Snakemake run began.
 RUN_BEGAN = "ATTNGRID_RUN_BEGAN"
 RETRY_S = 1.0  # seconds between two attempts to lock
+_held: set[BinaryIO] = set()  # the files of this process's locks
 
 
 class Attempt(BaseModel, strict=True, allow_inf_nan=False):
@@ -186,8 +187,12 @@ def locked(cell: Cell, *, wait: bool = False) -> Iterator[None]:
         # open it for each try: a lock on a removed file excludes no other process
         with cell.lock.open("ab") as stream:
             if _try_lock(stream.fileno(), cell.lock):
-                _remove_unfinished(cell)
-                yield
+                _held.add(stream)
+                try:
+                    _remove_unfinished(cell)
+                    yield
+                finally:
+                    _held.remove(stream)
                 return
         if not reported:
             status = read_status(cell.status) or {}
@@ -199,6 +204,20 @@ def locked(cell: Cell, *, wait: bool = False) -> Iterator[None]:
             logger.info("%s; waiting until it ends. %s", busy, remedy)
             reported = True
         time.sleep(RETRY_S)
+
+
+def _let_go_in_child() -> None:
+    """Close the inherited locks in a forked process.
+
+    A training's readers would hold them for seconds after the training itself was killed. The
+    parent's lock stays.
+    """
+    for stream in _held:
+        stream.close()
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
 
 
 def _remove_unfinished(cell: Cell) -> None:
