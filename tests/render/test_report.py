@@ -285,6 +285,9 @@ def test_the_page_sorts_and_filters_cells_curves_and_points(study: Study, browse
     found.aria = document.querySelector('#cells [data-key=top1_error]').getAttribute('aria-sort');
     click('top1_error');
     found.falling = column('top1_error');
+    click('model');
+    found.models = column('model');
+    found.sorted = $$('#cells [aria-sort]').map((head) => head.dataset.key);
     for (const words of ['resnet18 cbam', 'ResNet-18 + CBAM', 'cbam measured', 'tiny-no-such']) {
       await type(words);
       found[words] = [column('model').length, points().length, lines().length, count()];
@@ -309,6 +312,9 @@ def test_the_page_sorts_and_filters_cells_curves_and_points(study: Study, browse
     assert found["rising"] == ["5.00", "20.00", "30.00", "--", "--", "--"]
     assert found["falling"] == ["30.00", "20.00", "5.00", "--", "--", "--"]
     assert found["aria"] == "ascending"
+    names = ("ResNet-18", "ResNet-18 + CBAM", "ResNet-18 + CSM")
+    assert found["models"] == [name for name in names for _ in range(2)]
+    assert found["sorted"] == ["model"]
     assert found["resnet18 cbam"] == [2, 1, 1, "2 of 6 cells"]
     assert found["ResNet-18 + CBAM"] == [2, 1, 1, "2 of 6 cells"]
     assert found["cbam measured"] == [1, 1, 1, "1 of 6 cells"]
@@ -359,7 +365,9 @@ def test_a_point_opens_its_record_by_mouse_and_keyboard(study: Study, browser: B
     assert by_mouse["title"].startswith("ResNet-18, seed 1")
     browser.press("Escape")
     without = browser.run(
-        READ + "await type('cbam diverged'); $$('#cells tbody button')[0].click();" + read
+        READ
+        + "await type('cbam diverged'); $$('#cells tr:not([hidden]) td button')[0].click();"
+        + read
     )
     assert without["file"] == "no record: diverged"
     assert without["body"] == "diverged: the loss became nan"

@@ -35,7 +35,7 @@ const config = {
   background: null,
   font: "system-ui, sans-serif",
   view: { stroke: null },
-  axis: { ...lines, ...words, gridOpacity: 0.15, domainOpacity: 0.4, tickOpacity: 0.4, labelFontSize: 12, titleFontSize: 12 },
+  axis: { ...lines, ...words, gridOpacity: 0.15, domainOpacity: 0.4, tickOpacity: 0.4, labelFontSize: 12, titleFontSize: 12, titlePadding: 8 },
   legend: { ...words, labelFontSize: 12 },
 };
 let shown = null;
