@@ -107,13 +107,12 @@ def test_the_libraries_and_their_licences_are_those_of_snakemakes_own_report(stu
 def test_without_snakemake_one_error_says_what_to_install(
     study: Study, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """In `tests/core/test_packaging.py`, tables and figures are rendered all the same."""
     monkeypatch.setitem(sys.modules, "snakemake.assets", None)
-    tables = study.table_files("grid")
-    tables[0].unlink()
-    assert main(["current", "tiny.json"]) == 1
-    (error,) = [line for line in capsys.readouterr().err.splitlines() if "report.html" in line]
-    assert 'pip install "attngrid[workflow]"' in error
-    assert all(file.is_file() for file in tables)
+    assert main(["report", "tiny.json"]) == 1
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("attngrid: error: results/tiny/report.html: its charts need Vega-Lite")
+    assert error.endswith('pip install "attngrid[workflow]"')
 
 
 def test_verdicts_and_gains_come_first_and_the_configuration_is_folded(study: Study) -> None:
@@ -155,6 +154,19 @@ def test_the_head_says_why_there_are_more_cells_than_trainings(
 
 def test_no_two_of_a_thousand_models_share_a_colour() -> None:
     assert len({_colour(place) for place in range(1000)}) == 1000
+
+
+def test_curves_with_too_many_points_for_a_browser_are_drawn_without(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of_curves() -> tuple[Any, int]:
+        drawn = charts(load_results(study.study))
+        (spec,) = [chart["spec"] for chart in drawn if chart["section"] == "curves"]
+        return spec["mark"]["point"], len(spec["encoding"]["tooltip"])
+
+    assert of_curves() == ("transparent", 6)  # three trainings of two epochs
+    monkeypatch.setattr("attngrid.render.charts.MAX_POINTS", 5)
+    assert of_curves() == (False, 1)
 
 
 class Browser:
@@ -295,6 +307,9 @@ def test_the_page_sorts_and_filters_cells_curves_and_points(study: Study, browse
     await type($('filter').placeholder);
     found.placeholder = column('model').length;
     await type('');
+    found.again = [points().length, lines().length];
+    found.fit = marks('curves', 'svg')
+      .map((svg) => svg.clientWidth === svg.closest('.chart').clientWidth);
     for (const [id, value] of [['cost', 'params_m'], ['curves', 'train_loss']]) {
       document.getElementById(id).value = value;
       document.getElementById(id).dispatchEvent(new Event('change'));
@@ -320,6 +335,8 @@ def test_the_page_sorts_and_filters_cells_curves_and_points(study: Study, browse
     assert found["cbam measured"] == [1, 1, 1, "1 of 6 cells"]
     assert found["tiny-no-such"] == [0, 0, 0, "0 of 6 cells"]
     assert found["placeholder"] > 0
+    assert found["again"] == [3, 3]
+    assert found["fit"] == [True]
     assert found["axes"] == [True, True]
 
 

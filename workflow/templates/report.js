@@ -73,15 +73,9 @@ async function draw(chart) {
 async function show(chart) {
   const { element, section, spec, view } = chart;
   const figure = element.parentElement;
-  if (section !== "gains" && shown && !spec.data.values.some((row) => shown[row.id])) {
-    figure.hidden = true;
-    return;
-  }
-  if (figure.hidden) {
-    await draw(chart);
-    return;
-  }
-  await view.signal("shown", shown).signal("chosen", chosen).runAsync();
+  figure.hidden = section !== "gains" && shown && !spec.data.values.some((row) => shown[row.id]);
+  if (figure.hidden) return;
+  await view.signal("width", element.clientWidth).signal("shown", shown).signal("chosen", chosen).runAsync();
   for (const point of element.querySelectorAll("path[aria-label]")) {
     if (point.__data__?.datum?.id) {
       point.setAttribute("tabindex", 0);

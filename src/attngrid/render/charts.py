@@ -25,6 +25,7 @@ METRICS = {
 }
 COSTS = {"macs_m": "multiply-accumulates (millions)", "params_m": "parameters (millions)"}
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
+MAX_POINTS = 2000  # of the curves of a chart; a browser takes seconds to draw many more
 Lines = list[dict[str, Any]]
 
 
@@ -57,7 +58,13 @@ def charts(results: Results) -> list[dict[str, Any]]:
             axes["y"]["scale"] = {"domain": [row["row"] for row in means]}
             spec["layer"][3]["data"] = {"values": seeds}
             found.append({"section": "gains", "title": title, "spec": spec})
-        spec = _spec("curves", _curves(rows, curves), color=own)
+        lines = list(_curves(rows, curves))
+        spec = _spec("curves", lines, color=own)
+        if sum(len(line["epoch"]) for line in lines) > MAX_POINTS:
+            spec["mark"]["point"] = False
+            spec["encoding"]["tooltip"] = spec["encoding"]["tooltip"][
+                :1
+            ]  # a line has one, its name
         found.append({"section": "curves", "title": title, "spec": spec})
     for condition, rows in cells[cells["macs"].notna()].groupby("condition", sort=False):
         own = {model: colours[model] for model in rows["model"].unique()}

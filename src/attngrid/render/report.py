@@ -51,7 +51,7 @@ COLUMNS = (
     ("top5_error", "Top-5 error (%)", 2),
     ("best_top1_error", "Best epoch's (%)", 2),
     ("params_m", "Params (M)", 3),
-    ("gmacs", "GMACs", 4),
+    ("macs_m", "MACs (M)", 2),
     ("wall_s", "Time (s)", 0),
 )
 
@@ -176,7 +176,7 @@ def _grid(cells: pd.DataFrame) -> dict[str, Any]:
     frame = cells.assign(
         model=[model_label(*model) for model in models],
         params_m=cells["params"].astype("Float64") / 1e6,
-        gmacs=cells["macs"].astype("Float64") / 1e9,
+        macs_m=cells["macs"].astype("Float64") / 1e6,
     ).astype(object)
     frame["state"] = frame["state"].str.replace("_", " ")
     rows = frame.where(frame.notna(), None).to_dict("records")
