@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from snakemake.assets import Assets
 
 from attngrid.analysis.frames import collect, load_results, write_results
 from attngrid.cli.main import main
@@ -92,12 +93,11 @@ def test_the_page_loads_no_other_file_and_runs_no_other_script(study: Study) -> 
 
 def test_the_libraries_and_their_licences_are_those_of_snakemakes_own_report(study: Study) -> None:
     """The checksums are those that Snakemake checks when it is built."""
-    assets = pytest.importorskip("snakemake.assets").Assets
     html = page(study)
     for name in ("vega", "vega-lite", "vega-embed"):
-        file = assets.base_path() / name / f"{name}.js"
+        file = Assets.base_path() / name / f"{name}.js"
         assert (
-            hashlib.sha256(file.read_bytes()).hexdigest() == assets.spec[f"{name}/{name}.js"].sha256
+            hashlib.sha256(file.read_bytes()).hexdigest() == Assets.spec[f"{name}/{name}.js"].sha256
         )
         assert file.read_text("utf-8") in html
     assert "University of Washington Interactive Data Lab" in html
