@@ -3,6 +3,16 @@ PYTHON ?= python3
 CORES  ?= all
 VENV   := .venv
 BIN    := $(VENV)/bin
+# uv, where it is on the PATH, takes the place of venv and pip
+UV     := $(shell command -v uv 2>/dev/null)
+# cpu leaves out CUDA's libraries, 4.8 GB; uv finds PyTorch's builds without them
+DEVICE ?= cuda
+ifeq ($(DEVICE),cpu)
+export UV_TORCH_BACKEND := cpu
+LOCKED := grep -Ev '^(cuda|nvidia)-|^triton=' requirements.lock
+else
+LOCKED := cat requirements.lock
+endif
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo current claims paper test test-fast test-slurm fuzz soak-slurm bench bench-long bench-gpu lint format clean
@@ -13,9 +23,16 @@ help:  ## list these targets
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
 	  { echo "attngrid needs Python 3.11 or 3.12, found $$($(PYTHON) --version). Name one: make PYTHON=python3.11 ..."; exit 1; }
+ifdef UV
+	$(UV) venv --quiet --seed --allow-existing --python $(PYTHON) $(VENV)
+	$(LOCKED) | $(UV) pip install --quiet --python $(BIN)/python -r -
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+else
+	@test $(DEVICE) != cpu || { echo "DEVICE=cpu needs uv on the PATH: pip install uv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.lock
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --editable .
+endif
 	@touch $@
 
 venv: $(VENV)/.installed  ## make the environment in .venv (the other targets do so, too)
