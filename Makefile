@@ -51,15 +51,17 @@ claims: venv  ## compute the verdicts on the papers' claims from the existing re
 paper: claims  ## build paper/main.pdf from the generated tables, figures and numbers (needs latexmk and TeX)
 	latexmk -pdf -cd -halt-on-error -interaction=nonstopmode -silent paper/main.tex
 
-# one process for each core, with one thread; each process runs a whole file of tests
-PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -ra --durations=15 -n logical --dist loadfile \
+# one process for each core, with one thread; tests/conftest.py says which runs which tests
+PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -ra --durations=15 --dist loadgroup \
   --no-loadscope-reorder
+CPUS := $(shell getconf _NPROCESSORS_ONLN)
 
+# one process more, because slow tests often wait: for Slurm, a signal, the end of a process
 test: venv  ## run all tests except most fault tests on Slurm
-	$(PYTEST) -m "not slurm"
+	$(PYTEST) -n $$(($(CPUS) + 1)) -m "not slurm"
 
 test-fast: venv  ## run the tests that take seconds
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -n $(CPUS) -m "not slow"
 
 test-slurm: venv  ## start a real Slurm and run all fault tests on it (needs root and Debian's slurm-wlm)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -ra tests/slurm
