@@ -96,7 +96,8 @@ PAIRS = [
 
 @pytest.mark.parametrize(("backbone", "attention"), PAIRS)
 def test_a_whole_network_is_one_graph(backbone: str, attention: str) -> None:
-    assert_compiled_equals_eager(build(backbone, attention), "aot_eager")
+    """Only the graph is made here; gradients in a compiled graph are those of the tests above."""
+    assert_compiled_equals_eager(build(backbone, attention), "eager")
 
 
 @pytest.fixture(scope="module")
