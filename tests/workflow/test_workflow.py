@@ -90,14 +90,6 @@ def test_a_grid_is_trained_and_later_only_its_new_cells(
     ]
     write(clone, tiny | {"grid": grid})
     assert trains(fresh=False) == 4
-    recipe = tiny["recipes"]["tiny"] | {"learning_rate": 0.01}
-    # another recipe trains nothing until the old records are archived, and then everything
-    write(clone, tiny | {"recipes": {"tiny": recipe}})
-    assert trains(fresh=True) == 0
-    subprocess.run(["attngrid", "archive", "tiny.yaml"], cwd=clone, env=environment(), check=True)
-    assert trains(fresh=False) == 4
-    for file in (clone / "results/tiny/archive/records").iterdir():
-        file.rename(clone / "results/tiny/records" / file.name)
 
     # after another study of this name was rendered, the next run renders this one again
     write(clone, tiny | {"grid": [block | {"attentions": ["none", "cbam"]}]})
