@@ -20,14 +20,14 @@ import yaml
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from attngrid.core.errors import ConfigError, LostProcessError
+from attngrid.core.errors import BusyCellError, ConfigError, LostProcessError
 from attngrid.core.validation import validate
 from attngrid.data.images import Batches, channel_statistics
 from attngrid.data.loading import load
 from attngrid.data.sharding import Share, split
 from attngrid.models.create import create_model
 from attngrid.records.record import read_record
-from attngrid.records.status import read_status
+from attngrid.records.status import locked, read_status
 from attngrid.study import resources
 from attngrid.study.cell import Cell
 from attngrid.study.compute import Compute
@@ -486,14 +486,10 @@ def running(
 def test_a_signal_to_one_process_ends_all_with_one_checkpoint(
     running: tuple[Cell, subprocess.Popen[str], list[int]], whom: int, number: signal.Signals
 ) -> None:
-    """Before the signal, a second training of the cell is refused."""
     cell, launcher, ranks = running
-    if whom == 0:
-        second = start(Path("study.yaml"))
-        _, output = second.communicate(timeout=240)
-        assert second.returncode == 1
-        assert f"{cell.id}: is being trained by process {ranks[0]} on" in output
-        assert status(cell)["state"] == "running"
+    busy = pytest.raises(BusyCellError, match=f"is being trained by process {ranks[0]} on")
+    with busy, locked(cell):
+        pass
     os.kill([launcher.pid, *ranks][whom], number)
     _, output = launcher.communicate(timeout=240)
     assert launcher.returncode == 128 + number
