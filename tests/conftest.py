@@ -58,10 +58,11 @@ SHARING = {"test_slurm.py", "test_compile.py", "test_complexity.py"}
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow tests come first, and each process takes the next of them; then come files of fast ones.
 
-    So all processes end at about the same time. Slurm's come before all, since they mostly wait.
+    So all processes end at about the same time. The longest tests are the first of the slow ones.
     """
     slow = {item for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: (item in slow, item.path.name == "test_slurm.py"), reverse=True)
+    longest = {"slurm": 2, "workflow": 1}
+    items.sort(key=lambda item: (item in slow, longest.get(item.path.parent.name, 0)), reverse=True)
     for item in items:
         if item not in slow or item.path.name in SHARING:
             file = f"{item.path.parent.name}-{item.path.stem}"
