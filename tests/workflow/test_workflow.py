@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from itertools import combinations
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,6 +15,7 @@ import pytest
 import yaml
 
 from attngrid.analysis.frames import load_results
+from attngrid.cli.main import main
 from attngrid.measure.maps_file import pictured, read_maps
 from attngrid.records.record import read_record
 from attngrid.records.status import read_attempts
@@ -31,15 +31,22 @@ def write(clone: Path, content: dict[str, Any]) -> str:
     return "tiny.yaml"
 
 
-def test_current_reproduces_the_committed_tables(clone: Path, snakemake: Snakemake) -> None:
+def test_current_reproduces_the_committed_tables(
+    clone: Path, snakemake: Snakemake, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Studies without records have committed tables, too."""
+    monkeypatch.chdir(clone)
     for config in ("imagenet", "cifar100", "dogs"):
-        committed = {file: file.read_bytes() for file in (clone / "tables").glob(f"{config}.*")}
+        committed = {file: file.read_bytes() for file in Path("tables").glob(f"{config}.*")}
         assert committed
-        done = snakemake(clone, "current", "--cores", "1", "--configfile", f"config/{config}.yaml")
-        assert done.returncode == 0, done.stderr
-        study = load_study(clone / f"config/{config}.yaml")
-        assert all((clone / file).is_file() for file in study.outputs())
+        if config == "dogs":
+            arguments = ("--cores", "1", "--configfile", f"config/{config}.yaml")
+            done = snakemake(clone, "current", *arguments)
+            assert done.returncode == 0, done.stderr
+        else:  # the command of the rule
+            assert main(["current", f"config/{config}.yaml"]) == 0
+        study = load_study(f"config/{config}.yaml")
+        assert all(file.is_file() for file in study.outputs())
         assert {file: file.read_bytes() for file in committed} == committed
 
 
@@ -58,10 +65,6 @@ def test_a_grid_is_trained_and_later_only_its_new_cells(
     began = [read_attempts(clone / cell.status)[0]["began"] for cell in study.trainings.values()]
     assert began == sorted(began)
 
-    # a second run finds nothing to do
-    again = snakemake(clone, "-n", *arguments)
-    assert "Nothing to be done" in again.stdout + again.stderr
-
     def trains(*, fresh: bool) -> int:
         """How many cells a run would train, with or without Snakemake's own memory."""
         memory = clone / ".snakemake"
@@ -79,7 +82,7 @@ def test_a_grid_is_trained_and_later_only_its_new_cells(
     other = {"title": "other", "figures": ["modules"], "tables": ["csm_table2"]}
     order = {"compute": {"device": "auto"}, "grid": [block | {"attentions": ["cam", "none"]}]}
     write(clone, tiny | other | order)
-    assert trains(fresh=False) == trains(fresh=True) == 0
+    assert trains(fresh=True) == 0
     # another seed or module trains only its own cells
     grid = [
         block | {"seeds": [0, 1, 2], "attentions": ["none", "se"]},
@@ -87,14 +90,6 @@ def test_a_grid_is_trained_and_later_only_its_new_cells(
     ]
     write(clone, tiny | {"grid": grid})
     assert trains(fresh=False) == 4
-    recipe = tiny["recipes"]["tiny"] | {"learning_rate": 0.01}
-    # another recipe trains nothing until the old records are archived, and then everything
-    write(clone, tiny | {"recipes": {"tiny": recipe}})
-    assert trains(fresh=True) == 0
-    subprocess.run(["attngrid", "archive", "tiny.yaml"], cwd=clone, env=environment(), check=True)
-    assert trains(fresh=False) == 4
-    for file in (clone / "results/tiny/archive/records").iterdir():
-        file.rename(clone / "results/tiny/records" / file.name)
 
     # after another study of this name was rendered, the next run renders this one again
     write(clone, tiny | {"grid": [block | {"attentions": ["none", "cbam"]}]})
@@ -103,6 +98,8 @@ def test_a_grid_is_trained_and_later_only_its_new_cells(
     assert "CBAM" in (clone / "tables/tiny.grid.md").read_text("utf-8")
     assert snakemake(clone, *arguments).returncode == 0
     assert "CBAM" not in (clone / "tables/tiny.grid.md").read_text("utf-8")
+    again = snakemake(clone, "-n", *arguments)
+    assert "Nothing to be done" in again.stdout + again.stderr
 
     # modification times do not matter
     shuffled = random.Random(0)
@@ -201,7 +198,7 @@ def test_a_run_keeps_the_configuration_it_started_with(
     clone: Path, snakemake: Snakemake, tiny: dict[str, Any]
 ) -> None:
     """An edit, a dry run and `current` do not change a study that is being trained."""
-    tiny["grid"][0] |= {"attentions": ["none"], "seeds": [0, 1, 2, 3]}
+    tiny["grid"][0] |= {"attentions": ["none"], "seeds": [0, 1, 2]}
     tiny |= {"tables": ["grid"], "figures": []}
     arguments = ("--cores", "1", "--configfile", write(clone, tiny))
     running, output = start_and_await_first_epoch(clone, *arguments)
@@ -212,7 +209,7 @@ def test_a_run_keeps_the_configuration_it_started_with(
     assert snakemake(clone, "current", "--nolock", *arguments).returncode == 0
     rest = output.read()
     assert running.wait(120) == 0, rest
-    assert len(list((clone / "results/tiny/records").iterdir())) == 4
+    assert len(list((clone / "results/tiny/records").iterdir())) == 3
 
     # `current` wrote the frames of another configuration: the first run still finds its marker, and
     # the next one collects.
@@ -232,38 +229,26 @@ def test_a_run_keeps_the_configuration_it_started_with(
 def test_a_run_continues_after_snakemake_was_killed(
     clone: Path, snakemake: Snakemake, tiny: dict[str, Any]
 ) -> None:
-    """After kill -9, the running cell still finishes, and the next run uses its record."""
+    """After kill -9, the running cell still finishes, and the next run uses its record.
+
+    The study's results are outside the clone.
+    """
     tiny["grid"][0] |= {"attentions": ["none"], "seeds": [0, 1]}
-    arguments = ("--cores", "1", "--configfile", write(clone, tiny))
+    (clone / "site.yaml").write_text("results: ../else where\n")
+    file = write(clone, tiny | {"tables": ["grid"]})
+    arguments = ("tables", "--cores", "1", "--configfile", file)
     running, output = start_and_await_first_epoch(clone, *arguments)
     running.kill()
     output.read()  # until the orphan ends
-    records = clone / "results/tiny/records"
-    (record,) = records.iterdir()
+    records = clone.parent / "else where/tiny/records"
+    (record,) = records.glob("*.json")
     before = record.read_bytes()
     unlocked = snakemake(clone, "--unlock", *arguments)
     assert unlocked.returncode == 0, unlocked.stderr
     done = snakemake(clone, *arguments)
     assert done.returncode == 0, done.stderr
     assert record.read_bytes() == before
-    assert len(list(records.iterdir())) == 2
-
-
-def test_a_study_runs_with_another_results_folder(
-    clone: Path, snakemake: Snakemake, tiny: dict[str, Any]
-) -> None:
-    tiny["grid"][0] |= {"attentions": ["none"], "seeds": [0]}
-    (clone / "site.yaml").write_text("results: ../else where\n")
-    arguments = (
-        "tables",
-        "--cores",
-        "1",
-        "--configfile",
-        write(clone, tiny | {"tables": ["grid"]}),
-    )
-    done = snakemake(clone, *arguments)
-    assert done.returncode == 0, done.stderr
-    (record,) = (clone.parent / "else where/tiny/records").glob("*.json")
+    assert len(list(records.glob("*.json"))) == 2
     assert not (clone / "results/tiny").exists()
     assert "ResNet-18" in (clone / "tables/tiny.grid.md").read_text()
     again = snakemake(clone, "-n", *arguments)
@@ -277,19 +262,13 @@ def test_cells_at_the_same_time_use_different_gpus(
     """The two GPUs do not exist; cells that ran at the same time were given different ones."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-8")
     tiny["compute"] = {"device": "auto"}
-    tiny["grid"][0] |= {"attentions": ["none"], "seeds": [0, 1, 2]}
+    tiny["grid"][0] |= {"attentions": ["none"], "seeds": [0, 1]}
     tiny["recipes"]["tiny"]["epochs"] = 3
     profile = ("--profile", "workflow/profiles/gpu", "--resources", "gpu=2")
-    arguments = ("--cores", "3", "--configfile", write(clone, tiny))
+    arguments = ("--cores", "2", "--configfile", write(clone, tiny))
     done = snakemake(clone, "records", *profile, *arguments)
     assert done.returncode == 0, done.stderr
     study = load_study(clone / "tiny.yaml")
     made = [read_attempts(clone / cell.status)[0] for cell in study.trainings.values()]
+    assert max(one["began"] for one in made) < min(one["heard"] for one in made)
     assert {one["devices"] for one in made} == {"3", "GPU-8"}
-    at_the_same_time = [
-        (a["devices"], b["devices"])
-        for a, b in combinations(made, 2)
-        if max(a["began"], b["began"]) < min(a["heard"], b["heard"])
-    ]
-    assert at_the_same_time
-    assert all(a != b for a, b in at_the_same_time)

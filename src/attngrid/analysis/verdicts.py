@@ -177,7 +177,9 @@ def _judge(claim: Claim, claims: Claims, measured: pd.DataFrame, *, reduced: boo
     assert isinstance(block, Measured)
     names = [trained_attention(name) for name in claim.attentions]
     of_claim = (measured["backbone"] == claim.backbone) & measured["attention"].isin(names)
-    rows = []
+    rows: list[Row] = []
+    if set(names) - set(measured.loc[of_claim, "attention"]):
+        return rows  # most claims, where only some cells were trained
     for condition, group in measured[of_claim].groupby("condition", sort=False):
         # one training may be in several studies, or under two names
         group = group.drop_duplicates(["id", *ERRORS])
