@@ -22,6 +22,7 @@ from attngrid.core.errors import AttngridError
 from attngrid.core.files import modified_ns
 from attngrid.core.validation import validate
 from attngrid.records.collected import collected, latest, prepare_collection
+from attngrid.records.staleness import archive
 from attngrid.records.status import RUN_BEGAN, write_status
 from attngrid.study.schema import Study, load_study
 from made_up import ROOT, cells_with, fake_record
@@ -294,7 +295,7 @@ def test_a_cell_with_a_record_of_another_configuration_is_stale(study: Study) ->
     assert lines[2].endswith(
         "`attngrid archive tiny` moves those records away, and the next run trains these cells"
     )
-    assert main(["archive", str(study.snapshot)]) == 0
+    archive(study)
     assert "stale" not in "".join(status(study))
 
 

@@ -44,7 +44,8 @@ log = logging.getLogger(__name__)
 # on a cluster prints elsewhere, so there Snakemake's count of the steps stays.
 SCHEDULING = re.compile(
     r"Select jobs to execute|Execute \d+ jobs|Finished jobid|Using shell"
-    r"|Rules claiming more threads|Conda environments: ignored|Assuming unrestricted shared|--keep-incomplete mode is set"
+    r"|Rules claiming more threads|Conda environments: ignored|Assuming unrestricted shared"
+    r"|--keep-incomplete mode is set"
 )
 
 
