@@ -34,9 +34,10 @@ class TrainedModel:
 
     def __init__(self, cell: Cell, weights: Path, mean: list[float], std: list[float]) -> None:
         self.cell = cell
-        self.model = create_network(cell, weights).eval()
-        self.classes = read_classes(weights)
-        self.mean_C, self.std_C = torch.tensor(mean), torch.tensor(std)
+        self.model: nn.Module = create_network(cell, weights).eval()
+        self.classes: list[str] = read_classes(weights)
+        self.mean_C: Tensor = torch.tensor(mean)
+        self.std_C: Tensor = torch.tensor(std)
 
     def __repr__(self) -> str:
         cell, count = self.cell, len(self.classes)
