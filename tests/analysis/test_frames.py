@@ -280,8 +280,8 @@ def test_a_record_that_cannot_be_read_is_not_done(study: Study, content: str) ->
     first.record.write_text(content)
     lines = list(status(study))
     assert f"{len(others)} done, 1 refused" in lines[0]
-    assert f"refused: {first.id}: {first.record}: " in lines[1]
-    assert lines[2] == "    remedy: remove the record, and the next run trains the cell again"
+    assert f"refused: {first.id}: {first.record}: " in lines[-2]
+    assert lines[-1] == "    remedy: remove the record, and the next run trains the cell again"
 
 
 def test_a_cell_with_a_record_of_another_configuration_is_stale(study: Study) -> None:
@@ -291,8 +291,8 @@ def test_a_cell_with_a_record_of_another_configuration_is_stale(study: Study) ->
     first.record.rename(first.record.with_name(f"{first.id[:-8]}00000000.json"))
     lines = list(status(study))
     assert lines[0] == "study tiny: 6 cells: 5 waiting, 1 stale"
-    assert lines[1] == f"  stale: {first.id}"
-    assert lines[2].endswith(
+    assert lines[-2] == f"  stale: {first.id}"
+    assert lines[-1].endswith(
         "`attngrid archive tiny` moves those records away, and the next run trains these cells"
     )
     archive(study)

@@ -39,7 +39,7 @@ SHOWN = (*STATES, "refused", "stale")
 
 def status(study: Study) -> Iterator[str]:
     """The lines of ``attngrid status``: what failed comes last, and each state has its remedy."""
-    codes, stale = Counter[str](), study.superseded
+    codes, stale, details = Counter[str](), study.superseded, list[str]()
     for name, cells in (("cells", study.trainings), ("trials", study.trials)):
         if not cells:
             continue
@@ -55,18 +55,19 @@ def status(study: Study) -> Iterator[str]:
         counts = ", ".join(f"{len(lines[state])} {state}" for state in SHOWN if lines[state])
         yield f"study {study.study}: {len(cells)} {name}: {counts}"
         if not_started := lines["waiting"].count(NOT_STARTED):
-            yield f"  waiting: {not_started} {name} {NOT_STARTED}"
+            details.append(f"  waiting: {not_started} {name} {NOT_STARTED}")
         for state in ("running", "waiting", *REMEDIES):
-            yield from (
+            details += (
                 f"  {state}: {line}" for line in lines[state] if line not in ("", NOT_STARTED)
             )
             if lines[state] and state in REMEDIES:
-                yield f"    remedy: {REMEDIES[state].format(study=study.study)}"
+                details.append(f"    remedy: {REMEDIES[state].format(study=study.study)}")
     others = {code: count for code, count in codes.items() if code}
     yield from (f"  {count} records: {code}" for code, count in others.items())
     if others:
-        yield "  these records count; `attngrid archive --other-code` moves them away"
+        yield f"  these records count; `attngrid archive {study.study} --other-code` moves them away"
     yield used(study)
+    yield from details
 
 
 def _state(cell: Cell) -> tuple[str, str]:
