@@ -65,7 +65,7 @@ def status(study: Study) -> Iterator[str]:
     others = {code: count for code, count in codes.items() if code}
     yield from (f"  {count} records: {code}" for code, count in others.items())
     if others:
-        yield f"  these records count; `attngrid archive {study.study} --other-code` moves them away"
+        yield f"  they count; `attngrid archive {study.study} --other-code` moves them away"
     yield used(study)
     yield from details
 
