@@ -92,7 +92,7 @@ COMPARED = PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; failed=; $(1) test -z "$
 
 lint: venv  ## run formatter, linter, type checker, import checker and Snakemake's own lint
 	PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; set -e; \
-	  ruff format --check; ruff check; mypy; lint-imports; \
+	  ruff format --check; ruff check; mypy; pyright; lint-imports; \
 	  snakefmt --check Snakefile workflow; snakemake --lint
 
 format: venv  ## format the sources

@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -18,7 +19,7 @@ from attngrid.analysis.frames import load_results
 from attngrid.cli.main import main
 from attngrid.measure.maps_file import pictured, read_maps
 from attngrid.records.record import read_record
-from attngrid.records.status import read_attempts
+from attngrid.records.status import read_attempts, read_status
 from attngrid.study.schema import load_study
 from conftest import environment, jobs
 
@@ -157,11 +158,17 @@ def test_failed_cells_are_named_and_the_rest_is_rendered(
     # a failed training is tried again, a diverged one is not
     assert [len(read_attempts(cell.status)) for cell in (good, broken, diverging)] == [1, 2, 1]
     assert "not tried again" in Path(f"logs/tiny/{diverging.id}.log").read_text()
-    # the end of the output names them with their errors
-    tail = done.stderr.partition("tiny: 1 measured")[2]
-    assert f"{broken.id}: failed: RuntimeError: broken on purpose" in tail
-    assert f"{diverging.id}: diverged: " in tail
+    # the end of the output names them with their errors and remedies, below what was made
+    head, _, tail = done.stderr.partition("study tiny: 3 cells: 1 done, 1 failed, 1 diverged")
+    assert "made: tables/tiny.claims.md, results/tiny/report.html; `attngrid outputs tiny` " in head
+    assert f"failed: {broken.id}: RuntimeError: broken on purpose" in tail
+    assert f"diverged: {diverging.id}: " in tail
     assert "in epoch " in tail
+    assert tail.count("remedy: ") == 2
+    # each line is for the user: none is about how Snakemake schedules jobs
+    assert done.stderr.count("top-1 error ") == 1
+    for noise in ("Select jobs", "Execute ", "Finished jobid", " steps (", "Using shell"):
+        assert noise not in done.stderr
     # the rest is rendered
     assert all(file.is_file() for file in study.outputs())
     grid = Path("tables/tiny.grid.md").read_text("utf-8")
@@ -188,9 +195,10 @@ def start_and_await_first_epoch(
         text=True,
     )
     assert running.stderr is not None
-    for line in running.stderr:
-        if "epoch 1/1" in line:
-            break
+    files = clone / "results/tiny/status"
+    while not any((read_status(file) or {}).get("epoch") for file in files.glob("*.json")):
+        assert running.poll() is None
+        time.sleep(0.05)
     return running, running.stderr
 
 

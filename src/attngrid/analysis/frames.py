@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock
 
+from attngrid.analysis.accuracy import add_accuracies
 from attngrid.analysis.reference import Model
 from attngrid.core.errors import AttngridError, RecordError
 from attngrid.core.files import shipped, write_atomically
@@ -58,7 +59,7 @@ TEXTS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Results:
     """A study's frames, and its attention maps."""
 
@@ -68,9 +69,18 @@ class Results:
     maps: Maps | None = None  # None before they are made
     trials: pd.DataFrame | None = None  # one row per tuning trial; None without tuning
 
+    def __repr__(self) -> str:
+        frames = {name: value for name, value in vars(self).items() if name != "maps"}
+        rows = [
+            f"{name}: {0 if frame is None else len(frame)} rows" for name, frame in frames.items()
+        ]
+        return f"{type(self).__name__}({', '.join(rows)}, maps: {self.maps})"
+
 
 def load_results(study: str, folder: str | Path | None = None) -> Results:
     """Load a study's collected frames and attention maps, for example in a notebook.
+
+    Beside each error the frames have its accuracy: ``top1_accuracy`` is 100 − ``top1_error``.
 
     Args:
         study: its name, such as ``demo`` for ``results/demo``.
@@ -79,6 +89,16 @@ def load_results(study: str, folder: str | Path | None = None) -> Results:
     Raises:
         AttngridError: the study has not been collected, or its frames were edited since.
         RecordError: the maps cannot be read.
+
+    Example:
+        >>> results = load_results("cifar20")
+        >>> results
+        Results(cells: 15 rows, epochs: 45 rows, summary: 5 rows, trials: 0 rows, maps: None)
+        >>> by_seed = results.cells.pivot(
+        ...     index="seed", columns="attention", values="top1_accuracy"
+        ... )
+        >>> by_seed["se"].to_list()
+        [51.3, 50.85, 50.15]
     """
     path = (results_folder() if folder is None else Path(folder) / "results") / study
     files = [path / f"{name}.csv" for name in ("cells", "epochs", "summary")]
@@ -94,14 +114,14 @@ def load_results(study: str, folder: str | Path | None = None) -> Results:
         raise AttngridError(
             f"{edited[0]}: is not what was collected; `snakemake current` collects again"
         )
-    cells, epochs, summary = map(read_frame, files)
+    cells, epochs, summary = (add_accuracies(read_frame(file)) for file in files)
     maps, trials = path / "maps.npz", path / "trials.csv"
     return Results(
         cells,
         epochs,
         summary,
         maps=read_maps(maps) if maps.is_file() else None,
-        trials=read_frame(trials) if trials.is_file() else None,
+        trials=add_accuracies(read_frame(trials)) if trials.is_file() else None,
     )
 
 
@@ -196,10 +216,10 @@ def collect(study: Study, *, ended: bool = False) -> Results:
         for line in curve
     ]
     return Results(
-        frame,
-        pd.DataFrame(epochs, columns=EPOCH_COLUMNS),
-        _summarise(frame),
-        trials=_collect_trials(study, ended) if study.tuning else None,
+        add_accuracies(frame),
+        add_accuracies(pd.DataFrame(epochs, columns=EPOCH_COLUMNS)),
+        add_accuracies(_summarise(frame)),
+        trials=add_accuracies(_collect_trials(study, ended)) if study.tuning else None,
     )
 
 

@@ -179,6 +179,11 @@ def count(model: nn.Module, input_size: int) -> dict[str, int]:
     Raises:
         UncountedOperatorError: an operator that neither fvcore nor ``COST_FREE_OPERATORS`` knows,
             or a model that fvcore cannot trace; the message says which.
+
+    Example:
+        >>> from attngrid.models.create import create_model
+        >>> count(create_model("resnet18"), 32)["params"]
+        11689512
     """
     image = torch.zeros(1, 3, input_size, input_size, device=next(model.parameters()).device)
     # fvcore logs the operators that it skips; here they are an error

@@ -75,6 +75,15 @@ def build_table(
 
     Raises:
         ConfigError: the description names a file or a column that does not exist.
+
+    Example:
+        >>> from attngrid import load_results
+        >>> from attngrid.study.schema import load_study
+        >>> study = load_study("config/cifar20.yaml")
+        >>> summary = load_results("cifar20").summary
+        >>> table = build_table(study, summary, study.descriptions["grid"])
+        >>> table.rows[0].values[0].text  # the baseline's parameters in millions
+        '2.812'
     """
     description = load_description(file)
     if description.attentions is not None:

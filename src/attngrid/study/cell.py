@@ -53,12 +53,12 @@ class Cell:
     backbone: str
     attention: str
     recipe_name: str
-    recipe: Recipe
+    recipe: Recipe = field(repr=False)
     seed: int
-    options: Options = field(default_factory=Options)
+    options: Options = field(default_factory=Options, repr=False)
     precision: Precision = "float32"
     threads: int = 1
-    tuning: Tuning | None = None
+    tuning: Tuning | None = field(default=None, repr=False)
     validation: int = 0
     micro_batches: int = 1
 

@@ -7,6 +7,7 @@ import json
 import math
 import re
 import statistics
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -179,9 +180,13 @@ class Planner:
 
     def estimate(self, cell: Cell) -> Estimate:
         """Seconds of the cell's whole training with its tests, and their source."""
-        devices = 1 if self.on_cpu else self.processes
         if (seconds := self._measured.get(_key(cell))) is not None:
-            return Estimate(seconds, MEASURED, devices)
+            return Estimate(seconds, MEASURED, 1 if self.on_cpu else self.processes)
+        return self.calculate(cell)
+
+    def calculate(self, cell: Cell) -> Estimate:
+        """The estimate without any record: from MACs, or from the images to read."""
+        devices = 1 if self.on_cpu else self.processes
         counted, dataset = self._count(cell), find_dataset(cell.dataset)
         if counted is None or dataset.images is None or (rate := self._flops(cell)) is None:
             return Estimate(None, UNKNOWN)
@@ -238,6 +243,25 @@ def _key(cell: Cell) -> tuple[object, ...]:
         *(cell.dataset, cell.backbone, cell.attention, cell.options, cell.precision),
         *(cell.threads, cell.recipe.batch_size, cell.recipe.epochs),
     )
+
+
+def time_left(planner: Planner, began: float) -> float | None:
+    """Estimated seconds of a run that began at this time (since 1970), until every cell is trained.
+
+    The cells that got their record since then give the pace: how many calculated seconds of
+    training the run does in a second. None before the first one.
+    """
+    study, done, left = planner.study, 0.0, 0.0
+    stale = study.superseded  # these are not trained
+    cells = [c for c in (*study.trials.values(), *study.trainings.values()) if c.id not in stale]
+    seconds = [planner.calculate(cell).seconds for cell in cells]
+    for cell, size in zip(cells, seconds, strict=True):
+        work = 1.0 if size is None or None in seconds else size
+        try:
+            done += work * (cell.record.stat().st_mtime >= began)
+        except FileNotFoundError:
+            left += work
+    return left * (time.time() - began) / done if done else None
 
 
 def summary(planner: Planner) -> str:
