@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from dataclasses import dataclass
 from functools import cache
+from typing import cast
 
 import pandas as pd
 
@@ -64,13 +64,24 @@ def published(
 
 @cache
 def _published() -> list[dict[str, str]]:
-    file = shipped(REFERENCE / "deviations.csv")
-    with file.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
+    frame = pd.read_csv(shipped(REFERENCE / "deviations.csv"), dtype=str)
+    return cast(list[dict[str, str]], frame.to_dict("records"))
 
 
-def best_known(ours: Deviation | None, theirs: Deviation | None) -> Deviation | None:
-    """Ours, unless the published one has more degrees of freedom."""
-    if ours is None or theirs is None:
-        return ours or theirs
-    return ours if ours.df >= theirs.df else theirs
+def known_deviation(
+    rows: pd.DataFrame, error: str, dataset: str, backbone: str, recipe: str | None
+) -> Deviation | None:
+    """The deviation with the most degrees of freedom, measured in a condition or published.
+
+    Args:
+        rows: the measured cells of the condition.
+        error: the metric.
+        dataset: the condition's dataset.
+        backbone: the backbone that a published deviation should have.
+        recipe: the condition's recipe; None allows published deviations of other recipes.
+    """
+    found = [measured(rows, error)]
+    # on other data or options, a published deviation would be that of another network
+    if rows["options"].eq("").all():
+        found.append(published(dataset, error, backbone, recipe))
+    return max(filter(None, found), key=lambda deviation: deviation.df, default=None)

@@ -205,20 +205,12 @@ def count(model: nn.Module, input_size: int) -> dict[str, int]:
     def total(operators: Iterable[str]) -> int:
         return int(sum(by_operator[name] for name in operators))
 
-    columns = {column: total(operators) for column, operators in MAC_OPERATORS.items()}
-    macs, norm_flops, fvcore_total = (
-        sum(columns.values()),
-        total(NORM_OPERATORS),
-        total(by_operator),
-    )
-    return {
-        "params": _parameters(model),
-        "macs": macs,
-        **columns,
-        "norm_flops": norm_flops,
-        "other_flops": fvcore_total - macs - norm_flops,
-        "fvcore_total": fvcore_total,
-    }
+    row = {column: total(operators) for column, operators in MAC_OPERATORS.items()}
+    row["macs"] = sum(row.values())
+    row |= {"params": _parameters(model), "norm_flops": total(NORM_OPERATORS)}
+    row["fvcore_total"] = total(by_operator)
+    row["other_flops"] = row["fvcore_total"] - row["macs"] - row["norm_flops"]
+    return row
 
 
 def _parameters(model: nn.Module) -> int:

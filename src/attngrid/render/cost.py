@@ -30,12 +30,10 @@ TITLES = {
     "inference": "inference of a batch",
     "training": "training step",
 }
-GEOMETRY = ("stem", "num_classes", "input_size")
-MODEL = (*GEOMETRY, "backbone", "attention")
+MODEL = ("stem", "num_classes", "input_size", "backbone", "attention")
 LINEAR = 1.0  # the axis is linear up to this percentage, so that it can show negative values
 MACHINES = 7  # most colours: the style's own, without black
 MARKERS = "o^sDvP"  # of families of backbones
-Point = tuple[Row, float]  # a row of the costs, and the added multiply-accumulates in percent
 
 
 def write_costs(file: Path = FILE, complexity: Path = COMPLEXITY) -> list[Path]:
