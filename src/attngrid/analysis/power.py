@@ -62,12 +62,12 @@ def decisions(study: Study, planner: Planner) -> list[Decision]:
             size = sizes[block.family]
             seeds = None if known is None else _needed(claim, claims, known.std, size)
         # a printed run needs a deviation of its own recipe, published or of two seeds of a model
-        own_recipes = known_deviation(rows, claim.error, dataset, claim.backbone, recipe)
+        of_recipe = known_deviation(rows, claim.error, dataset, claim.backbone, recipe)
         enough = (
             tier
             for tier, seeds_of in tiers.items()
             if seeds and min(len(seeds_of[condition][name]) for name in names) >= seeds
-            if own_recipes or max(map(len, seeds_of[condition].values())) > 1
+            if of_recipe or max(map(len, seeds_of[condition].values())) > 1
         )
         hours = (seeds or math.nan) * sum(planner.estimate(own[name]).hours for name in names)
         decided.append(Decision(claim, recipe, known, seeds, hours, next(enough, None)))

@@ -53,8 +53,7 @@ def added_macs(complexity: Path) -> dict[tuple[str, ...], float]:
     """The percentage that attention adds to the backbone's MACs, by the values of ``MODEL``."""
     if not shipped(complexity).is_file():
         return {}
-    frame = read_frame(shipped(complexity))
-    rows = frame[frame["options"] == ""].to_dict("records")
+    rows = read_frame(shipped(complexity)).query("options == ''").to_dict("records")
     macs = {tuple(str(row[key]) for key in MODEL): row["macs"] for row in rows}
     without = {key: macs.get((*key[:-1], "none")) for key in macs}
     return {key: 100 * (count / base - 1) for key, count in macs.items() if (base := without[key])}

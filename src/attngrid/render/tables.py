@@ -85,7 +85,8 @@ def build_table(
     models = _models(description, published, summary)
     ours: dict[Model, dict[str, Ours]] = {model: {} for model in models}
     for row in summary.to_dict("records"):
-        ours.get((row["backbone"], row["attention"]), {})[row["condition"]] = row
+        if (model := (row["backbone"], row["attention"])) in ours:
+            ours[model][row["condition"]] = row
     known = {condition for rows in ours.values() for condition in rows}
     conditions = [name for name in dict.fromkeys(summary["condition"]) if name in known]
     lines = [(model, "") for model in models]
