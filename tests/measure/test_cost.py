@@ -268,7 +268,7 @@ def table(name: str) -> Any:
     import pandas as pd
 
     no_study = pd.DataFrame(columns=["backbone", "attention", "condition"])
-    return build_table(None, no_study, description, complexity=ROOT / "results/complexity.csv")
+    return build_table(None, no_study, description)
 
 
 def test_machines_share_no_column_and_missing_measurements_are_dashes(folder: Path) -> None:
@@ -313,7 +313,7 @@ def test_the_figure_has_a_panel_a_question_and_a_row_a_module(folder: Path) -> N
             for r in csv.DictReader(stream)
             if (r["backbone"], r["stem"]) == ("resnet18", "cifar")
         }
-    figure = draw_costs(costs, added_macs(ROOT / "results/complexity.csv"))
+    figure = draw_costs(costs, added_macs())
     *_, training = figure.axes
     assert len(figure.axes) == 3
     # variants such as csm_r8 are in the table only
@@ -333,7 +333,7 @@ def test_the_figure_has_at_most_seven_machines_and_a_marker_for_each_family(fold
         for backbone in ("resnet18", "resnet34", "mobilenet_v1", "wrn18_1.5")
         if n or backbone == "resnet18"
     ]
-    figure = draw_costs(costs, added_macs(ROOT / "results/complexity.csv"))
+    figure = draw_costs(costs, added_macs())
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     families = ["added MACs", "ResNet", "MobileNet", "WRN"]
     assert labels == [*(f"GPU {n}" for n in range(1, 8)), *families]

@@ -114,16 +114,15 @@ def read_frame(file: Path) -> pd.DataFrame:
     return frame
 
 
-def read_counts(
-    file: Path, stem: str, num_classes: int, input_size: int
-) -> dict[Model, dict[Any, Any]]:
-    """The rows of a complexity table at one geometry, by model; empty if there is no file."""
-    if not shipped(file).is_file():
+def read_counts(stem: str, num_classes: int, input_size: int) -> dict[Model, dict[Any, Any]]:
+    """The papers' models as counted at one geometry, by model; empty before they are counted."""
+    file = shipped(COMPLEXITY)
+    if not file.is_file():
         return {}
     at = {"stem": stem, "num_classes": num_classes, "input_size": input_size, "options": ""}
     return {
         (row["backbone"], row["attention"]): row
-        for row in read_frame(shipped(file)).to_dict("records")
+        for row in read_frame(file).to_dict("records")
         if all(row[key] == value for key, value in at.items())
     }
 

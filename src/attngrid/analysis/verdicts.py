@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from decimal import ROUND_HALF_UP, Decimal
-from functools import cache, partial
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from attngrid.analysis.claims import (
 )
 from attngrid.analysis.comparison import BySeed, Comparison
 from attngrid.analysis.deviations import Deviation, known_deviation
-from attngrid.analysis.frames import COMPLEXITY, ERRORS, by_trained_attention, read_counts
+from attngrid.analysis.frames import ERRORS, by_trained_attention, read_counts
 from attngrid.analysis.reference import Model
 from attngrid.core.errors import RecordError
 from attngrid.core.files import write_atomically
@@ -50,7 +50,6 @@ def judge_claims(
     claims: Claims,
     found: Sequence[Claim],
     cells: pd.DataFrame,
-    complexity: Path = COMPLEXITY,
     *,
     reduced: bool = False,
 ) -> pd.DataFrame:
@@ -60,11 +59,10 @@ def judge_claims(
         claims: the families' levels and smallest effects.
         found: the claims, as ``load_claims`` returns them.
         cells: the cells of one study or of many.
-        complexity: the counts at the papers' full size.
         reduced: also judge claims on other data or options, with the scope ``reduced setting``.
     """
     measured = by_trained_attention(cells)
-    counts = cache(partial(read_counts, complexity))
+    counts = cache(read_counts)
     rows: list[Row] = []
     for claim in found:
         if isinstance(claim.block, Measured):

@@ -16,9 +16,9 @@ from typing import Any
 import pandas as pd
 
 from attngrid.analysis.dependencies import has_statistics
-from attngrid.analysis.frames import COMPLEXITY, LOST, read_counts
+from attngrid.analysis.frames import LOST, read_counts
 from attngrid.analysis.reference import Model, is_number
-from attngrid.measure.cost_file import FILE, by_machine, read_costs
+from attngrid.measure.cost_file import by_machine, read_costs
 from attngrid.models.registry import attention_label, trained_attention
 from attngrid.render.description import Column, Description, load_description, read_figures
 from attngrid.render.layout import MISSING, Head, Row, Table, Value
@@ -60,13 +60,10 @@ def build_table(
     file: Path,
     *,
     cells: pd.DataFrame | None = None,
-    complexity: Path = COMPLEXITY,
-    cost: Path = FILE,
 ) -> Table:
     """Build a table of published, counted and measured figures.
 
-    ``study`` is None for a table of counts and costs only. ``cells`` are the cells behind the
-    ``summary``; ``complexity`` and ``cost`` are files of counts and times at the papers' full size.
+    ``study`` is None for a table of counts and costs only. ``cells`` are those of the ``summary``.
 
     Raises:
         ConfigError: the description names a file or a column that does not exist.
@@ -78,9 +75,9 @@ def build_table(
     counted, costs = {}, {}
     if description.counted_at:
         at = description.counted_at.model_dump()
-        counted = read_counts(complexity, **at)
+        counted = read_counts(**at)
         if any(column.cost for column in description.columns):
-            costs = by_machine(read_costs(cost), **at) or {"nothing yet": {}}
+            costs = by_machine(read_costs(), **at) or {"nothing yet": {}}
     sources = Sources(description, published, counted, costs)
     models = _models(description, published, summary)
     ours: dict[Model, dict[str, Ours]] = {model: {} for model in models}
