@@ -26,8 +26,8 @@ from attngrid.render.description import load_description
 from attngrid.render.tables import build_table
 from attngrid.study.counted import CostGrid, CountedGrid
 from cli.test_imports import imported
+from made_up import ROOT, enter_study_folder
 
-ROOT = Path(__file__).resolve().parents[2]
 WAIT_S, MEGABYTES, BATCH = 0.03, 200, 4
 
 # It has two sites for modules: a forward pass waits at both, or holds memory at one.
@@ -97,9 +97,8 @@ class Hangs(Raises):
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    for name in ("reference", "workflow", "config"):
-        Path(name).symlink_to(ROOT / name)
+    enter_study_folder(tmp_path, monkeypatch)
+    Path("config").symlink_to(ROOT / "config")
     Path("two.py").write_text(BACKBONE)
     Path("modules.py").write_text(MODULES)
     return tmp_path
