@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import cast
 
 import pandas as pd
 
@@ -36,36 +35,26 @@ def measured(rows: pd.DataFrame, error: str) -> Deviation | None:
     return Deviation(std, df, f"{trainings} of our trainings")
 
 
-def published(
-    dataset: str, error: str, backbone: str, recipe: str | None = None
-) -> Deviation | None:
-    """The published deviation of a metric on a dataset.
+def published(dataset: str, error: str, backbone: str, recipe: str | None) -> Deviation | None:
+    """The published deviation of the same backbone, or else the largest of the dataset.
 
-    It is that of the same backbone, or else the largest of the dataset.
-
-    Args:
-        dataset: the dataset's name.
-        error: the metric.
-        backbone: the backbone's name.
-        recipe: the recipe that it must have; by default any.
+    ``recipe`` is the recipe that it must have; None allows any.
     """
-    rows = [
-        row
-        for row in _published()
-        if (row["dataset"], row["metric"]) == (dataset, error) and recipe in (None, row["recipe"])
-    ]
-    rows.sort(key=lambda row: (row["backbone"] == backbone, float(row["std"])))
-    if not rows:
+    rows = _table()
+    rows = rows[(rows["dataset"] == dataset) & (rows["metric"] == error)]
+    if recipe is not None:
+        rows = rows[rows["recipe"] == recipe]
+    if rows.empty:
         return None
-    row = rows[-1]
+    same = rows[rows["backbone"] == backbone]
+    row = (rows if same.empty else same).nlargest(1, "std").iloc[0]
     of = f"{row['runs']} runs of {backbone_label(row['backbone'])} with {row['recipe']}"
     return Deviation(float(row["std"]), int(row["runs"]) - 1, f"{of}: {row['source']}")
 
 
 @cache
-def _published() -> list[dict[str, str]]:
-    frame = pd.read_csv(shipped(REFERENCE / "deviations.csv"), dtype=str)
-    return cast(list[dict[str, str]], frame.to_dict("records"))
+def _table() -> pd.DataFrame:
+    return pd.read_csv(shipped(REFERENCE / "deviations.csv"))
 
 
 def known_deviation(
