@@ -101,7 +101,7 @@ def failed_jobs(study: Study) -> Iterator[str]:
     """The errors at which this run's other jobs ended, by the last lines of their logs."""
     began = datetime.fromisoformat(os.environ[RUN_BEGAN]).timestamp()
     for file in sorted(Path(f"logs/{study.study}").glob("*.log")):
-        line = "" if study.has(file.stem) or file.stat().st_mtime < began else _last_line(file)
+        line = "" if file.stem in study.by_id or file.stat().st_mtime < began else _last_line(file)
         if "error: " in line:
             yield f"{file.stem}: {line}"
 
@@ -120,7 +120,7 @@ def used(study: Study) -> str:
     """
     held = useful = gpu_s = all_s = 0.0
     attempts, cells, endings = 0, 0, Counter[str]()
-    for cell in (*study.trainings.values(), *study.trials.values()):
+    for cell in study.by_id.values():
         made: list[dict[str, Any]] = read_attempts(cell.status)
         if not made:
             continue

@@ -16,7 +16,7 @@ from functools import cached_property
 
 from attngrid.core.errors import UnknownNameError
 from attngrid.core.files import shipped
-from attngrid.data.registry import Dataset, find_dataset
+from attngrid.data.registry import find_dataset
 from attngrid.study.cell import MODEL_KEY, Cell
 from attngrid.study.cluster import DAY, cluster
 from attngrid.study.paths import results_folder
@@ -158,7 +158,7 @@ class Planner:
         files = {file.stem: file for file in records}
         seconds: dict[tuple[object, ...], list[float]] = defaultdict(list)
         compute = self.study.compute
-        for cell in (*self.study.trainings.values(), *self.study.trials.values()):
+        for cell in self.study.by_id.values():
             with suppress(OSError, ValueError, KeyError, TypeError):
                 run = json.loads(files[cell.id].read_text("utf-8"))["run"]
                 same = self.on_cpu or _is_device(self.gpu, run["device_name"])
@@ -200,17 +200,13 @@ class Planner:
         step_s = max(shortest_s, step_macs * FLOPS_PER_TRAINED_MAC / rate)
         test_s = max(shortest_s / 3, step_macs * FLOPS_PER_TESTED_MAC / rate)
         network_s = (train * step_s + test * test_s) / batch
-        reading_s = self._reading_s(dataset, train + test)
+        reading_s = 0.0
+        if dataset.target is None:  # the images are not in memory
+            reading_s = (train + test) / (IMAGES_PER_CORE_S * (self.readers or self.processes))
         # without workers, the network waits for each batch
         epoch_s = max(network_s, reading_s) if self.readers else network_s + reading_s
         source = READING if reading_s > network_s else FROM_MACS
         return Estimate(cell.recipe.epochs * epoch_s, source, devices)
-
-    def _reading_s(self, dataset: Dataset, images: float) -> float:
-        """Seconds to read an epoch's images; 0 if they are in memory."""
-        if dataset.target is not None:
-            return 0
-        return images / (IMAGES_PER_CORE_S * (self.readers or self.processes))
 
     def _flops(self, cell: Cell) -> float | None:
         """Floating-point operations per second that the device is assumed to reach."""
@@ -267,7 +263,7 @@ def time_left(planner: Planner, began: float) -> float | None:
 def summary(planner: Planner) -> str:
     """Cells, hours and disk space in two lines, the first output of every run."""
     study, disk = planner.study, planner.disk_gb()
-    cells = [*study.trainings.values(), *study.trials.values()]
+    cells = study.by_id.values()
     left = [planner.estimate(cell) for cell in cells if not cell.record.is_file()]
     known = [one.hours for one in left if one.seconds is not None]
     kind = "CPU hours" if planner.on_cpu else "GPU hours"
@@ -293,7 +289,7 @@ def plan(planner: Planner) -> Iterator[str]:
     planner.require_known()
     yield summary(planner)
     rows = []
-    for cell in (*planner.study.trainings.values(), *planner.study.trials.values()):
+    for cell in planner.study.by_id.values():
         recipe, is_trial, _ = cell.recipe_name.partition("+lr")
         condition = replace(cell, recipe_name=recipe).condition + (", trials" if is_trial else "")
         done, estimate = cell.record.is_file(), planner.estimate(cell)
