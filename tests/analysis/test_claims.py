@@ -750,12 +750,6 @@ def test_bold_and_the_claims_compile(study: Study, tmp_path: Path) -> None:
     assert "contradicted" in page
 
 
-def test_the_readme_contains_the_table_of_verdicts() -> None:
-    summary = (ROOT / "tables/claims_summary.md").read_text("utf-8").partition("\n\n")[2].strip()
-    readme = (ROOT / "README.md").read_text("utf-8")
-    assert summary in readme, "copy the table of tables/claims_summary.md into README.md"
-
-
 def test_the_committed_verdicts_follow_from_the_committed_records(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -162,9 +162,10 @@ def test_the_code_digest_covers_only_the_sources_that_decide_a_result(
     shutil.copytree(Path(attngrid.__file__).parent, package)
     monkeypatch.setattr(staleness, "__file__", str(package / "records/staleness.py"))
 
-    def changes(file: Path) -> bool:
+    def changes(file: Path, edit: str = "\nedited: 1\n") -> bool:
+        """Whether the edit, which is right in YAML and in Python, changes the digest."""
         before, content = code_digest.__wrapped__(), file.read_text("utf-8")
-        file.write_text(content + "\n# edited\n", "utf-8")
+        file.write_text(content + edit, "utf-8")
         after = code_digest.__wrapped__()
         file.write_text(content, "utf-8")
         return before != after
@@ -177,6 +178,8 @@ def test_the_code_digest_covers_only_the_sources_that_decide_a_result(
     modules = (package / "models/attention").glob("*.py")
     for file in (*modules, *(package / name for name in wanted)):
         assert changes(file), file
+    for edit in ("\n# a comment\n", '\n\n\n"""Documentation."""\n'):
+        assert not changes(package / "training/loop.py", edit)
     added = package / "models/attention/new.py"
     before = code_digest.__wrapped__()
     added.write_text("")

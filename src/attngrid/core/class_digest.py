@@ -1,4 +1,4 @@
-"""The digest of a class in a user's file: of its own code, and of the file's code that it uses."""
+"""Digests of code that comments, docstrings, formatting and the version of Python do not change."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ DYNAMIC_MODULES = {"builtins", "gc", "importlib", "inspect", "pkgutil", "runpy",
 IGNORED_FIELDS = {"ctx", "kind", "type_comment"}
 
 
+def file_digest(source: bytes) -> str:
+    """SHA-256 of the code of a Python file."""
+    return hashlib.sha256(repr(_content(ast.parse(source).body)).encode()).hexdigest()
+
+
 def class_digest(tree: ast.Module, name: str) -> str:
     """SHA-256 of a class and of the statements of its file that it uses, directly or not.
 
     A top-level statement is used if it binds a name that a used statement mentions. One that may
     act on everything is always used: all but imports, definitions without a decorator, and
     assignments that call nothing. The whole file is used if a used statement may reach a name
-    without mentioning it. Comments, docstrings, formatting and the version of Python do not change
-    the digest.
+    without mentioning it.
     """
     statements = [one for one in tree.body if not _does_nothing(one)]
     used = [one for one in statements if _acts(one)]

@@ -1,8 +1,8 @@
 """Find records whose configuration or code is not the current one.
 
 A record of another configuration is superseded: its cell is not trained until the record is
-archived. A record of other code is marked and still counts, because even an edited comment
-changes the digest of the sources.
+archived. A record of other code is marked and still counts, because an edit of the sources need
+not change its numbers.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from attngrid.core.class_digest import file_digest
 from attngrid.records.record import Record
 from attngrid.study.cell import Cell
 from attngrid.study.schema import Study
@@ -37,7 +38,7 @@ OTHERS = {
 
 @cache
 def code_digest() -> str:
-    """SHA-256 of the names and contents of the sources that decide a record's numbers."""
+    """SHA-256 of the names and the code of the sources that decide a record's numbers."""
     package = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256()
     for source in SOURCES:
@@ -45,7 +46,10 @@ def code_digest() -> str:
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             if source != "training" or file.name not in OTHERS:
                 name = file.relative_to(package).as_posix().encode()
-                digest.update(name + b"\0" + file.read_bytes() + b"\0")
+                content = file.read_bytes()
+                if file.suffix == ".py":
+                    content = file_digest(content).encode()
+                digest.update(name + b"\0" + content + b"\0")
     return digest.hexdigest()
 
 
