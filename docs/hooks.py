@@ -37,21 +37,16 @@ def source(page: str) -> str:
     return f"docs/{page}" if (ROOT / "docs" / page).is_file() else page
 
 
-def title(file: str) -> str:
-    """A page's first heading; the name of a file that is missing."""
-    path = ROOT / file
-    heading = (
-        re.search(r"^# (.+)", path.read_text("utf-8"), re.MULTILINE) if path.is_file() else None
-    )
-    return heading[1] if heading else file
-
-
 def relink(text: str, file: str, place: Callable[[str], str]) -> str:
     """Replace each link of a Markdown file by ``place(path of its target in the repository)``."""
     folder = posixpath.dirname(file)
 
     def name(match: re.Match[str]) -> str:
-        return f"[{title(match[1])}]({posixpath.relpath(match[1], folder or '.')})"
+        if not (ROOT / match[1]).is_file():
+            return match[0]
+        title = re.search(r"^# (.+)", (ROOT / match[1]).read_text("utf-8"), re.MULTILINE)
+        shown = title[1] if title else match[1]
+        return f"[{shown}]({posixpath.relpath(match[1], folder or '.')})"
 
     def target(match: re.Match[str]) -> str:
         return place(posixpath.normpath(posixpath.join(folder, match[1])))
