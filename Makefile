@@ -72,7 +72,7 @@ BENCHMARK = $(BIN)/python benchmarks/$(1).py $(2) --json results/benchmarks/$(or
 COMPARED = PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; failed=; $(1) test -z "$$failed" || { echo "bounds missed:$$failed"; exit 1; }
 
 docs: venv  ## build the documentation as a site in site/, which needs no network and no server
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lint: venv  ## run formatter, linter, type checker, import checker and Snakemake's own lint
 	PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; set -e; \
