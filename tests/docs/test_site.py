@@ -123,12 +123,21 @@ def test_every_argument_of_a_command_is_in_the_reference(hooks: ModuleType) -> N
 @pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason='pip install ".[docs]"')
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium here")
 def test_the_search_works_in_a_page_that_is_opened_as_a_file(tmp_path: Path) -> None:
-    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", tmp_path]
-    subprocess.run(build, cwd=ROOT, check=True, env=None)
+    """With the site's settings, on two pages."""
+    docs, site = tmp_path / "docs", tmp_path / "site"
+    docs.mkdir()
+    for name in ("extra.css", "iframe-worker.js"):
+        shutil.copy(ROOT / "docs" / name, docs)
+    (docs / "index.md").write_text("# First")
+    (docs / "second.md").write_text("# Second\n\nA word: preemption.")
+    own = {"INHERIT": str(ROOT / "mkdocs.yml"), "docs_dir": "docs", "site_dir": "site", "hooks": []}
+    own |= {"nav": ["index.md", "second.md"], "plugins": ["search", "offline"]}
+    (tmp_path / "mkdocs.yml").write_text(json.dumps(own))
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict"]
+    done = subprocess.run(build, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     browse = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-    page = f"file://{tmp_path}/index.html?q=preemption"
+    page = f"file://{site}/index.html?q=preemption"
     command = [*browse, "--virtual-time-budget=10000", f"--user-data-dir={tmp_path}/profile", page]
     shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
-    assert re.search(
-        r"<a href=\"[^\"]*clusters\.html[^\"]*\" class=\"md-search-result__link", shown
-    )
+    assert re.search(r"<a href=\"[^\"]*second\.html[^\"]*\" class=\"md-search-result__link", shown)
