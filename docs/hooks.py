@@ -193,5 +193,6 @@ def _argument(names: tuple[str, ...], options: dict[str, Any]) -> str:
         shown = f"[{shown}]"
     default = options.get("default")
     said = "" if default in (None, False) else f"default: `{default}`"
-    what = "; ".join(filter(None, [options.get("help", ""), said]))
+    told = options.get("help", "").replace("see `attngrid --help`", "as above")
+    what = "; ".join(filter(None, [told, said]))
     return f"| `{cell(shown)}` | {cell(what)} |"
