@@ -119,6 +119,12 @@ def test_every_argument_of_a_command_is_in_the_reference(hooks: ModuleType) -> N
         )
 
 
+def test_examples_of_docstrings_are_code_in_the_python_reference() -> None:
+    """A section ``Example:`` would be shown as running text; Google's style names it in plural."""
+    for file in ROOT.glob("src/attngrid/**/*.py"):
+        assert not re.search(r"^ *Example:$", file.read_text("utf-8"), re.MULTILINE), file
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason='pip install ".[docs]"')
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium here")
