@@ -15,7 +15,7 @@ LOCKED := cat requirements.lock
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo current claims paper test test-fast test-slurm fuzz soak-slurm bench bench-long bench-gpu lint format clean
+.PHONY: help venv demo current claims paper test test-fast test-slurm fuzz soak-slurm bench bench-long bench-gpu docs lint format clean
 
 help:  ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -89,6 +89,9 @@ bench-gpu: venv  ## compare on a GPU, at CIFAR's and ImageNet's size, and time w
 # arguments: the benchmark's name, its options, and the name of its JSON file if it differs
 BENCHMARK = $(BIN)/python benchmarks/$(1).py $(2) --json results/benchmarks/$(or $(3),$(1)).json || failed="$$failed $(or $(3),$(1))";
 COMPARED = PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; failed=; $(1) test -z "$$failed" || { echo "bounds missed:$$failed"; exit 1; }
+
+docs: venv  ## build the documentation as a site in site/, which needs no network and no server
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lint: venv  ## run formatter, linter, type checker, import checker and Snakemake's own lint
 	PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; set -e; \

@@ -48,12 +48,12 @@ class Schedule(Strict):
     """
 
     kind: Literal["step", "one_cycle", "cosine"]
-    milestones: tuple[Count, ...] = Field((), strict=False)
-    gamma: Positive = 0.1
-    warmup: Fraction = 0.2
-    warmup_epochs: CountFrom0 = 0
-    warmup_factor: Fraction = 0.0
-    final_factor: Fraction = 0.0
+    milestones: tuple[Count, ...] = Field((), strict=False, description="epochs of `step`")
+    gamma: Positive = Field(0.1, description="factor at each milestone of `step`")
+    warmup: Fraction = Field(0.2, description="rising share of the training in `one_cycle`")
+    warmup_epochs: CountFrom0 = Field(0, description="epochs of rising, of `step` and `cosine`")
+    warmup_factor: Fraction = Field(0.0, description="factor at the start of the warm-up")
+    final_factor: Fraction = Field(0.0, description="factor at the end of `cosine`")
 
     @model_validator(mode="after")
     def _of_one_kind(self) -> Schedule:
@@ -104,31 +104,43 @@ class Recipe(Strict):
     ``source`` and ``expected`` are documentation; a cell's digest omits them.
     """
 
-    source: str = ""
-    expected: str = ""
-    epochs: Count
-    batch_size: CountFrom2
-    optimizer: OptimizerName = "sgd"
-    optimizer_options: dict[str, OptimizerOption] = Field({})
-    learning_rate: Positive
-    momentum: Fraction = 0.9
-    nesterov: bool = False
-    weight_decay: WeightDecay = 0.0
-    weight_decay_1d: bool = True
-    clip_grad_norm: Positive | None = None
-    ema: Annotated[Number, Field(gt=0, lt=1)] | None = None
-    loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
-    target_threshold: Fraction | None = None
-    label_smoothing: Fraction = 0.0
-    mixup: Positive | None = None
-    cutmix: Positive | None = None
-    mix_probability: Annotated[Number, Field(gt=0, le=1)] = 1.0
-    switch_probability: Share = 0.5
-    initialisation: Initialisation = "family"
+    source: str = Field("", description="the recipe's origin")
+    expected: str = Field("", description="the error that others report with it")
+    epochs: Count = Field(description="passes over the training images")
+    batch_size: CountFrom2 = Field(description="images a step")
+    optimizer: OptimizerName = Field("sgd", description="sgd, adamw, or timm:lamb and others")
+    optimizer_options: dict[str, OptimizerOption] = Field(
+        {}, description="further arguments of the optimizer's class"
+    )
+    learning_rate: Positive = Field(description="the schedule multiplies it in each step")
+    momentum: Fraction = Field(0.9, description="of SGD, and of timm's optimizers that have it")
+    nesterov: bool = Field(False, description="Nesterov's momentum, of SGD")
+    weight_decay: WeightDecay = Field(0.0, description="the optimizer's weight decay")
+    weight_decay_1d: bool = Field(True, description="also of biases and of BatchNorm's weights")
+    clip_grad_norm: Positive | None = Field(None, description="largest norm of the gradient")
+    ema: Annotated[Number, Field(gt=0, lt=1)] | None = Field(
+        None, description="decay of the moving average of the weights, which is tested and kept"
+    )
+    loss: Literal["cross_entropy", "binary_cross_entropy"] = Field(
+        "cross_entropy", description="the training loss"
+    )
+    target_threshold: Fraction | None = Field(
+        None, description="of binary_cross_entropy: a class with a share above it has target 1"
+    )
+    label_smoothing: Fraction = Field(0.0, description="share of the target for all classes")
+    mixup: Positive | None = Field(None, description="its α")
+    cutmix: Positive | None = Field(None, description="its α")
+    mix_probability: Annotated[Number, Field(gt=0, le=1)] = Field(
+        1.0, description="of a batch to be mixed"
+    )
+    switch_probability: Share = Field(0.5, description="of CutMix, where mixup is given, too")
+    initialisation: Initialisation = Field("family", description="how weights are drawn at first")
     schedule: Schedule
-    train_size: Pixels | None = None
-    train_transforms: tuple[Transform, ...] = Field((), strict=False)
-    test_transforms: tuple[Transform, ...] = Field((), strict=False)
+    train_size: Pixels | None = Field(
+        None, description="height and width of training images; default: those of the tests"
+    )
+    train_transforms: tuple[Transform, ...] = Field((), strict=False, description="in order")
+    test_transforms: tuple[Transform, ...] = Field((), strict=False, description="in order")
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
