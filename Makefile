@@ -3,6 +3,16 @@ PYTHON ?= python3
 CORES  ?= all
 VENV   := .venv
 BIN    := $(VENV)/bin
+# uv, where it is on the PATH, takes the place of venv and pip
+UV     := $(shell command -v uv 2>/dev/null)
+# cpu leaves out CUDA's libraries, 4.8 GB; uv finds PyTorch's builds without them
+DEVICE ?= cuda
+ifeq ($(DEVICE),cpu)
+export UV_TORCH_BACKEND := cpu
+LOCKED := grep -Ev '^(cuda|nvidia)-|^triton=' requirements.lock
+else
+LOCKED := cat requirements.lock
+endif
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo current claims paper test test-fast test-slurm fuzz soak-slurm bench bench-long bench-gpu docs lint format clean
@@ -13,9 +23,16 @@ help:  ## list these targets
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
 	  { echo "attngrid needs Python 3.11 or 3.12, found $$($(PYTHON) --version). Name one: make PYTHON=python3.11 ..."; exit 1; }
+ifdef UV
+	$(UV) venv --quiet --seed --allow-existing --python $(PYTHON) $(VENV)
+	$(LOCKED) | $(UV) pip install --quiet --python $(BIN)/python -r -
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+else
+	@test $(DEVICE) != cpu || { echo "DEVICE=cpu needs uv on the PATH: pip install uv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.lock
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --editable .
+endif
 	@touch $@
 
 venv: $(VENV)/.installed  ## make the environment in .venv (the other targets do so, too)
@@ -34,15 +51,17 @@ claims: venv  ## compute the verdicts on the papers' claims from the existing re
 paper: claims  ## build paper/main.pdf from the generated tables, figures and numbers (needs latexmk and TeX)
 	latexmk -pdf -cd -halt-on-error -interaction=nonstopmode -silent paper/main.tex
 
-# one process for each core, with one thread; each process runs a whole file of tests
-PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -ra --durations=15 -n logical --dist loadfile \
+# one process for each core, with one thread; tests/conftest.py says which runs which tests
+PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -ra --durations=15 --dist loadgroup \
   --no-loadscope-reorder
+CPUS := $(shell getconf _NPROCESSORS_ONLN)
 
+# one process more, because slow tests often wait: for Slurm, a signal, the end of a process
 test: venv  ## run all tests except most fault tests on Slurm
-	$(PYTEST) -m "not slurm"
+	$(PYTEST) -n $$(($(CPUS) + 1)) -m "not slurm"
 
 test-fast: venv  ## run the tests that take seconds
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -n $(CPUS) -m "not slow"
 
 test-slurm: venv  ## start a real Slurm and run all fault tests on it (needs root and Debian's slurm-wlm)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -ra tests/slurm
@@ -76,7 +95,7 @@ docs: venv  ## build the documentation as a site in site/, which needs no networ
 
 lint: venv  ## run formatter, linter, type checker, import checker and Snakemake's own lint
 	PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; set -e; \
-	  ruff format --check; ruff check; mypy; lint-imports; \
+	  ruff format --check; ruff check; mypy; pyright; lint-imports; \
 	  snakefmt --check Snakefile workflow; snakemake --lint
 
 format: venv  ## format the sources

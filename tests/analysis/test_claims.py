@@ -178,9 +178,7 @@ def records(study: Study, backbone: str, attention: str, *errors: float) -> list
 
 def verdicts(study: Study, **kwargs: Any) -> pd.DataFrame:
     claims, found = load_claims()
-    return judge_claims(
-        claims, found, collect(study).cells, ROOT / "results/complexity.csv", **kwargs
-    ).set_index("claim")
+    return judge_claims(claims, found, collect(study).cells, **kwargs).set_index("claim")
 
 
 TABLE3 = "csm_table3/resnet18/top1_accuracy"
@@ -474,14 +472,18 @@ def test_counts_are_rounded_half_up(count: int, printed: str, ours: str) -> None
     assert as_printed(count, 1e6, printed) == ours
 
 
-def test_a_different_count_contradicts_the_claim(tmp_path: Path) -> None:
+def test_a_different_count_contradicts_the_claim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("results").mkdir()
     frame = read_frame(ROOT / "results/complexity.csv")
     where = (frame["backbone"] == "resnet18") & (frame["attention"] == "se")
     frame.loc[where & (frame["input_size"] == 224), "params"] += 10_000
-    frame.to_csv(tmp_path / "complexity.csv", index=False)
+    frame.to_csv("results/complexity.csv", index=False)
     claims, found = load_claims()
     empty = pd.DataFrame(columns=CELL_COLUMNS)
-    rows = judge_claims(claims, found, empty, tmp_path / "complexity.csv").set_index("claim")
+    rows = judge_claims(claims, found, empty).set_index("claim")
     row = rows.loc["cbam_table4_counts/resnet18/se/params"]
     published_and_counted = (row["published"], row["counted"], row["verdict"])
     assert published_and_counted == ("11.78", "11.79", "contradicted")
@@ -546,7 +548,10 @@ def test_a_mistake_in_the_claims_is_named(
 
 
 @pytest.mark.parametrize("figure", ["about 29", "", "nan", "29,6"])
-def test_a_published_value_that_is_not_a_number_is_named(tmp_path: Path, figure: str) -> None:
+def test_a_published_value_that_is_not_a_number_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figure: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
     text = (ROOT / "reference/csm_table1.csv").read_text("utf-8")
     reference = tmp_path / "reference"
     reference.mkdir()
@@ -554,7 +559,7 @@ def test_a_published_value_that_is_not_a_number_is_named(tmp_path: Path, figure:
         (reference / file.name).write_text(file.read_text("utf-8"))
     (reference / "csm_table1.csv").write_text(text.replace("23.47", f'"{figure}"'))
     with pytest.raises(ConfigError) as error:
-        load_claims(ROOT / CLAIMS, reference)
+        load_claims(ROOT / CLAIMS)
     named = ("csm_table1.csv: resnet50, sam", "csm_table1.csv, line 3")
     assert any(f"{row}, top1_error: found {figure!r}" in str(error.value) for row in named)
 
@@ -700,17 +705,19 @@ def test_a_wrong_recipe_in_a_studys_claims_is_named(study: Study, tiny: dict[str
     ],
 )
 def test_a_users_published_figures_are_checked_by_row_and_column(
-    tmp_path: Path, content: bytes, expected: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, expected: str
 ) -> None:
     """The first file is as Excel writes it, with spaces after the commas."""
-    (tmp_path / "mine.csv").write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    Path("reference").mkdir()
+    Path("reference/mine.csv").write_bytes(content)
     columns = {"columns.0.published": "top1_error"}
     if expected == "29.41":
-        found = read_published("mine.csv", columns, "", tmp_path)
+        found = read_published("mine.csv", columns, "")
         assert found["resnet18", "se"]["top1_error"] == expected
         return
     with pytest.raises(ConfigError, match=rf"mine\.csv[,:] {expected}"):
-        read_published("mine.csv", columns, "", tmp_path)
+        read_published("mine.csv", columns, "")
 
 
 def test_only_a_significantly_best_model_is_bold(study: Study) -> None:

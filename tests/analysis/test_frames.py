@@ -22,6 +22,7 @@ from attngrid.core.errors import AttngridError
 from attngrid.core.files import modified_ns
 from attngrid.core.validation import validate
 from attngrid.records.collected import collected, latest, prepare_collection
+from attngrid.records.staleness import archive
 from attngrid.records.status import RUN_BEGAN, write_status
 from attngrid.study.schema import Study, load_study
 from made_up import ROOT, cells_with, fake_record
@@ -43,6 +44,9 @@ def test_the_summary_has_mean_standard_deviation_and_n_over_seeds(study: Study) 
     assert row["top1_error_mean"] == pytest.approx(statistics.mean(errors))
     assert row["top1_error_std"] == pytest.approx(statistics.stdev(errors))
     assert row["top5_error_mean"] == pytest.approx(statistics.mean(errors) / 2)
+    accuracies = [70.0, 70.5, 69.0]
+    assert row["top1_accuracy_mean"] == pytest.approx(statistics.mean(accuracies))
+    assert row["top1_accuracy_std"] == pytest.approx(statistics.stdev(accuracies))
 
 
 @pytest.mark.parametrize("name", ["007", "30", "inf", "1e5", "none", "nan"])
@@ -214,6 +218,28 @@ def test_load_results_returns_the_written_frames(study: Study) -> None:
             check_dtype=False,
         )
     assert read.epochs["test_top1_error"].tolist() == [40.0, 30.0]
+    assert read.epochs["test_top1_accuracy"].tolist() == [60.0, 70.0]
+    assert repr(read) == (
+        "Results(cells: 9 rows, epochs: 2 rows, summary: 3 rows, trials: 0 rows, maps: None)"
+    )
+
+
+def test_frames_of_an_earlier_version_get_their_accuracies(study: Study) -> None:
+    """It wrote no accuracies; an accuracy stands to the right of its error."""
+    fake_record(study.cells[0], 30.0)
+    written = collect(study)
+    new = {name: getattr(written, name) for name in ("cells", "epochs", "summary")}
+    for name, frame in new.items():
+        old = frame[[column for column in frame.columns if "accuracy" not in column]]
+        assert len(old.columns) < len(frame.columns)
+        object.__setattr__(written, name, old)
+    write_results(study, written)
+    for name, frame in new.items():
+        columns = list(getattr(load_results("tiny"), name).columns)
+        assert columns == list(frame.columns)
+        for column in filter(lambda column: "error" in column, columns):
+            right = columns[columns.index(column) + 1]
+            assert right == column.replace("error", "accuracy")
 
 
 @pytest.mark.parametrize("name", ["cells", "epochs", "summary"])
@@ -253,8 +279,24 @@ def test_a_record_that_cannot_be_read_is_not_done(study: Study, content: str) ->
         fake_record(cell, 30.0)
     first.record.write_text(content)
     lines = list(status(study))
-    assert f"{len(others)} done, 1 failed" in lines[0]
-    assert f"{first.id}: refused: {first.record}: " in lines[1]
+    assert f"{len(others)} done, 1 refused" in lines[0]
+    assert f"refused: {first.id}: {first.record}: " in lines[-2]
+    assert lines[-1] == "    remedy: remove the record, and the next run trains the cell again"
+
+
+def test_a_cell_with_a_record_of_another_configuration_is_stale(study: Study) -> None:
+    """It isn't waiting: no run trains it before its record is archived."""
+    first, *_ = study.trainings.values()
+    fake_record(first, 30.0)
+    first.record.rename(first.record.with_name(f"{first.id[:-8]}00000000.json"))
+    lines = list(status(study))
+    assert lines[0] == "study tiny: 6 cells: 5 waiting, 1 stale"
+    assert lines[-2] == f"  stale: {first.id}"
+    assert lines[-1].endswith(
+        "`attngrid archive tiny` moves those records away, and the next run trains these cells"
+    )
+    archive(study)
+    assert "stale" not in "".join(status(study))
 
 
 def test_every_column_is_explained(study: Study) -> None:

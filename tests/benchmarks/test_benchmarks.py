@@ -99,7 +99,7 @@ def test_a_sample_of_each_side_trains_the_same_number_of_images(
         assert found == [expected, SAMPLES * expected], name
 
 
-@pytest.mark.parametrize("images", IMAGES)
+@pytest.mark.parametrize("images", ["cifar", pytest.param("imagenet", marks=pytest.mark.slow)])
 def test_the_peers_networks_are_ours(
     images: str, module: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,9 +111,9 @@ def test_the_peers_networks_are_ours(
         timms = timm.create_model(one.usual_name, num_classes=one.data.num_classes)
         others = feed.network(on_meta), feed.with_stem(timms, on_meta)
         image = torch.empty(1, 3, one.data.input_size, one.data.input_size)
-    model = attngrid.create_model(
-        one.backbone, "none", num_classes=one.data.num_classes, stem=one.data.stem
-    )
+        model = attngrid.create_model(
+            one.backbone, "none", num_classes=one.data.num_classes, stem=one.data.stem
+        )
     for other in others:
         assert parameters(other) == parameters(model)
         with FlopCounterMode(display=False) as counter:

@@ -193,7 +193,7 @@ def test_status_reads_the_files_and_an_existing_record_is_not_trained_again(
         assert subprocess.run(["bash", "-c", text], env=environment(), check=False).returncode == 0
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     monkeypatch.setenv("SLURMD_NODENAME", "gpu07")
-    progress_fields = {"epoch": 3, "epochs": 9, "top1_accuracy": 51.25, "left_s": 3720.0}
+    progress_fields = {"epoch": 3, "epochs": 9, "top1_error": 48.75, "left_s": 3720.0}
     write_status(running.status, "running", **progress_fields)
     write_status(failed.status, "failed", "stopped")
     log = Path(f"logs/tiny/{failed.id}.log")
@@ -203,9 +203,10 @@ def test_status_reads_the_files_and_an_existing_record_is_not_trained_again(
     assert main(["status", "tiny.json"]) == 0
     out = capsys.readouterr().out
     assert "study tiny: 4 cells: 1 done, 1 running, 1 waiting, 1 failed" in out
-    progress = "epoch 3/9, top-1 51.2 %, 1 h 02 min left, on gpu07, job 77"
+    progress = "epoch 3/9, top-1 error 48.8 %, 1 h 02 min left, on gpu07, job 77"
     assert f"running: {running.id}: {progress}" in out
     assert f"failed: {failed.id}: attngrid: error: out of memory" in out
+    assert "remedy: logs/tiny/ID.log has the whole error; the next run tries again" in out
     assert "1 cells in 1 attempts, 0 retries" in out
     assert waiting.id not in out
 

@@ -775,23 +775,6 @@ def shuffle_times(clone: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_study_with_all_records_prepares_no_dataset(clone: Path, snakemake: Snakemake) -> None:
-    cells = load_study(clone / "config/placement.yaml").trainings
-    arguments = ("-n", "--configfile", "config/placement.yaml")
-    for cell in cells.values():
-        (clone / cell.record).parent.mkdir(parents=True, exist_ok=True)
-        (clone / cell.record).write_text("{}")
-    shuffle_times(clone)
-    found = jobs(snakemake(clone, *arguments))
-    assert "collect" in found
-    assert not {"train", "prepare"} & set(found)
-    # without one record, only its cell is trained, after its dataset
-    (clone / next(iter(cells.values())).record).unlink()
-    found = jobs(snakemake(clone, *arguments))
-    assert (found["train"], found["prepare"]) == (1, 1)
-
-
-@pytest.mark.slow
 def test_a_dataset_is_prepared_before_the_first_training_and_not_for_finished_cells(
     clone: Path,
     snakemake: Snakemake,

@@ -68,11 +68,10 @@ def test_every_macro_of_the_prose_is_defined() -> None:
 
 def test_the_macros_have_the_computed_values(tmp_path: Path) -> None:
     """Without records, counts have values and every accuracy is a dash."""
-    claims, found = load_claims(ROOT / "reference/claims.yaml", ROOT / "reference")
+    claims, found = load_claims()
     cells = pd.DataFrame(columns=CELL_COLUMNS)
-    complexity = ROOT / "results/complexity.csv"
-    answers = judge_claims(claims, found, cells, complexity)
-    lines = audit(ROOT / "reference", complexity)
+    answers = judge_claims(claims, found, cells)
+    lines = audit()
     macros = numbers(claims, answers, selection(cells), lines)
     assert macros["PrintedClaimsReproduced"][0] == "48"
     assert macros["TestedClaimsNotRun"][0] == macros["TestedClaims"][0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
 from attngrid.analysis.frames import read_frame
+from attngrid.core.errors import AttngridError
 from attngrid.core.files import read_yaml
 from attngrid.core.validation import validate
 from attngrid.measure.complexity import Model, UncountedOperatorError, count, models_of_grid, table
@@ -30,6 +32,7 @@ with (ROOT / "results/complexity.csv").open(encoding="utf-8") as stream:
     COMMITTED = list(csv.DictReader(stream))
 
 
+counted = cache(lambda *model: Model(*model).count())  # two tests check some of the models
 FAST = [("resnet18", attention) for attention in ("none", "se", "cbam")]
 
 
@@ -51,9 +54,9 @@ def test_table4_has_24_rows() -> None:
 
 @pytest.mark.parametrize("row", params(TABLE_4))
 def test_table4_parameters_and_gflops_match_every_printed_digit(row: dict[str, str]) -> None:
-    counted = Model(row["backbone"], row["attention"], "imagenet", 1000, 224).count()
-    assert f"{counted['params'] / 1e6:.2f}" == row["params_m"]
-    assert f"{counted['macs'] / 1e9:.3f}" == row["gflops"]
+    found = counted(row["backbone"], row["attention"], "imagenet", 1000, 224)
+    assert f"{found['params'] / 1e6:.2f}" == row["params_m"]
+    assert f"{found['macs'] / 1e9:.3f}" == row["gflops"]
 
 
 # The cheapest row of each module and of each backbone
@@ -70,8 +73,8 @@ def test_a_committed_row_of_each_module_and_backbone_equals_a_new_count(
 ) -> None:
     """The row has the counts of fvcore and of torch's counter."""
     size = int(row["num_classes"]), int(row["input_size"])
-    counted = Model(row["backbone"], row["attention"], row["stem"], *size).count()
-    assert {name: str(value) for name, value in counted.items()} == row
+    found = counted(row["backbone"], row["attention"], row["stem"], *size)
+    assert {name: str(value) for name, value in found.items()} == row
 
 
 @pytest.mark.slow
@@ -305,7 +308,7 @@ def test_a_users_module_that_cannot_be_counted_has_its_parameters_and_torchs_cou
     assert [odd[name] for name in same] == [none[name] for name in same]
     assert {odd[name] for name in COUNTED if name not in same} == {""}
     assert "not counted: resnet18 + mine.py:Odd: cannot count aten::cumsum" in caplog.text
-    with pytest.raises(UncountedOperatorError, match="cannot count aten::cumsum"):
+    with pytest.raises(AttngridError, match=r"mine.py:Odd: cannot count aten::cumsum"):
         table(models[:1], strict=True)
 
 

@@ -26,8 +26,8 @@ from attngrid.render.description import load_description
 from attngrid.render.tables import build_table
 from attngrid.study.counted import CostGrid, CountedGrid
 from cli.test_imports import imported
+from made_up import ROOT, enter_study_folder
 
-ROOT = Path(__file__).resolve().parents[2]
 WAIT_S, MEGABYTES, BATCH = 0.03, 200, 4
 
 # It has two sites for modules: a forward pass waits at both, or holds memory at one.
@@ -97,9 +97,8 @@ class Hangs(Raises):
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    for name in ("reference", "workflow", "config"):
-        Path(name).symlink_to(ROOT / name)
+    enter_study_folder(tmp_path, monkeypatch)
+    Path("config").symlink_to(ROOT / "config")
     Path("two.py").write_text(BACKBONE)
     Path("modules.py").write_text(MODULES)
     return tmp_path
@@ -268,7 +267,7 @@ def table(name: str) -> Any:
     import pandas as pd
 
     no_study = pd.DataFrame(columns=["backbone", "attention", "condition"])
-    return build_table(None, no_study, description, complexity=ROOT / "results/complexity.csv")
+    return build_table(None, no_study, description)
 
 
 def test_machines_share_no_column_and_missing_measurements_are_dashes(folder: Path) -> None:
@@ -313,7 +312,7 @@ def test_the_figure_has_a_panel_a_question_and_a_row_a_module(folder: Path) -> N
             for r in csv.DictReader(stream)
             if (r["backbone"], r["stem"]) == ("resnet18", "cifar")
         }
-    figure = draw_costs(costs, added_macs(ROOT / "results/complexity.csv"))
+    figure = draw_costs(costs, added_macs())
     *_, training = figure.axes
     assert len(figure.axes) == 3
     # variants such as csm_r8 are in the table only
@@ -333,7 +332,7 @@ def test_the_figure_has_at_most_seven_machines_and_a_marker_for_each_family(fold
         for backbone in ("resnet18", "resnet34", "mobilenet_v1", "wrn18_1.5")
         if n or backbone == "resnet18"
     ]
-    figure = draw_costs(costs, added_macs(ROOT / "results/complexity.csv"))
+    figure = draw_costs(costs, added_macs())
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     families = ["added MACs", "ResNet", "MobileNet", "WRN"]
     assert labels == [*(f"GPU {n}" for n in range(1, 8)), *families]

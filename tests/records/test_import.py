@@ -17,7 +17,6 @@ from attngrid.analysis.frames import collect, load_results
 from attngrid.cli.main import main
 from attngrid.records.collected import collected
 from attngrid.records.importing import records_elsewhere
-from attngrid.records.staleness import stale_records
 from attngrid.records.status import attempt, locked, read_status, write_status
 from attngrid.study.cell import Cell
 from attngrid.study.schema import load_study
@@ -201,7 +200,7 @@ def test_a_record_of_other_code_is_imported_and_marked(incoming: Path, capsys: C
     first = cells()[0]
     change(incoming / first.record.name, lambda content: content["run"].update(code="another"))
     assert main(["import", str(incoming)]) == 0
-    assert not stale_records(load_study("tiny.yaml"))
+    assert not load_study("tiny.yaml").superseded
     capsys.readouterr()
     assert main(["status", "tiny.yaml"]) == 0
     assert "1 records: other code, commit" in capsys.readouterr().out

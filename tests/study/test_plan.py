@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from attngrid.core.validation import validate
 from attngrid.data.registry import find_dataset
 from attngrid.study import cluster as cluster_module
 from attngrid.study.cluster import Cluster, require_plain
-from attngrid.study.plan import Planner, number, summary
+from attngrid.study.plan import Planner, number, summary, time_left
 from attngrid.study.schema import Study, load_study
 from conftest import ROOT
 
@@ -338,3 +340,27 @@ def test_plan_lists_the_known_gpus(capsys: pytest.CaptureFixture[str]) -> None:
     assert "224 cells, 0 done" in out
     assert "CIFAR-100, 32×32, cifar_200ep, bfloat16    129     0" in out
     assert "wall time by the number of H100s" in out
+
+
+def test_the_time_left_of_a_run_follows_the_work_that_it_has_done(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cell of ten times as many epochs is ten times as much work; older records are no work."""
+    monkeypatch.chdir(tmp_path)
+    tiny["recipes"]["long"] = tiny["recipes"]["tiny"] | {"epochs": 10}
+    tiny["grid"][0] |= {"attentions": ["none"], "recipes": ["tiny", "long"], "seeds": [0, 1, 2]}
+    study = validate(Study, tiny, "tiny.yaml")
+    short = [cell for cell in study.cells if cell.recipe_name == "tiny"]
+    short[0].record.parent.mkdir(parents=True)
+    began = time.time() - 60
+    assert time_left(Planner(study), began) is None
+    for cell, age_s in zip(short, (100, 10, 5), strict=True):
+        cell.record.touch()
+        os.utime(cell.record, (time.time() - age_s,) * 2)
+    # equal work for each cell until the models are counted: 2 cells in 60 s, 3 are left
+    assert time_left(Planner(study), began) == pytest.approx(90, abs=1)
+    counts = "backbone,attention,stem,num_classes,input_size,options,params,macs"
+    row = ",".join(map(str, short[0].model_key))
+    (study.results / "complexity.csv").write_text(f"{counts}\n{row},1000,1000000\n")
+    # 2 of 1 epoch in 60 s, 3 of 10 epochs are left
+    assert time_left(Planner(study), began) == pytest.approx(900, abs=10)

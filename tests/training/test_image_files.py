@@ -213,16 +213,16 @@ def test_a_training_with_readers_resumes_after_each_signal(
             time.sleep(0.05)
         raise AssertionError("did not reach this epoch in a minute")
 
-    for epoch, number in enumerate((signal.SIGINT, signal.SIGTERM, signal.SIGUSR1), 1):
+    for epoch, number in enumerate((signal.SIGINT, signal.SIGUSR1), 1):
         process = start(epoch)
         os.killpg(process.pid, number)
         _, output = process.communicate(timeout=60)
         assert process.returncode == 128 + number, output
         assert "goes on from its checkpoint" in output.splitlines()[-1]
-    process = start(4)
+    process = start(3)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    following = start(4)  # immediately, while readers of the killed training may still run
+    following = start(3)  # immediately, while readers of the killed training may still run
     os.killpg(following.pid, signal.SIGTERM)
     following.communicate(timeout=60)
     assert following.returncode == 128 + signal.SIGTERM

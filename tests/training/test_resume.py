@@ -74,6 +74,7 @@ def train(cell: Cell, checkpoints: Checkpoints | None = None) -> dict[str, Any]:
     return metrics | {"resumed": run["resumed"]}
 
 
+@pytest.mark.slow
 def test_a_training_stopped_after_any_step_ends_with_the_same_bits(study: Study) -> None:
     (cell,) = study.trainings.values()
     undisturbed = train(cell)
@@ -264,7 +265,7 @@ def test_kills_at_random_moments_change_no_bit(tiny: dict[str, Any], study: Stud
         alive = wait_until(runs(cell, process), process)
         if alive and draw.random() < 0.8:  # otherwise kill it before the first step
             alive = wait_until(lambda: changed(cell.checkpoint) > before, process)  # noqa: B023
-        if alive and len(kills) < 8:
+        if alive and len(kills) < 6:
             time.sleep(draw.uniform(0, 0.3))
             kills.append(draw.choice([signal.SIGKILL] * 3 + [*checkpoint.SIGNALS]))
             process.send_signal(kills[-1])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ from attngrid.core.validation import validate
 from attngrid.data.images import Batches, Images, channel_statistics
 from attngrid.data.loading import load
 from attngrid.data.transforms import Flip, RandomCrop
+from attngrid.records.environment import now
 from attngrid.records.record import read_record
-from attngrid.records.status import read_status, write_status
+from attngrid.records.status import RUN_BEGAN, read_status, write_status
 from attngrid.study.options import Options
 from attngrid.study.schema import Study
-from attngrid.training import loop
+from attngrid.training import loop, run
 from attngrid.training.run import run_cell
 
 CPU = torch.device("cpu")
@@ -295,14 +297,24 @@ def test_a_running_status_without_its_process_is_failed(tmp_path: Path) -> None:
     assert read_status(file) is None
 
 
-def test_progress_names_cell_epoch_accuracy_and_time(
-    study: Study, caplog: pytest.LogCaptureFixture
+def test_progress_is_one_line_a_cell_and_one_a_minute_of_a_long_cell(
+    study: Study, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Its error is that of the record, which tables print."""
+    monkeypatch.setenv(RUN_BEGAN, now())
     caplog.set_level("INFO")
-    cell = study.cells[1]
+    cell, long = study.cells[1], study.cells[0]
     run_cell(study, cell, cell.record)
-    lines = caplog.messages
-    assert lines[0].startswith("[2/4] ResNet-18 + SE, seed 0: epoch 1/1, top-1 ")
-    assert lines[0].endswith(" s left")
-    assert "1 of 4 cells" in lines[-1]
-    assert math.isfinite(read_record(cell.record).metrics.top1_error)
+    error = read_record(cell.record).metrics.top1_error
+    (line,) = caplog.messages
+    pattern = (
+        rf"\[2/4\] ResNet-18 \+ SE, seed 0: top-1 error {error:.1f} % in \d+ s; 1 of 4 cells, "
+    )
+    assert re.fullmatch(pattern + r"about [\d a-z]+ left", line)
+    monkeypatch.setattr(run, "REPORT_S", 0)
+    report = run._reporter(replace(long, recipe=long.recipe.model_copy(update={"epochs": 9})), "A")
+    report({"epoch": 3, "test_top1_error": 12.34}, 60.0)
+    assert caplog.messages[-1] == "A: epoch 3/9, top-1 error 12.3 %, 2 min 00 s left"
+    monkeypatch.setattr(run, "REPORT_S", 60)
+    report({"epoch": 4, "test_top1_error": 12.0}, 80.0)
+    assert "epoch 4/9" not in caplog.text

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import dedent
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import yaml
 
+from attngrid.cli.workflow import before_jobs, open_study
 from attngrid.core.validation import validate
 from attngrid.study.scaffold import init
 from attngrid.study.schema import Study, load_study
@@ -60,14 +65,29 @@ def test_the_demo_is_the_default_of_both_snakefiles(clone: Path, run: Run) -> No
     assert not (clone / "results/demo/records").exists()
 
 
-@pytest.mark.parametrize("config", ["cifar100", "tuning"])
-def test_a_study_trains_each_of_its_cells(clone: Path, run: Run, config: str) -> None:
-    done = run("-n", "--configfile", f"config/{config}.yaml")
+def test_a_study_trains_each_of_its_cells(clone: Path, run: Run) -> None:
+    done = run("-n", "--configfile", "config/cifar100.yaml")
     assert done.returncode == 0, done.stdout
-    study = load_study(clone / f"config/{config}.yaml")
-    found = jobs(done.stdout)
-    assert found["train"] == len(study.trainings)
-    assert (found.get("trial", 0), found.get("tune", 0)) == (len(study.trials), len(study.choices))
+    assert jobs(done.stdout)["train"] == len(load_study(clone / "config/cifar100.yaml").trainings)
+
+
+def test_a_module_as_snakedeploy_writes_it_plans_and_checks_a_study(
+    clone: Path, run: Run, tmp_path: Path
+) -> None:
+    """The handlers are those of docs/installation.md."""
+    page = (ROOT / "docs/installation.md").read_text("utf-8")
+    (handlers,) = re.findall(r"(?:^    on.*\n        .*\n\n?){3}", page, re.MULTILINE)
+    (tmp_path / "workflow").mkdir()
+    (tmp_path / "workflow/Snakefile").write_text(
+        'configfile: "config/config.yaml"\n'
+        f"module attngrid:\n    snakefile: {str(clone / 'workflow/Snakefile')!r}\n"
+        f"    config: config\nuse rule * from attngrid\n{dedent(handlers)}"
+    )
+    (tmp_path / "config").mkdir()
+    shutil.copy(clone / "config/imagenet.yaml", tmp_path / "config/config.yaml")
+    done = run("--cores", "1", "--directory", tmp_path, "-s", tmp_path / "workflow/Snakefile")
+    assert stopped(clone, done, "there is no data/imagenet/train; put it there")
+    assert jobs(done.stdout)["train"] == 95
 
 
 def test_the_slurm_profile_runs_the_papers_study(run: Run) -> None:
@@ -112,9 +132,8 @@ def test_a_configfile_replaces_the_demo_completely(clone: Path, run: Run) -> Non
 def test_targets_by_name(clone: Path, run: Run) -> None:
     (clone / "results/cost.csv").write_text("")  # an existing file does not stop the measurement
     for targets, rules in {
-        "complexity": {"complexity", "count_study"},
+        "complexity cost": {"complexity", "count_study", "cost"},
         "tables figures": {"train", "set_tables", "draw_figures"},
-        "cost": {"cost"},
     }.items():
         found = jobs(run("-n", *targets.split()).stdout)
         assert rules <= set(found)
@@ -152,31 +171,59 @@ def test_a_study_that_cannot_be_trained_stops_before_its_first_job(clone: Path, 
     assert stopped(clone, done, "there is no data/imagenet/train; put it there")
 
 
+def stops(caplog: pytest.LogCaptureFixture, call: Callable[[], object]) -> str:
+    """The error with which a function ends that the Snakefile calls."""
+    caplog.clear()
+    with pytest.raises(SystemExit):
+        call()
+    assert caplog.messages[-1].startswith("attngrid: error: ")
+    return caplog.messages[-1]
+
+
+def of_snakemake(*rules: str, **settings: Any) -> Any:
+    """What these functions read of Snakemake's workflow, with a job of each rule."""
+    jobs = [SimpleNamespace(rule=SimpleNamespace(name=rule)) for rule in rules]
+    return SimpleNamespace(
+        dag=SimpleNamespace(needrun_jobs=lambda: jobs),
+        deployment_settings=SimpleNamespace(deployment_method=()),
+        config_settings=SimpleNamespace(config={}),
+        **{"non_local_exec": False, "nodes": None, "is_main_process": True} | settings,
+    )
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_study_for_a_gpu_stops_before_the_first_job_on_a_machine_without_one(
-    clone: Path, run: Run, tiny: dict[str, Any]
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    tiny |= {"compute": {"device": "cuda"}, "figures": []}
-    done = run("--cores", "1", "--configfile", write(clone, tiny))
-    assert stopped(clone, done, "device: found 'cuda'; torch")
+    monkeypatch.chdir(tmp_path)
+    study = validate(Study, tiny | {"compute": {"device": "cuda"}}, "t")
+    workflow = of_snakemake("train")
+    (job,) = workflow.dag.needrun_jobs()
+    job.wildcards = SimpleNamespace(cell=next(iter(study.trainings)))
+    assert "device: found 'cuda'; torch" in stops(caplog, lambda: before_jobs(workflow, study))
 
 
-def test_a_folder_with_braces_stops_before_the_first_job(clone: Path, run: Run) -> None:
-    (clone / "site.yaml").write_text("results: 'r {x}/results'\n")
-    done = run("--cores", "1")
-    (clone / "site.yaml").unlink()
-    assert stopped(clone, done, "Snakemake takes { and } for a wildcard")
-
-
-def test_a_key_that_is_there_twice_stops_before_the_first_job(
-    clone: Path, run: Run, tiny: dict[str, Any]
+def test_maps_without_captum_stop_before_the_first_job(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    """Snakemake itself lets the last one win."""
-    file = write(clone, tiny)
-    with (clone / file).open("a") as stream:
-        stream.write("study: other\n")
-    done = run("--cores", "1", "--configfile", file)
-    assert stopped(clone, done, "study is there twice, also in line ")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "captum", None)
+    study = validate(Study, tiny, "t")
+    error = stops(caplog, lambda: before_jobs(of_snakemake("maps"), study))
+    assert 'pip install "attngrid[maps]"' in error
+    before_jobs(of_snakemake("draw_figures"), study)
+
+
+def test_a_folder_with_braces_stops_before_the_first_job(
+    tiny: dict[str, Any], clone: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.chdir(clone)
+    monkeypatch.setenv("PATH", os.environ["PATH"])  # restored, since open_study changes it
+    workflow = of_snakemake(configfiles=[write(clone, tiny)])
+    monkeypatch.setenv("ATTNGRID_SITE", "braces.yaml")
+    Path("braces.yaml").write_text("results: 'r {x}/results'\n")
+    error = stops(caplog, lambda: open_study(workflow, tiny))
+    assert "Snakemake takes { and } for a wildcard" in error
 
 
 def test_a_tab_in_the_default_configuration_is_named_with_its_line(
@@ -210,20 +257,9 @@ DOCUMENTED = {
 
 def test_unlocking_as_documented(clone: Path, run: Run) -> None:
     assert {line.split()[-1] for line in DOCUMENTED} == {"--unlock", "slurm"}
-    for line in DOCUMENTED:
-        done = run(*line.split()[1:])
-        assert done.returncode == 0, done.stdout
-        assert "Unlocked working directory" in done.stdout
-
-
-def test_maps_without_captum_stop_before_the_first_job(
-    clone: Path, run: Run, tiny: dict[str, Any]
-) -> None:
-    (clone / "hidden").mkdir()
-    (clone / "hidden/sitecustomize.py").write_text("import sys; sys.modules['captum'] = None\n")
-    path = os.pathsep.join([str(clone / "hidden"), *filter(None, [os.getenv("PYTHONPATH")])])
-    done = run("--cores", "1", "--configfile", write(clone, tiny), PYTHONPATH=path)
-    assert stopped(clone, done, 'pip install "attngrid[maps]"')
+    done = run(*max(DOCUMENTED, key=len).split()[1:])
+    assert done.returncode == 0, done.stdout
+    assert "Unlocked working directory" in done.stdout
 
 
 def test_a_dry_run_finds_a_wrong_shell_command(clone: Path, run: Run) -> None:

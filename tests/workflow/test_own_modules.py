@@ -101,7 +101,8 @@ def test_four_modules_from_an_empty_folder_to_their_verdicts(tmp_path: Path) -> 
         "test_transforms": [{"kind": "resize", "size": 256}, {"kind": "crop_to", "size": 224}],
     }
     study["grid"] = [
-        block | {"dataset": "digits"},
+        # windows do not divide the digits' maps
+        block | {"dataset": "digits", "attentions": ["none", names[-1]]},
         block
         | {"dataset": "imagefolder:photographs:2", "recipes": ["photographs"]}
         | {"options": {"width": 0.25, "input_size": 64}},
@@ -128,7 +129,7 @@ def test_four_modules_from_an_empty_folder_to_their_verdicts(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     results = load_results("four", folder)
     assert (results.cells["state"] == "measured").all()
-    assert len(results.cells) == 10
+    assert len(results.cells) == 7
     counts = read_frame(folder / "results/four/complexity.csv")
     assert set(counts["input_size"]) == {16, 64}
     assert results.cells["macs"].notna().all()

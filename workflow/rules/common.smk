@@ -1,4 +1,5 @@
 # Functions and values that several rules use, named after the Snakemake keyword that they feed.
+import os
 import re
 
 from attngrid.analysis.progress import has_failed
@@ -7,6 +8,12 @@ from attngrid.study import resources
 from attngrid.study.cluster import cluster
 
 prepared = resources.prepared(study)
+
+
+# `--sdm apptainer` runs each job in this image; without this flag it has no effect.
+if image := os.environ.get("ATTNGRID_IMAGE"):
+
+    container: image
 
 
 wildcard_constraints:

@@ -1,4 +1,4 @@
-# One self-contained page with the study's tables, figures and configuration.
+# One self-contained page with the study's verdicts, charts, cells, tables and figures.
 
 
 rule report:
@@ -9,7 +9,8 @@ rule report:
         figures=figure_files,
         claims=rules.claims.output,
         templates=[
-            shipped(f"workflow/templates/report.{kind}") for kind in ("html.j2", "js")
+            shipped(f"workflow/templates/report.{kind}")
+            for kind in ("html.j2", "js", "charts.yaml")
         ],
     output:
         report(

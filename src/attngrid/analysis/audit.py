@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
-from pathlib import Path
 from statistics import NormalDist
 from typing import Any
+
+import pandas as pd
 
 from attngrid.analysis.frames import COMPLEXITY, read_counts
 from attngrid.analysis.reference import REFERENCE, Model, read_published
@@ -39,12 +39,8 @@ class Line:
 Figures = Iterator[tuple[str, str, str, str]]  # the fields of ``Line`` after ``finding``
 
 
-def audit(reference: Path = REFERENCE, complexity: Path = COMPLEXITY) -> list[Line]:
-    """Compute all findings from the published CSVs and the counts.
-
-    Args:
-        reference: the folder of the published CSVs.
-        complexity: the counts at the papers' full size.
+def audit() -> list[Line]:
+    """Compute all findings from the published CSVs and the counts at the papers' full size.
 
     Raises:
         AttngridError: a network is not in the counts or not in its published table.
@@ -54,12 +50,12 @@ def audit(reference: Path = REFERENCE, complexity: Path = COMPLEXITY) -> list[Li
         texts = {"backbone", "attention", "source"}
         return {
             model: {key: Decimal(value) for key, value in row.items() if key not in texts}
-            for model, row in read_published(f"{name}.csv", {}, "", reference).items()
+            for model, row in read_published(f"{name}.csv", {}, "").items()
         }
 
     table2, table3 = printed("csm_table2"), printed("csm_table3")
     table4, public = printed("cbam_table4"), printed("public_cifar100")
-    counts = read_counts(complexity, stem="imagenet", num_classes=1000, input_size=224)
+    counts = read_counts(stem="imagenet", num_classes=1000, input_size=224)
     figures = {
         "accuracies": _accuracies(table3, public),
         "gains": _gains(table3),
@@ -70,13 +66,13 @@ def audit(reference: Path = REFERENCE, complexity: Path = COMPLEXITY) -> list[Li
         "halved": _halved(counts),
         "csm": _csm(counts),
         "srap": _srap(counts),
-        "selection": _selection(reference / "maf_c_mobilenet_v1_imagenet_curve.csv"),
+        "selection": _selection(),
     }
     try:
         return [Line(name, *figure) for name, found in figures.items() for figure in found]
     except KeyError as error:
         raise AttngridError(
-            f"the audit needs {error} in {complexity} and in the CSVs of {reference}; "
+            f"the audit needs {error} in {COMPLEXITY} and in the CSVs of {REFERENCE}; "
             "`snakemake --cores all complexity` counts the models of config/complexity.yaml"
         ) from None
 
@@ -212,9 +208,9 @@ def _srap(counts: Counts) -> Figures:
         yield _letters(backbone), quantity, arithmetic, f"{100 * (ours - base) / base:+.1f}"
 
 
-def _selection(file: Path) -> Figures:
-    with shipped(file).open(encoding="utf-8", newline="") as stream:
-        log = [Decimal(row["val_top1_accuracy"]) for row in csv.DictReader(stream)]
+def _selection() -> Figures:
+    frame = pd.read_csv(shipped(REFERENCE / "maf_c_mobilenet_v1_imagenet_curve.csv"), dtype=str)
+    log = [Decimal(accuracy) for accuracy in frame["val_top1_accuracy"]]
     best, last = max(log), log[-1]
     what, epoch = "top-1 accuracy, %", log.index(best) + 1
     yield "best", f"best epoch, {epoch} of {len(log)}: {what}", "", str(best)

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from attngrid.analysis.reference import REFERENCE, is_number, read_published
+from attngrid.analysis.reference import is_number, read_published
 from attngrid.core.errors import ConfigError, UnknownNameError
 from attngrid.core.files import read_yaml, shipped
 from attngrid.core.types import CountFrom2, Number, Pixels, Positive, Strict
@@ -225,18 +225,13 @@ class Claim:
 
 def load_study_claims(study: Study) -> tuple[Claims, list[Claim]]:
     """A study's own claims, or the papers' if it has none; raises as ``load_claims``."""
-    return load_claims() if study.claims is None else load_claims(Path(study.claims), study=study)
+    return load_claims() if study.claims is None else load_claims(Path(study.claims), study)
 
 
-def load_claims(
-    file: Path = CLAIMS, reference: Path = REFERENCE, study: Study | None = None
-) -> tuple[Claims, list[Claim]]:
+def load_claims(file: Path = CLAIMS, study: Study | None = None) -> tuple[Claims, list[Claim]]:
     """Read and check the claims and the figures that they quote.
 
-    Args:
-        file: the claims.
-        reference: the folder of the figures that they quote.
-        study: the study whose recipes they may name besides the shipped ones.
+    They may name a study's recipes besides the shipped ones.
 
     Raises:
         ConfigError: one line per mistake, with file, key, what was found and what is accepted.
@@ -250,7 +245,7 @@ def load_claims(
             if name not in known:
                 unknown = UnknownNameError("recipe", name, known)
                 raise ConfigError(f"{source}: claims.{number}.recipes: {unknown}")
-        figures = _figures(block, f"{source}: claims.{number}.", reference)
+        figures = _figures(block, f"{source}: claims.{number}.")
         found += _expand(block, figures)
     return claims, found
 
@@ -286,14 +281,14 @@ def _expand(block: AnyBlock, figures: dict[tuple[str, str, str], str]) -> Iterat
         yield Claim(block, backbone, metric, group, published)
 
 
-def _figures(block: AnyBlock, where: str, reference: Path) -> dict[tuple[str, str, str], str]:
+def _figures(block: AnyBlock, where: str) -> dict[tuple[str, str, str], str]:
     """The block's printed figures, by backbone, attention and metric."""
     if block.published is None:
         return {}
     key = "metrics" if isinstance(block, Measured) else "counts"
     columns = {metric: column for metric, column in _columns(block).items() if column}
     named = {f"{key}.{metric}": column for metric, column in columns.items()}
-    rows = read_published(block.published, named, where, reference)
+    rows = read_published(block.published, named, where)
     figures = {}
     for backbone, name in product(block.backbones, _attentions(block)):
         if (backbone, name) not in rows:

@@ -7,10 +7,11 @@ import warnings
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_ind, ttost_paired
 
 MIN_SEEDS = 10  # for a bootstrap or a correlation
@@ -33,6 +34,11 @@ class Comparison:
     p_equivalent: float | None = None  # two one-sided tests against a difference that matters
     std: float | None = None  # over seeds, pooled over both samples
     correlation: float | None = None  # between the samples' common seeds; None below ten
+
+    @property
+    def width(self) -> float:
+        """Width of the gain's interval by the test; infinite without one."""
+        return math.inf if self.low is None or self.high is None else self.high - self.low
 
     @property
     def standard_error(self) -> float | None:
@@ -59,16 +65,9 @@ def compare(better: BySeed, than: BySeed, smallest: float, *, test: str = "welch
     found = Comparison("welch", (len(a), len(b)), float(a.mean() - b.mean()))
     if min(found.n) < 2 or (_is_constant(a) and _is_constant(b)):
         return found
-    welch = stats.ttest_ind(a, b, equal_var=False)
-    interval = welch.confidence_interval(0.95)
-    found = replace(
-        found,
-        low=float(interval.low),
-        high=float(interval.high),
-        p=float(welch.pvalue),
-        p_equivalent=float(ttost_ind(a, b, -smallest, smallest, usevar="unequal")[0]),
-        std=math.sqrt((a.var(ddof=1) + b.var(ddof=1)) / 2),
-    )
+    std = math.sqrt((a.var(ddof=1) + b.var(ddof=1)) / 2)
+    p_equivalent = ttost_ind(a, b, -smallest, smallest, usevar="unequal")[0]
+    found = _tested(found, stats.ttest_ind(a, b, equal_var=False), p_equivalent, std)
     if min(found.n) < MIN_SEEDS:
         return found
     samples: tuple[np.ndarray, ...] = (a, b)
@@ -78,12 +77,27 @@ def compare(better: BySeed, than: BySeed, smallest: float, *, test: str = "welch
         found = replace(found, correlation=float(correlation.statistic))
         correlated = correlation.confidence_interval(0.95).low > 0
         if test == "by_correlation" and correlated and not _is_constant(x - y):
-            paired = _compare_pairs(found, x, y, smallest)
-            if paired is not None:
-                found, samples = paired, (x - y,)
+            std = (x - y).std(ddof=1) / math.sqrt(2)
+            p_equivalent = ttost_paired(x, y, -smallest, smallest)[0]
+            paired = _tested(found, stats.ttest_rel(x, y), p_equivalent, std)
+            if paired.width < found.width:
+                found, samples = replace(paired, test="paired"), (x - y,)
     drawn = stats.bootstrap(samples, _difference_of_means, vectorized=True, method="BCa", rng=0)
     low, high = drawn.confidence_interval
     return replace(found, bootstrap_low=float(low), bootstrap_high=float(high))
+
+
+def _tested(found: Comparison, result: Any, p_equivalent: float, std: float) -> Comparison:
+    """A comparison with the result of SciPy's t-test."""
+    interval = result.confidence_interval(0.95)
+    return replace(
+        found,
+        low=float(interval.low),
+        high=float(interval.high),
+        p=float(result.pvalue),
+        p_equivalent=float(p_equivalent),
+        std=float(std),
+    )
 
 
 def _is_constant(values: np.ndarray) -> bool:
@@ -94,27 +108,6 @@ def _is_constant(values: np.ndarray) -> bool:
 def _difference_of_means(*samples: np.ndarray, axis: int = -1) -> float:
     means = [np.mean(sample, axis=axis) for sample in samples]
     return means[0] - means[1] if len(means) == 2 else means[0]  # type: ignore[no-any-return]
-
-
-def _compare_pairs(
-    welch: Comparison, x: np.ndarray, y: np.ndarray, smallest: float
-) -> Comparison | None:
-    """The paired test; None if its interval is not narrower than Welch's."""
-    test = stats.ttest_rel(x, y)
-    interval = test.confidence_interval(0.95)
-    assert welch.low is not None
-    assert welch.high is not None
-    if interval.high - interval.low >= welch.high - welch.low:
-        return None
-    return replace(
-        welch,
-        test="paired",
-        low=float(interval.low),
-        high=float(interval.high),
-        p=float(test.pvalue),
-        p_equivalent=float(ttost_paired(x, y, -smallest, smallest)[0]),
-        std=float((x - y).std(ddof=1)) / math.sqrt(2),
-    )
 
 
 def in_order(steps: Sequence[Comparison]) -> Comparison:
@@ -154,11 +147,8 @@ def compare_to_figure(values: BySeed, figure: float, std: float, df: int) -> Com
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Holm's correction of a family's p-values; an untested claim (None) counts as p = 1."""
-    p = np.array([1.0 if value is None else value for value in p_values])
-    order = np.argsort(p)
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
-    pairs = zip(p_values, adjusted, strict=True)
+    p = [1.0 if value is None else value for value in p_values]
+    pairs = zip(p_values, multipletests(p, method="holm")[1], strict=True)
     return [None if given is None else float(value) for given, value in pairs]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from dataclasses import dataclass
 from functools import cache
@@ -36,41 +35,42 @@ def measured(rows: pd.DataFrame, error: str) -> Deviation | None:
     return Deviation(std, df, f"{trainings} of our trainings")
 
 
-def published(
-    dataset: str, error: str, backbone: str, recipe: str | None = None
-) -> Deviation | None:
-    """The published deviation of a metric on a dataset.
+def published(dataset: str, error: str, backbone: str, recipe: str | None) -> Deviation | None:
+    """The published deviation of the same backbone, or else the largest of the dataset.
 
-    It is that of the same backbone, or else the largest of the dataset.
-
-    Args:
-        dataset: the dataset's name.
-        error: the metric.
-        backbone: the backbone's name.
-        recipe: the recipe that it must have; by default any.
+    ``recipe`` is the recipe that it must have; None allows any.
     """
-    rows = [
-        row
-        for row in _published()
-        if (row["dataset"], row["metric"]) == (dataset, error) and recipe in (None, row["recipe"])
-    ]
-    rows.sort(key=lambda row: (row["backbone"] == backbone, float(row["std"])))
-    if not rows:
+    rows = _table()
+    rows = rows[(rows["dataset"] == dataset) & (rows["metric"] == error)]
+    if recipe is not None:
+        rows = rows[rows["recipe"] == recipe]
+    if rows.empty:
         return None
-    row = rows[-1]
+    same = rows[rows["backbone"] == backbone]
+    row = (rows if same.empty else same).nlargest(1, "std").iloc[0]
     of = f"{row['runs']} runs of {backbone_label(row['backbone'])} with {row['recipe']}"
     return Deviation(float(row["std"]), int(row["runs"]) - 1, f"{of}: {row['source']}")
 
 
 @cache
-def _published() -> list[dict[str, str]]:
-    file = shipped(REFERENCE / "deviations.csv")
-    with file.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
+def _table() -> pd.DataFrame:
+    return pd.read_csv(shipped(REFERENCE / "deviations.csv"))
 
 
-def best_known(ours: Deviation | None, theirs: Deviation | None) -> Deviation | None:
-    """Ours, unless the published one has more degrees of freedom."""
-    if ours is None or theirs is None:
-        return ours or theirs
-    return ours if ours.df >= theirs.df else theirs
+def known_deviation(
+    rows: pd.DataFrame, error: str, dataset: str, backbone: str, recipe: str | None
+) -> Deviation | None:
+    """The deviation with the most degrees of freedom, measured in a condition or published.
+
+    Args:
+        rows: the measured cells of the condition.
+        error: the metric.
+        dataset: the condition's dataset.
+        backbone: the backbone that a published deviation should have.
+        recipe: the condition's recipe; None allows published deviations of other recipes.
+    """
+    found = [measured(rows, error)]
+    # on other data or options, a published deviation would be that of another network
+    if rows["options"].eq("").all():
+        found.append(published(dataset, error, backbone, recipe))
+    return max(filter(None, found), key=lambda deviation: deviation.df, default=None)

@@ -12,13 +12,15 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock
 
+from attngrid.analysis.accuracy import add_accuracies
 from attngrid.analysis.reference import Model
 from attngrid.core.errors import AttngridError, RecordError
 from attngrid.core.files import shipped, write_atomically
 from attngrid.measure.maps_file import Maps, read_maps
+from attngrid.models.registry import trained_attention
 from attngrid.records.collected import collected, edited_frames, latest, write_latest
 from attngrid.records.record import Epoch, Record, read_record, read_trial
-from attngrid.records.staleness import describe_code, other_code, stale_records
+from attngrid.records.staleness import describe_code
 from attngrid.records.status import STOPPED, read_status
 from attngrid.records.tuning import read_tuning_result
 from attngrid.study.cell import MODEL_KEY, Cell
@@ -41,15 +43,14 @@ RUN_COLUMNS = (
     *("deterministic", "resumed", "torch", "commit", "started"),
 )
 NAMES = ("study", "id", *GROUP[1:5], "seed", *GROUP[5:])
-IMAGES = ("train_images", "validation_images")
 INTEGERS = ("best_epoch", "train_images", "test_images", *COUNTS)
 # What tells conditions with equal labels apart, the most readable first.
 APART = {"threads": "threads {}", "computed": "{}", "condition_digest": "{}"}
 CELL_COLUMNS = [*NAMES, *APART, "state", "message"]
 CELL_COLUMNS += [*TUNED_KEYS, *ERRORS, *INTEGERS, *RUN_COLUMNS]
-VALIDATION_ERRORS = ("validation_top1_error", "validation_top5_error")
 TRIAL_COLUMNS = [*NAMES, *TUNED_KEYS, "chosen", "state", "message"]
-TRIAL_COLUMNS += [*VALIDATION_ERRORS, *IMAGES, *RUN_COLUMNS]
+TRIAL_COLUMNS += ["validation_top1_error", "validation_top5_error"]
+TRIAL_COLUMNS += ["train_images", "validation_images", *RUN_COLUMNS]
 EPOCH_COLUMNS = [*GROUP, "seed", "id", *Epoch.model_fields]
 # Columns that are text, even where every value looks like a number.
 TEXTS = (
@@ -58,7 +59,7 @@ TEXTS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Results:
     """A study's frames, and its attention maps."""
 
@@ -68,9 +69,18 @@ class Results:
     maps: Maps | None = None  # None before they are made
     trials: pd.DataFrame | None = None  # one row per tuning trial; None without tuning
 
+    def __repr__(self) -> str:
+        frames = {name: value for name, value in vars(self).items() if name != "maps"}
+        rows = [
+            f"{name}: {0 if frame is None else len(frame)} rows" for name, frame in frames.items()
+        ]
+        return f"{type(self).__name__}({', '.join(rows)}, maps: {self.maps})"
+
 
 def load_results(study: str, folder: str | Path | None = None) -> Results:
     """Load a study's collected frames and attention maps, for example in a notebook.
+
+    Beside each error the frames have its accuracy: ``top1_accuracy`` is 100 − ``top1_error``.
 
     Args:
         study: its name, such as ``demo`` for ``results/demo``.
@@ -79,6 +89,16 @@ def load_results(study: str, folder: str | Path | None = None) -> Results:
     Raises:
         AttngridError: the study has not been collected, or its frames were edited since.
         RecordError: the maps cannot be read.
+
+    Example:
+        >>> results = load_results("cifar20")
+        >>> results
+        Results(cells: 15 rows, epochs: 45 rows, summary: 5 rows, trials: 0 rows, maps: None)
+        >>> by_seed = results.cells.pivot(
+        ...     index="seed", columns="attention", values="top1_accuracy"
+        ... )
+        >>> by_seed["se"].to_list()
+        [51.3, 50.85, 50.15]
     """
     path = (results_folder() if folder is None else Path(folder) / "results") / study
     files = [path / f"{name}.csv" for name in ("cells", "epochs", "summary")]
@@ -94,14 +114,14 @@ def load_results(study: str, folder: str | Path | None = None) -> Results:
         raise AttngridError(
             f"{edited[0]}: is not what was collected; `snakemake current` collects again"
         )
-    cells, epochs, summary = map(read_frame, files)
+    cells, epochs, summary = (add_accuracies(read_frame(file)) for file in files)
     maps, trials = path / "maps.npz", path / "trials.csv"
     return Results(
         cells,
         epochs,
         summary,
         maps=read_maps(maps) if maps.is_file() else None,
-        trials=read_frame(trials) if trials.is_file() else None,
+        trials=add_accuracies(read_frame(trials)) if trials.is_file() else None,
     )
 
 
@@ -114,16 +134,15 @@ def read_frame(file: Path) -> pd.DataFrame:
     return frame
 
 
-def read_counts(
-    file: Path, stem: str, num_classes: int, input_size: int
-) -> dict[Model, dict[Any, Any]]:
-    """The rows of a complexity table at one geometry, by model; empty if there is no file."""
-    if not shipped(file).is_file():
+def read_counts(stem: str, num_classes: int, input_size: int) -> dict[Model, dict[Any, Any]]:
+    """The papers' models as counted at one geometry, by model; empty before they are counted."""
+    file = shipped(COMPLEXITY)
+    if not file.is_file():
         return {}
     at = {"stem": stem, "num_classes": num_classes, "input_size": input_size, "options": ""}
     return {
         (row["backbone"], row["attention"]): row
-        for row in read_frame(shipped(file)).to_dict("records")
+        for row in read_frame(file).to_dict("records")
         if all(row[key] == value for key, value in at.items())
     }
 
@@ -140,6 +159,12 @@ def all_cells() -> pd.DataFrame:
     if not frames:
         return pd.DataFrame(columns=CELL_COLUMNS)
     return distinguish_conditions(pd.concat(frames, ignore_index=True))
+
+
+def by_trained_attention(cells: pd.DataFrame) -> pd.DataFrame:
+    """The measured cells; attentions that compute the same function have one name."""
+    measured = cells[cells["state"] == "measured"]
+    return measured.assign(attention=measured["attention"].map(trained_attention))
 
 
 def distinguish_conditions(cells: pd.DataFrame) -> pd.DataFrame:
@@ -160,7 +185,7 @@ def collect(study: Study, *, ended: bool = False) -> Results:
     file = study.results / "complexity.csv"
     counted = read_frame(file).to_dict("records") if file.is_file() else []
     counts = {tuple(row[key] for key in MODEL_KEY): row for row in counted}
-    stale = stale_records(study)
+    stale = study.superseded
     cells: list[dict[str, Any]] = []
     curves: dict[int, list[dict[str, Any]]] = {}  # by the number of the cell's row
     for cell in study.cells:
@@ -169,22 +194,22 @@ def collect(study: Study, *, ended: bool = False) -> Results:
         row |= {"threads": cell.threads, "condition_digest": cell.condition_digest}
         row |= {} if cell.tuning else _setting(cell.recipe.model_dump())
         if cell.id in stale:
-            row |= {"state": "stale", "message": stale[cell.id][1]}
-        elif cell.record.is_file():
-            try:
-                record = _read_measured(cell)
-            except RecordError as error:
-                cells.append(row | {"state": "refused", "message": str(error)})
-                continue
-            message = describe_code(record.run) if other_code(record) else ""
-            row |= {"state": "measured", "message": message, **_run(record)}
-            row |= {"computed": _computed(record.run)}
-            row |= _setting(record.config["recipe"]) if cell.tuning else {}
-            metrics = record.metrics.model_dump()
-            curves[len(cells)] = metrics.pop("curve")
-            row |= metrics
+            message = (
+                f"{stale[cell.id]}: belongs to another configuration of this cell; `attngrid "
+                f"archive {study.study}` moves it away, and the next run trains this cell again"
+            )
+            row |= {"state": "stale", "message": message}
         else:
-            row |= _why_missing(cell, ended)
+            state, record = _read(cell, ended)
+            row |= state
+            if record is not None and record.metrics is not None:
+                if record.run.get("code") is not None:
+                    row["message"] = describe_code(record.run)
+                row |= {**_run(record), "computed": _computed(record.run)}
+                row |= _setting(record.config["recipe"]) if cell.tuning else {}
+                metrics = record.metrics.model_dump()
+                curves[len(cells)] = metrics.pop("curve")
+                row |= metrics
         cells.append(row)
     # Int64 holds whole numbers that may be missing
     frame = pd.DataFrame(cells, columns=CELL_COLUMNS).astype(dict.fromkeys(INTEGERS, "Int64"))
@@ -196,10 +221,10 @@ def collect(study: Study, *, ended: bool = False) -> Results:
         for line in curve
     ]
     return Results(
-        frame,
-        pd.DataFrame(epochs, columns=EPOCH_COLUMNS),
-        _summarise(frame),
-        trials=_collect_trials(study, ended) if study.tuning else None,
+        add_accuracies(frame),
+        add_accuracies(pd.DataFrame(epochs, columns=EPOCH_COLUMNS)),
+        add_accuracies(_summarise(frame)),
+        trials=add_accuracies(_collect_trials(study, ended)) if study.tuning else None,
     )
 
 
@@ -234,18 +259,23 @@ def _computed(run: Mapping[str, Any]) -> str:
     return ", ".join(filter(None, [run.get("device"), words.get(options.get("compile"))]))
 
 
-def _read_measured(cell: Cell) -> Record:
-    """Read a cell's record; a tuned cell's must have the best hyperparameters of its trials.
+def _read(cell: Cell, ended: bool) -> tuple[dict[str, str], Record | None]:
+    """State and message of a cell or trial, and its record if it is valid.
 
-    Raises:
-        RecordError: as ``read_record`` and ``read_tuning_result``, or other hyperparameters.
+    A tuned cell's record must have the best hyperparameters of its trials.
     """
-    record = read_record(cell.record, cell)
-    if cell.choice is not None and cell.choice.is_file():
-        chosen = read_tuning_result(cell).chosen.model_dump()
-        if _setting(record.config["recipe"]) != chosen:
-            raise RecordError(f"{cell.record}: config.recipe: differs from {cell.choice}")
-    return record
+    if not cell.record.is_file():
+        return _why_missing(cell, ended), None
+    try:
+        read = read_trial if cell.validation else read_record
+        record: Record = read(cell.record, cell)
+        if cell.choice is not None and cell.choice.is_file():
+            chosen = read_tuning_result(cell).chosen.model_dump()
+            if _setting(record.config["recipe"]) != chosen:
+                raise RecordError(f"{cell.record}: config.recipe: differs from {cell.choice}")
+    except RecordError as error:
+        return {"state": "refused", "message": str(error)}, None
+    return {"state": "measured", "message": ""}, record
 
 
 def _why_missing(cell: Cell, ended: bool) -> dict[str, str]:
@@ -278,23 +308,25 @@ def _collect_trials(study: Study, ended: bool) -> pd.DataFrame:
             row["chosen"] = None if chosen is None else setting == chosen
             rows.append(row | _trial_row(trial, ended))
     frame = pd.DataFrame(rows, columns=TRIAL_COLUMNS)
-    return frame.astype(dict.fromkeys(IMAGES, "Int64") | {"chosen": "boolean"})
+    images = {"train_images": "Int64", "validation_images": "Int64"}
+    return frame.astype(images | {"chosen": "boolean"})
 
 
 def _trial_row(trial: Cell, ended: bool) -> dict[str, Any]:
     """A trial's state, errors and ``run`` columns."""
-    if not trial.record.is_file():
-        return _why_missing(trial, ended)
-    try:
-        record = read_trial(trial.record, trial)
-    except RecordError as error:
-        return {"state": "refused", "message": str(error)}
-    metrics = record.metrics
-    if metrics is None:
+    state, record = _read(trial, ended)
+    if record is None:
+        return state
+    if (metrics := record.metrics) is None:
         return {"state": "diverged", "message": record.run["diverged"], **_run(record)}
-    errors = zip(VALIDATION_ERRORS, (metrics.top1_error, metrics.top5_error), strict=True)
-    images = zip(IMAGES, (metrics.train_images, metrics.test_images), strict=True)
-    return {"state": "measured", "message": "", **dict(errors), **dict(images), **_run(record)}
+    return {
+        **state,
+        "validation_top1_error": metrics.top1_error,
+        "validation_top5_error": metrics.top5_error,
+        "train_images": metrics.train_images,
+        "validation_images": metrics.test_images,
+        **_run(record),
+    }
 
 
 def _summarise(cells: pd.DataFrame) -> pd.DataFrame:

@@ -11,9 +11,9 @@ from itertools import product
 import pandas as pd
 
 from attngrid.analysis.claims import Claim, Claims, Measured, Order, Tested, load_study_claims
-from attngrid.analysis.deviations import Deviation
-from attngrid.analysis.frames import all_cells
-from attngrid.analysis.verdicts import known_deviation, seeds_to_decide
+from attngrid.analysis.deviations import Deviation, known_deviation
+from attngrid.analysis.frames import all_cells, by_trained_attention
+from attngrid.analysis.verdicts import seeds_to_decide
 from attngrid.models.registry import trained_attention
 from attngrid.study.cell import Cell
 from attngrid.study.plan import Planner, number
@@ -38,9 +38,7 @@ def decisions(study: Study, planner: Planner) -> list[Decision]:
     """What it takes to decide each claim whose models are in the grid, in any tier."""
     claims, found = load_study_claims(study)
     sizes = Counter(claim.block.family for claim in found if isinstance(claim.block, Tested))
-    cells = all_cells()
-    cells = cells[cells["state"] == "measured"]
-    cells = cells.assign(attention=cells["attention"].map(trained_attention))
+    cells = by_trained_attention(all_cells())
     models: dict[str, dict[tuple[str, str], Cell]] = defaultdict(dict)
     for cell in study.cells_to(study.tiers[-1]):
         if cell.tuning is None:
@@ -57,19 +55,19 @@ def decisions(study: Study, planner: Planner) -> list[Decision]:
         if not block.is_about(dataset, recipe, first.options_text):
             continue
         rows = cells[cells["condition"] == condition]
-        known = known_deviation(claim, rows, dataset, None)
+        known = known_deviation(rows, claim.error, dataset, claim.backbone, None)
         if not isinstance(block, Tested):
             seeds: int | None = 1
         else:
             size = sizes[block.family]
             seeds = None if known is None else _needed(claim, claims, known.std, size)
         # a printed run needs a deviation of its own recipe, published or of two seeds of a model
-        has_deviation = known_deviation(claim, rows, dataset, recipe) is not None
+        of_recipe = known_deviation(rows, claim.error, dataset, claim.backbone, recipe)
         enough = (
             tier
             for tier, seeds_of in tiers.items()
             if seeds and min(len(seeds_of[condition][name]) for name in names) >= seeds
-            if has_deviation or max(map(len, seeds_of[condition].values())) > 1
+            if of_recipe or max(map(len, seeds_of[condition].values())) > 1
         )
         hours = (seeds or math.nan) * sum(planner.estimate(own[name]).hours for name in names)
         decided.append(Decision(claim, recipe, known, seeds, hours, next(enough, None)))

@@ -24,34 +24,50 @@ SILENT_S = 900
 NOT_STARTED = "not started: the last run had too little time left"
 
 
+# What the user can do about a cell in each of these states.
+REMEDIES = {
+    "stale": "records of another configuration have their names; `attngrid archive {study}` moves "
+    "those records away, and the next run trains these cells",
+    "refused": "remove the record, and the next run trains the cell again",
+    "diverged": "give the recipe a lower learning_rate, a warm-up or clip_grad_norm; with the same "
+    "recipe the next run diverges again",
+    "failed": "logs/{study}/ID.log has the whole error; the next run tries again, from the last "
+    "checkpoint",
+}
+SHOWN = (*STATES, "refused", "stale")
+
+
 def status(study: Study) -> Iterator[str]:
-    """The lines of ``attngrid status``."""
-    codes = Counter[str]()
+    """The lines of ``attngrid status``: what failed comes last, and each state has its remedy."""
+    codes, stale, details = Counter[str](), study.superseded, list[str]()
     for name, cells in (("cells", study.trainings), ("trials", study.trials)):
         if not cells:
             continue
-        lines: dict[str, list[str]] = {state: [] for state in STATES}
+        lines: dict[str, list[str]] = {state: [] for state in SHOWN}
         for cell in cells.values():
-            state, line = _state(cell)
+            state, line = ("stale", cell.id) if cell.id in stale else _state(cell)
             if state == "done":
                 try:
                     codes[describe_code(read_trial(cell.record, cell).run)] += 1
                 except RecordError as error:
-                    state, line = "failed", f"{cell.id}: refused: {error}"
+                    state, line = "refused", f"{cell.id}: {error}"
             lines[state].append(line)
-        counts = ", ".join(f"{len(lines[state])} {state}" for state in STATES if lines[state])
+        counts = ", ".join(f"{len(lines[state])} {state}" for state in SHOWN if lines[state])
         yield f"study {study.study}: {len(cells)} {name}: {counts}"
         if not_started := lines["waiting"].count(NOT_STARTED):
-            yield f"  waiting: {not_started} {name} {NOT_STARTED}"
-        for state in ("running", "waiting", "failed", "diverged"):
-            yield from (
+            details.append(f"  waiting: {not_started} {name} {NOT_STARTED}")
+        for state in ("running", "waiting", *REMEDIES):
+            details += (
                 f"  {state}: {line}" for line in lines[state] if line not in ("", NOT_STARTED)
             )
+            if lines[state] and state in REMEDIES:
+                details.append(f"    remedy: {REMEDIES[state].format(study=study.study)}")
     others = {code: count for code, count in codes.items() if code}
     yield from (f"  {count} records: {code}" for code, count in others.items())
     if others:
-        yield "  these records count; `attngrid archive --other-code` moves them away"
+        yield f"  they count; `attngrid archive {study.study} --other-code` moves them away"
     yield used(study)
+    yield from details
 
 
 def _state(cell: Cell) -> tuple[str, str]:
@@ -70,7 +86,7 @@ def _state(cell: Cell) -> tuple[str, str]:
         return found["state"], f"{cell.id}: {_last_line(file) or found['message']}"
     parts = [epoch]
     with suppress(KeyError, TypeError, ValueError):
-        parts += [f"top-1 {found['top1_accuracy']:.1f} %", f"{duration(found['left_s'])} left"]
+        parts += [f"top-1 error {found['top1_error']:.1f} %", f"{duration(found['left_s'])} left"]
     parts.append(f"on {found.get('node', '?')}")
     if found.get("job"):
         parts.append(f"job {found['job']}")
@@ -85,7 +101,7 @@ def failed_jobs(study: Study) -> Iterator[str]:
     """The errors at which this run's other jobs ended, by the last lines of their logs."""
     began = datetime.fromisoformat(os.environ[RUN_BEGAN]).timestamp()
     for file in sorted(Path(f"logs/{study.study}").glob("*.log")):
-        line = "" if study.has(file.stem) or file.stat().st_mtime < began else _last_line(file)
+        line = "" if file.stem in study.by_id or file.stat().st_mtime < began else _last_line(file)
         if "error: " in line:
             yield f"{file.stem}: {line}"
 
@@ -104,7 +120,7 @@ def used(study: Study) -> str:
     """
     held = useful = gpu_s = all_s = 0.0
     attempts, cells, endings = 0, 0, Counter[str]()
-    for cell in (*study.trainings.values(), *study.trials.values()):
+    for cell in study.by_id.values():
         made: list[dict[str, Any]] = read_attempts(cell.status)
         if not made:
             continue

@@ -21,7 +21,7 @@ def is_number(text: str) -> bool:
 
 
 def read_published(
-    name: str, columns: Mapping[str, str], where: str, reference: Path = REFERENCE
+    name: str, columns: Mapping[str, str], where: str
 ) -> dict[Model, dict[str, str]]:
     """Read a CSV of published figures. Every figure stays text, as it is printed.
 
@@ -29,17 +29,16 @@ def read_published(
         name: the name of the file.
         columns: the columns it must have, each by the configuration key that names it.
         where: the start of an error message: the file, and the keys above ``columns``.
-        reference: the folder of the published CSVs.
 
     Raises:
         ConfigError: the file or a column does not exist, the file is not UTF-8, a model is unknown
             or has two rows, or a figure is neither a number nor missing (empty or ``--``).
     """
-    file = shipped(reference / name)
+    file = shipped(REFERENCE / name)
     if not file.is_file():
-        folders = {reference, home() / reference}
+        folders = {REFERENCE, home() / REFERENCE}
         known = sorted({other.name for folder in folders for other in folder.glob("*.csv")})
-        raise ConfigError(f"{where}published: found {name!r}, {reference} has {', '.join(known)}")
+        raise ConfigError(f"{where}published: found {name!r}, {REFERENCE} has {', '.join(known)}")
     try:
         # Excel begins a file with a byte order mark
         text = file.read_text("utf-8-sig")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import ROUND_HALF_UP, Decimal
-from functools import cache, partial
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ from attngrid.analysis.claims import (
     Value,
 )
 from attngrid.analysis.comparison import BySeed, Comparison
-from attngrid.analysis.deviations import Deviation, best_known, measured, published
-from attngrid.analysis.frames import COMPLEXITY, ERRORS, read_counts
+from attngrid.analysis.deviations import Deviation, known_deviation
+from attngrid.analysis.frames import ERRORS, by_trained_attention, read_counts
 from attngrid.analysis.reference import Model
 from attngrid.core.errors import RecordError
 from attngrid.core.files import write_atomically
@@ -35,13 +35,21 @@ from attngrid.models.registry import trained_attention
 from attngrid.study.paths import results_folder
 
 Row = dict[str, Any]  # a row of claims.csv
+# The columns of claims.csv; those of a comparison that have its fields' names.
+COLUMNS = (
+    *("claim", "source", "where", "statement", "kind", "backbone", "attentions", "metric"),
+    *("published", "published_gain", "family", "smallest_effect", "scope", "condition", "n"),
+    *("mean", "gain", "gain_low", "gain_high", "bootstrap_low", "bootstrap_high", "test", "p"),
+    *("p_holm", "p_equivalent", "p_equivalent_holm", "deviation", "deviation_source", "se_seeds"),
+    *("se_images", "correlation", "seeds_needed", "counted", "verdict", "records"),
+)
+FOUND = ("gain", "bootstrap_low", "bootstrap_high", "test", "p", "p_equivalent", "correlation")
 
 
 def judge_claims(
     claims: Claims,
     found: Sequence[Claim],
     cells: pd.DataFrame,
-    complexity: Path = COMPLEXITY,
     *,
     reduced: bool = False,
 ) -> pd.DataFrame:
@@ -51,18 +59,14 @@ def judge_claims(
         claims: the families' levels and smallest effects.
         found: the claims, as ``load_claims`` returns them.
         cells: the cells of one study or of many.
-        complexity: the counts at the papers' full size.
-        reduced: also judge claims on other data or options than they state. Such rows have the
-            scope ``reduced setting``; they say nothing about the claim itself.
+        reduced: also judge claims on other data or options, with the scope ``reduced setting``.
     """
-    rows_of = cells[cells["state"] == "measured"]
-    # attentions that compute the same function share their records
-    rows_of = rows_of.assign(attention=rows_of["attention"].map(trained_attention))
-    counts = cache(partial(read_counts, complexity))
+    measured = by_trained_attention(cells)
+    counts = cache(read_counts)
     rows: list[Row] = []
     for claim in found:
         if isinstance(claim.block, Measured):
-            rows += _judge(claim, claims, rows_of, reduced=reduced) or [_row(claim, claims)]
+            rows += _judge(claim, claims, measured, reduced=reduced) or [_row(claim, claims)]
         else:
             rows.append(_check_counts(claim, claims, counts))
     sizes = Counter(claim.block.family for claim in found if isinstance(claim.block, Tested))
@@ -85,14 +89,12 @@ def _row(
     claims: Claims,
     verdict: str = "not run",
     found: Comparison | None = None,
-    *,
-    means: Iterable[float] = (),
-    counted: Iterable[str] = (),
     **more: Any,
 ) -> Row:
     """A line of ``claims.csv``; ``more`` are further columns."""
     block = claim.block
-    row = {
+    row: Row = dict.fromkeys(COLUMNS)
+    row |= {
         "claim": claim.id,
         "source": block.source,
         "where": block.where,
@@ -106,29 +108,13 @@ def _row(
         "family": block.family if isinstance(block, Tested) else None,
         "smallest_effect": margin(claim, claims),
         "scope": "stated",
-        "condition": "",
-        "n": " ".join(map(str, found.n)) if found else None,
-        "mean": " ".join(f"{mean:.4f}" for mean in means),
-        "gain": found.gain if found else None,
-        "gain_low": found.low if found else None,
-        "gain_high": found.high if found else None,
-        "bootstrap_low": found.bootstrap_low if found else None,
-        "bootstrap_high": found.bootstrap_high if found else None,
-        "test": found.test if found else None,
-        "p": found.p if found else None,
-        "p_holm": None,
-        "p_equivalent": found.p_equivalent if found else None,
-        "p_equivalent_holm": None,
-        "deviation": None,
-        "deviation_source": None,
-        "se_seeds": found.standard_error if found else None,
-        "se_images": None,
-        "correlation": found.correlation if found else None,
-        "seeds_needed": None,
-        "counted": " ".join(counted),
         "verdict": verdict,
-        "records": "",
     }
+    row |= dict.fromkeys(("condition", "mean", "counted", "records"), "")
+    if found is not None:
+        row |= {name: getattr(found, name) for name in FOUND}
+        row |= {"n": " ".join(map(str, found.n)), "gain_low": found.low, "gain_high": found.high}
+        row |= {"se_seeds": found.standard_error}
     return row | more
 
 
@@ -152,13 +138,13 @@ def _check_counts(
     counts = [int(rows[model][claim.metric]) for model in models]
     if isinstance(claim.block, Cost):
         ours, than = counts
-        counted = [str(count) for count in counts]
+        counted = f"{ours} {than}"
         # exact arithmetic: the share itself is allowed, one count more is not
         holds = ours - than <= Decimal(str(claim.block.at_most)) * than
     else:
         printed = claim.published[0] or ""
-        counted = [as_printed(counts[0], UNITS[claim.metric], printed)]
-        holds = counted == [printed]
+        counted = as_printed(counts[0], UNITS[claim.metric], printed)
+        holds = counted == printed
     return _row(claim, claims, "reproduced" if holds else "contradicted", counted=counted)
 
 
@@ -177,7 +163,9 @@ def _judge(claim: Claim, claims: Claims, measured: pd.DataFrame, *, reduced: boo
     assert isinstance(block, Measured)
     names = [trained_attention(name) for name in claim.attentions]
     of_claim = (measured["backbone"] == claim.backbone) & measured["attention"].isin(names)
-    rows = []
+    rows: list[Row] = []
+    if set(names) - set(measured.loc[of_claim, "attention"]):
+        return rows  # most claims, where only some cells were trained
     for condition, group in measured[of_claim].groupby("condition", sort=False):
         # one training may be in several studies, or under two names
         group = group.drop_duplicates(["id", *ERRORS])
@@ -189,9 +177,9 @@ def _judge(claim: Claim, claims: Claims, measured: pd.DataFrame, *, reduced: boo
         if isinstance(block, Value) and not stated:
             continue  # a printed figure says nothing about other data
         own = measured[measured["condition"] == condition]
-        known = known_deviation(claim, own, first["dataset"], first["recipe"])
+        known = known_deviation(own, claim.error, first["dataset"], claim.backbone, first["recipe"])
         row = {
-            "means": [float(_values(sample, claim).mean()) for sample in by_name],
+            "mean": " ".join(f"{_values(sample, claim).mean():.4f}" for sample in by_name),
             "scope": "stated" if stated else "reduced setting",
             "condition": str(condition),
             "records": " ".join(sorted(group["id"])),
@@ -221,28 +209,16 @@ def _judge_samples(
         assert found.high is not None
         verdict = "inside" if found.low <= 0 <= found.high else "outside"
         return _row(claim, claims, verdict, found, **row)
-    found = _compare(claim, signed, margin(claim, claims) or 0.0)
+    smallest = margin(claim, claims) or 0.0
+    if isinstance(claim.block, Better):
+        found = comparison.compare(signed[0], signed[1], smallest, test=claim.block.test)
+    else:
+        steps = [comparison.compare(a, b, smallest) for a, b in pairwise(signed)]
+        found = comparison.in_order(steps)
     if found.std is not None:
         row |= {"deviation": found.std, "deviation_source": "the claim's trainings"}
     row |= {"se_images": _se_images(samples, claim.error)}
     return _row(claim, claims, "underpowered", found, **row)
-
-
-def known_deviation(
-    claim: Claim, rows: pd.DataFrame, dataset: str, recipe: str | None
-) -> Deviation | None:
-    """The best known deviation of the claim's metric over seeds, in a condition or as published.
-
-    Args:
-        claim: the claim.
-        rows: the measured cells of the condition.
-        dataset: the condition's dataset.
-        recipe: its recipe; None allows published deviations of other recipes.
-    """
-    # on other data or options, a published deviation would be that of another network
-    plain = rows["options"].eq("").all()
-    theirs = published(dataset, claim.error, claim.backbone, recipe) if plain else None
-    return best_known(measured(rows, claim.error), theirs)
 
 
 def _values(rows: pd.DataFrame, claim: Claim) -> pd.Series[float]:
@@ -261,13 +237,6 @@ def _by_seed(rows: pd.DataFrame, claim: Claim) -> BySeed:
         )
     values = _values(rows, claim) if claim.higher_is_better else -_values(rows, claim)
     return dict(zip(rows["seed"], values, strict=True))
-
-
-def _compare(claim: Claim, samples: Sequence[BySeed], smallest: float) -> Comparison:
-    if isinstance(claim.block, Better):
-        return comparison.compare(samples[0], samples[1], smallest, test=claim.block.test)
-    steps = [comparison.compare(a, b, smallest) for a, b in pairwise(samples)]
-    return comparison.in_order(steps)
 
 
 def _se_images(samples: Sequence[pd.DataFrame], error: str) -> float | None:
@@ -300,11 +269,9 @@ def _correct_family(rows: Sequence[Row], family: Family, size: int) -> None:
 
 def _verdict(row: Mapping[str, Any], alpha: float) -> str:
     """Equivalence comes first: a significant but too small difference does not matter."""
-    equivalent = row["p_equivalent_holm"] is not None and row["p_equivalent_holm"] < alpha
-    differs = row["p_holm"] is not None and row["p_holm"] < alpha
-    if equivalent:
+    if row["p_equivalent_holm"] is not None and row["p_equivalent_holm"] < alpha:
         return "equivalent"
-    if differs:
+    if row["p_holm"] is not None and row["p_holm"] < alpha:
         return "reproduced" if row["gain"] > 0 else "contradicted"
     return "underpowered"
 

@@ -52,7 +52,7 @@ def plan(study: Study, gpu: str | None) -> Iterator[str]:
 
 @command(YOUR_STUDY, STUDY)
 def status(study: Study) -> Iterator[str]:
-    """Show which cells are done, running, waiting or failed; reads files only."""
+    """Show which cells are done, running, waiting, stale or failed, with a remedy for each."""
     from attngrid.analysis.progress import status as lines
 
     return lines(study)

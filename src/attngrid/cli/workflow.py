@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -14,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from snakemake.logging import logger
+from snakemake_interface_logger_plugins.common import LogEvent
 
 from attngrid.analysis.claims import load_study_claims
-from attngrid.analysis.progress import failed_jobs, used
+from attngrid.analysis.progress import failed_jobs, status
 from attngrid.cli.main import configure_logging
 from attngrid.cli.slurm import prepare_slurm
 from attngrid.core.errors import AttngridError, ConfigError
@@ -38,6 +40,14 @@ from attngrid.training.start import try_models, try_recipes
 
 log = logging.getLogger(__name__)
 
+# What Snakemake prints of its scheduling. A cell prints one line of its own when it is done; a job
+# on a cluster prints elsewhere, so there Snakemake's count of the steps stays.
+SCHEDULING = re.compile(
+    r"Select jobs to execute|Execute \d+ jobs|Finished jobid|Using shell"
+    r"|Rules claiming more threads|Conda environments: ignored|Assuming unrestricted shared"
+    r"|--keep-incomplete mode is set"
+)
+
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
@@ -47,6 +57,18 @@ def one_line_errors() -> Iterator[None]:
     except AttngridError as error:
         logger.error(f"attngrid: error: {error}")
         sys.exit(1)
+
+
+def print_less(workflow: Any) -> None:
+    """Keep Snakemake from printing ``SCHEDULING``; --verbose prints it."""
+
+    def is_printed(record: logging.LogRecord) -> bool:
+        if getattr(record, "event", None) == LogEvent.PROGRESS:
+            return bool(workflow.non_local_exec)
+        return not SCHEDULING.match(record.getMessage())
+
+    if not workflow.output_settings.verbose:
+        logger.addFilter(is_printed)
 
 
 @one_line_errors()
@@ -73,6 +95,7 @@ def open_study(workflow: Any, config: Mapping[str, Any]) -> tuple[Study, Planner
         The study of ``config``, and the planner of its jobs' run times.
     """
     configure_logging()
+    print_less(workflow)
     # The rules' commands are the ones beside this interpreter, whether it is activated or not.
     programs = str(Path(sys.executable).parent)
     os.environ["PATH"] = f"{programs}{os.pathsep}{os.environ['PATH']}"
@@ -149,21 +172,18 @@ def before_jobs(workflow: Any, study: Study) -> None:
 
 
 def after_run(study: Study, *, failed: bool = False) -> None:
-    """Print the hours used. After a failure, also render the records that exist.
+    """Print what was made, and what is stale or failed. After a failure, first render the records.
 
     A run with a deadline only trains; another run renders its records.
     """
     if failed and deadline() == math.inf:
-        subprocess.run(["attngrid", "current", "--ended", str(study.snapshot)])
-    for line in failed_jobs(study) if failed else ():
-        log.info("  %s", line)
-    log.info("%s", used(study))
-    answers = [study.table_files("claims")[1], study.results / "report.html"]
-    if made := [str(file) for file in answers if file.is_file()]:
-        log.info("verdicts and report: %s", ", ".join(made))
-    if stale := study.superseded:
+        subprocess.run(["attngrid", "-q", "current", "--ended", str(study.snapshot)])
+    made = [file for file in study.outputs() if file.is_file()]
+    answers = {study.results / "report.html", study.table_files("claims")[1]}
+    if first := [str(file) for file in made if file in answers]:
         log.info(
-            "%d cells are stale and were not trained: `attngrid archive` moves their records away, "
-            "and the next run trains them",
-            len(stale),
+            "made: %s; `attngrid outputs %s` lists all %d files",
+            *(", ".join(first), study.study, len(made)),
         )
+    for line in (*status(study), *(failed_jobs(study) if failed else ())):
+        log.info("%s", line)

@@ -131,6 +131,10 @@ def list_datasets() -> list[str]:
     """The datasets that a study can name.
 
     It can also name a folder of images, ``imagefolder:PATH``, or a user's class, ``file.py:Class``.
+
+    Example:
+        >>> {"digits", "cifar100", "imagenet"} <= set(list_datasets())
+        True
     """
     return list(DATASETS)
 
@@ -146,6 +150,10 @@ def find_dataset(name: str) -> Dataset:
     Raises:
         UnknownNameError: no such dataset; the message lists near names.
         ConfigError: a folder without classes, or a class with a missing or wrong attribute.
+
+    Example:
+        >>> find_dataset("cifar100").num_classes, find_dataset("cifar100").images
+        (100, (50000, 10000))
     """
     if name in DATASETS:
         return DATASETS[name]

@@ -12,7 +12,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -70,12 +70,7 @@ COST_FREE_OPERATORS = (
 
 
 class UncountedOperatorError(AttngridError):
-    """A model with an operator that is neither counted nor known to be free.
-
-    ``known`` has what is known of the model's row without fvcore.
-    """
-
-    known: Mapping[str, Any] = {}
+    """A model with an operator that is neither counted nor known to be free."""
 
 
 @dataclass(frozen=True)
@@ -101,29 +96,31 @@ class Model:
         fields = {name: getattr(self, name) for name in MODEL_KEY}
         return {**fields, "options": pairs(dict(self.options))}
 
-    def count(self) -> dict[str, Any]:
+    def count(self, *, strict: bool = True) -> dict[str, Any]:
         """The model's row of the complexity table.
 
         Raises:
-            UncountedOperatorError: as ``count``; the message names the model.
+            AttngridError: the model cannot be counted, if ``strict``; otherwise its row has only
+                what is known, and a warning says why.
         """
-        # On the meta device there is no random initialisation, which takes longer than counting.
-        with torch.device("meta"):
-            model = self.create()
+        row = self.key()
         try:
-            by_torch = torch_macs(model, self.input_size)
-        except (NotImplementedError, RuntimeError):
-            by_torch = None  # a user's module reads values, which meta tensors lack
-        model.to_empty(device="cpu")
-        for buffer in model.buffers():
-            buffer.zero_()  # buffers of indices must be valid
-        known = {**self.key(), "params": _parameters(model), "torch_macs": by_torch}
-        try:
-            return {**known, **count(model, self.input_size)}
-        except UncountedOperatorError as error:
-            named = UncountedOperatorError(f"{self.backbone} + {self.attention}: {error}")
-            named.known = known
-            raise named from None
+            # The meta device has no random initialisation, which takes longer than counting.
+            with torch.device("meta"):
+                model = self.create()
+            with suppress(NotImplementedError, RuntimeError):  # a user's module that reads values
+                row["torch_macs"] = torch_macs(model, self.input_size)
+            model.to_empty(device="cpu")
+            for buffer in model.buffers():
+                buffer.zero_()  # buffers of indices must be valid
+            row["params"] = _parameters(model)
+            row |= count(model, self.input_size)
+        except AttngridError as error:
+            message = f"{self.backbone} + {self.attention}: {error}"
+            if strict:
+                raise AttngridError(message) from error
+            log.warning("not counted: %s", message)
+        return row
 
 
 def models_of_grid(grid: CountedGrid) -> list[Model]:
@@ -147,24 +144,11 @@ def once(models: Iterable[Model]) -> list[Model]:
 
 
 def table(models: Iterable[Model], *, strict: bool) -> str:
-    """The models' counts as CSV.
-
-    Raises:
-        AttngridError: a model cannot be counted, if ``strict``; otherwise its row has only its
-            parameters and torch's count, and a warning says why.
-    """
+    """The models' counts as CSV; raises as ``Model.count``."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [*MODEL_KEY, *COUNTED], lineterminator="\n")
     writer.writeheader()
-    for model in models:
-        try:
-            writer.writerow(model.count())
-        except AttngridError as error:
-            if strict:
-                raise
-            log.warning("not counted: %s", error)
-            known = error.known if isinstance(error, UncountedOperatorError) else model.key()
-            writer.writerow(known)
+    writer.writerows(model.count(strict=strict) for model in models)
     return text.getvalue()
 
 
@@ -179,6 +163,11 @@ def count(model: nn.Module, input_size: int) -> dict[str, int]:
     Raises:
         UncountedOperatorError: an operator that neither fvcore nor ``COST_FREE_OPERATORS`` knows,
             or a model that fvcore cannot trace; the message says which.
+
+    Example:
+        >>> from attngrid.models.create import create_model
+        >>> count(create_model("resnet18"), 32)["params"]
+        11689512
     """
     image = torch.zeros(1, 3, input_size, input_size, device=next(model.parameters()).device)
     # fvcore logs the operators that it skips; here they are an error
@@ -205,20 +194,12 @@ def count(model: nn.Module, input_size: int) -> dict[str, int]:
     def total(operators: Iterable[str]) -> int:
         return int(sum(by_operator[name] for name in operators))
 
-    columns = {column: total(operators) for column, operators in MAC_OPERATORS.items()}
-    macs, norm_flops, fvcore_total = (
-        sum(columns.values()),
-        total(NORM_OPERATORS),
-        total(by_operator),
-    )
-    return {
-        "params": _parameters(model),
-        "macs": macs,
-        **columns,
-        "norm_flops": norm_flops,
-        "other_flops": fvcore_total - macs - norm_flops,
-        "fvcore_total": fvcore_total,
-    }
+    row = {column: total(operators) for column, operators in MAC_OPERATORS.items()}
+    row["macs"] = sum(row.values())
+    row |= {"params": _parameters(model), "norm_flops": total(NORM_OPERATORS)}
+    row["fvcore_total"] = total(by_operator)
+    row["other_flops"] = row["fvcore_total"] - row["macs"] - row["norm_flops"]
+    return row
 
 
 def _parameters(model: nn.Module) -> int:

@@ -230,15 +230,13 @@ class Network:
 
     def inference(self) -> None:
         """Compute the logits of a batch."""
-        self._forward(self.images_NCHW)
+        with torch.no_grad(), autocast(self.precision, self.device):
+            self.network(self.images_NCHW)
 
     def latency(self) -> None:
         """Compute the logits of one image."""
-        self._forward(self.images_NCHW[:1])
-
-    def _forward(self, images_NCHW: torch.Tensor) -> None:
         with torch.no_grad(), autocast(self.precision, self.device):
-            self.network(images_NCHW)
+            self.network(self.images_NCHW[:1])
 
     def seconds(self, name: str, calls: int) -> float:
         """The mean seconds of a call of ``training``, ``inference`` or ``latency``."""

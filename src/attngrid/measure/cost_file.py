@@ -43,9 +43,9 @@ COLUMNS = (
 Row = dict[str, str]
 
 
-def read_costs(file: Path = FILE) -> list[Row]:
+def read_costs() -> list[Row]:
     """All rows, as text; an empty list if there is no file."""
-    file = shipped(file)
+    file = shipped(FILE)
     if not file.is_file():
         return []
     frame = pd.read_csv(file, dtype=str, keep_default_na=False)

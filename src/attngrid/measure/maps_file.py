@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,17 +26,20 @@ class CellMaps:
 
     labels: list[int]
     predicted: list[int]
-    grad_cam_KHW: NDArray[np.float32]
-    own_KHW: NDArray[np.float32] | None = None
+    grad_cam_KHW: NDArray[np.float32] = field(repr=False)
+    own_KHW: NDArray[np.float32] | None = field(default=None, repr=False)
     site: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Maps:
     """A study's attention maps: uint8 images K×H×W×3 by dataset, and maps by cell id."""
 
     images: dict[str, NDArray[np.uint8]]
     cells: dict[str, CellMaps]
+
+    def __repr__(self) -> str:
+        return f"Maps({len(self.cells)} cells, images of {', '.join(self.images) or 'no dataset'})"
 
 
 def pictured(study: Study) -> list[Cell]:

@@ -164,6 +164,10 @@ def list_attentions() -> list[str]:
 
     ``create_model`` also takes layers of timm's ``create_attn``, ``timm:eca``; widened baselines,
     ``none_wide:csm`` or ``none_wide:csm:macs``; and a user's class, ``file.py:Class``.
+
+    Example:
+        >>> {"none", "se", "cbam", "csm"} <= set(list_attentions())
+        True
     """
     return list(ATTENTIONS)
 
@@ -174,6 +178,10 @@ def find_attention(name: str | type[Any]) -> Entry:
     Raises:
         UnknownNameError: the name is unknown; the message lists similar names.
         ConfigError: a user's file is wrong, or a control has no module to match.
+
+    Example:
+        >>> find_attention("cam").label, find_attention("cam").alias_of
+        ('CAM', 'se')
     """
     if isinstance(name, str) and (control := _parse_control(name)):
         return _control_entry(name, *control)
@@ -279,6 +287,10 @@ def list_backbones() -> list[str]:
 
     ``create_model`` also takes networks of timm and torchvision, ``timm:resnet50`` and
     ``torchvision:resnet50``; and a user's class, ``file.py:Class``.
+
+    Example:
+        >>> {"resnet18", "resnet50", "mobilenet_v2"} <= set(list_backbones())
+        True
     """
     return list(BACKBONES)
 
@@ -288,6 +300,10 @@ def find_backbone(name: str | type[Any]) -> Entry:
 
     Whether timm and torchvision have a network is found out when it is built, because that needs
     torch.
+
+    Example:
+        >>> find_backbone("timm:resnet50").label
+        'resnet50 (timm)'
     """
     if isinstance(name, str) and (match := LIBRARY_BACKBONE.fullmatch(name)):
         return Entry(

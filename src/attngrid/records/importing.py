@@ -145,7 +145,7 @@ def _find(folder: Path, suffix: str) -> Iterator[Path]:
 
 def _cell(file: Path, studies: Sequence[Study]) -> tuple[Study, Cell]:
     """The cell or trial that a file is named by; its folder names the study if several have it."""
-    known = [(study, study.training(file.stem)) for study in studies if study.has(file.stem)]
+    known = [(study, study.training(file.stem)) for study in studies if file.stem in study.by_id]
     if not known:
         names = cell_names(file.stem)
         others = [id for study in studies for id in study.trainings if cell_names(id) == names]

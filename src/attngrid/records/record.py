@@ -49,7 +49,7 @@ class Metrics(Strict):
     train_images: Count
     test_images: Count
     params: Count
-    curve: Annotated[tuple[Epoch, ...], Field(strict=False, min_length=1)]
+    curve: Annotated[tuple[Epoch, ...], Field(strict=False, min_length=1, repr=False)]
 
     @model_validator(mode="after")
     def _headline_matches_curve(self) -> Metrics:
@@ -98,9 +98,9 @@ def _check_run(run: dict[str, Any]) -> dict[str, Any]:
 class Record(Strict):
     """The record of a trained cell. Bit-identical runs have equal ``config`` and ``metrics``."""
 
-    config: dict[str, Any]
+    config: Annotated[dict[str, Any], Field(repr=False)]
     metrics: Metrics
-    run: Annotated[dict[str, Any], AfterValidator(_check_run)]
+    run: Annotated[dict[str, Any], AfterValidator(_check_run), Field(repr=False)]
 
 
 class Trial(Record):
@@ -131,6 +131,13 @@ def read_record(file: Path, cell: Cell | None = None) -> Record:
     Raises:
         RecordError: not JSON, a missing or impossible field, or the record of another cell; the
             message names the file, the field and the value.
+
+    Example:
+        >>> from pathlib import Path
+        >>> file = next(Path("results/cifar20/records").glob("*-se-cifar20_3ep-s0-*.json"))
+        >>> record = read_record(file)
+        >>> record.metrics.top1_error, len(record.metrics.curve), record.run["device"]
+        (48.7, 3, 'cpu')
     """
     return _read(Record, file, cell)
 

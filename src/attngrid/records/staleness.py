@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from attngrid.core.class_digest import file_digest
-from attngrid.records.record import Record
 from attngrid.study.cell import Cell
 from attngrid.study.schema import Study
 
@@ -53,11 +52,6 @@ def code_digest() -> str:
     return digest.hexdigest()
 
 
-def other_code(record: Record) -> bool:
-    """Whether a record was made by other code; older records do not say."""
-    return record.run.get("code") not in (None, code_digest())
-
-
 def describe_code(run: Mapping[str, Any]) -> str:
     """Describe the code that a ``run`` block names; empty if it is the current code."""
     commit = f"commit {str(run.get('commit') or 'unknown')[:8]}"
@@ -72,17 +66,6 @@ def read_run(cell: Cell) -> dict[str, Any] | None:
         run = json.loads(cell.record.read_text("utf-8"))["run"]
         return run if isinstance(run, dict) else None
     return None
-
-
-def stale_records(study: Study) -> dict[str, tuple[Path, str]]:
-    """A study's superseded records by the id of the current cell, each with a message."""
-    remedy = (
-        f"`attngrid archive {study.study}` moves it away, and the next run trains this cell again"
-    )
-    return {
-        id: (file, f"{file}: belongs to another configuration of this cell; {remedy}")
-        for id, file in study.superseded.items()
-    }
 
 
 def archive(study: Study, *, other_code: bool = False) -> list[tuple[Path, Path]]:

@@ -59,7 +59,7 @@ def write_status(file: Path, state: str, message: str = "", **more: Any) -> None
     """Write a cell's state, one of ``STATES``; keep its attempts and the epoch it has reached.
 
     The message says why the cell has no record. ``more`` may be ``epoch``, ``epochs``,
-    ``top1_accuracy`` and ``left_s``, the estimated seconds to the end.
+    ``top1_error`` and ``left_s``, the estimated seconds to the end.
     """
     old, process = _read(file) or {}, _process()
     attempts = old.get("attempts", [])

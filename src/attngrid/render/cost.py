@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 
 from attngrid.analysis.frames import COMPLEXITY, read_frame
 from attngrid.core.files import shipped
-from attngrid.measure.cost_file import FILE, TIMED, Row, machine_label, read_costs
+from attngrid.measure.cost_file import TIMED, Row, machine_label, read_costs
 from attngrid.models.registry import ATTENTIONS, attention_label
 from attngrid.render.figures import WIDTH, add_legend, marker_handle, save, write_in
 from attngrid.render.layout import write_table
@@ -30,33 +30,31 @@ TITLES = {
     "inference": "inference of a batch",
     "training": "training step",
 }
-GEOMETRY = ("stem", "num_classes", "input_size")
-MODEL = (*GEOMETRY, "backbone", "attention")
+MODEL = ("stem", "num_classes", "input_size", "backbone", "attention")
 LINEAR = 1.0  # the axis is linear up to this percentage, so that it can show negative values
 MACHINES = 7  # most colours: the style's own, without black
 MARKERS = "o^sDvP"  # of families of backbones
-Point = tuple[Row, float]  # a row of the costs, and the added multiply-accumulates in percent
 
 
-def write_costs(file: Path = FILE, complexity: Path = COMPLEXITY) -> list[Path]:
+def write_costs() -> list[Path]:
     """Render all measured costs as tables and as a figure; return the files."""
     no_study = pd.DataFrame(columns=["backbone", "attention", "condition"])
     written = list(FILES)
     for name in TABLES:
         description = shipped(Path("workflow/tables") / f"{name}.yaml")
-        table = build_table(None, no_study, description, complexity=complexity, cost=file)
+        table = build_table(None, no_study, description)
         write_table(table)
         written += table.files
-    save(lambda: draw_costs(read_costs(file), added_macs(complexity)), FILES)
+    save(lambda: draw_costs(read_costs(), added_macs()), FILES)
     return written
 
 
-def added_macs(complexity: Path) -> dict[tuple[str, ...], float]:
+def added_macs() -> dict[tuple[str, ...], float]:
     """The percentage that attention adds to the backbone's MACs, by the values of ``MODEL``."""
-    if not shipped(complexity).is_file():
+    file = shipped(COMPLEXITY)
+    if not file.is_file():
         return {}
-    frame = read_frame(shipped(complexity))
-    rows = frame[frame["options"] == ""].to_dict("records")
+    rows = read_frame(file).query("options == ''").to_dict("records")
     macs = {tuple(str(row[key]) for key in MODEL): row["macs"] for row in rows}
     without = {key: macs.get((*key[:-1], "none")) for key in macs}
     return {key: 100 * (count / base - 1) for key, count in macs.items() if (base := without[key])}

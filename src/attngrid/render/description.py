@@ -14,21 +14,11 @@ from attngrid.core.files import read_yaml, shipped
 from attngrid.core.types import Strict
 from attngrid.core.validation import validate
 from attngrid.render.templates import escape
+from attngrid.study.cell import Counted
 from attngrid.study.labels import model_label
 from attngrid.study.options import Attention, Backbone, Listed
 from attngrid.study.schema import Study
 
-Counted = Literal[
-    "params",
-    "macs",
-    "fvcore_total",
-    "torch_macs",
-    "conv_macs",
-    "linear_macs",
-    "product_macs",
-    "norm_flops",
-    "other_flops",
-]
 Measured = Literal[Metric, "top1_selection", "top5_selection"]
 Cost = Literal[
     "latency_ms",
@@ -140,8 +130,8 @@ def check_descriptions(study: Study, source: str) -> None:
             a text of it, a model's label or a condition.
     """
     labels = {model_label(cell.backbone, cell.attention) for cell in study.cells}
-    for text in sorted(labels | {cell.condition for cell in study.cells}):
-        _check_text(text, source)
+    conditions = {cell.condition for cell in study.cells}
+    texts = [(source, text) for text in sorted(labels | conditions)]
     for name, file in study.descriptions.items():
         if not file.is_file():
             known = sorted(other.stem for other in shipped(file.parent).glob("*.yaml"))
@@ -150,19 +140,15 @@ def check_descriptions(study: Study, source: str) -> None:
                 f"{file.parent} has {', '.join(known) or 'none'}"
             )
         description = load_description(file)
-        _check_texts(description, file)
         read_figures(description, file)
-
-
-def _check_texts(description: Description, file: Path) -> None:
-    texts = {"caption": description.caption, "published_title": description.published_title}
-    texts |= {f"columns.{n}.title": column.title for n, column in enumerate(description.columns)}
-    for key, text in texts.items():
-        _check_text(text, f"{file}: {key}")
-
-
-def _check_text(text: str, place: str) -> None:
-    try:
-        escape(text)
-    except ConfigError as error:
-        raise ConfigError(f"{place}: {error}") from None
+        texts += [
+            (f"{file}: {key}", getattr(description, key)) for key in ("caption", "published_title")
+        ]
+        texts += [
+            (f"{file}: columns.{n}.title", c.title) for n, c in enumerate(description.columns)
+        ]
+    for place, text in texts:
+        try:
+            escape(text)
+        except ConfigError as error:
+            raise ConfigError(f"{place}: {error}") from None

@@ -8,7 +8,7 @@ every table again and turns only those that are wider than its own text.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate, groupby, pairwise
@@ -129,11 +129,14 @@ class Part:
         caption = text_width(self.table.caption + " (continued)", CAPTION_EM)
         room = along - MARGIN - CAPTION_LINE * (1 + caption // across) - 4 * LINE
         starts = [place for place, row in enumerate(self.table.rows) if row.starts_backbone]
-        blocks = [self.table.rows[a:b] for a, b in pairwise([0, *starts, len(self.table.rows)])]
-        pages = self._fill(blocks, room, room)
+        blocks: list[Sequence[Row]] = []
+        for start, end in pairwise([0, *starts, len(self.table.rows)]):
+            block = self.table.rows[start:end]
+            blocks += [block] if self._height(block) <= room else [[row] for row in block]
+        pages = self._fill(blocks, room)
         lower = room
         while len(pages) > 1 and (lower := lower - LINE) > 0:
-            even = self._fill(blocks, lower, room)
+            even = self._fill(blocks, lower)
             if len(even) > len(pages):
                 break
             pages = even
@@ -142,20 +145,17 @@ class Part:
             pages[-2:] = [pages[-2][:-missing], pages[-2][-missing:] + pages[-1]]
         return pages
 
-    def _fill(self, blocks: Sequence[Sequence[Row]], room: float, page: float) -> list[list[Row]]:
-        """Rows by page, each at most ``room`` high; a block is broken if it is above ``page``."""
+    def _fill(self, blocks: Iterable[Sequence[Row]], room: float) -> list[list[Row]]:
+        """Rows by page; a page is higher than ``room`` only where a block is."""
         pages: list[list[Row]] = [[]]
         used = 0.0
         for block in blocks:
             height = self._height(block)
-            most = room if height > page else max(room, height)
-            for row in block:
-                needed = self._height([row]) if height > page else height
-                if pages[-1] and used + needed > most and (row is block[0] or height > page):
-                    pages.append([])
-                    used = 0.0
-                pages[-1].append(row)
-                used += self._height([row])
+            if pages[-1] and used + height > max(room, height):
+                pages.append([])
+                used = 0.0
+            pages[-1] += block
+            used += height
         return pages
 
     def _height(self, rows: Sequence[Row]) -> float:

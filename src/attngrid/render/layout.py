@@ -96,10 +96,18 @@ class Table:
 def write_table(table: Table, kinds: Sequence[str] = (".tex", ".md", ".csv")) -> None:
     """Write a table as LaTeX, Markdown and CSV, each atomically."""
     for file in table.files:
-        if file.suffix == ".csv" and file.suffix in kinds:
-            write_atomically(file, table.frame.map(_inert).to_csv(index=False))
-        elif file.suffix in kinds:
-            write_atomically(file, _render(table, file.suffix))
+        if file.suffix in kinds:
+            write_atomically(file, _text(table, file))
+
+
+def _text(table: Table, file: Path) -> str:
+    if file.suffix == ".csv":
+        return table.frame.map(_inert).to_csv(index=False)
+    try:
+        template = f"table{file.suffix}.j2"
+        return render(template, table=table, parts=fit(table), sheets=[*sheets(table)])
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
 
 
 def _inert(value: Any) -> Any:
@@ -113,10 +121,3 @@ def _inert(value: Any) -> Any:
     except ValueError:
         return f"'{value}"
     return value
-
-
-def _render(table: Table, kind: str) -> str:
-    try:
-        return render(f"table{kind}.j2", table=table, parts=fit(table), sheets=[*sheets(table)])
-    except ConfigError as error:
-        raise ConfigError(f"tables/{table.stem}{kind}: {error}") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from attngrid.analysis.deviations import best_known, measured, published
+from attngrid.analysis.deviations import known_deviation
 from attngrid.analysis.frames import collect
 from attngrid.analysis.replication import compare, retrain
 from attngrid.core.errors import InconclusiveError, InconsistentError, RecordError
@@ -37,10 +37,8 @@ def replicate(row: str, folder: Path, budget_s: float) -> Iterator[str]:
     for condition, group in own.groupby("condition", sort=False):
         first = group.iloc[0]
         rows = frame[(frame["condition"] == condition) & (frame["state"] == "measured")]
-        known = measured(rows, "top1_error")
-        if not first["options"]:
-            model = (first["dataset"], "top1_error", first["backbone"], first["recipe"])
-            known = best_known(known, published(*model))
+        model = (first["dataset"], first["backbone"], first["recipe"])
+        known = known_deviation(rows, "top1_error", *model)
         result = compare([again[id] for id in group["id"]], folder, known)
         verdicts.add(result.consistent)
         words = {True: "consistent", False: "not consistent", None: "inconclusive"}

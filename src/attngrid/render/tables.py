@@ -16,16 +16,16 @@ from typing import Any
 import pandas as pd
 
 from attngrid.analysis.dependencies import has_statistics
-from attngrid.analysis.frames import COMPLEXITY, LOST, read_counts
+from attngrid.analysis.frames import LOST, read_counts
 from attngrid.analysis.reference import Model, is_number
-from attngrid.measure.cost_file import FILE, by_machine, read_costs
+from attngrid.measure.cost_file import by_machine, read_costs
 from attngrid.models.registry import attention_label, trained_attention
 from attngrid.render.description import Column, Description, load_description, read_figures
 from attngrid.render.layout import MISSING, Head, Row, Table, Value
 from attngrid.study.labels import model_label
 from attngrid.study.schema import Study
 
-Ours = dict[Any, Any] | None  # a row of the summary
+Ours = dict[Any, Any]  # a row of the summary; empty without one
 Filled = tuple[Head, list[Value]]  # a column: its head and values
 MOST_OF_TOP5 = 5  # classes with which a top-5 error is always 0
 UNITS = {"G": 1e9, "M": 1e6, "k": 1e3}
@@ -41,7 +41,7 @@ class Sources:
     costs: dict[str, dict[Model, dict[str, str]]]  # by machine
 
     def figure(self, kind: str, column: Column, model: Model, ours: Ours, machine: str) -> Any:
-        """A column's ``published`` (text), ``counted``, ``cost`` or ``recipe`` figure, or None."""
+        """A column's ``published`` (text), ``counted`` or ``cost`` figure, or None."""
         name = getattr(column, kind)
         if kind == "published":
             return self.published.get(model, {}).get(name)
@@ -51,7 +51,7 @@ class Sources:
             return float(text) if text else None
         if kind == "counted" and self.description.counted_at:
             return self.counted.get(model, {}).get(name)
-        return ours.get(name) if ours else None
+        return ours.get(name)
 
 
 def build_table(
@@ -60,21 +60,22 @@ def build_table(
     file: Path,
     *,
     cells: pd.DataFrame | None = None,
-    complexity: Path = COMPLEXITY,
-    cost: Path = FILE,
 ) -> Table:
     """Build a table of published, counted and measured figures.
 
-    Args:
-        study: the study, or None for a table of counts and costs only.
-        summary: the study's summary over seeds.
-        file: the table's description.
-        cells: the cells behind the summary, for the table's provenance.
-        complexity: the file of counts at the papers' full size.
-        cost: the file of times and memory at that size.
+    ``study`` is None for a table of counts and costs only. ``cells`` are those of the ``summary``.
 
     Raises:
         ConfigError: the description names a file or a column that does not exist.
+
+    Example:
+        >>> from attngrid import load_results
+        >>> from attngrid.study.schema import load_study
+        >>> study = load_study("config/cifar20.yaml")
+        >>> summary = load_results("cifar20").summary
+        >>> table = build_table(study, summary, study.descriptions["grid"])
+        >>> table.rows[0].values[0].text  # the baseline's parameters in millions
+        '2.812'
     """
     description = load_description(file)
     if description.attentions is not None:
@@ -83,12 +84,15 @@ def build_table(
     counted, costs = {}, {}
     if description.counted_at:
         at = description.counted_at.model_dump()
-        counted = read_counts(complexity, **at)
+        counted = read_counts(**at)
         if any(column.cost for column in description.columns):
-            costs = by_machine(read_costs(cost), **at) or {"nothing yet": {}}
+            costs = by_machine(read_costs(), **at) or {"nothing yet": {}}
     sources = Sources(description, published, counted, costs)
     models = _models(description, published, summary)
-    ours = {model: _by_condition(model, summary) for model in models}
+    ours: dict[Model, dict[str, Ours]] = {model: {} for model in models}
+    for row in summary.to_dict("records"):
+        if (model := (row["backbone"], row["attention"])) in ours:
+            ours[model][row["condition"]] = row
     known = {condition for rows in ours.values() for condition in rows}
     conditions = [name for name in dict.fromkeys(summary["condition"]) if name in known]
     lines = [(model, "") for model in models]
@@ -100,7 +104,7 @@ def build_table(
     classes = _classes(study, conditions)
     if not description.counted_at or any(column.measured for column in description.columns):
         for group in groups:
-            own = [ours[model].get(condition or group[0]) for model, condition in lines]
+            own = [ours[model].get(condition or group[0], {}) for model, condition in lines]
             few = max(classes[condition] for condition in group) <= MOST_OF_TOP5
             filled += _study_columns(description, group, lines, own, top5=not few)
     caption, heads = _share_conditions(description.caption, [head for head, _ in filled])
@@ -125,12 +129,6 @@ def _rows(lines: Sequence[tuple[Model, str]], filled: Sequence[Filled]) -> Itera
             model=model,
             condition=condition or None,
         )
-
-
-def _by_condition(model: Model, summary: pd.DataFrame) -> dict[str, dict[Any, Any]]:
-    """A model's rows of the summary."""
-    rows = summary[(summary["backbone"] == model[0]) & (summary["attention"] == model[1])]
-    return {row["condition"]: row for row in rows.to_dict("records")}
 
 
 def _models(
@@ -215,7 +213,7 @@ def _reference_columns(sources: Sources, lines: Sequence[tuple[Model, str]]) -> 
     blocks += [(f"Measured: {machine}", "cost", machine) for machine in sources.costs]
     for (head, kind, machine), column in product(blocks, description.columns):
         if getattr(column, kind):
-            figures = [sources.figure(kind, column, model, None, machine) for model, _ in lines]
+            figures = [sources.figure(kind, column, model, {}, machine) for model, _ in lines]
             yield _figures(head, column, figures)
 
 
@@ -245,8 +243,7 @@ def _study_columns(
             values = [replace(v, bold=index in best) for index, v in enumerate(values)]
             yield _column(head, column, values)
         elif getattr(column, kind):
-            figures = [row.get(getattr(column, kind)) if row else None for row in rows]
-            yield _figures(head, column, figures)
+            yield _figures(head, column, [row.get(getattr(column, kind)) for row in rows])
     yield Head(head, "n"), [_seeds(row) for row in rows]
 
 
@@ -261,7 +258,7 @@ def _value(figure: Any, column: Column) -> Value:
 
 def _measured(ours: Ours, column: Column) -> Value:
     """Mean ± std over the seeds; if nothing was measured, the state of the cells."""
-    if ours is None:
+    if not ours:
         return Value()
     if not ours["n"]:
         return Value(next((state for state in LOST if ours[f"n_{state}"]), MISSING))
@@ -269,7 +266,7 @@ def _measured(ours: Ours, column: Column) -> Value:
     return Value(number=mean, std=std if ours["n"] > 1 else "")
 
 
-def _statistics(row: dict[Any, Any], column: Column) -> tuple[float, float]:
+def _statistics(row: Ours, column: Column) -> tuple[float, float]:
     """Mean and std of a column's metric; an accuracy is 100 minus the error."""
     error = str(column.measured).replace("accuracy", "error")
     mean = row[f"{error}_mean"]
@@ -290,12 +287,12 @@ def _best(rows: Sequence[Ours], column: Column) -> set[int]:
     # attentions that compute the same function share their records, so they are one sample
     groups: dict[Any, dict[str, list[int]]] = {}
     for index, row in enumerate(rows):
-        if row and row["n"]:
+        if row.get("n"):
             models = groups.setdefault((row["backbone"], row["condition"]), {})
             models.setdefault(trained_attention(row["attention"]), []).append(index)
     best: set[int] = set()
     for models in groups.values():
-        firsts = [rows[indices[0]] or {} for indices in models.values()]
+        firsts = [rows[indices[0]] for indices in models.values()]
         figures = [(*_statistics(row, column), int(row["n"])) for row in firsts]
         winner = best_of([(sign * mean, std, n) for mean, std, n in figures])
         if winner is not None:
@@ -305,39 +302,34 @@ def _best(rows: Sequence[Ours], column: Column) -> set[int]:
 
 def _seeds(ours: Ours) -> Value:
     """The number of measured seeds, and of seeds that failed, by state."""
-    lost = [f"{ours[f'n_{state}']} {state}" for state in LOST if ours and ours[f"n_{state}"]]
-    if ours is None or not (ours["n"] or lost):
+    lost = [f"{ours[f'n_{state}']} {state}" for state in LOST if ours.get(f"n_{state}")]
+    if not lost and not ours.get("n"):
         return Value()
     return Value(", ".join([str(ours["n"]), *(lost if ours["n"] else ())]))
 
 
-def _frame(
-    sources: Sources, by_model: Mapping[Model, Mapping[str, dict[Any, Any]]]
-) -> pd.DataFrame:
+def _frame(sources: Sources, by_model: Mapping[Model, Mapping[str, Ours]]) -> pd.DataFrame:
     """The table as a tidy frame: one row per model, condition and machine, unrounded."""
     columns, lines = sources.description.columns, []
     for model, by_condition in by_model.items():
-        rows: list[Ours] = [*by_condition.values()]
-        for ours, machine in product(rows or [None], sources.costs or [""]):
+        for ours, machine in product([*by_condition.values()] or [{}], sources.costs or [""]):
             line: dict[str, Any] = {"backbone": model[0], "attention": model[1]}
+            n = ours.get("n", 0)
             for column, kind in product(columns, ("published", "counted")):
                 if name := getattr(column, kind):
                     line[f"{kind}_{name}"] = sources.figure(kind, column, model, ours, machine)
             if machine:
                 line["machine"] = machine
                 for column in (c for c in columns if c.cost):
-                    figure = sources.figure("cost", column, model, ours, machine)
-                    line[str(column.cost)] = figure
-            n = ours["n"] if ours else 0
-            line |= {"condition": ours["condition"] if ours else None, "n": n}
+                    line[str(column.cost)] = sources.figure("cost", column, model, ours, machine)
+            line |= {"condition": ours.get("condition"), "n": n}
             for column in columns:
                 if column.measured:
-                    mean, std = _statistics(ours, column) if ours and n else (None, None)
+                    mean, std = _statistics(ours, column) if n else (None, None)
                     line[f"measured_{column.measured}_mean"] = mean
                     line[f"measured_{column.measured}_std"] = std
                 if column.recipe:
-                    figure = sources.figure("recipe", column, model, ours, machine)
-                    line[f"recipe_{column.recipe}"] = figure
+                    line[f"recipe_{column.recipe}"] = ours.get(column.recipe)
             lines.append(line)
     return pd.DataFrame(lines)
 

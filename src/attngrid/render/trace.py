@@ -68,18 +68,16 @@ def _find_rows(key: str, table: Table, label: str) -> list[Row]:
     """Find the rows with a label, or the row with a number from 1."""
     if label.isdigit() and 1 <= int(label) <= len(table.rows):
         return [table.rows[int(label) - 1]]
+    wanted = label.lower()
     # a label is found without the name of the same module, "+ CAM (= SE)", too
-    rows = [r for r in table.rows if label.lower() in (r.label.lower(), _without_alias(r).lower())]
+    labels = [(row, row.label.lower()) for row in table.rows]
+    rows = [row for row, own in labels if wanted in (own, own.partition(" (= ")[0])]
     if not rows:
-        labels = ", ".join(dict.fromkeys(row.label for row in table.rows))
+        known = ", ".join(dict.fromkeys(row.label for row in table.rows))
         raise ConfigError(
-            f"{key}: found row {label!r}, expected 1 to {len(table.rows)} or a label: {labels}"
+            f"{key}: found row {label!r}, expected 1 to {len(table.rows)} or a label: {known}"
         )
     return rows
-
-
-def _without_alias(row: Row) -> str:
-    return row.label.partition(" (= ")[0]
 
 
 def explain(key: str) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -67,11 +68,10 @@ def write_audit(lines: list[Line]) -> None:
     frame = pd.DataFrame([line.__dict__ for line in lines])
     write_atomically(results_folder() / "audit.csv", frame.to_csv(index=False))
     group = "From printed and counted figures"
-    rows, before = [], lines[0].finding
-    for line in lines:
+    rows = []
+    for before, line in pairwise([lines[0], *lines]):
         values = (Value(line.arithmetic or "as printed"), Value(line.value))
-        rows.append(Row(line.quantity, values, starts_backbone=line.finding != before))
-        before = line.finding
+        rows.append(Row(line.quantity, values, starts_backbone=line.finding != before.finding))
     table = Table(
         stem="audit",
         caption="The published figures, audited: each value with its arithmetic.",

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from attngrid.data.registry import Dataset, find_dataset, full_name, short_name
 from attngrid.models.registry import Entry, find_attention, find_backbone
@@ -24,7 +24,7 @@ ATTENTION_OPTIONS = ("placement", "head_attention")
 # The columns of a complexity table that identify a model.
 MODEL_KEY = ("backbone", "attention", "stem", "num_classes", "input_size", "options")
 # The counts of a model: totals first, then fvcore's counts by kind of operator.
-COUNTED = (
+Counted = Literal[
     "params",
     "macs",
     "fvcore_total",
@@ -34,7 +34,8 @@ COUNTED = (
     "product_macs",
     "norm_flops",
     "other_flops",
-)
+]
+COUNTED: tuple[Counted, ...] = get_args(Counted)
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,12 @@ class Cell:
     backbone: str
     attention: str
     recipe_name: str
-    recipe: Recipe
+    recipe: Recipe = field(repr=False)
     seed: int
-    options: Options = field(default_factory=Options)
+    options: Options = field(default_factory=Options, repr=False)
     precision: Precision = "float32"
     threads: int = 1
-    tuning: Tuning | None = None
+    tuning: Tuning | None = field(default=None, repr=False)
     validation: int = 0
     micro_batches: int = 1
 

@@ -7,6 +7,7 @@ import json
 import math
 import re
 import statistics
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -15,7 +16,7 @@ from functools import cached_property
 
 from attngrid.core.errors import UnknownNameError
 from attngrid.core.files import shipped
-from attngrid.data.registry import Dataset, find_dataset
+from attngrid.data.registry import find_dataset
 from attngrid.study.cell import MODEL_KEY, Cell
 from attngrid.study.cluster import DAY, cluster
 from attngrid.study.paths import results_folder
@@ -157,7 +158,7 @@ class Planner:
         files = {file.stem: file for file in records}
         seconds: dict[tuple[object, ...], list[float]] = defaultdict(list)
         compute = self.study.compute
-        for cell in (*self.study.trainings.values(), *self.study.trials.values()):
+        for cell in self.study.by_id.values():
             with suppress(OSError, ValueError, KeyError, TypeError):
                 run = json.loads(files[cell.id].read_text("utf-8"))["run"]
                 same = self.on_cpu or _is_device(self.gpu, run["device_name"])
@@ -179,9 +180,13 @@ class Planner:
 
     def estimate(self, cell: Cell) -> Estimate:
         """Seconds of the cell's whole training with its tests, and their source."""
-        devices = 1 if self.on_cpu else self.processes
         if (seconds := self._measured.get(_key(cell))) is not None:
-            return Estimate(seconds, MEASURED, devices)
+            return Estimate(seconds, MEASURED, 1 if self.on_cpu else self.processes)
+        return self.calculate(cell)
+
+    def calculate(self, cell: Cell) -> Estimate:
+        """The estimate without any record: from MACs, or from the images to read."""
+        devices = 1 if self.on_cpu else self.processes
         counted, dataset = self._count(cell), find_dataset(cell.dataset)
         if counted is None or dataset.images is None or (rate := self._flops(cell)) is None:
             return Estimate(None, UNKNOWN)
@@ -195,17 +200,13 @@ class Planner:
         step_s = max(shortest_s, step_macs * FLOPS_PER_TRAINED_MAC / rate)
         test_s = max(shortest_s / 3, step_macs * FLOPS_PER_TESTED_MAC / rate)
         network_s = (train * step_s + test * test_s) / batch
-        reading_s = self._reading_s(dataset, train + test)
+        reading_s = 0.0
+        if dataset.target is None:  # the images are not in memory
+            reading_s = (train + test) / (IMAGES_PER_CORE_S * (self.readers or self.processes))
         # without workers, the network waits for each batch
         epoch_s = max(network_s, reading_s) if self.readers else network_s + reading_s
         source = READING if reading_s > network_s else FROM_MACS
         return Estimate(cell.recipe.epochs * epoch_s, source, devices)
-
-    def _reading_s(self, dataset: Dataset, images: float) -> float:
-        """Seconds to read an epoch's images; 0 if they are in memory."""
-        if dataset.target is not None:
-            return 0
-        return images / (IMAGES_PER_CORE_S * (self.readers or self.processes))
 
     def _flops(self, cell: Cell) -> float | None:
         """Floating-point operations per second that the device is assumed to reach."""
@@ -240,10 +241,29 @@ def _key(cell: Cell) -> tuple[object, ...]:
     )
 
 
+def time_left(planner: Planner, began: float) -> float | None:
+    """Estimated seconds of a run that began at this time (since 1970), until every cell is trained.
+
+    The cells that got their record since then give the pace: how many calculated seconds of
+    training the run does in a second. None before the first one.
+    """
+    study, done, left = planner.study, 0.0, 0.0
+    stale = study.superseded  # these are not trained
+    cells = [c for c in (*study.trials.values(), *study.trainings.values()) if c.id not in stale]
+    seconds = [planner.calculate(cell).seconds for cell in cells]
+    for cell, size in zip(cells, seconds, strict=True):
+        work = 1.0 if size is None or None in seconds else size
+        try:
+            done += work * (cell.record.stat().st_mtime >= began)
+        except FileNotFoundError:
+            left += work
+    return left * (time.time() - began) / done if done else None
+
+
 def summary(planner: Planner) -> str:
     """Cells, hours and disk space in two lines, the first output of every run."""
     study, disk = planner.study, planner.disk_gb()
-    cells = [*study.trainings.values(), *study.trials.values()]
+    cells = study.by_id.values()
     left = [planner.estimate(cell) for cell in cells if not cell.record.is_file()]
     known = [one.hours for one in left if one.seconds is not None]
     kind = "CPU hours" if planner.on_cpu else "GPU hours"
@@ -269,7 +289,7 @@ def plan(planner: Planner) -> Iterator[str]:
     planner.require_known()
     yield summary(planner)
     rows = []
-    for cell in (*planner.study.trainings.values(), *planner.study.trials.values()):
+    for cell in planner.study.by_id.values():
         recipe, is_trial, _ = cell.recipe_name.partition("+lr")
         condition = replace(cell, recipe_name=recipe).condition + (", trials" if is_trial else "")
         done, estimate = cell.record.is_file(), planner.estimate(cell)

@@ -246,5 +246,10 @@ def shipped_recipes() -> dict[str, Recipe]:
 
 
 def list_recipes() -> list[str]:
-    """The shipped recipes that a study can name; it can also define its own."""
+    """The shipped recipes that a study can name; it can also define its own.
+
+    Example:
+        >>> "cifar_200ep" in list_recipes()
+        True
+    """
     return list(shipped_recipes())

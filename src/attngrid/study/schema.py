@@ -207,16 +207,16 @@ class Study(Strict):
         """The tuning trials of all choices, by id."""
         return {trial.id: trial for cell in self.choices.values() for trial in cell.trials}
 
-    def has(self, cell_id: str) -> bool:
-        """Whether an id belongs to a cell or trial."""
-        return cell_id in self.trainings or cell_id in self.trials
+    @cached_property
+    def by_id(self) -> dict[str, Cell]:
+        """All cells to train, and then all trials, by id."""
+        return {**self.trainings, **self.trials}
 
     def training(self, cell_id: str) -> Cell:
-        """The cell or trial of an id."""
-        if not self.has(cell_id):
-            known = [*self.trainings, *self.trials]
-            raise UnknownNameError(f"cell of study {self.study}", cell_id, known)
-        return self.trainings.get(cell_id) or self.trials[cell_id]
+        """The cell or trial of an id; UnknownNameError if there is none."""
+        if cell_id not in self.by_id:
+            raise UnknownNameError(f"cell of study {self.study}", cell_id, self.by_id)
+        return self.by_id[cell_id]
 
     def find_cell(self, prefix: str) -> Cell:
         """The cell or trial of an id or of its unique beginning.
@@ -224,7 +224,7 @@ class Study(Strict):
         Raises:
             ConfigError: several ids begin with ``prefix``; UnknownNameError: none does.
         """
-        found = [id for id in (*self.trainings, *self.trials) if id.startswith(prefix)]
+        found = [id for id in self.by_id if id.startswith(prefix)]
         if len(found) > 1 and prefix not in found:
             raise ConfigError(
                 f"{self.study}: {len(found)} cell ids begin with {prefix!r}: {', '.join(found)}"

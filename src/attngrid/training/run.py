@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import partial
+from datetime import datetime
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,11 +34,11 @@ from attngrid.records.environment import code_version, now
 from attngrid.records.record import read_trial, write_record
 from attngrid.records.sources import keep_files
 from attngrid.records.staleness import code_digest
-from attngrid.records.status import attempt, epochs_in_checkpoint, locked, write_status
+from attngrid.records.status import RUN_BEGAN, attempt, epochs_in_checkpoint, locked, write_status
 from attngrid.records.tuning import with_best_hyperparameters
 from attngrid.study.cell import Cell
 from attngrid.study.cluster import slurm_job
-from attngrid.study.plan import duration
+from attngrid.study.plan import Planner, duration, time_left
 from attngrid.study.schema import Study
 from attngrid.study.tuning import TUNED_KEYS
 from attngrid.training.checkpoint import Checkpoints
@@ -48,6 +48,8 @@ from attngrid.training.max_runtime import deadline
 from attngrid.training.weights import write_weights
 
 logger = logging.getLogger(__name__)
+
+REPORT_S = 60  # the shortest time between two lines of a cell
 
 # The environment variables that change the bits of torch's, oneDNN's, MKL's and cuBLAS's results.
 NUMERIC = (
@@ -191,7 +193,7 @@ def _train_and_record(study: Study, cell: Cell, record: Path, processes: Process
         keep_files(cell)
     run = _environment(device)  # read now, because the checkout may change during the training
     try:
-        metrics, speed, model = _train(study, cell, processes, partial(_report, cell, label))
+        metrics, speed, model = _train(study, cell, processes, _reporter(cell, label))
         run |= {**speed, "peak_memory_mb": _peak_memory_mb(device), "cpu_s": time.process_time()}
         if study.keep.weights == "last" and in_study and not cell.validation:
             _keep_weights(cell, model, study.data_folder)
@@ -203,7 +205,7 @@ def _train_and_record(study: Study, cell: Cell, record: Path, processes: Process
             logger.warning("%s: %s; removed its weights to make room", record, error.strerror)
             cell.weights.unlink(missing_ok=True)
             write_record(record, cell, metrics, run)
-        result = f"done, top-1 {100 - metrics['top1_error']:.1f} %"
+        result = f"top-1 error {metrics['top1_error']:.1f} %"
     except DivergedError as error:
         if not cell.validation:
             raise
@@ -215,18 +217,40 @@ def _train_and_record(study: Study, cell: Cell, record: Path, processes: Process
         write_status(cell.status, "done")
     done = sum(one.record.is_file() for one in cells.values())
     wall = duration(time.perf_counter() - start)
-    logger.info("%s: %s in %s; %d of %d cells", label, result, wall, done, len(cells))
+    left = _time_left(study, device)
+    logger.info("%s: %s in %s; %d of %d cells%s", label, result, wall, done, len(cells), left)
 
 
-def _report(cell: Cell, label: str, line: dict[str, Any], elapsed: float) -> None:
-    """Write the progress after an epoch to the cell's status and to the log."""
-    done, epochs = line["epoch"], cell.recipe.epochs
-    accuracy, left = 100 - line["test_top1_error"], elapsed / done * (epochs - done)
-    more = {"epoch": done, "epochs": epochs, "top1_accuracy": accuracy, "left_s": left}
-    with suppress(OSError):  # the training continues without its status
-        write_status(cell.status, "running", **more)
-    text = f"epoch {done}/{epochs}, top-1 {accuracy:.1f} %, {duration(left)} left"
-    logger.info("%s: %s", label, text)
+def _time_left(study: Study, device: torch.device) -> str:
+    """``, about 3 h 05 min left``: until this Snakemake run has trained all cells, if known."""
+    if RUN_BEGAN not in os.environ:  # no part of a run
+        return ""
+    began = datetime.fromisoformat(os.environ[RUN_BEGAN]).timestamp()
+    seconds = time_left(Planner(study, on_cpu=device.type == "cpu"), began)
+    return f", about {duration(seconds)} left" if seconds else ""
+
+
+def _reporter(cell: Cell, label: str) -> Progress:
+    """A function that writes the progress after an epoch to the cell's status and to the log.
+
+    The log gets one line in ``REPORT_S`` seconds, or every line with ``attngrid -v``.
+    """
+    epochs, last = cell.recipe.epochs, time.monotonic()
+
+    def report(line: dict[str, Any], elapsed: float) -> None:
+        nonlocal last
+        done, error = line["epoch"], line["test_top1_error"]
+        left = elapsed / done * (epochs - done)
+        more = {"epoch": done, "epochs": epochs, "top1_error": error, "left_s": left}
+        with suppress(OSError):  # the training continues without its status
+            write_status(cell.status, "running", **more)
+        is_due = time.monotonic() - last >= REPORT_S and done < epochs
+        if is_due:
+            last = time.monotonic()
+        text = f"epoch {done}/{epochs}, top-1 error {error:.1f} %, {duration(left)} left"
+        logger.log(logging.INFO if is_due else logging.DEBUG, "%s: %s", label, text)
+
+    return report
 
 
 def _keep_weights(cell: Cell, model: nn.Module, folder: Path) -> None:

@@ -34,9 +34,14 @@ class TrainedModel:
 
     def __init__(self, cell: Cell, weights: Path, mean: list[float], std: list[float]) -> None:
         self.cell = cell
-        self.model = create_network(cell, weights).eval()
-        self.classes = read_classes(weights)
-        self.mean_C, self.std_C = torch.tensor(mean), torch.tensor(std)
+        self.model: nn.Module = create_network(cell, weights).eval()
+        self.classes: list[str] = read_classes(weights)
+        self.mean_C: Tensor = torch.tensor(mean)
+        self.std_C: Tensor = torch.tensor(std)
+
+    def __repr__(self) -> str:
+        cell, count = self.cell, len(self.classes)
+        return f"{type(self).__name__}({cell.label}: {cell.condition}; {count} classes)"
 
     def transform(self, image: Image.Image | np.ndarray) -> Tensor:
         """Make the network's input, 1×3×H×W, from an image as the training's test images.
@@ -121,6 +126,13 @@ def load_model(record: str | os.PathLike[str]) -> TrainedModel:
     Raises:
         RecordError: no record, no kept weights, or a record of an older version, which does not
             say how its images were normalised.
+
+    Example:
+        >>> trained = load_model("results/demo/records/….json")  # doctest: +SKIP
+        >>> trained  # doctest: +SKIP
+        TrainedModel(ResNet-18 + SE, seed 0: Digits, 16×16, …; 10 classes)
+        >>> trained.predict(Image.open("seven.png"), k=2)  # doctest: +SKIP
+        [('7', 0.98), ('9', 0.01)]
     """
     file = Path(record)
     cell, content = read_cell(file)

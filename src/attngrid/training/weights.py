@@ -58,6 +58,12 @@ def create_model(
         UnknownNameError, ConfigError: as ``attngrid.models.create.create_model``.
         RecordError: the record has another backbone or attention module, or no kept weights of
             this network.
+
+    Example:
+        >>> import torch
+        >>> model = create_model("resnet18", "se", num_classes=10, stem="cifar", width=0.25)
+        >>> model(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
     """
     if pretrained is True:
         arguments["pretrained"] = True
