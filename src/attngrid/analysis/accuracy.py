@@ -13,7 +13,7 @@ def add_accuracies(frame: pd.DataFrame) -> pd.DataFrame:
     The standard deviation of an accuracy is that of its error. A frame that has these columns
     already stays as it is.
 
-    Example:
+    Examples:
         >>> add_accuracies(pd.DataFrame({"top1_error": [12.3], "seed": [0]}))
            top1_error  top1_accuracy  seed
         0        12.3           87.7     0

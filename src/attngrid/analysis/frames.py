@@ -90,7 +90,7 @@ def load_results(study: str, folder: str | Path | None = None) -> Results:
         AttngridError: the study has not been collected, or its frames were edited since.
         RecordError: the maps cannot be read.
 
-    Example:
+    Examples:
         >>> results = load_results("cifar20")
         >>> results
         Results(cells: 15 rows, epochs: 45 rows, summary: 5 rows, trials: 0 rows, maps: None)

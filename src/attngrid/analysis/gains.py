@@ -21,7 +21,7 @@ def gains(cells: pd.DataFrame) -> pd.DataFrame:
         if nothing was measured; the ends also if a sample has one seed or does not vary, and
         without SciPy and statsmodels. The baseline's gain is 0 and has no interval.
 
-    Example:
+    Examples:
         >>> from attngrid import load_results
         >>> found = gains(load_results("cifar20").cells).set_index("attention")
         >>> found["gain"].round(2).to_dict()

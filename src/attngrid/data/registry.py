@@ -132,7 +132,7 @@ def list_datasets() -> list[str]:
 
     It can also name a folder of images, ``imagefolder:PATH``, or a user's class, ``file.py:Class``.
 
-    Example:
+    Examples:
         >>> {"digits", "cifar100", "imagenet"} <= set(list_datasets())
         True
     """
@@ -151,7 +151,7 @@ def find_dataset(name: str) -> Dataset:
         UnknownNameError: no such dataset; the message lists near names.
         ConfigError: a folder without classes, or a class with a missing or wrong attribute.
 
-    Example:
+    Examples:
         >>> find_dataset("cifar100").num_classes, find_dataset("cifar100").images
         (100, (50000, 10000))
     """

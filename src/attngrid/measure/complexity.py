@@ -164,7 +164,7 @@ def count(model: nn.Module, input_size: int) -> dict[str, int]:
         UncountedOperatorError: an operator that neither fvcore nor ``COST_FREE_OPERATORS`` knows,
             or a model that fvcore cannot trace; the message says which.
 
-    Example:
+    Examples:
         >>> from attngrid.models.create import create_model
         >>> count(create_model("resnet18"), 32)["params"]
         11689512

@@ -70,7 +70,7 @@ def create_model(
         ConfigError: an unknown option, a value of a wrong type or out of range, a backbone that
             builds no attention module, or a user's class that does not work.
 
-    Example:
+    Examples:
         >>> model = create_model("resnet18", "cbam")  # CBAM, Table 4: 11.78 M parameters
         >>> sum(parameter.numel() for parameter in model.parameters())
         11779392

@@ -165,7 +165,7 @@ def list_attentions() -> list[str]:
     ``create_model`` also takes layers of timm's ``create_attn``, ``timm:eca``; widened baselines,
     ``none_wide:csm`` or ``none_wide:csm:macs``; and a user's class, ``file.py:Class``.
 
-    Example:
+    Examples:
         >>> {"none", "se", "cbam", "csm"} <= set(list_attentions())
         True
     """
@@ -179,7 +179,7 @@ def find_attention(name: str | type[Any]) -> Entry:
         UnknownNameError: the name is unknown; the message lists similar names.
         ConfigError: a user's file is wrong, or a control has no module to match.
 
-    Example:
+    Examples:
         >>> find_attention("cam").label, find_attention("cam").alias_of
         ('CAM', 'se')
     """
@@ -288,7 +288,7 @@ def list_backbones() -> list[str]:
     ``create_model`` also takes networks of timm and torchvision, ``timm:resnet50`` and
     ``torchvision:resnet50``; and a user's class, ``file.py:Class``.
 
-    Example:
+    Examples:
         >>> {"resnet18", "resnet50", "mobilenet_v2"} <= set(list_backbones())
         True
     """
@@ -301,7 +301,7 @@ def find_backbone(name: str | type[Any]) -> Entry:
     Whether timm and torchvision have a network is found out when it is built, because that needs
     torch.
 
-    Example:
+    Examples:
         >>> find_backbone("timm:resnet50").label
         'resnet50 (timm)'
     """

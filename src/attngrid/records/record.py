@@ -132,7 +132,7 @@ def read_record(file: Path, cell: Cell | None = None) -> Record:
         RecordError: not JSON, a missing or impossible field, or the record of another cell; the
             message names the file, the field and the value.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> file = next(Path("results/cifar20/records").glob("*-se-cifar20_3ep-s0-*.json"))
         >>> record = read_record(file)

@@ -68,7 +68,7 @@ def build_table(
     Raises:
         ConfigError: the description names a file or a column that does not exist.
 
-    Example:
+    Examples:
         >>> from attngrid import load_results
         >>> from attngrid.study.schema import load_study
         >>> study = load_study("config/cifar20.yaml")

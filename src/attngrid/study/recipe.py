@@ -248,7 +248,7 @@ def shipped_recipes() -> dict[str, Recipe]:
 def list_recipes() -> list[str]:
     """The shipped recipes that a study can name; it can also define its own.
 
-    Example:
+    Examples:
         >>> "cifar_200ep" in list_recipes()
         True
     """

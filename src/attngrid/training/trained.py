@@ -127,7 +127,7 @@ def load_model(record: str | os.PathLike[str]) -> TrainedModel:
         RecordError: no record, no kept weights, or a record of an older version, which does not
             say how its images were normalised.
 
-    Example:
+    Examples:
         >>> trained = load_model("results/demo/records/….json")  # doctest: +SKIP
         >>> trained  # doctest: +SKIP
         TrainedModel(ResNet-18 + SE, seed 0: Digits, 16×16, …; 10 classes)

@@ -59,7 +59,7 @@ def create_model(
         RecordError: the record has another backbone or attention module, or no kept weights of
             this network.
 
-    Example:
+    Examples:
         >>> import torch
         >>> model = create_model("resnet18", "se", num_classes=10, stem="cifar", width=0.25)
         >>> model(torch.zeros(2, 3, 32, 32)).shape
