@@ -8,9 +8,9 @@ shortened to a few epochs, once as CSM's text defines SAM, and once with each ch
 alone. At some steps it looks at 64 test images: the entropy of each attention map (1: every
 position attends to all others equally; 0: to one only), how much of a feature map's variance lies
 between positions before and after the module, and the gradients' norms. The rows are added to
-`results/sam_learning.csv` (remove it to begin anew); the figure is `figures/sam_learning.{pdf,png}`.
-These short trainings show what happens in this reduced setting, and nothing about the papers'
-accuracy.
+`results/sam_learning.csv` (remove it to begin anew), and the figure is
+`figures/sam_learning.{pdf,png}`. These short trainings show what happens in this reduced setting,
+and nothing about the papers' accuracy.
 """
 
 from __future__ import annotations
