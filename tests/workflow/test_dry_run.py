@@ -187,6 +187,7 @@ def of_snakemake(*rules: str, **settings: Any) -> Any:
         dag=SimpleNamespace(needrun_jobs=lambda: jobs),
         deployment_settings=SimpleNamespace(deployment_method=()),
         config_settings=SimpleNamespace(config={}),
+        output_settings=SimpleNamespace(verbose=False),
         **{"non_local_exec": False, "nodes": None, "is_main_process": True} | settings,
     )
 

@@ -184,7 +184,7 @@ def test_failed_cells_are_named_and_the_rest_is_rendered(
 
 
 def start_and_await_first_epoch(
-    clone: Path, *arguments: str
+    clone: Path, *arguments: str, results: str = "results"
 ) -> tuple[subprocess.Popen[str], IO[str]]:
     """Start Snakemake; return when its first cell has finished an epoch but not ended."""
     running = subprocess.Popen(
@@ -195,7 +195,7 @@ def start_and_await_first_epoch(
         text=True,
     )
     assert running.stderr is not None
-    files = clone / "results/tiny/status"
+    files = clone / results / "tiny/status"
     while not any((read_status(file) or {}).get("epoch") for file in files.glob("*.json")):
         assert running.poll() is None
         time.sleep(0.05)
@@ -245,7 +245,7 @@ def test_a_run_continues_after_snakemake_was_killed(
     (clone / "site.yaml").write_text("results: ../else where\n")
     file = write(clone, tiny | {"tables": ["grid"]})
     arguments = ("tables", "--cores", "1", "--configfile", file)
-    running, output = start_and_await_first_epoch(clone, *arguments)
+    running, output = start_and_await_first_epoch(clone, *arguments, results="../else where")
     running.kill()
     output.read()  # until the orphan ends
     records = clone.parent / "else where/tiny/records"
