@@ -157,6 +157,8 @@ def study(tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     for folder in ("reference", "workflow"):
         Path(folder).symlink_to(ROOT / folder)
+    Path("results").mkdir()
+    Path("results/complexity.csv").symlink_to(ROOT / "results/complexity.csv")
     tiny["grid"][0] |= {
         "dataset": "cifar100",
         "backbones": ["resnet18", "resnet34"],

@@ -272,13 +272,16 @@ def test_accumulation_normalises_each_micro_batch_separately(study: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("processes", "gradient_accumulation_steps"), [(2, 2), (3, 1)])
 def test_several_processes_have_the_losses_of_the_reference(
-    tiny: dict[str, Any], study: Path
+    tiny: dict[str, Any], study: Path, processes: int, gradient_accumulation_steps: int
 ) -> None:
-    study = write_study(tiny, gradient_accumulation_steps=2)
-    metrics, *others = run_script("train", study, 3)
+    study = write_study(tiny, gradient_accumulation_steps=gradient_accumulation_steps)
+    metrics, *others = run_script("train", study, processes)
     assert all(other == metrics for other in others)
-    assert close(metrics["curve"], reference_curve(only_cell(study), 3 * 2))
+    assert close(
+        metrics["curve"], reference_curve(only_cell(study), processes * gradient_accumulation_steps)
+    )
 
 
 @pytest.mark.slow
