@@ -51,8 +51,8 @@ claims: venv  ## compute the verdicts on the papers' claims from the existing re
 paper: claims  ## build paper/main.pdf from the generated tables, figures and numbers (needs latexmk and TeX)
 	latexmk -pdf -cd -halt-on-error -interaction=nonstopmode -silent paper/main.tex
 
-# one process for each core, with one thread; tests/conftest.py says which runs which tests
-PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -ra --durations=15 --dist loadgroup \
+# each process has one thread and runs a whole file of tests, the longest files first (tests/conftest.py)
+PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -ra --durations=15 --dist loadfile \
   --no-loadscope-reorder
 CPUS := $(shell getconf _NPROCESSORS_ONLN)
 

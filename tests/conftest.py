@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -51,22 +52,11 @@ TINY: dict[str, Any] = {
 }
 
 
-# the slow tests of these files share what takes long to set up
-SHARING = {"test_slurm.py", "test_compile.py", "test_complexity.py"}
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests come first, and each process takes the next of them; then come files of fast ones.
-
-    So all processes end at about the same time. The longest tests are the first of the slow ones.
-    """
-    slow = {item for item in items if item.get_closest_marker("slow")}
+    """The longest files come first, so that all processes end at about the same time."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     longest = {"slurm": 2, "workflow": 1}
-    items.sort(key=lambda item: (item in slow, longest.get(item.path.parent.name, 0)), reverse=True)
-    for item in items:
-        if item not in slow or item.path.name in SHARING:
-            file = f"{item.path.parent.name}-{item.path.stem}"
-            item.add_marker(pytest.mark.xdist_group(f"{file}-slow" if item in slow else file))
+    items.sort(key=lambda i: (longest.get(i.path.parent.name, 0), slow[i.path]), reverse=True)
 
 
 @pytest.fixture(autouse=True)
