@@ -31,6 +31,7 @@ OTHERS = {
     "run.py",
     "signals.py",
     "start.py",
+    "trained.py",
     "weights.py",
 }
 
