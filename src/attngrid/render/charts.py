@@ -62,9 +62,7 @@ def charts(results: Results) -> list[dict[str, Any]]:
         spec = _spec("curves", lines, color=own)
         if sum(len(line["epoch"]) for line in lines) > MAX_POINTS:
             spec["mark"]["point"] = False
-            spec["encoding"]["tooltip"] = spec["encoding"]["tooltip"][
-                :1
-            ]  # a line has one, its name
+            del spec["encoding"]["tooltip"][1:]  # a whole line has only its name to show
         found.append({"section": "curves", "title": title, "spec": spec})
     for condition, rows in cells[cells["macs"].notna()].groupby("condition", sort=False):
         own = {model: colours[model] for model in rows["model"].unique()}
