@@ -1,4 +1,4 @@
-"""`workflow/slurm/sbatch`, with a program in the place of Slurm's own sbatch."""
+"""`workflow/slurm/sbatch`, with a program in the place of Slurm's own, and what squeue answers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from attngrid.cli.slurm import stuck_jobs
 from conftest import ROOT
 
 AWAY = "sbatch: error: Batch job submission failed: Unable to contact slurm controller"
@@ -76,3 +77,29 @@ def test_a_refusal_is_logged_with_the_key_that_it_is_about(
     assert reason in line
     assert key in line.partition("config/cluster.yaml: ")[2]
     assert (tmp_path / "calls").read_text().count("x") == 1
+
+
+# The reasons are those of Slurm's documentation, https://slurm.schedmd.com/job_reason_codes.html.
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        ("PartitionTimeLimit", "config/cluster.yaml: time_limit"),
+        ("QOSMaxWallDurationPerJobLimit", "config/cluster.yaml: time_limit"),
+        ("BadConstraints", "config/cluster.yaml: constraint"),
+        ("InvalidAccount", "config/cluster.yaml: account"),
+        ("QOSMaxGRESPerJob", "config/cluster.yaml: qos"),
+        ("launch failed requeued held", "scontrol release 7"),
+        ("JobHeldUser", "scontrol release 7"),
+        ("job requeued in held state", "scontrol release 7"),
+        *((reason, "") for reason in ("Priority", "Resources", "QOSMaxJobsPerUserLimit", "None")),
+    ],
+)
+def test_a_pending_job_that_never_starts_is_named(
+    tmp_path: Path, reason: str, expected: str
+) -> None:
+    line = f"7|{reason}|rule_train_wildcards_digits-resnet18-se-s0-1a2b|"
+    found = stuck_jobs(tmp_path, f"{line}{tmp_path}\n{line}/another/study\n")
+    assert len(found) == bool(expected)
+    for message in found.values():
+        assert f"job 7 (train digits-resnet18-se-s0-1a2b) waits for ever: {reason}" in message
+        assert expected in message

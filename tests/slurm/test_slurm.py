@@ -184,6 +184,31 @@ def refused_by_slurm(sandbox: Sandbox, folder: Path, undisturbed: dict[str, Any]
     return "the reason and its key are shown"
 
 
+def can_never_start(sandbox: Sandbox, folder: Path, undisturbed: dict[str, Any]) -> str:
+    """Slurm takes a job with a longer limit than its partition's, but never starts it."""
+    clone = Clone(sandbox, folder)
+    clone.cluster(partition="main", time_limit="9-00:00:00")
+    clone.study([0])
+    process = clone.start()
+    expected = "PartitionTimeLimit (config/cluster.yaml: time_limit)"
+    await_true(lambda: expected in clone.output(), 120, clone.output)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(120) != 0
+    return "the reason and its key are shown while the job is pending"
+
+
+def held(sandbox: Sandbox, folder: Path, undisturbed: dict[str, Any]) -> str:
+    """A job that is held is named, with the command that releases it."""
+
+    def hold(job: str) -> None:
+        sandbox("scontrol", "requeuehold", job)
+        await_true(lambda: f"scontrol release {job}`" in clone.output(), 120, clone.output)
+        sandbox("scontrol", "release", job)
+
+    clone = Clone(sandbox, folder)
+    return run_and_disturb(clone, undisturbed, hold)
+
+
 def snakemake_interrupted(sandbox: Sandbox, folder: Path, undisturbed: dict[str, Any]) -> str:
     """Ctrl-C cancels the jobs; the next run continues."""
     clone = Clone(sandbox, folder)
@@ -348,6 +373,8 @@ FULL: list[Scenario] = [
     slurmctld_is_away_for_90_s,
     slurmctld_is_away_at_the_submission,
     refused_by_slurm,
+    can_never_start,
+    held,
     snakemake_interrupted,
     snakemake_terminated,
     snakemake_killed_and_started_again,
