@@ -49,6 +49,15 @@ def by_seed(*values: float) -> dict[int, float]:
 # The statistics.
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_sample_that_does_not_vary_is_compared_without_a_warning() -> None:
+    same = 98.59154929577464
+    rounded = {0: same, 1: same, 2: float(np.nextafter(same, 100))}
+    found = compare(rounded, {0: 90.0, 1: 98.0, 2: 97.3}, 0.5)
+    # the statistic of a one-sample test, with the variable sample's degrees of freedom
+    assert found.p == pytest.approx(stats.ttest_1samp([90.0, 98.0, 97.3], same).pvalue)
+
+
 def test_welch_equals_the_formula() -> None:
     """The t statistic, Welch–Satterthwaite degrees of freedom, p and interval by hand."""
     a, b = [76.1, 76.4, 75.9, 76.3], [75.1, 75.2, 75.5]

@@ -303,6 +303,7 @@ def test_ctrl_c_in_the_rules_pipeline_leaves_a_checkpoint(
         assert time.monotonic() < deadline, message
         time.sleep(0.05)
     assert "the next run goes on from its checkpoint" in message
+    assert (read_status(cell.status) or {})["state"] == "waiting"
     saved = Checkpoints(cell.checkpoint, cell.digest, 0.0).load()
     assert saved is not None
     assert saved["train_state"]["epoch"] > 1

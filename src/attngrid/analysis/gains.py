@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
 
@@ -56,5 +58,7 @@ def _interval(sample: np.ndarray, baseline: np.ndarray) -> tuple[float | None, f
         return None, None
     from scipy.stats import ttest_ind
 
-    interval = ttest_ind(sample, baseline, equal_var=False).confidence_interval(0.95)
+    # one of the samples may be constant; SciPy warns of it
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
+        interval = ttest_ind(sample, baseline, equal_var=False).confidence_interval(0.95)
     return float(interval.low), float(interval.high)

@@ -78,7 +78,7 @@ def _state(cell: Cell) -> tuple[str, str]:
         return "waiting", ""
     epoch = f"epoch {found.get('epoch', 0)}/{found.get('epochs', '?')}"
     if found["state"] == "waiting":
-        if not cell.checkpoint.is_file():
+        if not cell.checkpoint.is_file() and found["message"].startswith("not started"):
             return "waiting", NOT_STARTED
         return "waiting", f"{cell.id}: {epoch}, {found['message']}"
     if found["state"] != "running":

@@ -15,8 +15,19 @@ class ConfigError(AttngridError):
     """A configuration, recipe or table description is wrong."""
 
 
+LONGEST_LIST = 2000  # characters
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in one line; of very many, the first three."""
+    names = list(names)
+    line = ", ".join(names)
+    short = f"{', '.join(names[:3])} and {len(names) - 3} more"
+    return line if len(line) <= LONGEST_LIST else short
+
+
 class UnknownNameError(AttngridError, ValueError):
-    """A name is unknown. The message lists similar names and all known names."""
+    """A name is unknown. The message lists similar names and the known names."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = list(known)
@@ -27,7 +38,7 @@ class UnknownNameError(AttngridError, ValueError):
         close = get_close_matches(name.lower(), spellings, n=5, cutoff=0.5)
         near = dict.fromkeys(spellings[one] for one in close)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
-        super().__init__(f"unknown {kind} {name!r}: {hint}known are {', '.join(known)}")
+        super().__init__(f"unknown {kind} {name!r}: {hint}known are {listed(known)}")
 
 
 class RecordError(AttngridError):

@@ -222,7 +222,7 @@ os.register_at_fork(after_in_child=_let_go_in_child)
 
 def _remove_unfinished(cell: Cell) -> None:
     """Remove what killed writers of this cell left; whole checkpoints, in part."""
-    for file in (cell.checkpoint, cell.weights, cell.record):
+    for file in (cell.checkpoint, cell.weights, cell.record, cell.status):
         for temporary in file.parent.glob(f".{escape(file.name)}.*.tmp"):
             with suppress(OSError):
                 temporary.unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 from attngrid.analysis import frames
 from attngrid.analysis.dependencies import has_statistics
@@ -66,8 +67,11 @@ def render_current(study: Study, ended: bool) -> None:
     else:
         log.warning('no verdicts and no bold: pip install "attngrid[evidence]"')
     figures = _write_figures(study, results, study.figures, failed)
-    with _collect_errors(failed):
-        write_report(study, results, tables, study_claims(study), figures)
+    if find_spec("snakemake"):
+        with _collect_errors(failed):
+            write_report(study, results, tables, study_claims(study), figures)
+    else:
+        log.warning('no report, whose charts come with Snakemake: pip install "attngrid[workflow]"')
     log.info("%s: %s", study.study, frames.counts(results.cells))
     if results.trials is not None:
         log.info("%s, trials: %s", study.study, frames.counts(results.trials))

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from attngrid.core.errors import ConfigError, UnknownNameError
+from attngrid.core.errors import ConfigError, UnknownNameError, listed
 from attngrid.core.files import expand, read_yaml, shipped, write_atomically
 from attngrid.core.types import Count, Strict
 from attngrid.core.validation import STUDY_NAME, validate
@@ -227,7 +227,7 @@ class Study(Strict):
         found = [id for id in self.by_id if id.startswith(prefix)]
         if len(found) > 1 and prefix not in found:
             raise ConfigError(
-                f"{self.study}: {len(found)} cell ids begin with {prefix!r}: {', '.join(found)}"
+                f"{self.study}: {len(found)} cell ids begin with {prefix!r}: {listed(found)}"
             )
         return self.training(found[0] if len(found) == 1 else prefix)
 

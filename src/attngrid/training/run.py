@@ -21,7 +21,6 @@ from torch import nn
 
 from attngrid.core.errors import (
     AttngridError,
-    DeadlineError,
     DivergedError,
     InterruptedTrainingError,
     OutOfMemoryError,
@@ -134,7 +133,7 @@ def _error_in_status(cell: Cell) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        state, more = "waiting" if isinstance(error, DeadlineError) else "failed", {}
+        state, more = "waiting" if isinstance(error, InterruptedTrainingError) else "failed", {}
         if isinstance(error, DivergedError):
             state, more = "diverged", {"epoch": error.epoch, "step": error.step}
         known = isinstance(error, AttngridError)
