@@ -20,7 +20,7 @@ from hypothesis import settings
 settings.register_profile(
     "default", deadline=None, max_examples=40, derandomize=True, database=None
 )
-settings.register_profile("fuzz", deadline=None, max_examples=5000, print_blob=True)
+settings.register_profile("fuzz", deadline=None, max_examples=1000, print_blob=True)
 settings.load_profile("default")
 
 ROOT = Path(__file__).resolve().parent.parent

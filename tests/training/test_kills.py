@@ -23,7 +23,7 @@ from attngrid.training.loop import make_deterministic
 from attngrid.training.run import run_cell
 
 # `make fuzz` kills before each file operation, `make test` before every eleventh.
-STEP = 1 if settings().max_examples > 1000 else 11
+STEP = 1 if settings().max_examples > 100 else 11
 
 
 def ended(study: Study, cell: Cell, kill_before: int) -> bool:
