@@ -198,7 +198,7 @@ TABLE3 = "csm_table3/resnet18/top1_accuracy"
 @pytest.mark.parametrize(
     ("baseline", "csm", "verdict"),
     [
-        ([24.0, 24.1, 24.2, 24.3], [22.6, 22.7, 22.8, 22.9], "reproduced"),
+        ([24.0, 24.1, 24.2, 24.3], [22.6, 22.7, 22.8, 22.9], "confirmed"),
         ([22.6, 22.7, 22.8, 22.9], [24.0, 24.1, 24.2, 24.3], "contradicted"),
         ([24.0, 24.02, 24.04, 24.06], [24.01, 24.03, 24.05, 24.05], "equivalent"),
         ([24.0, 24.4, 24.8, 25.2], [23.9, 24.2, 24.7, 25.0], "underpowered"),
@@ -223,7 +223,7 @@ def test_each_verdict_has_its_records(
     if verdict == "underpowered":
         deviation = math.sqrt((statistics.variance(baseline) + statistics.variance(csm)) / 2)
         power = seeds_to_find(1.4, deviation, 0.05 / 4, 0.8, "welch")
-        assert row["seeds_needed"] == power
+        assert (row["seeds_needed"], row["seeds_show"]) == (power, "a gain of 1.4")
 
 
 def test_a_significant_gain_below_the_smallest_effect_is_equivalent(study: Study) -> None:
@@ -270,7 +270,7 @@ def test_other_data_or_options_are_judged_only_as_a_reduced_setting(
     records(reduced, "resnet18", "csm", 22.0, 22.1, 22.2)
     assert verdicts(reduced).loc[TABLE3, "verdict"] == "not run"
     row = verdicts(reduced, reduced=True).loc[TABLE3]
-    assert (row["verdict"], row["scope"]) == ("reproduced", "reduced setting")
+    assert (row["verdict"], row["scope"]) == ("confirmed", "reduced setting")
     shown = claims_table(verdicts(reduced, reduced=True).reset_index(), "tiny")
     assert "reduced setting" in shown.caption
     assert "first 20 classes" in shown.rows[0].values[2].text
@@ -285,7 +285,7 @@ def test_each_recipe_is_judged_separately(tiny: dict[str, Any], study: Study) ->
             better = sign if cell.attention == "csm" else 0
             fake_record(cell, 24.0 - better + 0.1 * cell.seed)
     rows = verdicts(both).loc[TABLE3]
-    assert rows["verdict"].tolist() == ["reproduced", "contradicted"]
+    assert rows["verdict"].tolist() == ["confirmed", "contradicted"]
 
 
 def test_an_order_holds_if_every_step_does(study: Study, tiny: dict[str, Any]) -> None:
@@ -301,12 +301,12 @@ def test_an_order_holds_if_every_step_does(study: Study, tiny: dict[str, Any]) -
     for name, mean in means.items():
         records(ordered, "resnet50", name, *(mean + 0.05 * i for i in range(4)))
     name = "csm_table1_order/resnet50/top1_error"
-    assert verdicts(ordered).loc[name, "verdict"] == "reproduced"
+    assert verdicts(ordered).loc[name, "verdict"] == "confirmed"
     records(ordered, "resnet50", "cam", *(24.5 + 0.05 * i for i in range(4)))
     rows = verdicts(ordered)
     assert rows.loc[name, "verdict"] == "contradicted"
     assert rows.loc["csm_table1_cam/resnet50/top1_error", "verdict"] == "contradicted"
-    assert rows.loc["csm_table1_sam/resnet50/top1_error", "verdict"] == "reproduced"
+    assert rows.loc["csm_table1_sam/resnet50/top1_error", "verdict"] == "confirmed"
 
 
 VALUE = "csm_table3_values/resnet18/none/top1_accuracy"
@@ -461,7 +461,7 @@ def test_table4s_48_counts_match_every_printed_digit() -> None:
     printed = rows[rows["kind"] == "printed"]
     assert len(printed) == 48
     assert (printed["published"] == printed["counted"]).all()
-    assert set(printed["verdict"]) == {"reproduced"}
+    assert set(printed["verdict"]) == {"confirmed"}
     csm = rows[rows["claim"] == "csm_lightweight/resnet50/params"].iloc[0]
     assert (csm["verdict"], csm["counted"]) == ("contradicted", "88491992 25557032")
     tested = rows[~rows["kind"].isin(["printed", "cost"])]
@@ -605,10 +605,10 @@ def test_the_command_writes_claims_of_a_study_and_of_all(
     assert main(["claims", "tiny.json"]) == 0
     for file in ("results/claims.csv", "results/tiny/claims.csv"):
         frame = read_frame(Path(file)).set_index("claim")
-        assert frame.loc[TABLE3, "verdict"] == "reproduced"
+        assert frame.loc[TABLE3, "verdict"] == "confirmed"
         assert frame.loc[TABLE3, "gain"] == pytest.approx(2.0)
     assert "+2.00" in Path("tables/claims.md").read_text("utf-8")
-    assert "1 reproduced, 3 not run" in Path("tables/claims_summary.md").read_text("utf-8")
+    assert "1 confirmed, 3 not run" in Path("tables/claims_summary.md").read_text("utf-8")
     first = Path("results/claims.csv").read_bytes()
     assert main(["claims"]) == 0
     assert Path("results/claims.csv").read_bytes() == first
@@ -634,7 +634,7 @@ def test_the_reports_verdicts_are_those_of_the_table(study: Study, tiny: dict[st
     write_results(study, collect(study))
     assert main(["claims", "tiny.json"]) == 0
     text = Path("tables/tiny.claims.md").read_text("utf-8")
-    assert re.search(r"underpowered, needs \d+ seeds", text)
+    assert re.search(r"underpowered; \d+ seeds would show a gain of \d", text)
     table = study_claims(study)
     assert table is not None
     for row in table.rows:
@@ -679,7 +679,7 @@ def test_a_study_with_its_own_claims_is_judged_by_these_alone(
         frame.loc["beats_se/resnet18/top1_error"],
         frame.loc["beats_bam/resnet18/top1_error"],
     )
-    assert (won["verdict"], won["scope"], won["gain"]) == ("reproduced", "stated", 4.0)
+    assert (won["verdict"], won["scope"], won["gain"]) == ("confirmed", "stated", 4.0)
     assert other["verdict"] == "not run"
     text = Path("tables/tiny.claims.md").read_text("utf-8")
     assert "This study's claims" in text

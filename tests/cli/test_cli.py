@@ -133,6 +133,17 @@ def test_commands_take_a_name_a_file_or_nothing(
 # CELL
 
 
+def test_list_prints_what_a_configuration_can_name(
+    folder: Path, tiny: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["list", "attentions"]) == 0
+    assert {"se", "cbam", "csm", "maf", "srap"} <= set(capsys.readouterr().out.splitlines())
+    Path("mine.json").write_text(json.dumps(tiny))
+    assert main(["list", "cells", "mine.json"]) == 0
+    ids = capsys.readouterr().out.splitlines()
+    assert ids == [cell.id for cell in load_study("mine.json").trainings.values()]
+
+
 def test_a_cell_is_found_by_a_unique_prefix_of_its_id(tiny: dict[str, Any]) -> None:
     study = validate(Study, tiny, "tiny.yaml")
     for cell in study.trainings.values():

@@ -151,10 +151,11 @@ def test_rendering_needs_an_environment_of_less_than_250_mb(
     # without this environment's packages, and without PYTHONPATH
     command = [sys.executable, "-I", "-S", "-c", program]
     done = subprocess.run(command, cwd=clone, capture_output=True, text=True)
-    # the report alone needs one more package, and says which
-    assert done.returncode == 1, done.stderr
-    (error,) = re.findall("^attngrid: error: .*$", done.stderr, re.M)
-    assert error.startswith("attngrid: error: results/tiny/report.html: ")
-    assert error.endswith('pip install "attngrid[workflow]"')
+    assert done.returncode == 0, done.stderr
+    # the report alone needs one more package
+    assert 'no report, whose charts come with Snakemake: pip install "attngrid[workflow]"' in (
+        done.stderr
+    )
+    assert not (clone / "results/tiny/report.html").exists()
     assert (clone / "tables/tiny.cbam_table4.tex").is_file()
     assert (clone / "figures/tiny.modules.pdf").is_file()

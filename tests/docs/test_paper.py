@@ -73,7 +73,7 @@ def test_the_macros_have_the_computed_values(tmp_path: Path) -> None:
     answers = judge_claims(claims, found, cells)
     lines = audit()
     macros = numbers(claims, answers, selection(cells), lines)
-    assert macros["PrintedClaimsReproduced"][0] == "48"
+    assert macros["PrintedClaimsConfirmed"][0] == "48"
     assert macros["TestedClaimsNotRun"][0] == macros["TestedClaims"][0]
     assert macros["SelectionMeanTopOne"][0] == "--"
     assert macros["AuditStrideMiddle"][0] == "4.089"

@@ -201,9 +201,7 @@ def test_measured_times_replace_estimates_from_macs(
     monkeypatch.chdir(tmp_path)
     tiny["compute"] = {"device": "auto"}
     study = validate(Study, tiny, "tiny.yaml")
-    assert "4 cells, 0 done; GPU hours unknown until the models are counted" in summary(
-        Planner(study)
-    )
+    assert "4 cells, 0 done; GPU hours unknown before the first training" in summary(Planner(study))
     first = next(iter(study.trainings.values()))
     first.record.parent.mkdir(parents=True)
     run = {"device": "cuda", "device_name": "NVIDIA H100 80GB HBM3", "wall_s": 7200}
@@ -330,6 +328,38 @@ def test_plan_tries_a_users_modules(
     assert main(["plan", "study.yaml"]) == 1
     error = capsys.readouterr().err
     assert "attention 'mine.py:Mean' in stage 1, at 4 channels: changes the shape" in error
+    Path("mine.py").write_text(
+        source.replace("x.mean((2, 3))", "\\\n            x + x[:, :, :1, 1:]")
+    )
+    assert main(["plan", "study.yaml"]) == 1
+    error = capsys.readouterr().err
+    assert "The size of tensor a" in error
+    assert "(mine.py, line 7)" in error
+
+
+def test_claims_about_models_that_the_grid_does_not_train_are_named(
+    tiny: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    claim = {"kind": "better", "statement": "se wins", "family": "ours", "better": "se"}
+    claims = [
+        claim | {"id": "here", "backbones": ["resnet18"], "than": "none"},
+        claim | {"id": "beats_bam", "backbones": ["resnet18"], "than": "bam"},
+        claim | {"id": "deeper", "backbones": ["resnet34"], "than": "none"},
+    ]
+    families = {"ours": {"smallest_effect": 1.0, "why": "a test"}}
+    Path("claims.yaml").write_text(yaml.safe_dump({"families": families, "claims": claims}))
+    tiny["grid"][0]["attentions"] = ["none", "se"]
+    Path("study.yaml").write_text(yaml.safe_dump(tiny | {"claims": "claims.yaml"}))
+    assert main(["plan", "study.yaml"]) == 0
+    out = capsys.readouterr().out
+    told = "will not be judged, because the grid does not train"
+    assert f"claims.yaml: beats_bam {told} resnet18 with bam\n" in out
+    assert f"claims.yaml: deeper {told} resnet34 with se and resnet34 with none\n" in out
+    assert out.count(told) == 2
 
 
 def test_plan_lists_the_known_gpus(capsys: pytest.CaptureFixture[str]) -> None:
@@ -337,8 +367,8 @@ def test_plan_lists_the_known_gpus(capsys: pytest.CaptureFixture[str]) -> None:
     assert "unknown GPU 'abacus': known are A100" in capsys.readouterr().err
     assert main(["plan", str(ROOT / "config/cifar100.yaml"), "--gpu", "H100"]) == 0
     out = capsys.readouterr().out
-    assert "224 cells, 0 done" in out
-    assert "CIFAR-100, 32×32, cifar_200ep, bfloat16    129     0" in out
+    assert "254 cells, 0 done" in out
+    assert "CIFAR-100, 32×32, cifar_200ep, bfloat16    137     0" in out
     assert "wall time by the number of H100s" in out
 
 

@@ -120,6 +120,14 @@ def test_a_photograph_is_transformed_as_by_torchvision(
     expected = reference(Image.open(file).convert("RGB"))[None]
     assert torch.allclose(trained.transform(Image.open(file)), expected, atol=1e-5)
     assert set(trained.classes) >= {name for name, _ in trained.predict(Image.open(file))}
+    assert trained.predict(file) == trained.predict(str(file)) == trained.predict(Image.open(file))
+    with pytest.raises(DataError, match=r"none\.png: .*No such file"):
+        trained.predict("none.png")
+    Path("text.png").write_text("no image")
+    with pytest.raises(DataError, match=r"text\.png: cannot identify image file"):
+        trained.predict("text.png")
+    with pytest.raises(DataError, match=r"grey values of mode I;16"):
+        trained.predict(Image.new("I;16", (90, 60)))
 
 
 @pytest.mark.slow

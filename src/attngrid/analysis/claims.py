@@ -6,7 +6,7 @@ file fixes test, family and smallest effect before any measurement.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import pairwise, product
@@ -20,13 +20,14 @@ from attngrid.core.errors import ConfigError, UnknownNameError
 from attngrid.core.files import read_yaml, shipped
 from attngrid.core.types import CountFrom2, Number, Pixels, Positive, Strict
 from attngrid.core.validation import validate
+from attngrid.models.registry import trained_attention
 from attngrid.study.options import Attention, Backbone, Dataset, Listed, RecipeName, Share
 from attngrid.study.recipe import shipped_recipes
 from attngrid.study.schema import Study
 
 CLAIMS = Path("reference/claims.yaml")
 VERDICTS = (
-    *("reproduced", "contradicted", "equivalent", "inside", "outside"),
+    *("confirmed", "contradicted", "equivalent", "inside", "outside"),
     *("underpowered", "not run"),
 )
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=40)]
@@ -226,6 +227,25 @@ class Claim:
 def load_study_claims(study: Study) -> tuple[Claims, list[Claim]]:
     """A study's own claims, or the papers' if it has none; raises as ``load_claims``."""
     return load_claims() if study.claims is None else load_claims(Path(study.claims), study)
+
+
+def untrained(study: Study, found: Iterable[Claim]) -> Iterator[str]:
+    """A line for each of a study's own claims about a model that its grid does not train."""
+    if study.claims is None:  # the papers' claims are about many studies
+        return
+    trained = {(cell.backbone, cell.trained_attention) for cell in study.cells_to(study.tiers[-1])}
+    for claim in found:
+        names = [(claim.backbone, name) for name in claim.attentions]
+        missing = [
+            f"{backbone} with {name}"
+            for backbone, name in names
+            if (backbone, trained_attention(name)) not in trained
+        ]
+        if isinstance(claim.block, Measured) and missing:
+            yield (
+                f"{study.claims}: {claim.block.id} will not be judged, because the grid does not "
+                f"train {' and '.join(missing)}"
+            )
 
 
 def load_claims(file: Path = CLAIMS, study: Study | None = None) -> tuple[Claims, list[Claim]]:

@@ -10,7 +10,15 @@ from itertools import product
 
 import pandas as pd
 
-from attngrid.analysis.claims import Claim, Claims, Measured, Order, Tested, load_study_claims
+from attngrid.analysis.claims import (
+    Claim,
+    Claims,
+    Measured,
+    Order,
+    Tested,
+    load_study_claims,
+    untrained,
+)
 from attngrid.analysis.deviations import Deviation, known_deviation
 from attngrid.analysis.frames import all_cells, by_trained_attention
 from attngrid.analysis.verdicts import seeds_to_decide
@@ -95,12 +103,15 @@ def _needed(claim: Claim, claims: Claims, std: float, size: int) -> int | None:
 def power(study: Study, planner: Planner) -> Iterator[str]:
     """The lines of ``attngrid plan`` on claims: seeds, hours, and what each tier decides."""
     decided = decisions(study, planner)
+    missing = list(untrained(study, load_study_claims(study)[1]))
+    if decided or missing:
+        yield ""
+    yield from missing
     if not decided:
         return
     rows: dict[tuple[str, str], list[Decision]] = defaultdict(list)
     for one in decided:
         rows[_row(one), one.recipe].append(one)
-    yield ""
     yield "what it takes to decide each claim: seeds of each model, at the power of its family"
     lines = [_line(*name, group) for name, group in rows.items()]
     table = pd.DataFrame(lines).to_string(index=False, na_rep="--", float_format=number)

@@ -41,7 +41,7 @@ COLUMNS = (
     *("published", "published_gain", "family", "smallest_effect", "scope", "condition", "n"),
     *("mean", "gain", "gain_low", "gain_high", "bootstrap_low", "bootstrap_high", "test", "p"),
     *("p_holm", "p_equivalent", "p_equivalent_holm", "deviation", "deviation_source", "se_seeds"),
-    *("se_images", "correlation", "seeds_needed", "counted", "verdict", "records"),
+    *("se_images", "correlation", "seeds_needed", "seeds_show", "counted", "verdict", "records"),
 )
 FOUND = ("gain", "bootstrap_low", "bootstrap_high", "test", "p", "p_equivalent", "correlation")
 
@@ -145,7 +145,7 @@ def _check_counts(
         printed = claim.published[0] or ""
         counted = as_printed(counts[0], UNITS[claim.metric], printed)
         holds = counted == printed
-    return _row(claim, claims, "reproduced" if holds else "contradicted", counted=counted)
+    return _row(claim, claims, "confirmed" if holds else "contradicted", counted=counted)
 
 
 def as_printed(count: int, unit: float, printed: str) -> str:
@@ -264,7 +264,7 @@ def _correct_family(rows: Sequence[Row], family: Family, size: int) -> None:
     for row in rows:
         row["verdict"] = _verdict(row, family.alpha)
         if row["verdict"] == "underpowered":
-            row["seeds_needed"] = _seeds_needed(row, family, size)
+            row["seeds_needed"], row["seeds_show"] = _seeds_needed(row, family, size)
 
 
 def _verdict(row: Mapping[str, Any], alpha: float) -> str:
@@ -272,19 +272,28 @@ def _verdict(row: Mapping[str, Any], alpha: float) -> str:
     if row["p_equivalent_holm"] is not None and row["p_equivalent_holm"] < alpha:
         return "equivalent"
     if row["p_holm"] is not None and row["p_holm"] < alpha:
-        return "reproduced" if row["gain"] > 0 else "contradicted"
+        return "confirmed" if row["gain"] > 0 else "contradicted"
     return "underpowered"
 
 
-def _seeds_needed(row: Mapping[str, Any], family: Family, size: int) -> int | None:
-    """The seeds per cell that would give a verdict, if more than there are now."""
+def _seeds_needed(
+    row: Mapping[str, Any], family: Family, size: int
+) -> tuple[int | None, str | None]:
+    """The seeds per cell that would give a verdict, if more than there are now, and what they show.
+
+    They find a gain of so many points, or show that the models differ by less than so many.
+    """
     if row["deviation"] is None:
-        return None
+        return None, None
     test = "paired" if row["test"] == "paired" else "welch"
-    gain, std = row["published_gain"], row["deviation"]
-    needed = seeds_to_decide(gain, std, family, size, test)
+    gain, smallest = row["published_gain"], family.smallest_effect
+    find, rule_out = seeds_to_decide(gain, row["deviation"], family, size, test)
     present = min(int(n) for n in row["n"].split())
-    return next((n for n in needed if n is not None and n > present), None)
+    if find is not None and find > present:
+        return find, f"a gain of {gain if gain is not None and gain > 0 else smallest:g}"
+    if rule_out is not None and rule_out > present:
+        return rule_out, f"less than {smallest:g}"
+    return None, None
 
 
 def seeds_to_decide(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,15 @@ def plan(study: Study, gpu: str | None) -> Iterator[str]:
     elsewhere = gpu is not None or shutil.which("sbatch") is not None
     on_cpu = trains_on_cpu(study.compute.device, elsewhere=elsewhere)
     planner = Planner(study, gpu=gpu, on_cpu=on_cpu)
+    counts = study.results / "complexity.csv"
+    unknown = any(planner.estimate(cell).seconds is None for cell in study.trainings.values())
+    if unknown and not counts.is_file():
+        from attngrid.core.files import write_atomically
+        from attngrid.measure.complexity import models_of_study, table
+
+        log.info("counting the models")
+        write_atomically(counts, table(models_of_study(study), strict=False))
+        planner = Planner(study, gpu=gpu, on_cpu=on_cpu)
     yield from lines(planner)
     if has_statistics():
         from attngrid.analysis.power import power
@@ -48,6 +57,21 @@ def plan(study: Study, gpu: str | None) -> Iterator[str]:
         yield from power(study, planner)
     else:
         log.warning('nothing about the claims: pip install "attngrid[evidence]"')
+
+
+@command(
+    YOUR_STUDY,
+    argument("what", choices=("attentions", "backbones", "datasets", "recipes", "cells")),
+    argument("file", metavar="STUDY", nargs="?", help="of the cells; see `attngrid --help`"),
+)
+def list_(what: str, file: str | None) -> Iterable[str]:
+    """List the names that a configuration can use, or the ids of a study's cells."""
+    import attngrid
+
+    if what == "cells":
+        return read_study(file).by_id
+    names: Iterable[str] = getattr(attngrid, f"list_{what}")()
+    return names
 
 
 @command(YOUR_STUDY, STUDY)

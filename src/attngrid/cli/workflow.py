@@ -17,7 +17,7 @@ from typing import Any
 from snakemake.logging import logger
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from attngrid.analysis.claims import load_study_claims
+from attngrid.analysis.claims import load_study_claims, untrained
 from attngrid.analysis.progress import failed_jobs, status
 from attngrid.cli.main import configure_logging
 from attngrid.cli.slurm import prepare_slurm
@@ -104,7 +104,7 @@ def open_study(workflow: Any, config: Mapping[str, Any]) -> tuple[Study, Planner
     source = name_sources(workflow.configfiles, overrides)
     study = validate(Study, config, source)
     check_descriptions(study, source)
-    load_study_claims(study)
+    _, claims = load_study_claims(study)
     for folder in (Path.cwd(), study.results, study.data_folder):
         if set("{}") & set(str(folder)):
             raise ConfigError(
@@ -126,6 +126,8 @@ def open_study(workflow: Any, config: Mapping[str, Any]) -> tuple[Study, Planner
     prepare_collection(study)
     os.environ[RUN_BEGAN] = now()
     log.info("%s", summary(planner))
+    for line in untrained(study, claims):
+        log.warning("%s", line)
     # what the commands in the messages can name
     is_file = len(workflow.configfiles) == 1 and not overrides
     file = name_sources(workflow.configfiles) if is_file else study.snapshot

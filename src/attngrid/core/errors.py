@@ -16,6 +16,7 @@ class ConfigError(AttngridError):
 
 
 LONGEST_LIST = 2000  # characters
+FEW = 12  # names
 
 
 def listed(names: Iterable[str]) -> str:
@@ -27,7 +28,7 @@ def listed(names: Iterable[str]) -> str:
 
 
 class UnknownNameError(AttngridError, ValueError):
-    """A name is unknown. The message lists similar names and the known names."""
+    """A name is unknown. The message lists similar names, or else the known names."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = list(known)
@@ -38,7 +39,9 @@ class UnknownNameError(AttngridError, ValueError):
         close = get_close_matches(name.lower(), spellings, n=5, cutoff=0.5)
         near = dict.fromkeys(spellings[one] for one in close)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
-        super().__init__(f"unknown {kind} {name!r}: {hint}known are {listed(known)}")
+        # after a hint, a short list does no harm
+        names = f"known are {listed(known)}" if not near or len(known) <= FEW else ""
+        super().__init__(f"unknown {kind} {name!r}: {hint}{names}".rstrip())
 
 
 class RecordError(AttngridError):

@@ -23,6 +23,7 @@ _LITERAL = (
     *(ast.Constant, ast.Tuple, ast.List, ast.Set, ast.Dict, ast.BinOp, ast.UnaryOp),
     *(ast.operator, ast.unaryop, ast.expr_context),
 )
+_MODULE_PREFIX = "attngrid_own_"  # of the modules that contain users' classes
 _USER_CLASS = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_][A-Za-z0-9_]*)")
 
 
@@ -161,6 +162,21 @@ def _require_one_file(file: Path, tree: ast.Module) -> None:
                 )
 
 
+def line_in_user_code(error: BaseException) -> str:
+    """``file.py, line 12``: the innermost line of a user's class at which an error arose, or empty.
+
+    An error that was raised from another one arose where the first one did.
+    """
+    while error.__cause__ is not None:
+        error = error.__cause__
+    found, trace = "", error.__traceback__
+    while trace is not None:
+        if str(trace.tb_frame.f_globals.get("__name__")).startswith(_MODULE_PREFIX):
+            found = f"{trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno}"
+        trace = trace.tb_next
+    return found
+
+
 def load_user_class(name: str, sha256: str) -> Any:
     """Import the class of ``file.py:Class``. An edited file is imported again.
 
@@ -172,7 +188,7 @@ def load_user_class(name: str, sha256: str) -> Any:
         raise ConfigError(f"{user.file}: {user.name} was edited since this run began; run it again")
     # the whole file counts, so that all classes of a file are imported together
     content = hashlib.sha256(f"{user.file.absolute()}\0".encode() + user.source).hexdigest()
-    module_name = f"attngrid_own_{user.file.stem}_{content[:12]}"
+    module_name = f"{_MODULE_PREFIX}{user.file.stem}_{content[:12]}"
     if module_name not in sys.modules:
         module = ModuleType(module_name)
         module.__file__ = str(user.file)

@@ -22,7 +22,7 @@ CAPTION = (
     "one run: it is inside or outside the 95 % prediction interval of one more run. -- was not run."
 )
 REDUCED_CAPTION = (
-    "The papers' comparisons in a reduced setting, under this study's conditions. They say nothing "
+    "The papers' comparisons in a reduced setting: a verdict is about this study. It says nothing "
     "of the papers' claims, which are about other data, sizes or recipes."
 )
 OWN_CAPTION = (
@@ -172,7 +172,7 @@ def _tested(line: Line) -> list[str]:
         n = "/".join(dict.fromkeys(line["n"].split()))
     verdict = _verdicts([line])
     if not pd.isna(line["seeds_needed"]):
-        verdict += f", needs {int(line['seeds_needed'])} seeds"
+        verdict += f"; {int(line['seeds_needed'])} seeds would show {line['seeds_show']}"
     return [published, figure, interval, n, verdict]
 
 
@@ -193,12 +193,12 @@ def _printed(lines: Sequence[Line]) -> list[str]:
     published, verdict = f"{len(lines)} figures", _verdicts(lines)
     if verdict == MISSING:
         return [published, *[MISSING] * 4]
-    same = sum(line["verdict"] == "reproduced" for line in lines)
+    same = sum(line["verdict"] == "confirmed" for line in lines)
     return [published, f"{same} of {len(lines)} to the last digit", MISSING, "exact", verdict]
 
 
 def _verdicts(lines: Sequence[Line]) -> str:
-    """For example ``3 reproduced, 1 underpowered``; a single word if all verdicts are equal."""
+    """For example ``3 confirmed, 1 underpowered``; a single word if all verdicts are equal."""
     found = Counter(line["verdict"] for line in lines)
     if len(found) == 1:
         (verdict,) = found

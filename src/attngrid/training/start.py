@@ -18,6 +18,7 @@ from attngrid.core.errors import (
     LostProcessError,
 )
 from attngrid.core.files import modified_ns
+from attngrid.core.user_code import line_in_user_code
 from attngrid.models.registry import find_attention, find_backbone
 from attngrid.records.status import has_diverged, write_status
 from attngrid.study.cell import Cell
@@ -96,7 +97,11 @@ def try_models(cells: Iterable[Cell]) -> None:
 
         log.info("trying %d models", len(models))
         for cell in models.values():
-            create_model(**cell.model_arguments())
+            try:
+                create_model(**cell.model_arguments())
+            except ConfigError as error:
+                line = line_in_user_code(error)
+                raise ConfigError(f"{error} ({line})" if line else str(error)) from error
 
 
 def try_recipes(cells: Iterable[Cell]) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from attngrid.core.errors import DataError, RecordError
 from attngrid.core.files import write_atomically
+from attngrid.data.decoding import open_image, to_rgb
 from attngrid.data.images import Batches, Images, normalize
 from attngrid.data.registry import find_dataset
 from attngrid.data.transforms import size_in_memory
@@ -43,18 +44,18 @@ class TrainedModel:
         cell, count = self.cell, len(self.classes)
         return f"{type(self).__name__}({cell.label}: {cell.condition}; {count} classes)"
 
-    def transform(self, image: Image.Image | np.ndarray) -> Tensor:
+    def transform(self, image: Image.Image | np.ndarray | str | os.PathLike[str]) -> Tensor:
         """Make the network's input, 1×3×H×W, from an image as the training's test images.
 
         Args:
-            image: a PIL image, or an array of 8-bit pixels, H×W×3 or H×W.
+            image: an image file, a PIL image, or an array of 8-bit pixels, H×W×3 or H×W.
 
         Raises:
-            DataError: an array of another type, whose range is not known.
+            DataError: no such file, no image, or pixels whose range is not known.
         """
         if isinstance(image, np.ndarray) and image.dtype != np.uint8:
             raise DataError(f"image: found an array of {image.dtype}; needs uint8, from 0 to 255")
-        picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+        picture = _open(image)
         recipe, dataset = self.cell.recipe, find_dataset(self.cell.dataset)
         if dataset.target is None:
             from attngrid.data.stream import transform_test_image
@@ -63,15 +64,17 @@ class TrainedModel:
             return normalize(pixels_CHW[None], self.mean_C, self.std_C)
         side = dataset.stored_size or dataset.input_size
         if picture.size != (side, side):
-            picture = picture.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
-        pixels_HWC = torch.from_numpy(np.array(picture.convert("RGB")))
+            picture = picture.resize((side, side), Image.Resampling.BILINEAR)
+        pixels_HWC = torch.from_numpy(np.array(picture))
         images = Images(pixels_HWC.permute(2, 0, 1)[None], torch.zeros(1, dtype=torch.int64))
         size = size_in_memory(dataset, recipe.test_transforms, self.cell.options.input_size)
         images = images.averaged(size)
         ((x_NCHW, _),) = Batches(images, 1, self.mean_C, self.std_C, recipe.test_transforms)
         return x_NCHW
 
-    def predict(self, image: Image.Image | np.ndarray, k: int = 5) -> list[tuple[str, float]]:
+    def predict(
+        self, image: Image.Image | np.ndarray | str | os.PathLike[str], k: int = 5
+    ) -> list[tuple[str, float]]:
         """The ``k`` most probable classes of an image, each with its probability."""
         with torch.inference_mode():
             probabilities = self.model(self.transform(image)).softmax(1)[0]
@@ -98,6 +101,16 @@ class TrainedModel:
         stream = io.BytesIO()
         torch.export.save(program, stream, extra_files={"classes.json": json.dumps(self.classes)})
         write_atomically(file, stream.getvalue())
+
+
+def _open(image: Image.Image | np.ndarray | str | os.PathLike[str]) -> Image.Image:
+    """The image as 8-bit RGB."""
+    if isinstance(image, np.ndarray):
+        return Image.fromarray(image).convert("RGB")
+    try:
+        return to_rgb(image if isinstance(image, Image.Image) else open_image(Path(image)))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{image}: {error}") from error
 
 
 class _FromPixels(nn.Module):
@@ -131,7 +144,7 @@ def load_model(record: str | os.PathLike[str]) -> TrainedModel:
         >>> trained = load_model("results/demo/records/….json")  # doctest: +SKIP
         >>> trained  # doctest: +SKIP
         TrainedModel(ResNet-18 + SE, seed 0: Digits, 16×16, …; 10 classes)
-        >>> trained.predict(Image.open("seven.png"), k=2)  # doctest: +SKIP
+        >>> trained.predict("seven.png", k=2)  # doctest: +SKIP
         [('7', 0.98), ('9', 0.01)]
     """
     file = Path(record)
