@@ -223,7 +223,7 @@ def test_each_verdict_has_its_records(
     if verdict == "underpowered":
         deviation = math.sqrt((statistics.variance(baseline) + statistics.variance(csm)) / 2)
         power = seeds_to_find(1.4, deviation, 0.05 / 4, 0.8, "welch")
-        assert (row["seeds_needed"], row["seeds_show"]) == (power, "a gain of 1.4")
+        assert (row["seeds_needed"], row["seeds_show"]) == (power, "+1.4")
 
 
 def test_a_significant_gain_below_the_smallest_effect_is_equivalent(study: Study) -> None:
@@ -634,7 +634,7 @@ def test_the_reports_verdicts_are_those_of_the_table(study: Study, tiny: dict[st
     write_results(study, collect(study))
     assert main(["claims", "tiny.json"]) == 0
     text = Path("tables/tiny.claims.md").read_text("utf-8")
-    assert re.search(r"underpowered; \d+ seeds would show a gain of \d", text)
+    assert re.search(r"underpowered; \+0\.\d+ needs \d+ seeds", text)
     table = study_claims(study)
     assert table is not None
     for row in table.rows:

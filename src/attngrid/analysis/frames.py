@@ -56,6 +56,7 @@ EPOCH_COLUMNS = [*GROUP, "seed", "id", *Epoch.model_fields]
 TEXTS = (
     *("id", *GROUP, "stem", "state", "message", "device", "device_name", "torch", "commit"),
     *("started", "records", "where", "claim", "key", "source", "statement", "attentions"),
+    "seeds_show",
 )
 
 

@@ -281,7 +281,7 @@ def _seeds_needed(
 ) -> tuple[int | None, str | None]:
     """The seeds per cell that would give a verdict, if more than there are now, and what they show.
 
-    They find a gain of so many points, or show that the models differ by less than so many.
+    They find a gain of so many points (``+1.4``), or show that the models differ by less (``<1``).
     """
     if row["deviation"] is None:
         return None, None
@@ -290,9 +290,9 @@ def _seeds_needed(
     find, rule_out = seeds_to_decide(gain, row["deviation"], family, size, test)
     present = min(int(n) for n in row["n"].split())
     if find is not None and find > present:
-        return find, f"a gain of {gain if gain is not None and gain > 0 else smallest:g}"
+        return find, f"+{gain if gain is not None and gain > 0 else smallest:g}"
     if rule_out is not None and rule_out > present:
-        return rule_out, f"less than {smallest:g}"
+        return rule_out, f"<{smallest:g}"
     return None, None
 
 

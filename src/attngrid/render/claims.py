@@ -172,7 +172,7 @@ def _tested(line: Line) -> list[str]:
         n = "/".join(dict.fromkeys(line["n"].split()))
     verdict = _verdicts([line])
     if not pd.isna(line["seeds_needed"]):
-        verdict += f"; {int(line['seeds_needed'])} seeds would show {line['seeds_show']}"
+        verdict += f"; {line['seeds_show']} needs {int(line['seeds_needed'])} seeds"
     return [published, figure, interval, n, verdict]
 
 
