@@ -191,7 +191,7 @@ def can_never_start(sandbox: Sandbox, folder: Path, undisturbed: dict[str, Any])
     clone.study([0])
     process = clone.start()
     expected = "PartitionTimeLimit (config/cluster.yaml: time_limit)"
-    await_true(lambda: expected in clone.output(), 120, clone.output)
+    await_true(lambda: expected in clone.output(), 400, clone.output)
     process.send_signal(signal.SIGINT)
     assert process.wait(120) != 0
     return "the reason and its key are shown while the job is pending"
@@ -202,7 +202,7 @@ def held(sandbox: Sandbox, folder: Path, undisturbed: dict[str, Any]) -> str:
 
     def hold(job: str) -> None:
         sandbox("scontrol", "requeuehold", job)
-        await_true(lambda: f"scontrol release {job}`" in clone.output(), 120, clone.output)
+        await_true(lambda: f"scontrol release {job}`" in clone.output(), 400, clone.output)
         sandbox("scontrol", "release", job)
 
     clone = Clone(sandbox, folder)
