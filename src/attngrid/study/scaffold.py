@@ -10,9 +10,9 @@ from attngrid.core.errors import ConfigError
 from attngrid.core.files import home
 
 IN_A_STUDY_FOLDER = """\
-> This is a page of attngrid's repository. In your folder, `snakemake --cores all` runs `study.yaml`,
-> not the demo. Of the files in the first table only `cluster.yaml` is here; the others are in the
-> repository, as are `docs/` and `workflow/tables/`.
+> This is a page of attngrid's repository. In your folder, `snakemake --cores all` runs
+> `study.yaml`, not the demo. Of the files in the first table only `cluster.yaml` is here; the
+> others are in the repository, as are `docs/` and `workflow/tables/`.
 """
 
 
