@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from runpy import run_path
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -21,8 +24,10 @@ from torchvision.models.swin_transformer import ShiftedWindowAttention
 
 from attngrid.analysis.frames import load_results, read_frame
 from attngrid.study.scaffold import init
+from made_up import ROOT
 from workflow import own_attention
 
+EXAMPLE = ROOT / "src/attngrid/study/study_folder"
 MODULES = ("SimAM", "ECA", "CoordinateAttention", "WindowAttention")
 
 
@@ -81,6 +86,30 @@ def write_photographs(folder: Path) -> None:
             file = folder / split / name / f"{number}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture[top : top + side, left : left + side]).save(file)
+
+
+def test_one_of_ten_of_the_examples_images_cannot_be_told() -> None:
+    """Classes are 15 degrees apart; an image deviates from its class by 0.08 radians."""
+    half = np.pi / 12 / 2
+    assert 2 * NormalDist(0, 0.08).cdf(-half) == pytest.approx(0.1, abs=0.005)
+    example = run_path(str(EXAMPLE / "datasets/my_dataset.py"))
+    for images, labels in example["MyDataset"].load(Path()):
+        assert (images.shape, images.dtype) == ((2048, 3, 16, 16), np.uint8)
+        assert set(np.bincount(labels, minlength=12)) <= {170, 171}
+
+
+def test_a_study_folder_says_what_it_runs_and_where_the_pages_are(tmp_path: Path) -> None:
+    init(tmp_path / "mine")
+    page = (tmp_path / "mine/config/README.md").read_text()
+    assert page.startswith("# The configuration\n\n> This is a page of attngrid's repository.")
+    assert "not the demo" in page
+    assert page.endswith((ROOT / "config/README.md").read_text().partition("\n")[2])
+    # every file that its own README names in the present folder is there
+    readme = (tmp_path / "mine/README.md").read_text()
+    named = set(re.findall(r"`((?:attention|backbones|datasets|reference|profiles)/\S+?)`", readme))
+    assert {"attention/my_attention.py", "profiles/default/config.yaml"} <= named
+    assert all((tmp_path / "mine" / name.partition(":")[0]).is_file() for name in named)
+    assert "`docs/evidence.md`" in readme.splitlines()[-2]
 
 
 @pytest.mark.slow

@@ -9,6 +9,12 @@ from pathlib import Path
 from attngrid.core.errors import ConfigError
 from attngrid.core.files import home
 
+IN_A_STUDY_FOLDER = """\
+> This is a page of attngrid's repository. In your folder, `snakemake --cores all` runs
+> `study.yaml`, not the demo. Of the files in the first table only `cluster.yaml` is here; the
+> others are in the repository, as are `docs/` and `workflow/tables/`.
+"""
+
 
 def init(folder: Path) -> list[Path]:
     """Make a study folder with a working example of everything that a user can add.
@@ -36,8 +42,9 @@ def init(folder: Path) -> list[Path]:
         profile.write_text(text.replace("workflow/profiles/", "profiles/"), "utf-8")
     (folder / "slurm").symlink_to("profiles/slurm")  # for --profile slurm
     (folder / "config").mkdir()
-    for name in ("cluster.yaml", "README.md"):
-        shutil.copy(home() / "config" / name, folder / "config")
+    shutil.copy(home() / "config/cluster.yaml", folder / "config")
+    heading, _, text = (home() / "config/README.md").read_text("utf-8").partition("\n")
+    (folder / "config/README.md").write_text(f"{heading}\n\n{IN_A_STUDY_FOLDER}{text}", "utf-8")
     for name in ("study.yaml", "claims.yaml", "README.md"):
         text = (folder / name).read_text("utf-8")
         (folder / name).write_text(text.replace("@STUDY@", study), "utf-8")

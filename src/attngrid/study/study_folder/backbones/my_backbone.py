@@ -1,4 +1,4 @@
-"""An example of a backbone: three stages of one convolution each."""
+"""An example of a backbone: three stages of one residual block each."""
 
 import torch
 from torch import nn
@@ -23,11 +23,11 @@ class MyBackbone(nn.Module):
         for stage in (1, 2, 3):
             outputs = max(1, int(32 * 2**stage * width))
             stride = 1 if stem == "cifar" and stage == 1 else 2
+            attention = sites.any_block(outputs, stage, stages=3)
             layers += [
-                nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
-                nn.BatchNorm2d(outputs),
-                sites.any_block(outputs, stage, stages=3),
+                *_convolution(inputs, outputs, stride),
                 nn.ReLU(inplace=True),
+                Residual(nn.Sequential(*_convolution(outputs, outputs), attention)),
                 sites.after_stage(outputs, stage, stages=3),
             ]
             inputs = outputs
@@ -37,3 +37,19 @@ class MyBackbone(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.classifier(self.stages(x).mean((2, 3)))
         return logits
+
+
+class Residual(nn.Module):
+    """``ReLU(x + branch(x))``; the attention module is the last layer of the branch."""
+
+    def __init__(self, branch: nn.Module) -> None:
+        super().__init__()
+        self.branch = branch
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x + self.branch(x))
+
+
+def _convolution(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
+    convolution = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+    return [convolution, nn.BatchNorm2d(outputs)]
