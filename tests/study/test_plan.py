@@ -201,7 +201,7 @@ def test_measured_times_replace_estimates_from_macs(
     monkeypatch.chdir(tmp_path)
     tiny["compute"] = {"device": "auto"}
     study = validate(Study, tiny, "tiny.yaml")
-    assert "4 cells, 0 done; GPU hours unknown before the first training" in summary(Planner(study))
+    assert "4 cells, 0 done; GPU hours not known yet" in summary(Planner(study))
     first = next(iter(study.trainings.values()))
     first.record.parent.mkdir(parents=True)
     run = {"device": "cuda", "device_name": "NVIDIA H100 80GB HBM3", "wall_s": 7200}
@@ -209,10 +209,10 @@ def test_measured_times_replace_estimates_from_macs(
     # known for the other seed of this model, unknown for the two cells of the other model
     known = "4 cells, 1 done; about 2 GPU hours left ({}: 1 measured, 2 unknown)"
     assert known.format("h100") in summary(Planner(study, gpu="h100"))
-    assert "GPU hours unknown" in summary(Planner(study, gpu="A100"))
+    assert "GPU hours not known" in summary(Planner(study, gpu="A100"))
     first.record.write_text(json.dumps({"run": run | {"device_name": "NVIDIA L40S"}}))
     assert known.format("L40S") in summary(Planner(study, gpu="L40S"))
-    assert "GPU hours unknown" in summary(Planner(study, gpu="L4"))
+    assert "GPU hours not known" in summary(Planner(study, gpu="L4"))
 
 
 def test_an_estimate_is_the_median_over_seeds(

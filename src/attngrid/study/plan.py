@@ -270,7 +270,7 @@ def summary(planner: Planner) -> str:
     if not left:
         hours = f"no {kind} left"
     elif not known:
-        hours = f"{kind} unknown before the first training"
+        hours = f"{kind} not known yet"
     else:
         counts = Counter(estimate.source for estimate in left)
         sources = ", ".join(f"{count} {source}" for source, count in sorted(counts.items()))
