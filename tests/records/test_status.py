@@ -186,7 +186,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from attngrid.records.status import locked
 root = Path({str(cell.lock.parent)!r})
-files = {{name: root / name for name in ("checkpoint", "weights", "record")}}
+files = {{name: root / name for name in ("checkpoint", "weights", "record", "status")}}
 cell = SimpleNamespace(lock=Path({str(cell.lock)!r}), **files)
 with locked(cell):
     child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))

@@ -131,7 +131,7 @@ def test_a_plan_for_a_machine_without_a_gpu_has_cpu_hours(
     Path("tiny.yaml").write_text(json.dumps(tiny | {"compute": {"device": device}}))
     assert main(["plan", "tiny.yaml", *options]) == 0
     found = capsys.readouterr().out
-    assert f"; {kind} hours not known" in found
+    assert f"; about 0 {kind} hours left" in found
     assert ("GPU" in found) == (kind == "GPU")
 
 
