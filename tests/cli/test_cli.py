@@ -199,9 +199,11 @@ def test_status_reads_the_files_and_an_existing_record_is_not_trained_again(
     assert len(read_attempts(done.status)) == 1
     # nobody reads what it says
     command = [Path(sys.executable).with_name("attngrid"), "train", "tiny.json", done.id]
+    # unbuffered, Python would have nothing left to write at its end
+    env = {name: value for name, value in environment().items() if name != "PYTHONUNBUFFERED"}
     for closing in (">&- 2>&-", ">/dev/full 2>/dev/full", "2>&1 | (tee /dev/full >&2 || true)"):
         text = f"set -o pipefail; {shlex.join(map(str, command))} {closing}"
-        assert subprocess.run(["bash", "-c", text], env=environment(), check=False).returncode == 0
+        assert subprocess.run(["bash", "-c", text], env=env, check=False).returncode == 0
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     monkeypatch.setenv("SLURMD_NODENAME", "gpu07")
     progress_fields = {"epoch": 3, "epochs": 9, "top1_error": 48.75, "left_s": 3720.0}

@@ -98,4 +98,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
             print(f"attngrid: error: {error}{notes}", file=sys.stderr, flush=True)
         return getattr(error, "exit_code", 1)
+    finally:
+        _drop_unwritten_messages()
     return 0
+
+
+def _drop_unwritten_messages() -> None:
+    """Forget what stderr cannot take, as on a full disk; the last flush would make it exit 120."""
+    try:
+        if sys.stderr is not None:  # it may be closed
+            sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
