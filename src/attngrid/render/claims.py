@@ -68,10 +68,10 @@ def claims_table(results: pd.DataFrame, study: str = "", own: str | None = None)
                     claims=tuple(line["claim"] for line in group),
                 )
             )
+    if study and rows:
+        heads, rows, caption = _without_shared(heads, rows, caption)
     if not rows:
         rows = [Row("no claim's networks were measured", (Value(),) * len(heads))]
-    if own is not None:
-        heads, rows, caption = _without_shared(heads, rows, caption)
     records = record_ids(results) or ["no record: nothing of accuracy was measured"]
     return Table(
         stem=f"{study}.claims" if study else "claims",
